@@ -1,0 +1,11 @@
+"""Fuzz entry point `abi`, with libFuzzer's own flags.
+
+python harnesses/fuzz_abi.py corpus/abi -max_total_time=30
+"""
+
+import sys
+
+from hvfuzz.campaign.entry import main
+
+if __name__ == "__main__":
+    main("abi", sys.argv)

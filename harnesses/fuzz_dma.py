@@ -1,0 +1,11 @@
+"""Fuzz entry point `dma`, with libFuzzer's own flags.
+
+python harnesses/fuzz_dma.py corpus/dma -max_total_time=30
+"""
+
+import sys
+
+from hvfuzz.campaign.entry import main
+
+if __name__ == "__main__":
+    main("dma", sys.argv)

@@ -1,0 +1,11 @@
+"""Fuzz entry point `hypercalls`, with libFuzzer's own flags.
+
+python harnesses/fuzz_hypercalls.py corpus/hypercalls -max_total_time=30
+"""
+
+import sys
+
+from hvfuzz.campaign.entry import main
+
+if __name__ == "__main__":
+    main("hypercalls", sys.argv)

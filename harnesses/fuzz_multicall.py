@@ -1,0 +1,11 @@
+"""Fuzz entry point `multicall`, with libFuzzer's own flags.
+
+python harnesses/fuzz_multicall.py corpus/multicall -max_total_time=30
+"""
+
+import sys
+
+from hvfuzz.campaign.entry import main
+
+if __name__ == "__main__":
+    main("multicall", sys.argv)

@@ -1,0 +1,11 @@
+"""Fuzz entry point `translation`, with libFuzzer's own flags.
+
+python harnesses/fuzz_translation.py corpus/translation -max_total_time=30
+"""
+
+import sys
+
+from hvfuzz.campaign.entry import main
+
+if __name__ == "__main__":
+    main("translation", sys.argv)

@@ -1,0 +1,1 @@
+"""The contract between guest and hypervisor, as data: declarations, layouts, versions, status codes."""

@@ -1,0 +1,93 @@
+"""What a booted guest finds: its address space, its argument page, and the worlds there are."""
+
+from typing import NamedTuple
+
+from hvfuzz.abi.limits import POOL
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, Gva
+
+# Guest virtual addresses.
+DIRECT_MAP = 0xFFFF_8800_0000_0000
+"""Guest physical address g is mapped at DIRECT_MAP + g for the kernel: RW, executable."""
+DIRECT_MAP_SIZE = 16 << 20
+DIRECT_MAP_SMALL = 2 << 20
+"""The part of the direct map, from 0 on, that 4 KiB entries map; 2 MiB entries map the rest."""
+USER_BASE = 0x40_0000
+"""Where the user pages are mapped, RW for CPL 3."""
+HYPERVISOR_HOLE_START = 0xFFFF_8000_0000_0000
+HYPERVISOR_HOLE_END = 0xFFFF_8800_0000_0000
+"""Addresses from start to end (exclusive) are the hypervisor's: no argument may lie there."""
+
+# Guest frame numbers.
+PML4_GFN = 1
+PDPT_KERNEL_GFN = 2
+PD_KERNEL_GFN = 3
+PT_KERNEL_GFN = 4
+PDPT_USER_GFN = 5
+PD_USER_GFN = 6
+PT_USER_GFN = 7
+PD_MMIO_GFN = 8
+TABLE_GFNS = range(1, 9)
+ARGUMENT_GFN = 0x10
+"""The argument page of vCPU 0; each further vCPU has the next frame."""
+USER_GFN = 0x20
+USER_PAGES = 16
+
+# Offsets in the argument page.
+ARG_STRUCT = 0x000
+ARG_ARRAYS = 0x400
+ARG_NESTED = 0x800
+"""The argument struct; the arrays that it points to, one after another; the structs of batched calls."""
+
+# Devices and trapped instructions.
+MMIO_BASE = 0xFE00_0000
+"""Guest physical address of device 0's registers; each further device has the next page."""
+MMIO_SIZE = PAGE_SIZE
+DEVICES = 2
+UART_PORT = 0x3F8
+UART_PORTS = 8
+CPUID_SIGNATURE = 0x4000_0000
+CPUID_VERSION = 0x4000_0001
+
+
+class DomainConfig(NamedTuple):
+    """One domain of a world; its RAM is the guest frames 0 .. ram_pages - 1."""
+
+    vcpus: int
+    ram_pages: int
+    abi_version: int
+    privileged: bool = False
+    devices: tuple[int, ...] = ()
+    pool: int = POOL
+
+
+class World(NamedTuple):
+    """A booted machine that programs start in; a domain's number is its place in `domains`."""
+
+    name: str
+    domains: tuple[DomainConfig, ...]
+
+
+_CONTROL = DomainConfig(vcpus=1, ram_pages=64, abi_version=2, privileged=True)
+_GUEST = DomainConfig(vcpus=2, ram_pages=256, abi_version=2)
+_GUEST_DEVICE_0 = _GUEST._replace(devices=(0,))
+_GUEST_DEVICE_1 = _GUEST._replace(devices=(1,))
+_OLD_GUEST = _GUEST._replace(abi_version=1)
+
+# The world byte of a program is the place here: worlds are only ever appended.
+WORLDS = (
+    World("pair", (_CONTROL, _GUEST_DEVICE_0, _GUEST)),
+    World("old", (_CONTROL, _GUEST_DEVICE_0, _OLD_GUEST)),
+    World("devices", (_CONTROL, _GUEST_DEVICE_0, _GUEST_DEVICE_1)),
+    World("bare", (_CONTROL, _GUEST, _GUEST)),
+)
+WORLDS_BY_NAME = {world.name: world for world in WORLDS}
+
+
+def direct_map(gpa: int) -> Gva:
+    """The kernel's address of guest physical address `gpa`."""
+    return Gva(DIRECT_MAP + gpa)
+
+
+def argument_page(vcpu: int) -> Gva:
+    """The kernel's address of the argument page of the domain's vCPU number `vcpu`."""
+    return Gva(DIRECT_MAP + ((ARGUMENT_GFN + vcpu) << PAGE_SHIFT))

@@ -1,0 +1,82 @@
+"""The calls of one contract, gathered from their families; importing a family registers nothing."""
+
+import sys
+from collections.abc import Iterable
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
+
+from hvfuzz.abi.declaration import Declaration
+
+
+class AbiError(ValueError):
+    """Declarations that cannot be one contract; the message names the calls at odds and where they stand."""
+
+
+class Family(NamedTuple):
+    """Calls of one prefix, in the order of their numbers; `doc` is the docstring of their module."""
+
+    name: str
+    doc: str
+    calls: tuple[Declaration, ...]
+
+
+class Abi:
+    """A contract: every call once, in the order of the numbers, which are unique, as are the names.
+
+    `families` are modules, of which every hypercall class that they define is taken, or single classes.
+    Raises AbiError for two calls of one number or name, and for a module or class without a declaration.
+    """
+
+    __slots__ = ("by_name", "by_number", "calls", "families", "producers")
+
+    def __init__(self, families: Iterable[ModuleType | type[Any]]) -> None:
+        calls = [call for family in families for call in _declarations(family)]
+        numbers: dict[int, Declaration] = {}
+        names: dict[str, Declaration] = {}
+        for call in sorted(calls, key=lambda call: call.number):
+            if call.number in numbers:
+                raise AbiError(f"number {call.number:#x} is both {_where(numbers[call.number])} and {_where(call)}")
+            if call.name in names:
+                raise AbiError(f"name {call.name} is both {_where(names[call.name])} and {_where(call)}")
+            numbers[call.number] = call
+            names[call.name] = call
+        self.calls = tuple(numbers.values())
+        self.by_number = MappingProxyType(numbers)
+        self.by_name = MappingProxyType(names)
+        self.families = _families(self.calls)
+        producers: dict[str, tuple[Declaration, ...]] = {}
+        for call in self.calls:
+            if call.produces is not None:
+                producers[call.produces] = (*producers.get(call.produces, ()), call)
+        self.producers = MappingProxyType(producers)
+        """The calls whose result is a given resource."""
+
+
+def _declarations(family: ModuleType | type[Any]) -> list[Declaration]:
+    if isinstance(family, type):
+        found = [vars(family).get("DECLARATION")]
+    else:
+        # A class that the module merely imports belongs to the family of its own module.
+        found = [
+            vars(member).get("DECLARATION")
+            for member in vars(family).values()
+            if isinstance(member, type) and member.__module__ == family.__name__
+        ]
+    declarations = [each for each in found if isinstance(each, Declaration)]
+    if not declarations:
+        raise AbiError(f"{family.__name__} declares no hypercall")
+    return declarations
+
+
+def _families(calls: Iterable[Declaration]) -> tuple[Family, ...]:
+    grouped: dict[str, list[Declaration]] = {}
+    for call in calls:
+        grouped.setdefault(call.family, []).append(call)
+    return tuple(
+        Family(name, getattr(sys.modules.get(members[0].call.__module__), "__doc__", None) or "", tuple(members))
+        for name, members in grouped.items()
+    )
+
+
+def _where(call: Declaration) -> str:
+    return f"{call.name} ({call.call.__module__}.{call.call.__qualname__})"

@@ -1,0 +1,69 @@
+"""`hvfuzz minimise`: the smallest program that still shows a finding."""
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from hvfuzz.bugs import find_bug
+from hvfuzz.campaign.files import ProgramFileError, read_program
+from hvfuzz.campaign.findings import RECORD, FindingStore
+from hvfuzz.campaign.minimise import minimise
+from hvfuzz.engines.engine import write_whole
+from hvfuzz.guest.program import Program
+from hvfuzz.guest.text import render
+from hvfuzz.targets.emulated import EmulatedTarget
+
+
+@click.command("minimise", short_help="Make a program smaller while it keeps its finding.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--bug", help="Plant this bug (default: the one that finding.json beside FILE names).")
+@click.option("--identity", help="The finding to keep (default: the first that the program shows).")
+@click.option(
+    "--time",
+    "seconds",
+    type=click.FloatRange(min=0.1),
+    default=30.0,
+    show_default=True,
+    help="Seconds at most.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here (default: print).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    file: Path, bug: str | None, identity: str | None, seconds: float, output: Path | None, as_json: bool
+) -> None:
+    """Make the program in FILE smaller and plainer, op by op and number by number, while its finding stays.
+
+    \b
+    Examples:
+      hvfuzz minimise out/findings/fetch--bounds--memory.exchange/program.hvp
+      hvfuzz minimise crash.hvp --bug xsa-222 --time 120 -o smaller.hvp
+    """
+    if bug is None and (file.parent / RECORD).is_file():
+        bug = FindingStore(file.parent.parent).load(file.parent).bug
+    console = Console(stderr=True)
+    with EmulatedTarget(None if bug in (None, "none") else find_bug(bug or "")) as target:
+        program = read_program(file, target.catalogue)
+        identities = [finding.identity for finding in target.run(program).findings]
+        if not identities or (identity is not None and identity not in identities):
+            shown = ", ".join(identities) or "none"
+            wanted = f"{identity!r}" if identity else "a finding"
+            raise ProgramFileError(f"{file}: does not show {wanted} (findings: {shown}); is its --bug planted?")
+        kept = identity or identities[0]
+        before = len(program.ops)
+
+        def say(smaller: Program, tried: int) -> None:
+            status.update(f"{len(smaller.ops)} ops after {tried} programs")
+
+        with console.status("minimising") as status:
+            program = minimise(program, kept, target, seconds=seconds, step=say)
+    text = render(program)
+    if output is not None:
+        write_whole(output, text.encode())
+    if as_json:
+        print(json.dumps({"identity": kept, "before": before, "ops": len(program.ops), "program": text}))
+        return
+    console.print(f"{kept}: {before} ops, now {len(program.ops)}", highlight=False)
+    if output is None:
+        click.echo(text, nl=False)

@@ -1,0 +1,1 @@
+"""Engines: the ways to choose the next program."""

@@ -1,0 +1,214 @@
+"""What generation knows of each kind of op: how often it comes, and how its fields belong together."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import accumulate
+from random import Random
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from hvfuzz.abi.kinds import Kind
+from hvfuzz.guest.ops import ANY_RESOURCE, Catalogue, OpKind
+from hvfuzz.guest.program import is_array
+
+ANY_KIND: Final = "*"
+"""In weights, what the kinds get that are named neither themselves nor by their family."""
+DEFAULT_WEIGHTS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        ANY_KIND: 12,
+        "discovery": 3,
+        "sched": 6,
+        "console": 4,
+        "time": 4,
+        "device.assign": 4,
+        "device.deassign": 3,
+        "load": 8,
+        "store": 12,
+        "execute": 3,
+        "pte": 6,
+        "mmio_read": 3,
+        "mmio_write": 6,
+        "raw": 3,
+        "trap": 2,
+        "hlt": 1,
+        "sysret": 1,
+        "tlb": 3,
+    }
+)
+POOLS: Final[Mapping[str, str]] = MappingProxyType({"frame_or_ref": "gfn"})
+"""Kinds whose values are of use where another kind is wanted, too."""
+
+
+class Consumer(NamedTuple):
+    """A field that takes a resource."""
+
+    position: int
+    resource: str
+    owner: int | None
+    """Position of the field that names the domain whose resource it is; None if it is the caller's own."""
+
+
+class Traits:
+    """How the fields of one kind of op belong together."""
+
+    __slots__ = (
+        "arrays",
+        "consumers",
+        "count",
+        "domains",
+        "fills",
+        "gfns",
+        "kind",
+        "order",
+        "parts",
+        "privileged",
+        "reaches",
+        "ref_flags",
+        "spots",
+    )
+
+    def __init__(self, kind: OpKind) -> None:
+        self.kind: Final = kind
+        self.privileged: Final = kind.declaration is not None and kind.declaration.privileged
+        self.domains: Final = _named(kind, "domain")
+        self.gfns: Final = _named(kind, "gfn")
+        self.order: Final = next(iter(_named(kind, "order")), None)
+        self.arrays: Final = tuple(at for at, field in enumerate(kind.fields) if is_array(field.kind))
+        counts = _named(kind, "count") + _named(kind, "length")
+        self.count: Final = counts[0] if counts else None
+        """Where it says how many elements (or entries) there are."""
+        self.parts: Final = counts[1:] if self.arrays else ()
+        """Where it says how many of them are meant."""
+        self.consumers: Final = tuple(
+            Consumer(at, field.kind.consumes, self._owner(field.name))
+            for at, field in enumerate(kind.fields)
+            if field.kind.consumes is not None and field.kind.consumes != ANY_RESOURCE
+        )
+        self.fills: Final = self.order is not None or (len(self.gfns) == 1 and bool(self.consumers))
+        """Whether it puts something where a guest has no memory, rather than take memory that it has."""
+        self.ref_flags: Final = self._ref_flags()
+        """(Position of flags, bit, position of the field which that bit makes a reference, not a number)."""
+        spots: dict[str, list[int]] = {}
+        for at, field in enumerate(kind.fields):
+            spots.setdefault(pool_of(field.kind), []).append(at)
+        self.spots: Final = {name: tuple(positions) for name, positions in spots.items()}
+        """Positions by the pool of values that they share."""
+        self.reaches: Final = "iova" in self.spots and not self.gfns
+        """Whether it uses device addresses that something else has to map."""
+
+    def _owner(self, consumer: str) -> int | None:
+        """`from_domain` is the owner of `from`; else the first domain named is the owner of all."""
+        for at in self.domains:
+            if self.kind.fields[at].name.startswith(consumer):
+                return at
+        return self.domains[0] if self.domains else None
+
+    def _ref_flags(self) -> tuple[tuple[int, int, int], ...]:
+        for at, field in enumerate(self.kind.fields):
+            bits = [bit for name, bit in field.kind.names.items() if name.endswith("_REF")]
+            if field.kind.flags and bits and len(bits) == len(self.consumers):
+                return tuple((at, bit, each.position) for bit, each in zip(bits, self.consumers, strict=True))
+        return ()
+
+
+def _named(kind: OpKind, name: str) -> tuple[int, ...]:
+    return tuple(at for at, field in enumerate(kind.fields) if field.kind.name == name)
+
+
+def pool_of(kind: Kind) -> str:
+    """The pool of values that a field of this kind shares with others; for an array, that of its elements."""
+    if is_array(kind) and kind.element is not None:
+        kind = kind.element
+    return POOLS.get(kind.name, kind.name)
+
+
+class Grammar:
+    """A catalogue with weights: `weights` by kind of op, else by family, else as DEFAULT_WEIGHTS has it.
+
+    A kind of weight 0 is never generated nor inserted. ValueError for a name that is no kind and no family, and
+    where all weights are 0.
+    """
+
+    __slots__ = ("_cumulative", "_kinds", "_two_steps", "catalogue", "consumers", "mappers", "traits", "weights")
+
+    def __init__(self, catalogue: Catalogue, weights: Mapping[str, int] | None = None) -> None:
+        weights = weights or {}
+        families = {kind.family for kind in catalogue.kinds}
+        for name in weights:
+            if name not in catalogue.by_name and name not in families and name != ANY_KIND:
+                raise ValueError(f"a weight is given to '{name}', which is no kind of op and no family")
+        self.catalogue: Final = catalogue
+        self.weights: Final = {kind: _weight(kind, weights) for kind in catalogue.kinds}
+        self.traits: Final = {kind: Traits(kind) for kind in catalogue.kinds}
+        self._kinds = [kind for kind in catalogue.kinds if self.weights[kind] > 0]
+        if not self._kinds:
+            raise ValueError("no kind of op has a weight above 0")
+        self._cumulative = list(accumulate(self.weights[kind] for kind in self._kinds))
+        self._two_steps = {
+            resource: seconds
+            for resource, kinds in catalogue.producers.items()
+            if (seconds := [kind for kind in kinds if self.weights[kind] and self._takes(kind, resource)])
+        }
+        consumers: dict[str, list[OpKind]] = {}
+        for kind in self._kinds:
+            resources = {each.resource: None for each in self.traits[kind].consumers}
+            for at in self.traits[kind].arrays:
+                element = kind.fields[at].kind.element
+                if element is not None and element.consumes is not None and element.consumes != ANY_RESOURCE:
+                    resources[element.consumes] = None
+            for resource in resources:
+                consumers.setdefault(resource, []).append(kind)
+        self.consumers: Final = consumers
+        """The allowed kinds that take a given resource."""
+        self.mappers: Final = tuple(
+            kind for kind in self._kinds if self.traits[kind].gfns and "iova" in self.traits[kind].spots
+        )
+        """The allowed kinds that name a device address and a frame: these let devices reach it."""
+
+    def _takes(self, kind: OpKind, resource: str) -> bool:
+        return any(each.resource == resource for each in self.traits[kind].consumers)
+
+    def kind(self, rng: Random) -> OpKind:
+        """A kind of op, as often as its weight says."""
+        return self._kinds[bisect(self._cumulative, int(rng.random() * self._cumulative[-1]))]
+
+    def allowed(self, name: str) -> OpKind | None:
+        """The kind of that name, unless it is missing or its weight is 0."""
+        kind = self.catalogue.by_name.get(name)
+        return kind if kind is not None and self.weights[kind] > 0 else None
+
+    def producer(self, resource: str, last: bool, rng: Random) -> OpKind | None:
+        """An allowed kind of op that produces the resource, rather one of the step that is wanted (see `made_in`)."""
+        kinds = [kind for kind in self.catalogue.producers.get(resource, ()) if self.weights[kind] > 0]
+        if rng.random() < 0.85:
+            kinds = [kind for kind in kinds if self.made_in(kind, resource, last)] or kinds
+        return kinds[int(rng.random() * len(kinds))] if kinds else None
+
+    def made_in(self, kind: OpKind, resource: str, last: bool) -> bool:
+        """Whether this producer makes the resource in the first step, or, with `last`, in the last one.
+
+        Some are made in two steps, as a port that one domain allocates and another binds: whoever names the first
+        domain takes what that one has made, and all that follows takes its own domain's end.
+        """
+        return resource not in self._two_steps or (kind in self._two_steps[resource]) is last
+
+
+def _weight(kind: OpKind, weights: Mapping[str, int]) -> int:
+    for table in (weights, DEFAULT_WEIGHTS):
+        for name in (kind.name, kind.family, ANY_KIND):
+            if name in table:
+                return table[name]
+    return 1
+
+
+@lru_cache(maxsize=64)
+def _grammar(catalogue: Catalogue, weights: tuple[tuple[str, int], ...]) -> Grammar:
+    return Grammar(catalogue, dict(weights))
+
+
+def grammar(catalogue: Catalogue, weights: Mapping[str, int] | None = None) -> Grammar:
+    """The grammar of these weights, made once."""
+    return _grammar(catalogue, tuple(weights.items()) if weights else ())

@@ -1,0 +1,288 @@
+"""Runs a program on a booted machine: each op is executed by its vCPU, as the guest's own code would."""
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from hvfuzz.abi.boot import (
+    ARG_ARRAYS,
+    ARG_NESTED,
+    World,
+    argument_page,
+)
+from hvfuzz.abi.declaration import Declaration
+from hvfuzz.abi.kinds import Kind
+from hvfuzz.guest.instructions import INSTRUCTIONS, Unreachable
+from hvfuzz.guest.ops import Catalogue
+from hvfuzz.guest.program import Op, Program, Ref, Value, batched
+from hvfuzz.guest.trace import Outcome, Result, Trace
+from hvfuzz.machine.addresses import PAGE_SIZE, U64, WRITE, Gva
+from hvfuzz.machine.cpu import Reg, VCpu
+from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault
+from hvfuzz.machine.machine import Machine
+
+WORK_BUDGET: Final = 1 << 32
+"""Virtual cycles after which a program ends, whatever ops are left."""
+ENTRY: Final = struct.Struct("<QQQQ")
+"""A multicall entry: number, address of the struct, status, result."""
+STRUCT_ROOM: Final = 0x80
+"""Bytes of the argument page kept for each batched call's struct; its arrays follow."""
+ARRAY_WORDS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+class HostStopped(Exception):
+    """The host died while it handled an exit: nothing runs after this."""
+
+
+class HostBusy(Exception):
+    """A vCPU exits while the host handles another vCPU's exit: it waits, and performs its op after that one."""
+
+
+class _NoRoom(Exception):
+    """The call's arrays do not fit into the argument page."""
+
+
+class Interpreter:
+    """Executes programs on `machine`, booted as `world`; `machine.exit_handler` may raise the two exceptions above."""
+
+    __slots__ = ("_actors", "_batched", "_execute", "_late", "_results", "_trace", "machine", "versions")
+
+    def __init__(self, machine: Machine, catalogue: Catalogue, world: World) -> None:
+        self.machine: Final = machine
+        self.versions: Final = tuple(domain.abi_version for domain in world.domains)
+        self._actors: Final = {(vcpu.domain, vcpu.index): vcpu for vcpu in machine.vcpus}
+        self._results: list[int] = []
+        self._late: list[tuple[int, Op]] = []
+        self._batched = 0
+        self._trace = Trace()
+        self._execute: Final = {catalogue.by_name[name].code: run for name, run in INSTRUCTIONS.items()}
+
+    def run(
+        self,
+        program: Program,
+        before: Callable[[int, Op], None] | None = None,
+        after: Callable[[int, Op, Outcome], None] | None = None,
+    ) -> Trace:
+        """Run `program` from the machine's present state; `before` and `after` are called around each op.
+
+        `after` gets the outcomes that the op added last.
+        """
+        self._trace = trace = Trace()
+        ops = program.ops
+        self._results = [0] * len(ops)
+        self._late = []
+        fetches, clock = self.machine.fetches, self.machine.clock
+        limit = clock.cycles + WORK_BUDGET
+        index = 0
+        try:
+            while index < len(ops):
+                op = ops[index]
+                if before is not None:
+                    before(index, op)
+                fetches.reset()
+                if op.race is not None:
+                    self._arm(index, op)
+                self._batched = 0
+                self._perform(index, op, program)
+                if op.race is not None:
+                    fetches.reset()
+                    while self._late:
+                        late_index, late = self._late.pop(0)
+                        self._perform(late_index, late, None)
+                if after is not None:
+                    after(index, op, trace.outcomes[-1])
+                index += 1 + self._batched
+                if clock.cycles > limit:
+                    trace.stopped = "work budget"
+                    break
+        except HostStopped:
+            outcome = Outcome(index, ops[index].kind.code, Result.HOST_DOWN, 0, 0, clock.cycles)
+            trace.outcomes.append(outcome)
+            trace.stopped = "host stopped"
+            if after is not None:
+                after(index, ops[index], outcome)
+        fetches.reset()
+        return trace
+
+    def _arm(self, index: int, op: Op) -> None:
+        """Have the race of `op` performed by its own vCPU just before the fetch it names."""
+        race = op.race
+        assert race is not None
+        if race.op.actor == op.actor:
+            return  # one vCPU cannot act while it is in the host itself
+        fetches = self.machine.fetches
+
+        def act() -> None:
+            try:
+                self._perform(index, race.op, None)
+            except HostBusy:
+                self._late.append((index, race.op))
+
+        fetches.arm(race.fetch, act)
+
+    def _perform(self, index: int, op: Op, program: Program | None) -> None:
+        """Execute one op on its vCPU and record the outcome; batched calls follow it only in a `program`."""
+        vcpu = self._actors.get(op.actor)
+        kind = op.kind
+        how, status, result = Result.OK, 0, 0
+        if vcpu is None or vcpu.runnable:
+            how = Result.SKIPPED
+        else:
+            try:
+                if kind.follow is not None and op.values[kind.follow] == 0 and program is not None:
+                    self._batch(index, op, vcpu, program)
+                    return
+                if kind.declaration is not None:
+                    status, result = self._hypercall(vcpu, op)
+                    if status == 0 and program is not None and kind.produces is not None:
+                        self._results[index] = result
+                elif kind.name == "blob":
+                    status, result = self._blob(vcpu, op)
+                elif kind.name == "vmcall":
+                    status, result = self._call(vcpu, self._number(op.values[0]), self._number(op.values[1]))
+                else:
+                    values = [self._number(value) for value in op.values]
+                    result = self._execute[kind.code](vcpu, values) or 0
+            except GuestFault as fault:
+                how, status, result = Result.FAULT, fault.vector, fault.error
+            except (Unreachable, _NoRoom):
+                how = Result.SKIPPED
+        self._trace.outcomes.append(Outcome(index, kind.code, how, status, result, self.machine.clock.cycles))
+
+    # Arguments.
+
+    def _number(self, value: Value) -> int:
+        if isinstance(value, Ref):
+            return self._results[value.op]
+        return value if isinstance(value, int) else 0
+
+    def _argument_page(self, vcpu: VCpu) -> tuple[Gva, int]:
+        """The Gva and Hpa of the vCPU's argument page, writable; a guest fault if it is not there any more."""
+        page = argument_page(vcpu.index)
+        try:
+            hpa = self.machine.mmu.translate(vcpu, page, WRITE, False)
+        except (EptViolation, EptMisconfiguration):
+            vcpu.store(page, 8, 0)  # the guest meets what any store of its meets
+            hpa = self.machine.mmu.translate(vcpu, page, WRITE, False)
+        observer = self.machine.access_observer
+        if observer is not None:
+            observer(vcpu, hpa, PAGE_SIZE, WRITE)
+        return page, hpa
+
+    def _encode(
+        self, op: Op, declaration: Declaration, vcpu: VCpu, arrays: int, limit: int
+    ) -> tuple[bytes, list[tuple[int, bytes]], int]:
+        """The argument struct, the arrays with their offsets in the argument page, and where these end."""
+        page = argument_page(vcpu.index)
+        if arrays > limit:
+            raise _NoRoom
+        out: list[tuple[int, bytes]] = []
+        numbers: list[int] = []
+        for field, value in zip(declaration.fields, op.values, strict=True):
+            if isinstance(value, tuple) and not isinstance(value, Ref):
+                data = self._array(value, field.kind)
+                if arrays + len(data) > limit:
+                    raise _NoRoom
+                numbers.append(page + arrays)
+                out.append((arrays, data))
+                arrays = (arrays + len(data) + 7) & ~7
+            else:
+                width = field.kind.width
+                numbers.append(self._number(value) & ((1 << (8 * width)) - 1))
+        version = min(self.versions[vcpu.domain], max(declaration.layouts))
+        layout = declaration.layouts.get(version) or declaration.layouts[min(declaration.layouts)]
+        data = layout.encode(numbers[: len(layout.fields)])
+        mangle = op.mangle
+        if mangle is not None:
+            size, version, reserved = struct.unpack_from("<HHI", data)
+            if mangle.size is not None:
+                size = mangle.size
+            if mangle.version is not None:
+                version = mangle.version
+            if mangle.reserved is not None:
+                reserved = mangle.reserved
+            data = struct.pack("<HHI", size & 0xFFFF, version & 0xFFFF, reserved & 0xFFFF_FFFF) + data[8:]
+        return data, out, arrays
+
+    def _array(self, values: Sequence[int | Ref], kind: Kind) -> bytes:
+        element = kind.element
+        width = element.width if element is not None else 8
+        mask = (1 << (8 * width)) - 1
+        return struct.pack(f"<{len(values)}{ARRAY_WORDS[width]}", *(self._number(value) & mask for value in values))
+
+    # Hypercalls.
+
+    def _call(self, vcpu: VCpu, number: int, pointer: int) -> tuple[int, int]:
+        regs = vcpu.regs
+        regs[Reg.RAX] = number & U64
+        regs[Reg.RDI] = pointer & U64
+        vcpu.vmcall()
+        status = regs[Reg.RAX]
+        return (status - (1 << 64) if status >> 63 else status), regs[Reg.RDX]
+
+    def _hypercall(self, vcpu: VCpu, op: Op) -> tuple[int, int]:
+        declaration = op.kind.declaration
+        assert declaration is not None
+        data, arrays, _ = self._encode(op, declaration, vcpu, ARG_ARRAYS, PAGE_SIZE)
+        page, hpa = self._argument_page(vcpu)
+        memory = self.machine.memory
+        memory.write(hpa, data)
+        for offset, array in arrays:
+            memory.write(hpa + offset, array)
+        mangle = op.mangle
+        pointer = page if mangle is None or mangle.pointer is None else mangle.pointer
+        return self._call(vcpu, declaration.number, pointer)
+
+    def _blob(self, vcpu: VCpu, op: Op) -> tuple[int, int]:
+        words = op.values[1]
+        page, hpa = self._argument_page(vcpu)
+        pointer: int = page
+        if isinstance(words, tuple) and not isinstance(words, Ref):
+            self.machine.memory.write(hpa, self._array(words, op.kind.fields[1].kind))
+        else:
+            pointer = self._number(words)
+        return self._call(vcpu, self._number(op.values[0]), pointer)
+
+    def _batch(self, index: int, op: Op, vcpu: VCpu, program: Program) -> None:
+        """Run a multicall whose entries are the next ops, as far as these are calls of the same vCPU."""
+        declaration = op.kind.declaration
+        follow = op.kind.follow
+        assert declaration is not None
+        assert follow is not None
+        page, hpa = self._argument_page(vcpu)
+        memory = self.machine.memory
+        batch: list[tuple[int, Op]] = []
+        following = batched(program.ops, index)
+        free = ARG_NESTED
+        for later in range(index + 1, index + 1 + following):
+            entry = program.ops[later]
+            nested = entry.kind.declaration
+            assert nested is not None
+            try:
+                data, arrays, end = self._encode(entry, nested, vcpu, free + STRUCT_ROOM, PAGE_SIZE)
+            except _NoRoom:
+                break
+            memory.write(hpa + free, data)
+            for offset, array in arrays:
+                memory.write(hpa + offset, array)
+            pointer = page + free
+            if entry.mangle is not None and entry.mangle.pointer is not None:
+                pointer = Gva(entry.mangle.pointer)
+            memory.write(hpa + ARG_ARRAYS + ENTRY.size * len(batch), ENTRY.pack(nested.number, pointer & U64, 0, 0))
+            batch.append((later, entry))
+            free = end
+        self._batched = following
+        values = list(op.values)
+        values[follow] = page + ARG_ARRAYS
+        if batch:
+            values[op.kind.index["count"]] = len(batch)
+        status, result = self._hypercall(vcpu, op._replace(values=tuple(values), race=None))
+        cycles = self.machine.clock.cycles
+        outcomes = self._trace.outcomes
+        outcomes.append(Outcome(index, op.kind.code, Result.OK, status, result, cycles))
+        for place, (later, entry) in enumerate(batch):
+            _, _, raw, value = ENTRY.unpack(memory.read(hpa + ARG_ARRAYS + ENTRY.size * place, ENTRY.size))
+            entry_status = raw - (1 << 64) if raw >> 63 else raw
+            if status == 0 and entry_status == 0 and entry.kind.produces is not None:
+                self._results[later] = value
+            outcomes.append(Outcome(later, entry.kind.code, Result.OK, entry_status, value, cycles))

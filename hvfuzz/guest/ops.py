@@ -1,0 +1,246 @@
+"""The kinds of ops there are: every hypercall of an ABI, and the instructions that a guest can execute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from hvfuzz.abi.boot import CPUID_SIGNATURE, CPUID_VERSION, UART_PORT, UART_PORTS
+from hvfuzz.abi.declaration import Declaration
+from hvfuzz.abi.kinds import GVA, Kind
+from hvfuzz.abi.layout import Field
+from hvfuzz.abi.registry import Abi
+
+ANY_RESOURCE: Final = "any"
+"""What a field consumes that takes the result of any earlier op that has one."""
+INSTRUCTION_CODES: Final = 0x80
+"""First opcode byte of the instructions; below, the opcode byte of a hypercall is its number."""
+SIZES: Final = (1, 2, 4, 8)
+"""Operand sizes in bytes. An op with any other `size` is performed with 8."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpKind:
+    """One kind of op. Two kinds are the same only if they are one object of one catalogue."""
+
+    name: str
+    code: int
+    """Opcode byte of the byte form."""
+    family: str
+    fields: tuple[Field, ...]
+    produces: str | None
+    """Resource that its result is, if it succeeds."""
+    number: int | None
+    """RAX of a hypercall; None for an instruction."""
+    declaration: Declaration | None
+    doc: str
+    fetches: bool
+    """Whether the hypervisor reads guest memory for it, so that it can be raced."""
+    index: Mapping[str, int] = field(init=False)
+    """Position of each field by name."""
+    follow: int | None = field(init=False)
+    """Position of the field that batches the ops which follow, if there is one."""
+    consumes: bool = field(init=False)
+    """Whether any of its arguments may be the result of an earlier op."""
+
+    def __post_init__(self) -> None:
+        positions = {each.name: position for position, each in enumerate(self.fields)}
+        follow = next((i for i, each in enumerate(self.fields) if each.kind.follow), None)
+        object.__setattr__(self, "index", MappingProxyType(positions))
+        object.__setattr__(self, "follow", follow)
+        object.__setattr__(self, "consumes", any(_consumes(each.kind) for each in self.fields))
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+def _consumes(kind: Kind) -> bool:
+    if kind.consumes is not None:
+        return True
+    return kind.element is not None and any(map(_consumes, (kind.element, *kind.head, *kind.record)))
+
+
+class Catalogue:
+    """All kinds of ops over one ABI: hypercalls by number, then instructions by code."""
+
+    __slots__ = ("by_code", "by_name", "kinds", "producers")
+
+    def __init__(self, kinds: Iterable[OpKind]) -> None:
+        self.kinds: Final = tuple(kinds)
+        self.by_name: Final = {kind.name: kind for kind in self.kinds}
+        self.by_code: Final = {kind.code: kind for kind in self.kinds}
+        producers: dict[str, tuple[OpKind, ...]] = {}
+        for kind in self.kinds:
+            if kind.produces is not None:
+                producers[kind.produces] = (*producers.get(kind.produces, ()), kind)
+        self.producers: Final = producers
+        """The kinds whose result is a given resource."""
+        if len(self.by_name) != len(self.kinds) or len(self.by_code) != len(self.kinds):
+            raise ValueError("two kinds of ops share a name or a code")
+
+
+def _kind(
+    name: str,
+    width: int,
+    edges: tuple[int, ...] = (),
+    *,
+    names: Mapping[str, int] = MappingProxyType({}),
+    consumes: str | None = None,
+    element: Kind | None = None,
+) -> Kind:
+    return Kind(name, width, edges, consumes=consumes, names=names, element=element)
+
+
+MSRS: Final = MappingProxyType(
+    {
+        # SDM Vol. 4 table 2-2; x2APIC registers lie at 0x800..0xbff.
+        "TSC": 0x10,
+        "APIC_BASE": 0x1B,
+        "FEATURE_CONTROL": 0x3A,
+        "SYSENTER_EIP": 0x176,
+        "PAT": 0x277,
+        "X2APIC_ID": 0x802,
+        "X2APIC_ICR": 0x830,
+        "X2APIC_LAST": 0xBFF,
+        "EFER": 0xC0000080,
+        "STAR": 0xC0000081,
+        "LSTAR": 0xC0000082,
+        "FS_BASE": 0xC0000100,
+        "GS_BASE": 0xC0000101,
+    }
+)
+CONTROL_REGISTERS: Final = MappingProxyType({"CR0": 0, "CR3": 3, "CR4": 4})
+DEVICE_REGISTERS: Final = MappingProxyType(
+    {"SRC": 0x00, "DST": 0x08, "LENGTH": 0x10, "CONTROL": 0x18, "STATUS": 0x20, "ERROR": 0x28, "ID": 0x30}
+)
+
+SIZE: Final = _kind("size", 1, SIZES)
+WORD: Final = _kind(
+    "word",
+    8,
+    (0, 1, 2, 3, 8, 0xFF, 0x1000, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF, 1 << 63, (1 << 64) - 1),
+    consumes=ANY_RESOURCE,
+)
+LEVEL: Final = _kind("level", 1, (1, 2, 3, 4))
+ENTRY: Final = _kind("entry", 8)
+LEAF: Final = _kind("leaf", 4, (0, 1, 7, 0xB, CPUID_SIGNATURE, CPUID_VERSION, 0x4000_00FF, 0x8000_0000, 0x8000_0008))
+IO_PORT: Final = _kind(
+    "io_port", 2, (*range(UART_PORT, UART_PORT + UART_PORTS), UART_PORT - 1, 0x60, 0x80, 0xCF8, 0xFFFF)
+)
+CONTROL: Final = _kind("control", 1, (0, 3, 4, 8), names=CONTROL_REGISTERS)
+CONTROL_VALUE: Final = _kind(
+    "control_value",
+    8,
+    # Paging on with and without WP; tables of CR3; PAE, PGE, SMEP, SMAP; a reserved bit.
+    (0x8001_0033, 0x8000_0033, 0x33, 0, 0x1000, 0x2000, 0x20, 0xA0, 0x3000A0, 1 << 63, (1 << 64) - 1),
+)
+MSR: Final = _kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
+DEVICE: Final = _kind("device", 1, (0, 1, 2, 0xFF))
+REGISTER: Final = _kind("register", 2, (*DEVICE_REGISTERS.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=DEVICE_REGISTERS)
+CAPACITY: Final = _kind("capacity", 1, (0, 1, 2, 4, 16, 64))
+
+
+class _Instruction(NamedTuple):
+    name: str
+    family: str
+    doc: str
+    fields: dict[str, Kind]
+
+
+def _instructions(numbers: Kind) -> tuple[_Instruction, ...]:
+    """In the order of their opcodes: new ones are appended. `numbers` are the numbers of calls."""
+    words = _kind("words", 8, element=WORD)
+
+    def instruction(name: str, family: str, doc: str, **fields: Kind) -> _Instruction:
+        return _Instruction(name, family, doc, fields)
+
+    return (
+        instruction("load", "access", "Read memory.", gva=GVA, size=SIZE),
+        instruction("store", "access", "Write memory.", gva=GVA, size=SIZE, value=WORD),
+        instruction("execute", "access", "Fetch an instruction from memory.", gva=GVA),
+        instruction(
+            "pte",
+            "access",
+            "Write the entry of the stage-1 table of that level which maps `gva`, through the direct map.",
+            gva=GVA,
+            level=LEVEL,
+            entry=ENTRY,
+        ),
+        instruction("mmio_read", "access", "Read a device register.", device=DEVICE, register=REGISTER, size=SIZE),
+        instruction(
+            "mmio_write",
+            "access",
+            "Write a device register.",
+            device=DEVICE,
+            register=REGISTER,
+            size=SIZE,
+            value=WORD,
+        ),
+        instruction("vmcall", "raw", "VMCALL over whatever memory holds.", rax=numbers, rdi=GVA),
+        instruction("blob", "raw", "A hypercall whose struct is these raw words.", number=numbers, words=words),
+        instruction("cpuid", "trap", "CPUID.", leaf=LEAF),
+        instruction("hlt", "trap", "HLT: wait for an event."),
+        instruction("pause", "trap", "PAUSE."),
+        instruction("in", "trap", "Read an I/O port.", port=IO_PORT, size=SIZE),
+        instruction("out", "trap", "Write an I/O port.", port=IO_PORT, size=SIZE, value=WORD),
+        instruction("syscall", "trap", "Enter the guest's kernel: CPL 0 from here on."),
+        instruction("sysret", "trap", "Return to the guest's user mode: CPL 3 from here on."),
+        instruction("mov_cr", "trap", "Write a control register.", register=CONTROL, value=CONTROL_VALUE),
+        instruction("invlpg", "trap", "Drop the cached translations of one page.", gva=GVA),
+        instruction("rdmsr", "trap", "Read a model-specific register.", index=MSR),
+        instruction("wrmsr", "trap", "Write a model-specific register.", index=MSR, value=WORD),
+        instruction("cli", "trap", "Mask interrupts."),
+        instruction("sti", "trap", "Unmask interrupts."),
+        instruction(
+            "tlb",
+            "tlb",
+            "From here on the machine keeps this many translations of a sort.",
+            capacity=CAPACITY,
+        ),
+    )
+
+
+@lru_cache(maxsize=8)
+def catalogue(abi: Abi) -> Catalogue:
+    """The kinds of ops over `abi`: the same object for the same ABI, so that programs over it compare."""
+    kinds = []
+    for call in abi.calls:
+        if not 0 <= call.number < INSTRUCTION_CODES:
+            raise ValueError(f"{call.name}: its number {call.number:#x} is no opcode byte of a hypercall")
+        kinds.append(
+            OpKind(
+                name=call.name,
+                code=call.number,
+                family=call.name.partition(".")[0],
+                fields=tuple(call.fields),
+                produces=call.produces,
+                number=call.number,
+                declaration=call,
+                doc=call.doc,
+                fetches=True,
+            )
+        )
+    numbers = _kind(
+        "call_number",
+        8,
+        (*(call.number for call in abi.calls), 0, 0x7F, 0xFFFF_FFFF, (1 << 64) - 1),
+        names=MappingProxyType({call.name: call.number for call in abi.calls}),
+    )
+    for offset, (name, family, doc, fields) in enumerate(_instructions(numbers)):
+        kinds.append(
+            OpKind(
+                name=name,
+                code=INSTRUCTION_CODES + offset,
+                family=family,
+                fields=tuple(Field(name=each, kind=kind) for each, kind in fields.items()),
+                produces=None,
+                number=None,
+                declaration=None,
+                doc=doc,
+                fetches=family == "raw",
+            )
+        )
+    return Catalogue(sorted(kinds, key=lambda kind: kind.code))

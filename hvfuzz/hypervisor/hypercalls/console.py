@@ -1,0 +1,52 @@
+"""The domain's console: the last bytes it wrote are kept for the control domain's log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.kinds import LENGTH, Bytes
+from hvfuzz.abi.limits import CONSOLE
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.effects import NO_WORK, Effect, Refused
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Domain
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu import VCpu
+
+
+class WriteConsole(NamedTuple):
+    """`text` is written to the console of `domain`; what is older than the last 256 bytes is forgotten."""
+
+    domain: int
+    text: bytes
+
+    @property
+    def work(self) -> int:
+        """At most 256 bytes."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Append, and forget."""
+        console = hv.domains[self.domain].console
+        console += self.text
+        del console[:-CONSOLE]
+
+
+@hypercall(0x78, result="length", errors=(Status.INVALID, Status.FAULT))
+class Write:
+    """Write `length` bytes (at most 256) to the caller's console."""
+
+    text: Bytes
+    length: Annotated[int, LENGTH.trying(CONSOLE, CONSOLE + 1)]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The length, then the bytes."""
+        if self.length > CONSOLE:
+            return Refused(Status.INVALID, "text too long")
+        text = access.copy_from_guest(hv, vcpu, self.text, self.length)
+        if text is None:
+            return Refused(Status.FAULT, "text unreadable")
+        return Effect((WriteConsole(caller.id, text),), self.length)

@@ -1,0 +1,285 @@
+"""Devices: which domain has which, what of the domain's memory its devices reach, and validated DMA."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.kinds import (
+    COUNT,
+    LENGTH,
+    RIGHTS,
+    DeviceArg,
+    DmaRing,
+    DomainRef,
+    GfnArg,
+    IovaArg,
+)
+from hvfuzz.abi.limits import BATCH, DMA_LENGTH, DMA_PAGES, IOVA_LIMIT
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.effects import Effect, Refused, Step
+from hvfuzz.hypervisor.hypercalls.memory import (
+    ABSENT,
+    BAD_RANGE,
+    NOT_THE_OWNER,
+    POOL_TOO_SMALL,
+    range_ok,
+)
+from hvfuzz.hypervisor.steps import AssignDevice, DeassignDevice, MapDma, SubmitDma, UnmapDma
+from hvfuzz.hypervisor.tables import FOREIGN, READ, WRITE, leaf_frame
+from hvfuzz.hypervisor.tables import RIGHTS as ALL_RIGHTS
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Domain
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu import VCpu
+
+DMA_RIGHTS = (READ, WRITE, READ | WRITE)
+HEADER = struct.Struct("<Q")
+REQUEST = struct.Struct("<3Q")
+
+NO_SUCH_DEVICE = Refused(Status.NO_DEVICE, "no such device")
+NOT_ITS_DEVICE = Refused(Status.NOT_PERMITTED, "device not assigned to the caller")
+BAD_IOVA = Refused(Status.INVALID, "range of device addresses")
+MADE_BY_GRANT = Refused(Status.EXISTS, "device page mapped by a grant")
+
+Request = tuple[int, int, int]
+"""(source, target, length) of one copy."""
+
+
+# Assignment.
+
+
+@hypercall(0x60, errors=(Status.NO_DEVICE, Status.NO_DOMAIN, Status.BUSY), privileged=True)
+class Assign:
+    """Give an unassigned device to domain `to`: from then on it reaches what that domain maps for devices."""
+
+    device: DeviceArg
+    to: DomainRef
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The device, the domain, and that it has no owner."""
+        device = hv.device(self.device)
+        if device is None:
+            return NO_SUCH_DEVICE
+        to = hv.resolve(caller, self.to)
+        if to is None:
+            return Refused(Status.NO_DOMAIN, "to")
+        if hv.iommu.domain_of(device.bdf) >= 0:
+            return Refused(Status.BUSY, "device assigned")
+        return Effect((AssignDevice(self.device, to.id),))
+
+
+@hypercall(0x61, errors=(Status.NO_DEVICE, Status.NOT_PRESENT), privileged=True)
+class Deassign:
+    """Take a device from its domain: its DMA is blocked, and it is reset."""
+
+    device: DeviceArg
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The device, and that it has an owner."""
+        device = hv.device(self.device)
+        if device is None:
+            return NO_SUCH_DEVICE
+        if hv.iommu.domain_of(device.bdf) < 0:
+            return Refused(Status.NOT_PRESENT, "device not assigned")
+        return Effect((DeassignDevice(self.device),))
+
+
+# What the caller's devices reach.
+
+
+def iova_range_ok(iova: int, count: int) -> bool:
+    """Whether `count` (1 .. 64) pages from device address `iova` on are aligned and within 39 bits."""
+    return 0 < count <= DMA_PAGES and not iova & PAGE_MASK and iova + (count << PAGE_SHIFT) <= IOVA_LIMIT
+
+
+@hypercall(
+    0x62,
+    result="count",
+    errors=(
+        Status.INVALID,
+        Status.NOT_PRESENT,
+        Status.NOT_OWNER,
+        Status.NOT_PERMITTED,
+        Status.EXISTS,
+        Status.NO_POOL,
+    ),
+    long=True,
+)
+class DmaMap:
+    """Let the caller's devices reach its pages from `gfn` on at the device addresses from `iova` on, with rights R,
+    W or RW. Device pages that an earlier call mapped are replaced."""
+
+    iova: IovaArg
+    gfn: GfnArg
+    count: Annotated[int, COUNT.trying(DMA_PAGES, DMA_PAGES + 1)]
+    rights: Annotated[int, RIGHTS.trying(*DMA_RIGHTS)]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The ranges and the rights, each page of memory in order, each device page, then table pages."""
+        if not iova_range_ok(self.iova, self.count):
+            return BAD_IOVA
+        if not range_ok(self.gfn, self.count, DMA_PAGES):
+            return BAD_RANGE
+        if self.rights not in DMA_RIGHTS:
+            return Refused(Status.INVALID, "rights")
+        frames = []
+        for gfn in range(self.gfn, self.gfn + self.count):
+            frame = self.frame(hv, caller, gfn)
+            if isinstance(frame, Refused):
+                return frame
+            frames.append(frame)
+        pages = range(self.iova >> PAGE_SHIFT, (self.iova >> PAGE_SHIFT) + self.count)
+        for page in pages:
+            entry, _, _ = caller.dma.lookup(page)
+            if entry & ALL_RIGHTS and entry & FOREIGN:
+                return MADE_BY_GRANT
+        if caller.dma.tables_needed(pages) > len(caller.pool):
+            return POOL_TOO_SMALL
+        steps = tuple(MapDma(caller.id, page, frame, self.rights) for page, frame in zip(pages, frames, strict=True))
+        return Effect(steps, self.count)
+
+    def frame(self, hv: Hypervisor, caller: Domain, gfn: int) -> int | Refused:
+        """The caller's own frame at `gfn`, to which it has the rights that its devices are to get."""
+        entry, level, _ = caller.stage2.lookup(gfn)
+        if not entry & ALL_RIGHTS:
+            return ABSENT
+        hfn = leaf_frame(entry, level, gfn)
+        if hv.frames.owner(hfn) != caller.id:
+            return NOT_THE_OWNER
+        if self.rights & ~entry:
+            return Refused(Status.NOT_PERMITTED, "caller lacks the rights")
+        return hfn
+
+
+@hypercall(0x63, result="count", errors=(Status.INVALID, Status.NOT_PRESENT, Status.EXISTS), long=True)
+class DmaUnmap:
+    """Let the caller's devices reach nothing any more at the `count` device pages from `iova` on."""
+
+    iova: IovaArg
+    count: Annotated[int, COUNT.trying(DMA_PAGES, DMA_PAGES + 1)]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The range, then each device page in order; what a grant mapped, only `grant.unmap` unmaps."""
+        if not iova_range_ok(self.iova, self.count):
+            return BAD_IOVA
+        pages = range(self.iova >> PAGE_SHIFT, (self.iova >> PAGE_SHIFT) + self.count)
+        for page in pages:
+            entry, _, _ = caller.dma.lookup(page)
+            if not entry & ALL_RIGHTS:
+                return Refused(Status.NOT_PRESENT, "device page not mapped")
+            if entry & FOREIGN:
+                return MADE_BY_GRANT
+        return Effect(tuple(UnmapDma(caller.id, page) for page in pages), self.count)
+
+
+# Validated DMA.
+
+
+def device_refusal(hv: Hypervisor, caller: Domain, number: int) -> Refused | None:
+    """Why the caller cannot have device `number` copy."""
+    device = hv.device(number)
+    if device is None:
+        return NO_SUCH_DEVICE
+    return None if hv.iommu.domain_of(device.bdf) == caller.id else NOT_ITS_DEVICE
+
+
+def request_refusal(caller: Domain, source: int, target: int, length: int) -> Refused | None:
+    """Why a copy between these device addresses is refused."""
+    if not 0 < length <= DMA_LENGTH:
+        return Refused(Status.INVALID, "length")
+    if source + length > IOVA_LIMIT or target + length > IOVA_LIMIT:
+        return BAD_IOVA
+    if not reaches(caller, source, length, READ):
+        return Refused(Status.FAULT, "source not readable by devices")
+    if not reaches(caller, target, length, WRITE):
+        return Refused(Status.FAULT, "target not writable by devices")
+    return None
+
+
+def reaches(caller: Domain, iova: int, length: int, right: int) -> bool:
+    """Whether the caller's devices have `right` to each page of the range."""
+    lookup = caller.dma.lookup
+    pages = range(iova >> PAGE_SHIFT, (iova + length - 1 >> PAGE_SHIFT) + 1)
+    return all(lookup(page)[0] & right for page in pages)
+
+
+def submissions(device: int, requests: Sequence[Request]) -> tuple[Step, ...]:
+    """The steps that run checked requests, in order."""
+    return tuple(SubmitDma(device, source, target, length) for source, target, length in requests)
+
+
+@hypercall(
+    0x64,
+    result="length",
+    errors=(Status.NO_DEVICE, Status.NOT_PERMITTED, Status.INVALID, Status.FAULT),
+)
+class DmaSubmit:
+    """Have a device of the caller's copy `length` bytes from device address `from` to device address `to`."""
+
+    device: DeviceArg
+    from_: IovaArg
+    to: IovaArg
+    length: Annotated[int, LENGTH.trying(DMA_LENGTH, DMA_LENGTH + 1)]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The device, then the request."""
+        refused = device_refusal(hv, caller, self.device)
+        if refused is None:
+            refused = request_refusal(caller, self.from_, self.to, self.length)
+        if refused is not None:
+            return refused
+        return Effect(submissions(self.device, ((self.from_, self.to, self.length),)), self.length)
+
+
+@hypercall(
+    0x65,
+    result="number of requests",
+    errors=(Status.NO_DEVICE, Status.NOT_PERMITTED, Status.INVALID, Status.FAULT),
+    since=2,
+    long=True,
+)
+class DmaBatch:
+    """Run up to 16 copies from `ring`: a word with their number, then (from, to, length), a word each. Nothing is
+    copied unless all of them are valid."""
+
+    device: DeviceArg
+    ring: DmaRing
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The device, the ring, the device again, and each request in order.
+
+        While the ring is fetched another vCPU can run, and the control domain may give the device away.
+        """
+        refused = device_refusal(hv, caller, self.device)
+        if refused is not None:
+            return refused
+        requests = self.requests(hv, vcpu)
+        if isinstance(requests, Refused):
+            return requests
+        refused = device_refusal(hv, caller, self.device)
+        if refused is not None:
+            return refused
+        for source, target, length in requests:
+            refused = request_refusal(caller, source, target, length)
+            if refused is not None:
+                return refused
+        return Effect(submissions(self.device, requests), len(requests))
+
+    def requests(self, hv: Hypervisor, vcpu: VCpu) -> tuple[Request, ...] | Refused:
+        """What is in the ring, each word of it fetched once: a guest can change the ring at any time."""
+        header = access.copy_from_guest(hv, vcpu, self.ring, HEADER.size)
+        if header is None:
+            return Refused(Status.FAULT, "ring header unreadable")
+        (count,) = HEADER.unpack(header)
+        if not 0 < count <= BATCH:
+            return Refused(Status.INVALID, "number of requests")
+        body = access.copy_from_guest(hv, vcpu, self.ring + HEADER.size, count * REQUEST.size)
+        if body is None:
+            return Refused(Status.FAULT, "requests unreadable")
+        return tuple((source, target, length) for source, target, length in REQUEST.iter_unpack(body))

@@ -1,0 +1,80 @@
+"""What this hypervisor speaks: its version, the features of calls and structs, its limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.kinds import U32, Choice
+from hvfuzz.abi.limits import LIMITS
+from hvfuzz.abi.status import Status
+from hvfuzz.abi.versions import CURRENT, FAMILY_BITS, feature_bits
+from hvfuzz.hypervisor.effects import NO_WORK, Effect, Refused
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Domain
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu import VCpu
+
+POOL_LIMIT = next(limit.what for limit in LIMITS if limit.value is None)
+"""The row of LIMITS that is answered from the state of the caller."""
+
+
+class SetVersion(NamedTuple):
+    """Domain `domain` speaks `version` from the next call on."""
+
+    domain: int
+    version: int
+
+    @property
+    def work(self) -> int:
+        """A word."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Set it."""
+        hv.domains[self.domain].version = self.version
+
+
+@hypercall(0x01, result="version", errors=(Status.INVALID,))
+class Version:
+    """Negotiate the version of the contract: the highest that both sides know, `want` at most."""
+
+    want: U32
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """Any version from 1 on can be wanted; one that is not there yet gives the current one."""
+        if self.want == 0:
+            return Refused(Status.INVALID, "version zero")
+        version = min(self.want, CURRENT)
+        return Effect((SetVersion(caller.id, version),), version)
+
+
+@hypercall(0x02, result="bitmap", errors=(Status.INVALID,))
+class Features:
+    """Ask what is there: page 0 has a bit for each family of calls, page 1 one for each later addition that the
+    caller's version can use."""
+
+    page: Annotated[int, Choice("FAMILIES", "ADDITIONS")]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """There are two pages."""
+        if self.page == 0:
+            return Effect((), FAMILY_BITS)
+        if self.page == 1:
+            return Effect((), feature_bits(caller.version))
+        return Refused(Status.INVALID, "no such page")
+
+
+@hypercall(0x03, result="limit", errors=(Status.INVALID,))
+class Limits:
+    """Ask for one of the limits, by number."""
+
+    what: Annotated[int, Choice(*(limit.name for limit in LIMITS))]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """All of them are constants but the size of the caller's pool."""
+        if self.what >= len(LIMITS):
+            return Refused(Status.INVALID, "no such limit")
+        value = LIMITS[self.what].value
+        return Effect((), len(caller.pool) if value is None else value)

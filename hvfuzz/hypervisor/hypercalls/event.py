@@ -1,0 +1,110 @@
+"""Event channels: ports of a domain, bound in pairs, each with one pending bit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.kinds import DomainRef, PortArg
+from hvfuzz.abi.limits import PORTS_PER_BUCKET
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor import ports
+from hvfuzz.hypervisor.domains import Port, PortState
+from hvfuzz.hypervisor.effects import Effect, Refused, Step
+from hvfuzz.hypervisor.ports import AllocateBucket, Connect, Deliver, Disconnect, FreeBucket, SetPort
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Domain
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu import VCpu
+
+
+def room_for(hv: Hypervisor, domain: Domain, port: int) -> tuple[Step, ...] | None:
+    """The steps that give the free `port` its bucket (none if it has one); None if there is no frame for it."""
+    index = port // PORTS_PER_BUCKET
+    if domain.buckets[index] is not None:
+        return ()
+    return (AllocateBucket(domain.id, index),) if hv.allocator.available else None
+
+
+def leftover_bucket(domain: Domain, port: int) -> tuple[Step, ...]:
+    """The step that frees the bucket of `port`, if no other port in it is allocated."""
+    index = port // PORTS_PER_BUCKET
+    free = ports.deref(domain.buckets[index]).ports.count(None)
+    return (FreeBucket(domain.id, index),) if free == PORTS_PER_BUCKET - 1 else ()
+
+
+@hypercall(0x30, result="port", produces="port", errors=(Status.NO_DOMAIN, Status.LIMIT, Status.NO_MEMORY))
+class Alloc:
+    """Allocate the caller's lowest free port, for `remote` (which may be the caller) to bind to."""
+
+    remote: DomainRef
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The domain, a free port, a page for its bucket."""
+        remote = hv.resolve(caller, self.remote)
+        if remote is None:
+            return Refused(Status.NO_DOMAIN, "remote")
+        port = ports.lowest_free_port(caller)
+        if port < 0:
+            return Refused(Status.LIMIT, "all ports taken")
+        room = room_for(hv, caller, port)
+        if room is None:
+            return Refused(Status.NO_MEMORY, "no frame for a bucket")
+        return Effect((*room, SetPort(caller.id, port, Port(PortState.UNBOUND, remote.id))), port)
+
+
+@hypercall(
+    0x31,
+    result="local port",
+    produces="port",
+    errors=(Status.NO_DOMAIN, Status.NO_PORT, Status.LIMIT, Status.NO_MEMORY),
+)
+class Bind:
+    """Connect the caller's lowest free port with `port` of `remote`, which waits for the caller."""
+
+    remote: DomainRef
+    port: PortArg
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The domain, its port, a free port here, a page for its bucket."""
+        remote = hv.resolve(caller, self.remote)
+        if remote is None:
+            return Refused(Status.NO_DOMAIN, "remote")
+        entry = ports.lookup(remote, self.port)
+        if entry is None or entry.state is not PortState.UNBOUND or entry.remote != caller.id:
+            return Refused(Status.NO_PORT, "port does not wait for the caller")
+        local = ports.lowest_free_port(caller)
+        if local < 0:
+            return Refused(Status.LIMIT, "all ports taken")
+        room = room_for(hv, caller, local)
+        if room is None:
+            return Refused(Status.NO_MEMORY, "no frame for a bucket")
+        return Effect((*room, Connect(caller.id, local, remote.id, self.port)), local)
+
+
+@hypercall(0x32, errors=(Status.NO_PORT,))
+class Send:
+    """Send an event through `port`: its peer becomes pending, and one vCPU that waits for that runs again."""
+
+    port: PortArg
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The port must have a peer."""
+        entry = ports.lookup(caller, self.port)
+        if entry is None or entry.state is not PortState.CONNECTED:
+            return Refused(Status.NO_PORT, "port not connected")
+        return Effect((Deliver(entry.remote, entry.remote_port),))
+
+
+@hypercall(0x33, errors=(Status.NO_PORT,))
+class Close:
+    """Free `port`; its peer becomes unbound and waits for the caller again."""
+
+    port: PortArg
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The port must be allocated."""
+        if ports.lookup(caller, self.port) is None:
+            return Refused(Status.NO_PORT, "port not allocated")
+        return Effect((Disconnect(caller.id, self.port), *leftover_bucket(caller, self.port)))

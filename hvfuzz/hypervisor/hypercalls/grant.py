@@ -1,0 +1,268 @@
+"""Memory shared page by page: the owner grants, the other domain maps, unmaps, or has bytes copied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.kinds import (
+    Count,
+    DomainRef,
+    Flags,
+    FrameOrRef,
+    GfnArg,
+    GrantRefArg,
+    HandleArg,
+    IovaArg,
+    Length16,
+    Offset,
+    Rights,
+)
+from hvfuzz.abi.limits import IOVA_LIMIT, MAX_GFN, UNMAP
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor import grants
+from hvfuzz.hypervisor.domains import Grant, Mapping
+from hvfuzz.hypervisor.effects import Effect, Refused
+from hvfuzz.hypervisor.grants import DEVICE, HOST, CopyBytes, CreateGrant, MapGrant, RevokeGrant
+from hvfuzz.hypervisor.tables import FOREIGN, READ, RIGHTS, WRITE, leaf_frame
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Domain
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu import VCpu
+
+READONLY = 4
+SIDES = HOST | DEVICE
+SOURCE_REF = 1
+DEST_REF = 2
+READ_WRITE = READ | WRITE
+
+
+@hypercall(
+    0x20,
+    result="ref",
+    produces="grant_ref",
+    errors=(
+        Status.INVALID,
+        Status.NO_DOMAIN,
+        Status.NOT_PRESENT,
+        Status.NOT_OWNER,
+        Status.NOT_PERMITTED,
+        Status.LIMIT,
+    ),
+)
+class Create:
+    """Let domain `to` map the caller's frame `gfn` with `rights` (R or RW)."""
+
+    gfn: GfnArg
+    to: DomainRef
+    rights: Rights
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The arguments, the frame and the caller's own rights to it, a free entry."""
+        gfn, rights = self.gfn, self.rights
+        if gfn >= MAX_GFN:
+            return Refused(Status.INVALID, "gfn out of range")
+        if rights not in (READ, READ_WRITE):
+            return Refused(Status.INVALID, "rights")
+        to = hv.resolve(caller, self.to)
+        if to is None:
+            return Refused(Status.NO_DOMAIN, "to")
+        if to is caller:
+            return Refused(Status.INVALID, "grant to itself")
+        leaf, level, _ = caller.stage2.lookup(gfn)
+        if not leaf & RIGHTS:
+            return Refused(Status.NOT_PRESENT, "gfn not present")
+        frame = leaf_frame(leaf, level, gfn)
+        if leaf & FOREIGN or hv.frames.owner(frame) != caller.id:
+            return Refused(Status.NOT_OWNER, "gfn not the caller's")
+        if rights & ~leaf:
+            return Refused(Status.NOT_PERMITTED, "caller lacks the rights")
+        ref = caller.grants.lowest_free()
+        if ref < 0:
+            return Refused(Status.LIMIT, "all entries taken")
+        return Effect((CreateGrant(caller.id, ref, Grant(gfn, frame, to.id, rights)),), ref)
+
+
+@hypercall(0x21, errors=(Status.NO_GRANT, Status.BUSY))
+class Revoke:
+    """Take back grant entry `ref`, of which no mapping may be left."""
+
+    ref: GrantRefArg
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The entry must be live and not pinned."""
+        entry = grants.live_entry(caller, self.ref)
+        if entry is None:
+            return Refused(Status.NO_GRANT, "entry not live")
+        if entry.host_pins or entry.device_pins:
+            return Refused(Status.BUSY, "entry mapped")
+        return Effect((RevokeGrant(caller.id, self.ref),))
+
+
+@hypercall(
+    0x22,
+    result="handle",
+    produces="handle",
+    errors=(
+        Status.INVALID,
+        Status.NO_DOMAIN,
+        Status.NO_GRANT,
+        Status.NOT_PERMITTED,
+        Status.EXISTS,
+        Status.LIMIT,
+        Status.NO_POOL,
+    ),
+)
+class Map:
+    """Map entry `ref` of `granter` at `gfn` (flag HOST), for the caller's devices at `iova` (DEVICE), or both."""
+
+    granter: DomainRef
+    ref: GrantRefArg
+    gfn: GfnArg
+    iova: IovaArg
+    flags: Annotated[int, Flags("HOST", "DEVICE", "READONLY")]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The arguments, the grant, that the place is free, a free handle, the table pages."""
+        flags, gfn, iova = self.flags, self.gfn, self.iova
+        if not flags & SIDES or flags & ~(SIDES | READONLY):
+            return Refused(Status.INVALID, "flags")
+        if flags & HOST and gfn >= MAX_GFN:
+            return Refused(Status.INVALID, "gfn out of range")
+        if flags & DEVICE and (iova & PAGE_MASK or iova >= IOVA_LIMIT):
+            return Refused(Status.INVALID, "iova out of range")
+        granter = hv.resolve(caller, self.granter)
+        if granter is None:
+            return Refused(Status.NO_DOMAIN, "granter")
+        if granter is caller:
+            return Refused(Status.INVALID, "own grant")
+        entry = grants.live_grant(granter, self.ref, caller)
+        if entry is None:
+            return Refused(Status.NO_GRANT, "entry not live")
+        if not flags & READONLY and not entry.rights & WRITE:
+            return Refused(Status.NOT_PERMITTED, "grant is read-only")
+        tables = 0
+        if flags & HOST:
+            if caller.stage2.lookup(gfn)[0] & RIGHTS:
+                return Refused(Status.EXISTS, "gfn present")
+            tables = caller.stage2.tables_needed((gfn,))
+        if flags & DEVICE:
+            page = iova >> PAGE_SHIFT
+            if caller.dma.lookup(page)[0] & RIGHTS:
+                return Refused(Status.EXISTS, "iova mapped")
+            tables += caller.dma.tables_needed((page,))
+        handle = caller.handles.lowest_free()
+        if handle < 0:
+            return Refused(Status.LIMIT, "all handles taken")
+        if tables > len(caller.pool):
+            return Refused(Status.NO_POOL, "pool too small")
+        rights = READ if flags & READONLY else READ_WRITE
+        host, device = bool(flags & HOST), bool(flags & DEVICE)
+        mapping = Mapping(
+            granter.id, self.ref, host, device, gfn if host else 0, iova if device else 0, entry.frame, rights
+        )
+        return Effect((MapGrant(caller.id, handle, mapping),), handle)
+
+
+@hypercall(0x23, result="number of sides released", errors=(Status.INVALID, Status.BAD_HANDLE), long=True)
+class Unmap:
+    """Release the sides that `flags` name of `count` handles from `handle` on; sides that are not there are passed
+    over."""
+
+    handle: HandleArg
+    count: Count
+    flags: Annotated[int, Flags("HOST", "DEVICE")]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The arguments; then every handle must be live."""
+        if not 0 < self.count <= UNMAP:
+            return Refused(Status.INVALID, "number of handles")
+        if not 0 < self.flags <= SIDES:
+            return Refused(Status.INVALID, "flags")
+        mappings = []
+        for handle in range(self.handle, self.handle + self.count):
+            mapping = grants.live_mapping(caller, handle)
+            if mapping is None:
+                return Refused(Status.BAD_HANDLE, "handle not live")
+            mappings.append((handle, mapping))
+        released = sum((self.flags & grants.sides_of(mapping)).bit_count() for _, mapping in mappings)
+        return Effect(grants.release_steps(caller, mappings, self.flags), released)
+
+
+def own_frame(caller: Domain, gfn: int, right: int) -> int | Refused:
+    """The frame of one end of a copy that the caller names by `gfn`, to which it must have `right`."""
+    if gfn >= MAX_GFN:
+        return Refused(Status.INVALID, "gfn out of range")
+    leaf, level, _ = caller.stage2.lookup(gfn)
+    if not leaf & RIGHTS:
+        return Refused(Status.NOT_PRESENT, "gfn not present")
+    if not leaf & right:
+        return Refused(Status.NOT_PERMITTED, "caller lacks the right")
+    return leaf_frame(leaf, level, gfn)
+
+
+def granted_frame(hv: Hypervisor, caller: Domain, domain: int, ref: int, right: int) -> int | Refused:
+    """The frame of one end of a copy that the caller names by a grant of `domain`, which must give `right`."""
+    granter = hv.resolve(caller, domain)
+    if granter is None:
+        return Refused(Status.NO_DOMAIN, "granter")
+    entry = grants.live_grant(granter, ref, caller)
+    if entry is None:
+        return Refused(Status.NO_GRANT, "entry not live")
+    if not entry.rights & right:
+        return Refused(Status.NOT_PERMITTED, "grant lacks the right")
+    return entry.frame
+
+
+@hypercall(
+    0x24,
+    result="length",
+    errors=(
+        Status.INVALID,
+        Status.NO_DOMAIN,
+        Status.NOT_PRESENT,
+        Status.NOT_PERMITTED,
+        Status.NO_GRANT,
+    ),
+)
+class Copy:
+    """Copy `length` bytes between two pages; each is one of the caller's, or (SOURCE_REF, DEST_REF) one granted to
+    it, then named by domain and grant entry."""
+
+    flags: Annotated[int, Flags("SOURCE_REF", "DEST_REF")]
+    from_domain: DomainRef
+    to_domain: DomainRef
+    from_: FrameOrRef
+    to: FrameOrRef
+    from_offset: Offset
+    to_offset: Offset
+    length: Length16
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The arguments, the source, the destination."""
+        length = self.length
+        if self.flags & ~(SOURCE_REF | DEST_REF):
+            return Refused(Status.INVALID, "flags")
+        if length == 0 or self.from_offset + length > PAGE_SIZE or self.to_offset + length > PAGE_SIZE:
+            return Refused(Status.INVALID, "beyond the page")
+        if self.flags & SOURCE_REF:
+            source = granted_frame(hv, caller, self.from_domain, self.from_, READ)
+        else:
+            source = own_frame(caller, self.from_, READ)
+        if isinstance(source, Refused):
+            return source
+        if self.flags & DEST_REF:
+            dest = granted_frame(hv, caller, self.to_domain, self.to, WRITE)
+        else:
+            dest = own_frame(caller, self.to, WRITE)
+        if isinstance(dest, Refused):
+            return dest
+        step = CopyBytes(
+            vcpu.id,
+            (source << PAGE_SHIFT) + self.from_offset,
+            (dest << PAGE_SHIFT) + self.to_offset,
+            length,
+        )
+        return Effect((step,), length)

@@ -1,0 +1,322 @@
+"""The caller's own memory: pages come, go, change their rights, or are exchanged for fresh ones."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from hvfuzz.abi.declaration import Since, hypercall
+from hvfuzz.abi.kinds import COUNT, RIGHTS, Flags, GfnArg, GfnArray, Index, Order
+from hvfuzz.abi.limits import EXCHANGE, LARGE_ORDER, MAX_GFN, RANGE, RANGE_LARGE
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.effects import PREEMPTION_QUOTA, Effect, Refused, Step
+from hvfuzz.hypervisor.frames import MAPS_SHIFT, OWNER_MASK
+from hvfuzz.hypervisor.steps import (
+    ExchangePage,
+    PopulateBlock,
+    PopulatePage,
+    ProtectRange,
+    PutGuest,
+    RemoveBlock,
+    RemovePage,
+)
+from hvfuzz.hypervisor.tables import BLOCK_LEVEL, BLOCK_PAGES, EXECUTE, READ, WRITE, leaf_frame
+from hvfuzz.hypervisor.tables import RIGHTS as ALL_RIGHTS
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Domain
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu import VCpu
+
+TOP_DOWN = 1
+POPULATE_FLAGS = TOP_DOWN
+PAGE_RIGHTS = (READ, READ | WRITE, READ | EXECUTE, READ | WRITE | EXECUTE)
+
+ABSENT = Refused(Status.NOT_PRESENT, "gfn not present")
+NOT_THE_OWNER = Refused(Status.NOT_OWNER, "another domain's frame")
+IN_USE = Refused(Status.BUSY, "frame granted, pinned or mapped by a device")
+POOL_TOO_SMALL = Refused(Status.NO_POOL, "too few table pages in the pool")
+BAD_RANGE = Refused(Status.INVALID, "range of gfns")
+
+
+# What the calls ask of the caller's memory.
+
+
+def range_ok(first: int, count: int, limit: int) -> bool:
+    """Whether `count` (1 .. `limit`) pages from `first` on lie in the guest's physical space."""
+    return 0 < count <= limit and first + count <= MAX_GFN
+
+
+def page_refusal(hv: Hypervisor, caller: Domain, gfn: int) -> Refused | None:
+    """Why `gfn` is not a page of the caller's own."""
+    entry, level, _ = caller.stage2.lookup(gfn)
+    if not entry & ALL_RIGHTS:
+        return ABSENT
+    if hv.frames.owner(leaf_frame(entry, level, gfn)) != caller.id:
+        return NOT_THE_OWNER
+    return None
+
+
+def release_refusal(hv: Hypervisor, caller: Domain, gfn: int) -> Refused | None:
+    """Why the caller cannot give up the frame at `gfn`."""
+    entry, level, _ = caller.stage2.lookup(gfn)
+    if not entry & ALL_RIGHTS:
+        return ABSENT
+    word = hv.frames.word(leaf_frame(entry, level, gfn))
+    if word & OWNER_MASK != caller.id:
+        return NOT_THE_OWNER
+    return IN_USE if is_in_use(word) else None
+
+
+def is_in_use(word: int) -> bool:
+    """Whether the owned frame with this frame word is named by more than its one stage-2 leaf.
+
+    A second mapping is a device's: stage 2 never maps an owned frame twice, and foreign mappings hold pins.
+    """
+    return word >> MAPS_SHIFT != 1
+
+
+def superpages_cut(caller: Domain, gfns: Iterable[int]) -> int:
+    """The number of large leaves that `gfns`, each changed on its own, lie in: a split of each takes a table page."""
+    stage2 = caller.stage2
+    cut: dict[int, bool] = {}
+    for gfn in gfns:
+        block = gfn & -BLOCK_PAGES
+        if block not in cut:
+            entry, level, _ = stage2.lookup(gfn)
+            cut[block] = level == BLOCK_LEVEL and entry & ALL_RIGHTS != 0
+    return sum(cut.values())
+
+
+# The calls.
+
+
+@hypercall(
+    0x10,
+    result="count",
+    errors=(Status.INVALID, Status.EXISTS, Status.NO_MEMORY, Status.NO_POOL),
+    long=True,
+)
+class Populate:
+    """Get `count` fresh, zeroed pages (order 0) or aligned blocks of 512 pages (order 9) at the absent gfns from
+    `first` on, with all rights. TOP_DOWN is a hint to take frames from the other end of memory."""
+
+    first: GfnArg
+    count: Annotated[int, COUNT.trying(RANGE, RANGE + 1, RANGE_LARGE, RANGE_LARGE + 1)]
+    order: Order
+    flags: Annotated[int, Flags("TOP_DOWN"), Since(2)] = 0
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The arguments, then what is there already, free frames, and table pages."""
+        if self.order not in (0, LARGE_ORDER):
+            return Refused(Status.INVALID, "order")
+        if self.flags & ~POPULATE_FLAGS:
+            return Refused(Status.INVALID, "flags")
+        large = self.order == LARGE_ORDER
+        pages = self.count << self.order
+        if not 0 < self.count <= (RANGE_LARGE if large else RANGE):
+            return Refused(Status.INVALID, "count")
+        if self.first & (1 << self.order) - 1 or self.first + pages > MAX_GFN:
+            return BAD_RANGE
+        if caller.stage2.any_present(self.first, pages):
+            return Refused(Status.EXISTS, "gfn present")
+        top_down = bool(self.flags & TOP_DOWN)
+        if large:
+            return self._blocks(hv, caller, pages, top_down)
+        frames = hv.allocator.choose(self.count, top_down=top_down)
+        if frames is None:
+            return Refused(Status.NO_MEMORY, "too few free frames")
+        gfns = range(self.first, self.first + pages)
+        if caller.stage2.tables_needed(gfns) > len(caller.pool):
+            return POOL_TOO_SMALL
+        number = caller.id
+        steps = tuple(PopulatePage(number, gfn, hfn) for gfn, hfn in zip(gfns, frames, strict=True))
+        return Effect(steps, self.count)
+
+    def _blocks(self, hv: Hypervisor, caller: Domain, pages: int, top_down: bool) -> Effect | Refused:
+        blocks = hv.allocator.choose_blocks(self.count, top_down=top_down)
+        if blocks is None:
+            return Refused(Status.NO_MEMORY, "too few free blocks")
+        gfns = range(self.first, self.first + pages, BLOCK_PAGES)
+        if caller.stage2.tables_needed(gfns, BLOCK_LEVEL) > len(caller.pool):
+            return POOL_TOO_SMALL
+        steps = tuple(PopulateBlock(caller.id, gfn, hfn) for gfn, hfn in zip(gfns, blocks, strict=True))
+        return Effect(steps, self.count)
+
+
+@hypercall(
+    0x11,
+    result="count",
+    errors=(Status.INVALID, Status.NOT_PRESENT, Status.NOT_OWNER, Status.BUSY, Status.NO_POOL),
+    long=True,
+)
+class Decrease:
+    """Give up the `count` pages from `first` on. Nobody else may use their frames, by grant or as a device; large
+    leaves that lie only partly in the range are split, which takes a table page each."""
+
+    first: GfnArg
+    count: Annotated[int, COUNT.trying(RANGE, RANGE + 1)]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The range, each page in order, then table pages."""
+        if not range_ok(self.first, self.count, RANGE):
+            return BAD_RANGE
+        for gfn in range(self.first, self.first + self.count):
+            refused = release_refusal(hv, caller, gfn)
+            if refused is not None:
+                return refused
+        steps = removal_steps(caller, self.first, self.count)
+        return POOL_TOO_SMALL if steps is None else Effect(steps, self.count)
+
+
+def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | None:
+    """The steps that free the caller's pages of a checked range; None if the pool has too few pages for the splits."""
+    stage2 = caller.stage2
+    if len(stage2.blocks_cut(first, count)) > len(caller.pool):
+        return None
+    steps: list[Step] = []
+    gfn = first
+    while gfn < first + count:
+        entry, level, _ = stage2.lookup(gfn)
+        hfn = leaf_frame(entry, level, gfn)
+        if level == BLOCK_LEVEL and gfn % BLOCK_PAGES == 0 and gfn + BLOCK_PAGES <= first + count:
+            steps.append(RemoveBlock(caller.id, gfn, hfn))
+            gfn += BLOCK_PAGES
+        else:
+            steps.append(RemovePage(caller.id, gfn, hfn))
+            gfn += 1
+    return tuple(steps)
+
+
+@hypercall(
+    0x12,
+    result="count",
+    errors=(Status.INVALID, Status.NOT_PRESENT, Status.NOT_OWNER, Status.NO_POOL),
+    long=True,
+)
+class Protect:
+    """Set the rights of the `count` pages from `first` on to R, RW, RX or RWX. Where that makes an aligned range
+    of 512 frames in a row alike, one large leaf takes the place of their table, which returns to the pool."""
+
+    first: GfnArg
+    count: Annotated[int, COUNT.trying(RANGE, RANGE + 1)]
+    rights: Annotated[int, RIGHTS.trying(*PAGE_RIGHTS)]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The range and the rights, each page in order, then table pages."""
+        if not range_ok(self.first, self.count, RANGE):
+            return BAD_RANGE
+        if self.rights not in PAGE_RIGHTS:
+            return Refused(Status.INVALID, "rights")
+        for gfn in range(self.first, self.first + self.count):
+            refused = page_refusal(hv, caller, gfn)
+            if refused is not None:
+                return refused
+        if len(caller.stage2.blocks_cut(self.first, self.count, self.rights)) > len(caller.pool):
+            return POOL_TOO_SMALL
+        return Effect(self._steps(caller), self.count)
+
+    def _steps(self, caller: Domain) -> tuple[Step, ...]:
+        """A step for each large leaf that lies in the range, and for each quota of small ones."""
+        steps: list[Step] = []
+        gfn, end = self.first, self.first + self.count
+        while gfn < end:
+            block_end = (gfn & -BLOCK_PAGES) + BLOCK_PAGES
+            _, level, _ = caller.stage2.lookup(gfn)
+            if level == BLOCK_LEVEL and gfn % BLOCK_PAGES == 0 and block_end <= end:
+                after = block_end
+            else:
+                after = min(gfn + PREEMPTION_QUOTA, block_end, end)
+            steps.append(ProtectRange(caller.id, gfn, after - gfn, self.rights))
+            gfn = after
+        return tuple(steps)
+
+
+@hypercall(
+    0x13,
+    result="pages exchanged",
+    errors=(
+        Status.INVALID,
+        Status.FAULT,
+        Status.NOT_PRESENT,
+        Status.NOT_OWNER,
+        Status.BUSY,
+        Status.NO_MEMORY,
+        Status.NO_POOL,
+    ),
+    since=2,
+    long=True,
+)
+class Exchange:
+    """Exchange the frames of the `count` pages in `gfns`, from its element `start` on, for fresh, zeroed ones; the
+    same elements of `out` get the gfns of the pages exchanged. `start` lets a guest go on where it stopped."""
+
+    gfns: GfnArray
+    out: GfnArray
+    count: Annotated[int, COUNT.trying(EXCHANGE, EXCHANGE + 1)]
+    start: Index
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The counts and both arrays, each page in order, free frames, then table pages."""
+        if not 0 < self.count <= EXCHANGE:
+            return Refused(Status.INVALID, "count")
+        elements = self.elements(hv, vcpu)
+        if elements is None:
+            return Refused(Status.FAULT, "gfns unreadable")
+        if not self.out_ok(hv, vcpu):
+            return Refused(Status.FAULT, "out not writable")
+        gfns = struct.unpack(f"<{len(elements) // 8}Q", elements)
+        refused = self._refusal(hv, caller, gfns)
+        if refused is not None:
+            return refused
+        frames = hv.allocator.choose(len(gfns))
+        if frames is None:
+            return Refused(Status.NO_MEMORY, "too few free frames")
+        if superpages_cut(caller, gfns) > len(caller.pool):
+            return POOL_TOO_SMALL
+        steps = self._steps(caller, gfns, frames)
+        return Effect((*steps, PutGuest(vcpu.id, self.out_address, elements)), len(gfns))
+
+    @property
+    def out_address(self) -> int:
+        """The address of the first element of `out` that is written."""
+        return self.out + 8 * self.start
+
+    def elements(self, hv: Hypervisor, vcpu: VCpu) -> bytes | None:
+        """The elements of `gfns` that count, fetched; None if they are not readable."""
+        if not self.array_ok(self.gfns):
+            return None
+        return access.raw_copy_from_guest(hv, vcpu, self.gfns + 8 * self.start, 8 * self.count)
+
+    def out_ok(self, hv: Hypervisor, vcpu: VCpu) -> bool:
+        """Whether the elements of `out` that count can be written."""
+        return self.array_ok(self.out) and access.raw_writable(hv, vcpu, self.out_address, 8 * self.count)
+
+    def array_ok(self, base: int) -> bool:
+        """Whether a guest may name the `count` elements from `start` on of the array at `base`.
+
+        Exactly what is accessed is checked: an array that starts in guest memory need not lie there from
+        element `start` on.
+        """
+        return access.guest_range_ok(base + 8 * self.start, 8 * self.count)
+
+    def _refusal(self, hv: Hypervisor, caller: Domain, gfns: Sequence[int]) -> Refused | None:
+        seen: set[int] = set()
+        for gfn in gfns:
+            if gfn >= MAX_GFN:
+                return BAD_RANGE
+            if gfn in seen:
+                return Refused(Status.INVALID, "gfn repeated")
+            seen.add(gfn)
+            refused = release_refusal(hv, caller, gfn)
+            if refused is not None:
+                return refused
+        return None
+
+    @staticmethod
+    def _steps(caller: Domain, gfns: Sequence[int], frames: Sequence[int]) -> Iterable[Step]:
+        for gfn, new in zip(gfns, frames, strict=True):
+            entry, level, _ = caller.stage2.lookup(gfn)
+            yield ExchangePage(caller.id, gfn, leaf_frame(entry, level, gfn), new)

@@ -1,0 +1,162 @@
+"""What a virtual CPU does with its time: give it up, wait for an event, wake a sibling, poll ports."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.kinds import Count, PortArray, Timeout, VcpuArg
+from hvfuzz.abi.limits import POLL
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor import access, ports
+from hvfuzz.hypervisor.effects import NO_WORK, Effect, Refused
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Domain, Port
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu import VCpu
+
+PORT_NUMBER = struct.Struct("<I")
+
+
+class EndSlice(NamedTuple):
+    """The rest of the time slice is given up."""
+
+    @property
+    def work(self) -> int:
+        """The clock."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Let the time pass."""
+        hv.scheduler.end_slice()
+
+
+class BlockVcpu(NamedTuple):
+    """A vCPU stops until an event comes in."""
+
+    domain: int
+    vcpu: int
+
+    @property
+    def work(self) -> int:
+        """A word."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Stop it."""
+        hv.scheduler.block(hv.domains[self.domain].vcpus[self.vcpu])
+
+
+class WakeVcpu(NamedTuple):
+    """A vCPU that waits for whatever runs again."""
+
+    domain: int
+    vcpu: int
+
+    @property
+    def work(self) -> int:
+        """A word."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Wake it."""
+        hv.scheduler.wake(hv.domains[self.domain].vcpus[self.vcpu])
+
+
+class PollPorts(NamedTuple):
+    """A vCPU stops until an event comes in on one of `ports`, or `timeout` cycles have passed."""
+
+    domain: int
+    vcpu: int
+    ports: tuple[int, ...]
+    timeout: int
+
+    @property
+    def work(self) -> int:
+        """At most 16 words."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Stop it."""
+        hv.scheduler.poll(hv.domains[self.domain].vcpus[self.vcpu], self.ports, self.timeout)
+
+
+def polled_port(domain: Domain, port: int) -> Port | None:
+    """The entry of a port that a guest wants to poll; None if it is not allocated (the check that XSA-221 is about)."""
+    if not ports.port_is_valid(domain, port):
+        return None
+    return ports.port_entry(domain, port)
+
+
+@hypercall(0x40)
+class Yield:
+    """Give up the rest of the time slice: the clock moves on by one."""
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """Nothing to refuse."""
+        return YIELDED
+
+
+YIELDED = Effect((EndSlice(),))
+
+
+@hypercall(0x41, errors=(Status.AGAIN,))
+class Block:
+    """Wait until an event comes in for the domain; refused while one is pending."""
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """An event between the guest's last look and this call must not be slept over."""
+        if ports.any_pending(caller):
+            return Refused(Status.AGAIN, "event pending")
+        return Effect((BlockVcpu(caller.id, vcpu.index),))
+
+
+@hypercall(0x42, result="1 if it was not runnable", errors=(Status.INVALID,))
+class Kick:
+    """Make a vCPU of the caller runnable, whatever it waits for."""
+
+    vcpu: VcpuArg
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """It must be one of the caller's."""
+        if self.vcpu >= len(caller.vcpus):
+            return Refused(Status.INVALID, "no such vcpu")
+        if not caller.vcpus[self.vcpu].runnable:
+            return Effect()
+        return Effect((WakeVcpu(caller.id, self.vcpu),), 1)
+
+
+@hypercall(
+    0x43,
+    result="1 + index of the first pending port, 0 if the vCPU polled",
+    errors=(Status.INVALID, Status.FAULT, Status.NO_PORT, Status.AGAIN),
+)
+class Poll:
+    """Wait for an event on one of `count` (at most 16) ports, for `timeout` cycles; 0 only looks."""
+
+    ports: PortArray
+    count: Count
+    timeout: Timeout
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The count, the array, each port in order; then whether there is anything to wait for."""
+        if not 0 < self.count <= POLL:
+            return Refused(Status.INVALID, "number of ports")
+        array = access.copy_from_guest(hv, vcpu, self.ports, self.count * PORT_NUMBER.size)
+        if array is None:
+            return Refused(Status.FAULT, "ports unreadable")
+        numbers = tuple(port for (port,) in PORT_NUMBER.iter_unpack(array))
+        first_pending = 0
+        for index, port in enumerate(numbers, 1):
+            entry = polled_port(caller, port)
+            if entry is None:
+                return Refused(Status.NO_PORT, "port not allocated")
+            if entry.pending and not first_pending:
+                first_pending = index
+        if first_pending:
+            return Effect((), first_pending)
+        if self.timeout == 0:
+            return Refused(Status.AGAIN, "nothing pending")
+        return Effect((PollPorts(caller.id, vcpu.index, numbers, self.timeout),))

@@ -1,0 +1,58 @@
+"""Time as a guest may know it: virtual cycles, coarse, and not too often."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_WINDOW
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.effects import NO_WORK, Effect, Refused
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Domain
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu import VCpu
+
+
+class CountRead(NamedTuple):
+    """The `reads`-th read of the clock by `domain` in window number `window`."""
+
+    domain: int
+    window: int
+    reads: int
+
+    @property
+    def work(self) -> int:
+        """Two words."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Count it."""
+        domain = hv.domains[self.domain]
+        domain.clock_window = self.window
+        domain.clock_reads = self.reads
+
+
+def reads_in(caller: Domain, window: int) -> int:
+    """How often `caller` has read the clock in window number `window`."""
+    return caller.clock_reads if caller.clock_window == window else 0
+
+
+def quantised(cycles: int) -> int:
+    """The time that a guest is told: the low bits would show it the cost of the host's own work."""
+    return cycles - cycles % CLOCK_GRAIN
+
+
+@hypercall(0x50, result="cycles", errors=(Status.AGAIN,))
+class ClockRead:
+    """Read the virtual clock, rounded down to 4096 cycles; at most 8 times in each window of 65536 cycles."""
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """Frequent reads would make a fine clock of a coarse one: the moment of its tick can be searched for."""
+        now = hv.machine.clock.cycles
+        window = now // CLOCK_WINDOW
+        reads = reads_in(caller, window)
+        if reads >= CLOCK_READS:
+            return Refused(Status.AGAIN, "clock read too often")
+        return Effect((CountRead(caller.id, window, reads + 1),), quantised(now))

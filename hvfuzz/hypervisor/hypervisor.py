@@ -1,0 +1,131 @@
+"""The hypervisor: everything that host context knows, and the handler of every VM exit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hvfuzz.abi.boot import World
+from hvfuzz.abi.limits import SELF
+from hvfuzz.hypervisor import canaries, exits
+from hvfuzz.hypervisor.allocator import HEAP_CANARY, HEAP_HEADER, Allocator
+from hvfuzz.hypervisor.frames import (
+    FRAME_TABLE_BASE,
+    FREE_WORD,
+    OWNER_HYPERVISOR,
+    FrameState,
+    FrameTable,
+)
+from hvfuzz.hypervisor.host import HostArray, HostMemory, Work
+from hvfuzz.hypervisor.iommu import ContextTables
+from hvfuzz.hypervisor.observer import Observer
+from hvfuzz.hypervisor.scheduler import Scheduler
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Domain
+    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.machine.devices.device import Device
+    from hvfuzz.machine.machine import Machine
+
+CONTROL_AREA = 0
+"""Host physical address of the hypervisor's control area, one frame."""
+CONTROL_MAGIC = int.from_bytes(b"hvfuzz\0\1", "little")
+CONTROL_CANARY = CONTROL_AREA + PAGE_SIZE - 8
+
+
+class Hypervisor:
+    """The state of host context. `boot.boot` makes one and its domains; the machine's exits come here.
+
+    Host memory, low to high: the control area, the frame table, the IOMMU's root and context tables, the bounce
+    buffer; the rest is the allocator's.
+    """
+
+    __slots__ = (
+        "allocator",
+        "bounce",
+        "canary",
+        "domains",
+        "frames",
+        "host",
+        "iommu",
+        "machine",
+        "scheduler",
+        "secret",
+        "world",
+    )
+
+    def __init__(self, machine: Machine, world: World, secret: int) -> None:
+        self.machine = machine
+        self.world = world
+        self.secret = secret
+        self.host = HostMemory(machine)
+        self.frames = FrameTable(self.host)
+        self.allocator = Allocator(self.host, self.frames, secret)
+        self.scheduler = Scheduler(machine.clock)
+        self.domains: HostArray[Domain] = HostArray((), self.host.work)
+        self.canary = canaries.canary(secret, canaries.CONTROL, 0)
+        self._lay_out_memory()
+        self.iommu = self._device_tables()
+        self.bounce = self._bounce_buffer()
+        """Host physical address of two words: the data of a register read, and of a register write."""
+        machine.exit_handler = self.handle_exit
+
+    @property
+    def observer(self) -> Observer:
+        """Who is told what the hypervisor does; assign to it to watch."""
+        return self.host.observer
+
+    @observer.setter
+    def observer(self, observer: Observer) -> None:
+        self.host.watch(observer)
+
+    @property
+    def work(self) -> Work:
+        """The count of work that host context has done."""
+        return self.host.work
+
+    def handle_exit(self, vcpu: VCpu) -> None:
+        """Handle the VM exit that `vcpu.vmcs` describes."""
+        exits.handle_exit(self, vcpu)
+
+    def resolve(self, caller: Domain, number: int) -> Domain | None:
+        """The domain that a domain field of a call by `caller` names; None if there is none."""
+        if number == SELF:
+            return caller
+        return self.domains[number] if number < len(self.domains) else None
+
+    def device(self, number: int) -> Device | None:
+        """The device with this number, or None."""
+        devices = self.machine.devices
+        return devices[number] if number < len(devices) else None
+
+    def _lay_out_memory(self) -> None:
+        """All frames are free, but for those of the control area and of the frame table itself."""
+        frames = self.frames
+        self.host.write(frames.base, FREE_WORD.to_bytes(8, "little") * frames.count)
+        first = FRAME_TABLE_BASE >> PAGE_SHIFT
+        table_frames = (frames.count * 8 + PAGE_SIZE - 1) >> PAGE_SHIFT
+        for hfn in range(first + table_frames):
+            self.allocator.take(hfn, OWNER_HYPERVISOR, FrameState.HYPERVISOR)
+        self.host.write64(CONTROL_AREA, CONTROL_MAGIC)
+        self.host.write64(CONTROL_CANARY, self.canary)
+
+    def _device_tables(self) -> ContextTables:
+        """Root and context tables without a device in them, and the IOMMU switched on."""
+        buses = {device.bdf >> 8: 0 for device in self.machine.devices}
+        root = self._table_page()
+        tables = ContextTables(self.host, root, {bus: self._table_page() for bus in buses})
+        self.machine.iommu.enable(root)
+        return tables
+
+    def _bounce_buffer(self) -> int:
+        """A heap page full of what a guest must not see, for data on the way between guests and device models."""
+        hfn = self.allocator.alloc_heap_page()
+        page = hfn << PAGE_SHIFT
+        secret = self.host.read(page + HEAP_CANARY, 8)
+        self.host.write(page + HEAP_HEADER, secret * ((PAGE_SIZE - HEAP_HEADER) // 8))
+        return page + HEAP_HEADER
+
+    def _table_page(self) -> int:
+        hfn = self.allocator.alloc_page(OWNER_HYPERVISOR, FrameState.TABLE)
+        return hfn << PAGE_SHIFT

@@ -1,0 +1,242 @@
+"""The steps on frames, stage 2 and device mappings: what the effects of `memory` and `device` calls are made of.
+
+Each step is one indivisible change, after which every invariant holds again: tables, caches, reference counts and
+frame states agree. Within a step the order is always the same: take away the mapping, flush, and only then let go
+of the frame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.effects import NO_WORK, PAGE_WORK, PREEMPTION_QUOTA
+from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.hypervisor.host import HostBug
+from hvfuzz.hypervisor.tables import RIGHTS
+from hvfuzz.machine.devices.dma_engine import START, Register
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+
+
+class PopulatePage(NamedTuple):
+    """The absent `gfn` of `domain` gets the free frame `hfn`, with all rights."""
+
+    domain: int
+    gfn: int
+    hfn: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Take the frame, then map it."""
+        hv.allocator.take(self.hfn, self.domain, FrameState.OWNED)
+        hv.domains[self.domain].stage2.map(self.gfn, self.hfn, RIGHTS)
+
+
+class PopulateBlock(NamedTuple):
+    """The 512 absent pages from `gfn` on get the free block `hfn`, as one large leaf with all rights."""
+
+    domain: int
+    gfn: int
+    hfn: int
+
+    @property
+    def work(self) -> int:
+        """512 frames: a preemption point before and after."""
+        return PREEMPTION_QUOTA
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Take the block, then map it."""
+        hv.allocator.take_block(self.hfn, self.domain, FrameState.OWNED)
+        hv.domains[self.domain].stage2.map(self.gfn, self.hfn, RIGHTS, block=True)
+
+
+class RemovePage(NamedTuple):
+    """`gfn` of `domain` loses its frame `hfn`, which becomes free."""
+
+    domain: int
+    gfn: int
+    hfn: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Unmap and flush, then scrub and free; a frame that is still mapped must not be freed."""
+        if not hv.domains[self.domain].stage2.unmap(self.gfn):
+            raise HostBug("a checked removal found no page to split a superpage with")
+        hv.allocator.free_page(self.hfn)
+
+
+class RemoveBlock(NamedTuple):
+    """The large leaf at `gfn` goes as a whole, and its 512 frames from `hfn` on become free."""
+
+    domain: int
+    gfn: int
+    hfn: int
+
+    @property
+    def work(self) -> int:
+        """512 frames: a preemption point before and after."""
+        return PREEMPTION_QUOTA
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Unmap and flush, then scrub and free."""
+        hv.domains[self.domain].stage2.unmap_block(self.gfn)
+        hv.allocator.free_block(self.hfn)
+
+
+class ExchangePage(NamedTuple):
+    """`gfn` of `domain` gets the free frame `new`, with the rights it has; its frame `old` becomes free."""
+
+    domain: int
+    gfn: int
+    old: int
+    new: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Map the new frame in place of the old, flush, then scrub and free."""
+        hv.allocator.take(self.new, self.domain, FrameState.OWNED)
+        if not hv.domains[self.domain].stage2.replace(self.gfn, self.new):
+            raise HostBug("a checked exchange found no page to split a superpage with")
+        hv.allocator.free_page(self.old)
+
+
+class ProtectRange(NamedTuple):
+    """The `pages` present pages of `domain` from `first` on, all in one table of leaves, get `rights`."""
+
+    domain: int
+    first: int
+    pages: int
+    rights: int
+
+    @property
+    def work(self) -> int:
+        """One entry a page; a whole large leaf is a single entry."""
+        return min(self.pages * PAGE_WORK, PREEMPTION_QUOTA)
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Change the rights, merge where that is possible, and flush."""
+        if not hv.domains[self.domain].stage2.protect(self.first, self.pages, self.rights):
+            raise HostBug("a checked protection found no page to split a superpage with")
+
+
+class PutGuest(NamedTuple):
+    """The bytes `data` are written at `gva`, in the address space of `vcpu`; the check found the range writable."""
+
+    vcpu: int
+    gva: int
+    data: bytes
+
+    @property
+    def work(self) -> int:
+        """A few words."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Write; a guest that meanwhile gave its own page tables away has nowhere left to look for the data."""
+        access.raw_copy_to_guest(hv, hv.machine.vcpus[self.vcpu], self.gva, self.data)
+
+
+class MapDma(NamedTuple):
+    """Device page `page` of `domain` names `hfn` with `rights`, whatever it named before."""
+
+    domain: int
+    page: int
+    hfn: int
+    rights: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Replace the leaf; a displaced one is flushed before its frame is let go."""
+        hv.domains[self.domain].dma.map(self.page, self.hfn, self.rights)
+
+
+class UnmapDma(NamedTuple):
+    """Device page `page` of `domain` names nothing any more."""
+
+    domain: int
+    page: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Remove the leaf, flush, and let the frame go."""
+        hv.domains[self.domain].dma.unmap(self.page)
+
+
+class AssignDevice(NamedTuple):
+    """Device number `device` belongs to `domain` from now on."""
+
+    device: int
+    domain: int
+
+    @property
+    def work(self) -> int:
+        """A few words."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Point its context entry to the domain's tables."""
+        hv.iommu.attach(hv.machine.devices[self.device].bdf, hv.domains[self.domain].dma)
+
+
+class DeassignDevice(NamedTuple):
+    """Device number `device` belongs to nobody from now on."""
+
+    device: int
+
+    @property
+    def work(self) -> int:
+        """A few words."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Block its requests first, then reset it: its registers may hold what its last owner put there."""
+        device = hv.machine.devices[self.device]
+        hv.iommu.detach(device.bdf)
+        device.reset()
+
+
+class SubmitDma(NamedTuple):
+    """Device number `device` copies `length` bytes from device address `source` to `target`."""
+
+    device: int
+    source: int
+    target: int
+    length: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Program the engine and ring its bell."""
+        engine = hv.machine.devices[self.device]
+        for register, value in (
+            (Register.SRC, self.source),
+            (Register.DST, self.target),
+            (Register.LENGTH, self.length),
+            (Register.CONTROL, START),
+        ):
+            engine.mmio_write(register, 8, value)

@@ -1,0 +1,52 @@
+"""The address spaces of the machine as distinct types, and the constants of a 4 KiB page.
+
+    Gva --stage 1 (guest page tables)--> Gpa --stage 2 (EPT)--> Hpa <--IOMMU-- Iova
+
+A Gfn or an Hfn is a frame number: a Gpa or an Hpa shifted right by PAGE_SHIFT.
+"""
+
+from typing import Final, NewType
+
+Gva = NewType("Gva", int)
+"""Guest virtual (linear) address."""
+Gpa = NewType("Gpa", int)
+"""Guest physical address: what stage 1 yields and stage 2 takes."""
+Hpa = NewType("Hpa", int)
+"""Host physical address: an index of a byte of PhysicalMemory."""
+Iova = NewType("Iova", int)
+"""The address a device puts on the bus: what the IOMMU takes."""
+Gfn = NewType("Gfn", int)
+"""Guest frame number."""
+Hfn = NewType("Hfn", int)
+"""Host frame number."""
+
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 1 << PAGE_SHIFT
+PAGE_MASK: Final = PAGE_SIZE - 1
+"""The bits of an address that are an offset within its page."""
+WORD: Final = 8
+"""Bytes of one table entry, and of the unit in which watched writes are reported."""
+WORDS_PER_PAGE: Final = PAGE_SIZE // WORD
+U64: Final = 2**64 - 1
+LARGE_FRAMES: Final = 512
+"""4 KiB frames in a 2 MiB page."""
+
+MAXPHYADDR: Final = 40
+"""Physical address width of this processor (CPUID.80000008H:EAX[7:0]), guest and host alike."""
+FRAME_ADDRESS: Final = ((1 << MAXPHYADDR) - 1) & ~PAGE_MASK
+"""The bits of a table entry that name a 4 KiB-aligned physical address."""
+PHYSICAL_RESERVED: Final = ((1 << 52) - 1) & ~((1 << MAXPHYADDR) - 1)
+"""The bits of a table entry that name physical addresses beyond MAXPHYADDR: reserved."""
+
+READ: Final = 1
+WRITE: Final = 2
+EXEC: Final = 4
+
+CANONICAL_LOW: Final = 0
+CANONICAL_HIGH: Final = (1 << 17) - 1
+
+
+def is_canonical(address: int) -> bool:
+    """Whether bits 63..47 of `address` are all equal (SDM Vol. 1, 3.3.7.1)."""
+    top = address >> 47
+    return top in (CANONICAL_LOW, CANONICAL_HIGH)

@@ -1,0 +1,275 @@
+"""A virtual CPU: the instructions other than memory accesses, each of which may fault, exit or run in the guest."""
+
+from typing import Final
+
+from hvfuzz.machine import msrs, paging
+from hvfuzz.machine.accesses import Accesses
+from hvfuzz.machine.addresses import PHYSICAL_RESERVED, U64, is_canonical
+from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.core import HALTED, RFLAGS_FIXED, USER
+from hvfuzz.machine.faults import Vector
+from hvfuzz.machine.tlb import InvpcidKind
+from hvfuzz.machine.vmcs import R11, RAX, RCX, RDX, RFLAGS, RIP, ExitReason, Reg, Saved, Vmcs
+
+__all__ = ["ExitReason", "Reg", "Saved", "VCpu", "Vmcs"]
+
+_CR0_FIXED: Final = paging.CR0_PE | paging.CR0_NE | paging.CR0_PG
+"""Bits that must stay set in VMX operation in 64-bit mode (SDM Vol. 3D, A.7; Vol. 2B, MOV to control register)."""
+_CR0_DEFINED: Final = 0xE005_003F
+_CR4_DEFINED: Final = (
+    0x7FF  # VME to OSXMMEXCPT
+    | 1 << 16  # FSGSBASE
+    | paging.CR4_PCIDE
+    | 1 << 18  # OSXSAVE
+    | paging.CR4_SMEP
+    | paging.CR4_SMAP
+)
+_SYSRET_RFLAGS: Final = 0x3C7FD7
+"""The bits of R11 that SYSRET loads (SDM Vol. 2B, SYSRET)."""
+_SYSCALL_LENGTH: Final = 2
+_IOPL_SHIFT: Final = 12
+_TO_CR: Final = 0
+"""Exit qualification of a CR access: MOV to CR, from RAX (SDM Vol. 3C, table 28-3)."""
+
+
+class VCpu(Accesses):
+    """A vCPU with all its instructions.
+
+    Each method is one instruction: it charges the clock, and raises GuestFault if the guest gets an exception.
+    """
+
+    __slots__ = ()
+
+    # ------------------------------------------------- instructions that exit
+
+    def vmcall(self) -> None:
+        """VMCALL, which exits from any ring; registers hold its arguments and its results."""
+        self.vmcs.length = 3
+        self.exit(ExitReason.VMCALL)
+
+    def cpuid(self, leaf: int) -> None:
+        """CPUID of `leaf` (EAX), which exits from any ring."""
+        self.regs[RAX] = leaf & 0xFFFF_FFFF
+        self.vmcs.leaf = leaf & 0xFFFF_FFFF
+        self.vmcs.length = 2
+        self.exit(ExitReason.CPUID)
+
+    def hlt(self) -> None:
+        """HLT: exits, or halts the vCPU if not intercepted."""
+        self._privileged()
+        if not self._intercepted(ExitReason.HLT, 1):
+            self.runnable = HALTED
+
+    def pause(self) -> None:
+        """PAUSE: exits if intercepted."""
+        if not self._intercepted(ExitReason.PAUSE, 2):
+            self.machine.clock.cycles += Cost.PAUSE
+
+    def inp(self, port: int, size: int) -> int:
+        """IN: `size` (1, 2, 4) bytes of a port into RAX, and returned; all ones if not intercepted."""
+        mask = (1 << (size << 3)) - 1
+        if self._port(port, size, False):
+            return self.regs[RAX] & mask
+        self.regs[RAX] = mask
+        return mask
+
+    def out(self, port: int, size: int, value: int) -> None:
+        """OUT of the low `size` (1, 2, 4) bytes of `value`, which goes to RAX first; lost if not intercepted."""
+        self.regs[RAX] = value & ((1 << (size << 3)) - 1)
+        self._port(port, size, True)
+
+    def _port(self, port: int, size: int, write: bool) -> bool:
+        """Whether an exit handler saw to this access to a port."""
+        if size not in (1, 2, 4):
+            self._refuse(Vector.UD)
+        if self.cpl > self.regs[RFLAGS] >> _IOPL_SHIFT & 3:
+            self._refuse(Vector.GP)  # There is no TSS, hence no I/O permission bit map.
+        vmcs = self.vmcs
+        vmcs.port = port & 0xFFFF
+        vmcs.width = size
+        vmcs.write = write
+        # SDM Vol. 3C, table 28-5: bits 2..0 size - 1, bit 3 direction, bits 31..16 port.
+        vmcs.qualification = (size - 1) | (0 if write else 8) | vmcs.port << 16
+        return self._intercepted(ExitReason.IO, 1)
+
+    # --------------------------------------------------------- rings and flags
+
+    def syscall(self) -> None:
+        """SYSCALL to LSTAR in ring 0; RCX and R11 keep RIP and RFLAGS (SDM Vol. 2B, SYSCALL)."""
+        if not self.efer & paging.EFER_SCE:
+            self._refuse(Vector.UD)
+        self.machine.clock.cycles += Cost.SYSCALL
+        regs = self.regs
+        regs[RCX] = (regs[RIP] + _SYSCALL_LENGTH) & U64
+        regs[R11] = regs[RFLAGS]
+        regs[RIP] = self.msrs.get(msrs.LSTAR, 0)
+        regs[RFLAGS] = regs[RFLAGS] & ~self.msrs.get(msrs.FMASK, 0) | RFLAGS_FIXED
+        self.cpl = 0
+
+    def sysret(self) -> None:
+        """SYSRET to RCX in ring 3, with the flags of R11 (SDM Vol. 2B, SYSRET).
+
+        A non-canonical RCX is #GP(0) while still in ring 0, as on Intel processors.
+        """
+        if not self.efer & paging.EFER_SCE:
+            self._refuse(Vector.UD)
+        regs = self.regs
+        if self.cpl or not is_canonical(regs[RCX]):
+            self._refuse(Vector.GP)
+        self.machine.clock.cycles += Cost.SYSCALL
+        regs[RIP] = regs[RCX]
+        regs[RFLAGS] = regs[R11] & _SYSRET_RFLAGS | RFLAGS_FIXED
+        self.cpl = USER
+
+    def cli(self) -> None:
+        """CLI: clears the interrupt flag."""
+        self._interrupt_flag(0)
+
+    def sti(self) -> None:
+        """STI: sets the interrupt flag."""
+        self._interrupt_flag(paging.RFLAGS_IF)
+
+    def _interrupt_flag(self, flag: int) -> None:
+        regs = self.regs
+        if self.cpl > regs[RFLAGS] >> _IOPL_SHIFT & 3:
+            self._refuse(Vector.GP)
+        self.machine.clock.cycles += Cost.PRIVILEGED
+        regs[RFLAGS] = regs[RFLAGS] & ~paging.RFLAGS_IF | flag
+
+    # ------------------------------------------------- control registers, TLB
+
+    def pcid(self) -> int:
+        """The PCID that tags the vCPU's translations at present."""
+        return self.cr3 & paging.CR3_PCID if self.cr4 & paging.CR4_PCIDE else 0
+
+    def mov_cr(self, n: int, value: int) -> None:
+        """MOV to CR0, CR2, CR3 or CR4 from RAX, with the flushes it implies; others are #UD (SDM Vol. 2B, MOV)."""
+        if n not in (0, 2, 3, 4):
+            self._refuse(Vector.UD)
+        self._privileged()
+        self.regs[RAX] = value = value & U64
+        if n != 2:
+            self.vmcs.qualification = n | _TO_CR
+            if self._intercepted(ExitReason.CR_ACCESS, 3):
+                return
+        self.machine.clock.cycles += Cost.PRIVILEGED
+        if n == 0:
+            self._set_cr0(value)
+        elif n == 2:
+            self.cr2 = value
+        elif n == 3:
+            self._set_cr3(value)
+        else:
+            self._set_cr4(value)
+
+    def _set_cr0(self, value: int) -> None:
+        # Clearing PE, NE or PG is refused, so no write of CR0 implies a flush: that is for changes of PG.
+        if value >> 32 or value & _CR0_FIXED != _CR0_FIXED:
+            self._refuse(Vector.GP)
+        if value & paging.CR0_NW and not value & paging.CR0_CD:
+            self._refuse(Vector.GP)
+        self.cr0 = value & _CR0_DEFINED | paging.CR0_ET
+
+    def _set_cr3(self, value: int) -> None:
+        tagged = self.cr4 & paging.CR4_PCIDE
+        keep = tagged and value & paging.CR3_NO_FLUSH
+        if keep:
+            value &= ~paging.CR3_NO_FLUSH
+        if value & (PHYSICAL_RESERVED | ~((1 << 52) - 1)):
+            self._refuse(Vector.GP)
+        self.cr3 = value
+        if not keep:
+            self.machine.tlb.invpcid(InvpcidKind.SINGLE, self.vpid, self.pcid())
+
+    def _set_cr4(self, value: int) -> None:
+        old = self.cr4
+        if value & ~_CR4_DEFINED or not value & paging.CR4_PAE:
+            self._refuse(Vector.GP)
+        if value & ~old & paging.CR4_PCIDE and self.cr3 & paging.CR3_PCID:
+            self._refuse(Vector.GP)
+        self.cr4 = value
+        # SDM Vol. 3A, 4.10.4.1. (PAE, the other bit with such an effect, cannot change in 64-bit mode.)
+        if (value ^ old) & paging.CR4_PGE or old & ~value & paging.CR4_PCIDE:
+            self.machine.tlb.flush_vpid(self.vpid)
+        elif value & ~old & paging.CR4_SMEP:
+            self.machine.tlb.flush_pcid(self.vpid, self.pcid())
+
+    def invlpg(self, gva: int) -> None:
+        """INVLPG: drops the mappings of the page of `gva`; nothing for a non-canonical address."""
+        self._privileged()
+        self.vmcs.qualification = gva & U64
+        if self._intercepted(ExitReason.INVLPG, 3):
+            return
+        self.machine.clock.cycles += Cost.FLUSH
+        if is_canonical(gva):
+            self.machine.tlb.invlpg(self.vpid, self.pcid(), gva)
+
+    def invpcid(self, kind: int, pcid: int, gva: int = 0) -> None:
+        """INVPCID with its descriptor as arguments (SDM Vol. 2A, INVPCID)."""
+        self._privileged()
+        by_pcid = kind in (InvpcidKind.ADDRESS, InvpcidKind.SINGLE)
+        if (
+            not 0 <= kind <= InvpcidKind.ALL
+            or pcid & ~paging.CR3_PCID
+            or (by_pcid and pcid and not self.cr4 & paging.CR4_PCIDE)
+            or (kind == InvpcidKind.ADDRESS and not is_canonical(gva))
+        ):
+            self._refuse(Vector.GP)
+        self.machine.clock.cycles += Cost.FLUSH
+        self.machine.tlb.invpcid(kind, self.vpid, pcid, gva)
+
+    # -------------------------------------------------------------------- MSRs
+
+    def rdmsr(self, index: int) -> int:
+        """RDMSR: the MSR `index` (ECX), also in EDX:EAX; #GP(0) if there is none."""
+        self._privileged()
+        index &= 0xFFFF_FFFF
+        regs = self.regs
+        regs[RCX] = index
+        self.vmcs.leaf = index
+        self.vmcs.write = False
+        if not self._intercepted(ExitReason.RDMSR, 2):
+            self.machine.clock.cycles += Cost.PRIVILEGED
+            if index not in msrs.GUEST:
+                self._refuse(Vector.GP)
+            value = self.efer if index == msrs.EFER else self.msrs.get(index, 0)
+            regs[RAX] = value & 0xFFFF_FFFF
+            regs[RDX] = value >> 32
+        return (regs[RAX] & 0xFFFF_FFFF) | (regs[RDX] & 0xFFFF_FFFF) << 32
+
+    def wrmsr(self, index: int, value: int) -> None:
+        """WRMSR: EDX:EAX to the MSR `index` (ECX); #GP(0) if there is none, or it cannot hold the value."""
+        self._privileged()
+        index &= 0xFFFF_FFFF
+        value &= U64
+        regs = self.regs
+        regs[RCX] = index
+        regs[RAX] = value & 0xFFFF_FFFF
+        regs[RDX] = value >> 32
+        self.vmcs.leaf = index
+        self.vmcs.write = True
+        if self._intercepted(ExitReason.WRMSR, 2):
+            return
+        self.machine.clock.cycles += Cost.PRIVILEGED
+        if not msrs.takes(index, value):
+            self._refuse(Vector.GP)
+        if index == msrs.EFER:
+            self.efer = value | paging.EFER_LMA
+        else:
+            self.msrs[index] = value
+
+    # ----------------------------------------------------------------- helpers
+
+    def _privileged(self) -> None:
+        """#GP(0) outside ring 0."""
+        if self.cpl:
+            self._refuse(Vector.GP)
+
+    def _intercepted(self, reason: ExitReason, length: int) -> bool:
+        """Take the conditional exit `reason` of an instruction of `length` bytes, if the VMCS asks for it."""
+        self.machine.clock.cycles += Cost.INSTRUCTION
+        if not self.vmcs.intercepts >> reason & 1:
+            return False
+        self.vmcs.length = length
+        self.exit(reason)
+        return True

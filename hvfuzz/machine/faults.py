@@ -1,0 +1,75 @@
+"""The exceptions that the hardware raises for what a guest did: none of them is an error of ours.
+
+GuestFault             an exception of the guest's own (#PF, #GP, #UD, ...): ends the guest's instruction
+EptViolation           VM exit 48: stage 2 does not allow the access
+EptMisconfiguration    VM exit 49: a present stage-2 entry is not well-formed
+"""
+
+from enum import IntEnum
+
+
+class Vector(IntEnum):
+    """Exception vectors (SDM Vol. 3A, table 6-1)."""
+
+    UD = 6
+    """Invalid opcode."""
+    GP = 13
+    """General protection."""
+    PF = 14
+    """Page fault; CR2 holds the address."""
+    AC = 17
+    """Alignment check."""
+    MC = 18
+    """Machine check: here, an access that still violates stage 2 after its exits were handled."""
+
+
+class GuestFault(Exception):
+    """An exception of the guest: `vector`, the `error` code it pushes, and for #PF the `address` for CR2."""
+
+    __snapshot_leaf__ = True
+
+    def __init__(self, vector: int, error: int = 0, address: int = 0) -> None:
+        super().__init__(vector, error, address)
+        self.vector = vector
+        self.error = error
+        self.address = address
+
+    def __str__(self) -> str:
+        try:
+            name = f"#{Vector(self.vector).name}"
+        except ValueError:
+            name = f"vector {self.vector}"
+        where = f" at {self.address:#x}" if self.vector == Vector.PF else ""
+        return f"{name}({self.error:#x}){where}"
+
+
+class EptViolation(Exception):
+    """Stage 2 refuses the access to `gpa`; `gva` is None if no linear address belongs to it.
+
+    `qualification` is the exit qualification (SDM Vol. 3C, table 28-7; bits in `ept.Qualification`).
+    """
+
+    __snapshot_leaf__ = True
+
+    def __init__(self, gpa: int, gva: int | None, qualification: int) -> None:
+        super().__init__(gpa, gva, qualification)
+        self.gpa = gpa
+        self.gva = gva
+        self.qualification = qualification
+
+    def __str__(self) -> str:
+        linear = "none" if self.gva is None else f"{self.gva:#x}"
+        return f"EPT violation at gpa {self.gpa:#x} (gva {linear}, qualification {self.qualification:#x})"
+
+
+class EptMisconfiguration(Exception):
+    """A present EPT entry used to translate `gpa` is not well-formed (SDM Vol. 3C, 29.3.3.1)."""
+
+    __snapshot_leaf__ = True
+
+    def __init__(self, gpa: int) -> None:
+        super().__init__(gpa)
+        self.gpa = gpa
+
+    def __str__(self) -> str:
+        return f"EPT misconfiguration at gpa {self.gpa:#x}"

@@ -1,0 +1,66 @@
+"""A machine: one memory, one TLB, one IOMMU, the vCPUs and the devices, with the hooks of whoever runs on it."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hvfuzz.machine.clock import Clock
+from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.devices.device import Device
+from hvfuzz.machine.fetches import Fetches
+from hvfuzz.machine.iommu import Iommu
+from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.mmu import Mmu
+from hvfuzz.machine.tlb import Tlb
+
+ExitHandler = Callable[[Any], None]
+"""Called with the VCpu that exits."""
+AccessObserver = Callable[[Any, int, int, int], None]
+"""Called with (VCpu or Device, hpa, size in bytes, READ or WRITE or EXEC) before each access to memory."""
+DeviceT = TypeVar("DeviceT", bound=Device)
+
+
+class Machine:
+    """The hardware of one host; it knows no hypervisor, only the handler that its VM exits go to."""
+
+    __slots__ = (
+        "access_observer",
+        "clock",
+        "devices",
+        "exit_handler",
+        "fetches",
+        "iommu",
+        "memory",
+        "mmu",
+        "tlb",
+        "vcpus",
+    )
+
+    def __init__(self, memory_size: int = 16 << 20) -> None:
+        """A machine with `memory_size` bytes of memory, no vCPU and no device."""
+        self.memory: PhysicalMemory = PhysicalMemory(memory_size)
+        self.clock: Clock = Clock()
+        self.tlb: Tlb = Tlb()
+        self.mmu: Mmu = Mmu(self.memory, self.tlb, self.clock)
+        self.iommu: Iommu = Iommu(self.memory, self.clock)
+        self.vcpus: list[VCpu] = []
+        self.devices: list[Device] = []
+        self.fetches: Fetches = Fetches()
+        self.exit_handler: ExitHandler = unhandled_exit
+        self.access_observer: AccessObserver | None = None
+
+    def add_vcpu(self, domain: int) -> VCpu:
+        """A new vCPU of `domain`, the next one by index within it."""
+        index = sum(vcpu.domain == domain for vcpu in self.vcpus)
+        vcpu = VCpu(self, domain, index, len(self.vcpus))
+        self.vcpus.append(vcpu)
+        return vcpu
+
+    def add_device(self, device: DeviceT) -> DeviceT:
+        """Plug `device` in; its number is its place in `devices`."""
+        self.devices.append(device)
+        return device
+
+
+def unhandled_exit(vcpu: VCpu) -> None:
+    """The exit handler of a machine without a hypervisor."""
+    raise RuntimeError(f"vCPU {vcpu.id} exits ({vcpu.vmcs.reason.name}), and there is no exit handler")

@@ -1,0 +1,146 @@
+"""The first stage of translation, and both together: linear addresses to Hpas (SDM Vol. 3A, ch. 4; Vol. 3C, 29.4)."""
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from hvfuzz.machine import paging
+from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE, is_canonical
+from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.ept import EP4TA
+from hvfuzz.machine.faults import GuestFault, Vector
+from hvfuzz.machine.paging import CR3_PCID, CR4_PCIDE
+from hvfuzz.machine.second_stage import STAGE_1, SecondStage
+from hvfuzz.machine.vmcs import RFLAGS
+
+if TYPE_CHECKING:
+    from hvfuzz.machine.core import Core
+
+_ORDINARY: Final = paging.P | paging.A
+_CHECKED: Final = paging.RESERVED_TABLE | paging.PS | paging.NX | _ORDINARY
+# Level by level: (level, shift of the index, reserved bits of a table entry, reserved bits of a leaf or -1 where
+# this level has none, address bits of a leaf, bits of which an ordinary table entry has P and A only).
+_LEVELS: Final = (
+    (4, 39, paging.RESERVED_PML4E, -1, 0, _CHECKED),
+    (3, 30, paging.RESERVED_TABLE, paging.RESERVED_1G, paging.ADDRESS & ~((1 << 30) - 1), _CHECKED),
+    (2, 21, paging.RESERVED_TABLE, paging.RESERVED_2M, paging.ADDRESS & ~((1 << 21) - 1), _CHECKED),
+    (1, 12, -1, paging.RESERVED_TABLE, paging.ADDRESS, 0),
+)
+
+
+class Mmu(SecondStage):
+    """Translates linear addresses of any vCPU of the machine through the TLB, the guest's tables and its EPT."""
+
+    __slots__ = ()
+
+    def translate(self, vcpu: "Core", gva: int, access: int, user: bool, smap: bool = True) -> int:
+        """The Hpa of linear address `gva`, for `access` (READ, WRITE or EXEC) by user or supervisor mode.
+
+        `smap=False` makes a supervisor access as if EFLAGS.AC were set: host context reads a guest's user pages so.
+        Raises GuestFault (#GP if not canonical, #PF; CR2 is left to the caller), EptViolation, EptMisconfiguration.
+        """
+        key = (
+            vcpu.vpid,
+            vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0,
+            vcpu.eptp & EP4TA,
+            gva >> PAGE_SHIFT,
+        )
+        tlb = self.tlb
+        entry = tlb.combined.get(key)
+        # A hit that does not allow the access is no fault yet: the tables decide (SDM Vol. 3A, 4.10.4.3).
+        if (
+            entry is not None
+            and entry[1] & access == access
+            and (entry[2] is user or (not user and not self._supervisor_denied(vcpu, access, smap)))
+        ):
+            tlb.hits += 1
+            self.clock.cycles += Cost.TLB_HIT
+            return entry[0] | gva & PAGE_MASK
+        tlb.misses += 1
+        return self._walk(vcpu, gva, access, user, smap, key)
+
+    @staticmethod
+    def _supervisor_denied(vcpu: "Core", access: int, smap: bool) -> bool:
+        """Whether SMEP or SMAP denies a supervisor access to a user page (SDM Vol. 3A, 4.6.1)."""
+        if access & EXEC:
+            return bool(vcpu.cr4 & paging.CR4_SMEP)
+        return smap and bool(vcpu.cr4 & paging.CR4_SMAP) and not vcpu.regs[RFLAGS] & paging.RFLAGS_AC
+
+    def _walk(self, vcpu: "Core", gva: int, access: int, user: bool, smap: bool, key: tuple[int, int, int, int]) -> int:
+        """Translate by the tables in memory, setting accessed and dirty flags, and cache the outcome."""
+        # A page fault or an EPT violation invalidates what was cached for its address; a success replaces it.
+        self.tlb.combined.pop(key, None)
+        if not is_canonical(gva):
+            raise GuestFault(Vector.GP)
+        memory = self.memory
+        words = memory.words
+        size = memory.size
+        clock = self.clock
+        record = self.record
+        eptp = vcpu.eptp
+        no_nx = 0 if vcpu.efer & paging.EFER_NXE else paging.NX
+        every = paging.RW | paging.US
+        some_nx = 0
+        table = vcpu.cr3 & paging.ADDRESS
+        order = 0
+        for level, shift, reserved_table, reserved_leaf, leaf_address, checked in _LEVELS:
+            entry_gpa = table | (gva >> shift & 511) << 3
+            hpa = self.resolve_gpa(eptp, entry_gpa, READ, gva, True)[0] | entry_gpa & PAGE_MASK
+            clock.cycles += Cost.WALK_REFERENCE
+            # Where no memory answers, the bus floats high.
+            entry = words[hpa >> 3] if hpa < size else U64
+            if record is not None:
+                record.append((STAGE_1, level, hpa & ~PAGE_MASK, gva >> shift & 511, entry))
+            if entry & checked == _ORDINARY:
+                every &= entry  # An ordinary table entry passes every check below at once.
+                table = entry & paging.ADDRESS
+                continue
+            if not entry & paging.P:
+                self._page_fault(vcpu, gva, access, user, 0)
+            leaf = level == 1 or (reserved_leaf != -1 and entry & paging.PS)
+            if entry & (no_nx | (reserved_leaf if leaf else reserved_table)):
+                self._page_fault(vcpu, gva, access, user, paging.PageFaultCode.P | paging.PageFaultCode.RSVD)
+            every &= entry
+            some_nx |= entry & paging.NX
+            if leaf:
+                order = shift - PAGE_SHIFT
+                page = (entry & leaf_address) | (gva & ((1 << shift) - 1) & ~PAGE_MASK)
+                break
+            if not entry & paging.A:
+                self._set_flags(eptp, entry_gpa, gva, entry | paging.A)
+            table = entry & paging.ADDRESS
+        user_page = bool(every & paging.US)
+        writable = every & paging.RW
+        if (
+            (access & WRITE and not writable and (user or vcpu.cr0 & paging.CR0_WP))
+            or (access & EXEC and some_nx)
+            or (not user_page if user else user_page and self._supervisor_denied(vcpu, access, smap))
+        ):
+            self._page_fault(vcpu, gva, access, user, paging.PageFaultCode.P)
+        wanted = entry | paging.A | (paging.D if access & WRITE else 0)
+        if wanted != entry:
+            self._set_flags(eptp, entry_gpa, gva, wanted)
+        hpa_page, rights, _ = self.resolve_gpa(eptp, page, access, gva)
+        if not (writable and wanted & paging.D):
+            rights &= ~WRITE
+        if some_nx:
+            rights &= ~EXEC
+        is_global = bool(entry & paging.G and vcpu.cr4 & paging.CR4_PGE)
+        self.tlb.insert(key, (hpa_page, rights, user_page, is_global, order, page))
+        return hpa_page | gva & PAGE_MASK
+
+    def _set_flags(self, eptp: int, entry_gpa: int, gva: int, entry: int) -> None:
+        """Write back a guest paging-structure entry with its accessed or dirty flag set: a write for stage 2."""
+        hpa = self.resolve_gpa(eptp, entry_gpa, WRITE, gva, True)[0] | entry_gpa & PAGE_MASK
+        self.clock.cycles += Cost.WALK_REFERENCE
+        if hpa < self.memory.size:
+            self.memory.store64(hpa, entry)
+
+    @staticmethod
+    def _page_fault(vcpu: "Core", gva: int, access: int, user: bool, code: int) -> NoReturn:
+        """Raise the #PF of this access; `code` holds the error code's P and RSVD (SDM Vol. 3A, 4.7)."""
+        if access & WRITE:
+            code |= paging.PageFaultCode.W
+        if user:
+            code |= paging.PageFaultCode.U
+        if access & EXEC and (vcpu.efer & paging.EFER_NXE or vcpu.cr4 & paging.CR4_SMEP):
+            code |= paging.PageFaultCode.I
+        raise GuestFault(Vector.PF, int(code), gva)

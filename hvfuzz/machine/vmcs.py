@@ -1,0 +1,116 @@
+"""What a vCPU is made of, and what a VM exit leaves for the hypervisor: registers, exit reasons, the VMCS."""
+
+from enum import IntEnum
+from typing import Any, Final
+
+
+class Reg(IntEnum):
+    """Index of a register in `VCpu.regs`, and in `Vmcs.saved`; general registers in the order of their encoding."""
+
+    RAX = 0
+    RCX = 1
+    RDX = 2
+    RBX = 3
+    RSP = 4
+    RBP = 5
+    RSI = 6
+    RDI = 7
+    R8 = 8
+    R9 = 9
+    R10 = 10
+    R11 = 11
+    R12 = 12
+    R13 = 13
+    R14 = 14
+    R15 = 15
+    RIP = 16
+    RFLAGS = 17
+
+
+class Saved(IntEnum):
+    """Index in `Vmcs.saved` of the state that follows the registers."""
+
+    CR0 = 18
+    CR2 = 19
+    CR3 = 20
+    CR4 = 21
+    EFER = 22
+    CPL = 23
+    MSRS = 24
+    """A dict {MSR index: value}, a copy."""
+
+
+# Plain ints for hot code: indexing a list by an IntEnum member costs twice as much.
+RAX: Final = 0
+RCX: Final = 1
+RDX: Final = 2
+R11: Final = 11
+RIP: Final = 16
+RFLAGS: Final = 17
+REGISTERS: Final = 18
+
+
+class ExitReason(IntEnum):
+    """Basic exit reasons (SDM Vol. 3D, appendix C)."""
+
+    EXTERNAL_INTERRUPT = 1
+    CPUID = 10
+    HLT = 12
+    INVLPG = 14
+    VMCALL = 18
+    CR_ACCESS = 28
+    IO = 30
+    RDMSR = 31
+    WRMSR = 32
+    PAUSE = 40
+    EPT_VIOLATION = 48
+    EPT_MISCONFIGURATION = 49
+
+
+DEFAULT_INTERCEPTS: Final = 1 << ExitReason.HLT | 1 << ExitReason.IO
+"""HLT and port I/O exit; CPUID, VMCALL and EPT violations exit always, the rest run in the guest."""
+
+
+class Vmcs:
+    """The exit information and the guest state of one vCPU, for the handler to read and to edit.
+
+    `saved` is the whole guest state at the exit, indexed by Reg and Saved; it is what the vCPU goes on with.
+    The instruction fields hold what a decoder would find at RIP: an exit sets those that its reason has.
+    """
+
+    __slots__ = (
+        "gpa",
+        "gva",
+        "intercepts",
+        "leaf",
+        "length",
+        "operand",
+        "port",
+        "qualification",
+        "reason",
+        "saved",
+        "width",
+        "write",
+    )
+
+    def __init__(self) -> None:
+        self.reason: ExitReason = ExitReason.EXTERNAL_INTERRUPT
+        self.qualification: int = 0
+        self.gpa: int = 0
+        """EPT violation and misconfiguration: the Gpa that did not translate."""
+        self.gva: int = 0
+        """EPT violation: the linear address that faulted; within `operand`, or the start of its second page."""
+        self.saved: list[Any] = []
+        self.intercepts: int = DEFAULT_INTERCEPTS
+        """Bit n set: the conditional exit with reason n is taken."""
+        self.length: int = 0
+        """Bytes of the instruction: what to add to saved RIP to step over it."""
+        self.width: int = 0
+        """Bytes of the memory or port operand; 0 for a fetch."""
+        self.operand: int = 0
+        """Gva of the first byte of the memory operand; it crosses a page if it is not aligned to `width`."""
+        self.write: bool = False
+        """Store or OUT: the value is in RAX. Else the handler puts the result there."""
+        self.port: int = 0
+        self.leaf: int = 0
+        """CPUID leaf, or MSR index (RCX)."""

@@ -1,0 +1,169 @@
+"""The hypercalls that run at this moment, each with what it copied from and to its guest, and the frames it took.
+
+    exit --header, body--> call_started --copies, steps, calls within--> call_finished
+
+The struct is copied before the call is announced; and a call within a multicall begins in the middle of one of its
+steps. So what was copied since the outer call's step began is the inner call's struct, once an inner call starts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from hvfuzz.hypervisor.frames import FrameState
+
+if TYPE_CHECKING:
+    from hvfuzz.abi.declaration import Declaration
+    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.machine.machine import Machine
+
+NO_GVA: Final = -1
+"""Address of a copy between frames that were validated as frames: it has none in the guest's address space."""
+HEADER: Final = 8
+TABLE: Final = int(FrameState.TABLE)
+
+Bytes = tuple[int, bytes]
+"""(gva, what was read there)"""
+
+
+class Ended(NamedTuple):
+    """A call within a call, when it is over."""
+
+    number: int
+    status: int
+    result: int
+
+
+class Running:
+    """A hypercall between its start and its end. `declaration` is None for an unknown number.
+
+    `args` is None if dispatch refused the call.
+    """
+
+    __slots__ = (
+        "args",
+        "cycles",
+        "declaration",
+        "fresh",
+        "mark",
+        "nested",
+        "outer",
+        "reads",
+        "struct",
+        "transfers",
+        "version",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        outer: Running | None,
+        declaration: Declaration | None,
+        args: Any,
+        struct: list[Bytes],
+        cycles: int,
+        version: int,
+    ) -> None:
+        self.outer = outer
+        self.declaration = declaration
+        self.args = args
+        self.struct = struct
+        """Copies of the argument struct: the header, then the body."""
+        self.cycles = cycles
+        """The clock when it began."""
+        self.version = version
+        """The version of the caller when it began."""
+        self.mark = 0
+        """Reads before its present step."""
+        self.reads: list[Bytes] = []
+        """What it read beyond its struct."""
+        self.writes: list[tuple[int, int, int]] = []
+        """(gva, hpa, size) of what it wrote."""
+        self.transfers: list[tuple[int, int]] = []
+        """(hpa, size) of what it wrote to frames, without an address of the guest's."""
+        self.fresh: list[int] = []
+        """Frames that it took from the free ones, in order."""
+        self.nested: list[Ended] = []
+
+
+class Calls:
+    """The stack of running calls; the innermost is `current`, and where no call runs, that is `idle`."""
+
+    __snapshot_leaf__ = True
+    __slots__ = ("_clock", "_domains", "_memory", "current", "idle")
+
+    def __init__(self, machine: Machine, domains: list[Any]) -> None:
+        self._memory: Final = machine.memory
+        self._clock: Final = machine.clock
+        self._domains: Final = domains
+        self.idle: Running = Running(None, None, None, [], 0, 0)
+        self.current: Running = self.idle
+
+    @property
+    def running(self) -> bool:
+        """Whether a call runs."""
+        return self.current is not self.idle
+
+    def reset(self) -> None:
+        """No call runs, and nothing was copied."""
+        self.idle = self.current = Running(None, None, None, [], 0, 0)
+
+    def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> Running:
+        """A call begins."""
+        outer = self.current
+        reads = outer.reads
+        start = outer.mark
+        if outer is not self.idle:
+            start = _struct_start(reads, start)
+        struct = reads[start:]
+        del reads[start:]
+        version: int = self._domains[vcpu.domain].version
+        call = Running(outer, declaration, args, struct, self._clock.cycles, version)
+        self.current = call
+        return call
+
+    def finished(self, status: int, result: int) -> None:
+        """The innermost call is over."""
+        call = self.current
+        outer = call.outer
+        if outer is None:
+            return
+        outer.mark = len(outer.reads)
+        if outer is not self.idle and call.declaration is not None and call.args is not None:
+            outer.nested.append(Ended(call.declaration.number, status, result))
+        self.current = outer
+
+    def step(self, step: Any) -> None:
+        """A step begins, which may be a call."""
+        call = self.current
+        call.mark = len(call.reads)
+
+    def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
+        """A frame was taken; pages that a pool lends to tables were not free before."""
+        if state != TABLE:
+            self.current.fresh.append(hfn)
+
+    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """Something is about to be copied."""
+        if gva == NO_GVA:
+            if write:
+                self.current.transfers.append((hpa, size))
+        elif write:
+            self.current.writes.append((gva, hpa, size))
+        else:
+            memory = self._memory
+            fits = 0 <= hpa <= memory.size - size
+            self.current.reads.append((gva, memory.read(hpa, size) if fits else b""))
+
+
+def _struct_start(reads: list[Bytes], mark: int) -> int:
+    """Where, among the reads from `mark` on, the struct of the call that begins now starts.
+
+    It is what was read last, in one range; what a step read before that belongs to the outer call.
+    """
+    start = len(reads)
+    if start > mark:
+        start -= 1
+        while start > mark and reads[start - 1][0] + len(reads[start - 1][1]) == reads[start][0]:
+            start -= 1
+    return start

@@ -1,0 +1,125 @@
+"""Guest memory as an argument: each word fetched once, from where a guest may point, for a caller that may ask.
+
+A word that is fetched twice can differ the second time: another virtual CPU writes it in between. A guest may pass
+overlapping arguments, so that an honest call reads a word once for each of them: two fetches of a word count as a
+double fetch if they do not belong to two arguments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
+from hvfuzz.abi.limits import STRUCT_MAX
+from hvfuzz.guest.interpreter import HostBusy
+from hvfuzz.machine.addresses import U64
+from hvfuzz.machine.vmcs import Saved
+from hvfuzz.oracles.oracle import Oracle, Scene
+
+if TYPE_CHECKING:
+    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.oracles.reachability import Reachability
+
+CPL: Final = int(Saved.CPL)
+ARRAY_MAX: Final = 512
+"""Bytes of the longest array that a call takes."""
+LOW_END: Final = 1 << 47
+POINTER: Final = 8
+"""Bytes of a field that may be a pointer."""
+Piece = tuple[int, int]
+"""(gva, size)"""
+
+
+class Fetch(Oracle):
+    """No double fetch, no unvalidated address, no caller without the privilege, no re-entrancy."""
+
+    name = "fetch"
+    rules = {
+        "twice": "no word of guest memory is fetched twice for one argument of a call",
+        "unvalidated": "every guest copy lies where a guest may point: canonical, no wrap, not in the hypervisor's hole",
+        "privilege": "no call from user mode, or of a privileged kind by an ordinary domain, gets beyond dispatch",
+        "version": "no call that is newer than the domain's version gets beyond dispatch",
+        "re-entrancy": "no exit is handled, and no call begins, within another one of the same virtual CPU",
+    }
+
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        super().__init__(scene, shadow)
+        self._privileged = tuple(config.privileged for config in scene.world.domains)
+        self._in_exit: dict[int, None] = {}
+
+    def reset(self) -> None:
+        """No exit is handled."""
+        self._in_exit.clear()
+
+    def op_started(self) -> None:
+        """No exit is handled, whatever became of the last."""
+        self._in_exit.clear()
+
+    # Exits.
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """An exit of `vcpu` is to be handled."""
+        if vcpu.id in self._in_exit:
+            self.report("re-entrancy", f"exit of vCPU {vcpu.id} of dom{vcpu.domain} while its last one is handled")
+        self._in_exit[vcpu.id] = None
+
+    def exit_finished(self, vcpu: VCpu) -> None:
+        """It was handled."""
+        self._in_exit.pop(vcpu.id, None)
+
+    def host_exception(self, fault: BaseException) -> None:
+        """A device or a step that exits again, from within, is refused by the vCPU or by whoever runs it."""
+        if isinstance(fault, HostBusy) or (isinstance(fault, RuntimeError) and "being handled" in str(fault)):
+            self.report("re-entrancy", str(fault) or "an exit within the handling of another")
+        self.reset()
+
+    # Calls.
+
+    def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
+        """A call passed dispatch, or was refused by it (then `args` is None)."""
+        if args is None:
+            return
+        ring = vcpu.cpl or vcpu.vmcs.saved[CPL]
+        if ring:
+            self.report("privilege", f"a call from ring {ring} of dom{vcpu.domain}")
+        if declaration.privileged and not self._privileged[vcpu.domain]:
+            self.report("privilege", f"a privileged call by dom{vcpu.domain}")
+        if declaration.since > self.scene.calls.current.version:
+            self.report("version", f"a call of version {declaration.since} by dom{vcpu.domain}")
+
+    def call_finished(
+        self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str
+    ) -> None:
+        """Judge what the call fetched."""
+        call = self.scene.calls.current
+        struct = call.struct
+        # Nearly always: a header, the body that follows it, and nothing else.
+        if call.reads or (len(struct) > 1 and struct[0][0] + len(struct[0][1]) != struct[1][0]) or len(struct) > 2:
+            self._judge([(gva, len(data)) for gva, data in struct + call.reads], declaration, args)
+
+    def _judge(self, pieces: list[Piece], declaration: Any, args: Any) -> None:
+        """Report a word that was fetched more often than there are arguments that it belongs to."""
+        end = -1
+        for gva, size in sorted(pieces):
+            if gva < end:
+                times = _covering(pieces, gva)
+                sources = [(pieces[0][0], STRUCT_MAX)]
+                if args is not None:
+                    names = [field.name for field in declaration.fields if field.kind.width == POINTER]
+                    sources += [(getattr(args, name), ARRAY_MAX) for name in names]
+                if times > _covering(sources, gva):
+                    self.report("twice", f"gva {gva:#x} is fetched {times} times")
+                    return
+            end = max(end, gva + size)
+
+    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """A copy is about to be made."""
+        end = gva + size
+        if end > LOW_END and (gva < HYPERVISOR_HOLE_END or end > U64 + 1):
+            way = "to" if write else "from"
+            self.report("unvalidated", f"{size} bytes {way} gva {gva:#x} on behalf of dom{vcpu.domain}")
+
+
+def _covering(pieces: list[Piece], gva: int) -> int:
+    """How many of the pieces hold the byte at `gva`."""
+    return sum(start <= gva < start + size for start, size in pieces)

@@ -1,0 +1,138 @@
+"""The host's own memory: the hypervisor touches what it owns, guests' memory only by validated copies, and survives.
+
+A freed table page or frame is the test: its frame word says FREE or POOL at that moment, so whoever still walks or
+writes it is caught before the page has another owner. Two accesses are early or late by design and settled later in
+the same call: the scrubbing of a domain's frame that is then freed, and the header of a heap page that is then
+allocated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
+from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.hypervisor.host import HostFault
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.oracles.oracle import Oracle, Scene
+
+if TYPE_CHECKING:
+    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.oracles.reachability import Reachability
+
+FREE = int(FrameState.FREE)
+HYPERVISOR = int(FrameState.HYPERVISOR)
+TABLE = int(FrameState.TABLE)
+POOL = int(FrameState.POOL)
+
+
+class HostMemoryOracle(Oracle):
+    """No host access outside what the hypervisor owns or validated; no exception leaves host context."""
+
+    name = "host_memory"
+    rules = {
+        "free": "the hypervisor does not touch a free frame, but to fill in the header of a page it then allocates",
+        "freed": "the hypervisor does not touch a table page that it gave back",
+        "guest": "the hypervisor touches a domain's frame only by a guest copy, or to scrub it before it is freed",
+        "hole": "no copy on behalf of a guest resolves to the hypervisor's own address range",
+        "null": "the hypervisor follows no null pointer",
+        "bounds": "the hypervisor indexes no array outside its bounds",
+        "fault": "the hypervisor touches no memory that does not exist",
+        "exception": "no exception of another kind leaves host context (the rule is followed by its type)",
+    }
+
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        super().__init__(scene, shadow)
+        self._frames = scene.machine.memory.frames
+        self._pending: dict[int, str] = {}
+
+    def reset(self) -> None:
+        """Nothing is under way."""
+        self._pending.clear()
+
+    def host_access(self, hpa: int, size: int, write: bool) -> None:
+        """The hypervisor is about to access its mapping of host memory."""
+        hfn = hpa >> PAGE_SHIFT
+        if (hpa & PAGE_MASK) + size <= PAGE_SIZE and size < PAGE_SIZE:
+            if hfn >= self._frames:
+                return  # The access itself will fault.
+            scene = self.scene
+            state = scene.words[scene.frame_words + hfn] >> 8 & 0xFF
+            if state in (HYPERVISOR, TABLE):
+                return
+            self._suspect(hfn, size, write, state)
+            return
+        self._range(hfn, hpa + size - 1 >> PAGE_SHIFT, size, write)
+
+    def _range(self, first: int, last: int, size: int, write: bool) -> None:
+        """An access to more than a part of one frame."""
+        scene = self.scene
+        for hfn in range(first, min(last + 1, self._frames)):
+            state = scene.words[scene.frame_words + hfn] >> 8 & 0xFF
+            if state == TABLE:
+                if write and size == PAGE_SIZE:
+                    self.shadow.page_written(hfn)
+            elif state != HYPERVISOR:
+                self._suspect(hfn, size, write, state)
+
+    def _suspect(self, hfn: int, size: int, write: bool, state: int) -> None:
+        """An access to a frame that is not the hypervisor's."""
+        way = "written" if write else "read"
+        text = f"{size} bytes {way} in {self.scene.describe(hfn)}"
+        if state == POOL:
+            self.report("freed", text)
+        elif state == FREE:
+            if write:
+                self._pending.setdefault(hfn, f"free {text}")
+            else:
+                self.report("free", text)
+        elif write and not size & PAGE_MASK:
+            self._pending.setdefault(hfn, f"guest {text}")
+        else:
+            self.report("guest", text)
+
+    def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
+        """What was written to the free frame was its header."""
+        if self._pending:
+            self._pending.pop(hfn, None)
+
+    def frame_freed(self, hfn: int) -> None:
+        """What was written to the frame was the scrubbing."""
+        if self._pending:
+            self._pending.pop(hfn, None)
+
+    def call_finished(
+        self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str
+    ) -> None:
+        """What was neither allocated nor freed should not have been written."""
+        if self._pending:
+            self._settle()
+
+    def op_finished(self) -> None:
+        """As at the end of a call."""
+        if self._pending:
+            self._settle()
+
+    def _settle(self) -> None:
+        for text in self._pending.values():
+            rule, _, message = text.partition(" ")
+            self.report(rule, message)
+        self._pending.clear()
+
+    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """A copy on behalf of a guest is about to be made."""
+        if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
+            way = "to" if write else "from"
+            self.report("hole", f"{size} bytes {way} gva {gva:#x}, which is {self.scene.describe(hpa >> PAGE_SHIFT)}")
+
+    def host_exception(self, fault: BaseException) -> None:
+        """Name the rule after what went wrong, never after a number in it."""
+        text = str(fault)
+        if not isinstance(fault, HostFault):
+            self.report(f"exception:{type(fault).__name__}", text)
+        elif text.startswith("array"):
+            self.report("bounds", text)
+        elif text.startswith("null"):
+            self.report("null", text)
+        else:
+            self.report("fault", text)

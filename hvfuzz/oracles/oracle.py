@@ -1,0 +1,105 @@
+"""What every oracle has: a name, its rules in words, the scene that it watches, and the moments it may act at.
+
+An oracle takes part in a moment by defining a method of that name; a moment that nobody defines costs nothing:
+
+| moment                                                        | when                                             |
+|---------------------------------------------------------------|--------------------------------------------------|
+| `exit_started(vcpu)`, `exit_finished(vcpu)`                   | the host handles a VM exit                       |
+| `call_started(vcpu, declaration, args)`                       | a hypercall is decoded                           |
+| `settled(change)`                                             | tables, frame words or grant tables changed, and |
+|                                                               | the call or op that did it is over               |
+| `call_finished(vcpu, declaration, args, status, result, reason)` | after `settled`                               |
+| `frame_allocated`, `frame_freed`, `host_access`, `guest_copy`, `stepped`, `preemption_point` | as in `hypervisor.observer` |
+| `accessed(initiator, hpa, size, access)`                      | a guest or a device is about to access memory    |
+| `op_started()`, `op_finished()`                               | around each op of the program                    |
+| `audit()`                                                     | everything is looked at anew                     |
+| `reset()`                                                     | the machine was put back to its snapshot         |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.oracles.calls import Calls
+
+if TYPE_CHECKING:
+    from hvfuzz.abi.boot import World
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.machine import Machine
+    from hvfuzz.oracles.reachability import Reachability
+
+STATE_NAMES: Final = {state.value: state.name for state in FrameState}
+
+
+class Scene:
+    """The machine and the hypervisor under watch, and where findings go."""
+
+    __slots__ = ("calls", "frame_words", "hypervisor", "machine", "report", "words", "world")
+
+    def __init__(
+        self,
+        machine: Machine,
+        hypervisor: Hypervisor,
+        world: World,
+        report: Callable[[str, str, str], None],
+    ) -> None:
+        self.machine: Final = machine
+        self.hypervisor: Final = hypervisor
+        self.world: Final = world
+        self.words: Final = machine.memory.words
+        self.frame_words: Final = hypervisor.frames.base >> 3
+        """Index, among `words`, of the frame word of frame 0."""
+        self.calls: Final = Calls(machine, hypervisor.domains)
+        self.report: Final = report
+        """report(oracle, rule, message)"""
+
+    def frame_word(self, hfn: int) -> int:
+        """The frame's word, from the bytes; 0xFF (free) for a frame that does not exist."""
+        if not 0 <= hfn < self.machine.memory.frames:
+            return 0xFF
+        word: int = self.words[self.frame_words + hfn]
+        return word
+
+    def describe(self, hfn: int) -> str:
+        """A frame in words, for messages."""
+        if not 0 <= hfn < self.machine.memory.frames:
+            return f"frame {hfn:#x} (beyond memory)"
+        word = self.words[self.frame_words + hfn]
+        state = STATE_NAMES.get(word >> 8 & 0xFF, f"state {word >> 8 & 0xFF}")
+        owner = {0xFE: "the hypervisor", 0xFF: "nobody"}.get(word & 0xFF, f"dom{word & 0xFF}")
+        counts = f"maps {word >> 16 & 0xFFFF}, pins {word >> 32 & 0xFFFF}, grants {word >> 48}"
+        return f"frame {hfn:#x} ({state}, {owner}, {counts})"
+
+
+class Oracle:
+    """One class of invariants. `rules` says, for each rule that it can report, what the rule demands."""
+
+    __snapshot_leaf__ = True
+
+    name: ClassVar[str]
+    rules: ClassVar[Mapping[str, str]]
+    shadowed: ClassVar[bool] = False
+    """Whether the oracle reads the shadow, which then has to be kept up to date."""
+
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        self.scene: Final = scene
+        self.shadow: Final = shadow
+
+    def attach(self) -> None:
+        """Take note of the machine as it is now; `reset` returns to this."""
+
+    def audit(self) -> None:
+        """Look at everything anew."""
+
+    def host_exception(self, fault: BaseException) -> None:
+        """An exception escaped host context."""
+
+    def report(self, rule: str, message: str) -> None:
+        """Report that `rule` is broken."""
+        assert rule in self.rules or ":" in rule, rule
+        self.scene.report(self.name, rule, message)
+
+    def reset(self) -> None:
+        """Forget everything since the snapshot."""

@@ -1,0 +1,256 @@
+"""Isolation: what a domain or its devices can reach is its own, or was granted to it, and nothing else is.
+
+Two views of the same law. Each leaf of the tables is checked when it appears, and again when the frame it names
+changes its owner or its use, or the grant that it stands on goes. And each access is checked in the act, against
+the frame table: that one also sees an escape through a translation that no table holds any more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
+from hvfuzz.machine.cpu import VCpu
+from hvfuzz.oracles.oracle import Oracle
+from hvfuzz.oracles.reachability import DMA, OWNER_AND_STATE, Leaf, name_of
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Mapping
+    from hvfuzz.oracles.reachability import Change, Table
+
+OWNED: Final = FrameState.OWNED << 8
+SHARED: Final = FrameState.SHARED << 8
+RULE_OF_STATE: Final[dict[int, str]] = {
+    FrameState.FREE: "free",
+    FrameState.HYPERVISOR: "hypervisor",
+    FrameState.TABLE: "table",
+    FrameState.OWNED: "foreign",
+    FrameState.SHARED: "foreign",
+    FrameState.POOL: "pool",
+}
+
+
+class Ownership(Oracle):
+    """Every frame within reach of a domain is its own, or granted to it with these rights."""
+
+    name = "ownership"
+    shadowed = True
+    rules = {
+        "free": "no leaf names a frame that is free",
+        "hypervisor": "no leaf names a frame of the hypervisor's own",
+        "table": "no leaf names a page of the tables that hardware walks",
+        "pool": "no leaf names a page of a paging pool",
+        "foreign": "no leaf names another domain's frame, but for one that is granted at that place",
+        "rights": "a leaf that a grant made gives no right that the grant does not give",
+        "nowhere": "no leaf names memory that does not exist",
+        "tree": "a table page is linked once, and is a page that is in use as a table of that domain",
+        "context": "a context entry names the device table of one domain, with that domain's number",
+        "access": "no guest or device touches a frame that its domain may not touch in that way",
+        "copy": "the hypervisor copies, on behalf of a domain, only from and to frames that the domain may touch",
+    }
+
+    # The tables.
+
+    def settled(self, change: Change) -> None:
+        """Check the leaves, tables and contexts that this change concerns."""
+        shadow = self.shadow
+        for word in change.added:
+            leaf = shadow.leaf(word)
+            if leaf is not None:
+                self.check_leaf(leaf)
+        values = shadow.frames.values
+        leaves, large, tables = shadow.leaves, shadow.large, shadow.tables
+        for hfn, old in change.frames.items():
+            if (old ^ values[hfn]) & OWNER_AND_STATE:
+                if hfn in leaves or hfn >> 9 in large:
+                    self._check_frame(hfn)
+                elif hfn in tables:
+                    self.check_table(hfn)
+        for hfn in change.linked:
+            self.check_table(hfn)
+        for table, hfn, why in change.misplaced:
+            self._report_misplaced(table, hfn, why)
+        for number, _, mapping, _ in change.handles:
+            if mapping is not None:
+                self._check_sides(number, mapping)
+        for number, ref, entry, _ in change.entries:
+            if entry is not None and (entry.host_pins or entry.device_pins):
+                self._check_granted(number, ref)
+        for bdf in change.contexts:
+            self.check_context(bdf)
+
+    def check_leaf(self, leaf: Leaf) -> None:
+        """Check one leaf against the frame table and the grants."""
+        frame = leaf.frame
+        if leaf.level == 1:
+            word = self.scene.frame_word(frame)
+            kind = word & 0xFF00
+            # Nearly always: a frame of the domain's own.
+            if (kind in (OWNED, SHARED)) and word & 0xFF == leaf.space & 0xFF:
+                return
+        for hfn in range(frame, frame + leaf.frames):
+            if self._check_reach(leaf, hfn):
+                return
+
+    def _check_reach(self, leaf: Leaf, hfn: int) -> bool:
+        """Check one frame of a leaf; whether something is wrong."""
+        scene = self.scene
+        if hfn >= scene.machine.memory.frames:
+            self.report("nowhere", f"{name_of(leaf.space)}, page {leaf.page:#x}: no memory at frame {hfn:#x}")
+            return True
+        word = self.shadow.frames.values[hfn]
+        kind = word & 0xFF00
+        if kind in (OWNED, SHARED):
+            if word & 0xFF == leaf.space & 0xFF:
+                return False
+            rights = self._granted(leaf, hfn, word & 0xFF)
+            if rights is not None:
+                if leaf.rights & ~rights:
+                    text = f"rights {leaf.rights} where the grant gives {rights}"
+                    self.report("rights", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
+                    return True
+                return False
+        rule = RULE_OF_STATE.get(kind >> 8, "free")
+        self.report(rule, f"{name_of(leaf.space)} reach {scene.describe(hfn)} at page {leaf.page:#x}")
+        return True
+
+    def _granted(self, leaf: Leaf, hfn: int, owner: int) -> int | None:
+        """The rights that a live grant of `owner` gives at the place of this leaf; None if there is none."""
+        if leaf.level != 1:
+            return None
+        for mapping in self.shadow.sides.get((leaf.space, leaf.page), ()):
+            if mapping.frame == hfn and mapping.granter == owner:
+                entry = self._entry(mapping)
+                if entry is not None and entry[0] == leaf.space & ~DMA and entry[1] == hfn:
+                    return mapping.rights & entry[2]
+        return None
+
+    def _entry(self, mapping: Mapping) -> tuple[int, int, int] | None:
+        """(grantee, frame, rights) of the live entry that a mapping was made from."""
+        grants = self.shadow.grants
+        if not (0 <= mapping.granter < len(grants) and 0 <= mapping.ref < len(grants[mapping.granter])):
+            return None
+        entry = grants[mapping.granter][mapping.ref]
+        return None if entry is None else (entry.to, entry.frame, entry.rights)
+
+    def _check_frame(self, hfn: int) -> None:
+        """The frame has another owner or use: check who maps it."""
+        for word in self.shadow.leaves_of(hfn):
+            leaf = self.shadow.leaf(word)
+            if leaf is not None:
+                self._check_reach(leaf, hfn)
+
+    def _check_sides(self, number: int, mapping: Mapping) -> None:
+        """A grant mapping changed: check what is mapped at the places it had."""
+        for space, page in ((number, mapping.gfn), (number | DMA, mapping.iova >> PAGE_SHIFT)):
+            leaf = self.shadow.find(space, page)
+            if leaf is not None:
+                self.check_leaf(leaf)
+
+    def _check_granted(self, number: int, ref: int) -> None:
+        """A grant entry in use changed: check the mappings made from it."""
+        for domain, handles in enumerate(self.shadow.handles):
+            for mapping in handles:
+                if mapping is not None and mapping.granter == number and mapping.ref == ref:
+                    self._check_sides(domain, mapping)
+
+    def check_table(self, hfn: int) -> None:
+        """A page in the place of a table must be one, and the domain's."""
+        table = self.shadow.tables.get(hfn)
+        if table is None:
+            return
+        word = self.shadow.frames.values[hfn]
+        if word & OWNER_AND_STATE != FrameState.TABLE << 8 | table.space & 0xFF:
+            text = f"{name_of(table.space)}: level {table.level} table for page {table.page:#x} is"
+            self.report("tree", f"{text} {self.scene.describe(hfn)}")
+
+    def _report_misplaced(self, table: Table, hfn: int, why: str) -> None:
+        text = f"{name_of(table.space)}: frame {hfn:#x} as level {table.level} table for page {table.page:#x}"
+        self.report("tree", f"{text}: {why}")
+
+    def check_context(self, bdf: int) -> None:
+        """The context entry of a device must be a domain's."""
+        context = self.shadow.contexts.get(bdf)
+        if context is None:
+            return
+        domain = self.shadow.device_domain(bdf)
+        if domain < 0 or context[1] != domain + 1:
+            text = f"table {context[0]:#x}, domain id {context[1]}"
+            self.report("context", f"device {bdf:#06x}: {text}: {'no such table' if domain < 0 else f'dom{domain}'}")
+
+    # The act.
+
+    def accessed(self, initiator: object, hpa: int, size: int, access: int) -> None:
+        """An access by a guest or a device is about to be made."""
+        scene = self.scene
+        if isinstance(initiator, VCpu):
+            space = initiator.domain
+        else:
+            space = self.shadow.device_domain(initiator.bdf) | DMA  # type: ignore[attr-defined]
+        if hpa >= scene.machine.memory.size:
+            self.report("access", f"{name_of(space)} access memory that does not exist, at {hpa:#x}")
+            return
+        word = scene.words[scene.frame_words + (hpa >> PAGE_SHIFT)]
+        if word & 0xFF == space & 0xFF and word & 0xFF00 in (OWNED, SHARED):
+            return
+        if space < 0:
+            self.report("access", f"a device of nobody accesses {scene.describe(hpa >> PAGE_SHIFT)}")
+        elif not self._may(space, hpa >> PAGE_SHIFT, access):
+            self.report("access", f"{name_of(space)} access {scene.describe(hpa >> PAGE_SHIFT)}")
+
+    def _may(self, space: int, hfn: int, access: int) -> bool:
+        """Whether a grant mapping on that side allows the access, by the hypervisor's tables of this moment."""
+        if not self._still_shared(hfn):
+            return False
+        number = space & ~DMA
+        for mapping in list.__iter__(self.shadow.domains[number].handles):
+            if (
+                mapping is not None
+                and mapping.frame == hfn
+                and (mapping.device if space & DMA else mapping.host)
+                and not access & ~mapping.rights
+            ):
+                return True
+        return False
+
+    def _still_shared(self, hfn: int) -> bool:
+        return self.scene.words[self.scene.frame_words + hfn] & 0xFF00 in (OWNED, SHARED)
+
+    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """The hypervisor is about to copy on behalf of `vcpu`."""
+        scene = self.scene
+        if not 0 <= hpa < scene.machine.memory.size:
+            return  # the host faults on that
+        hfn = hpa >> PAGE_SHIFT
+        word = scene.words[scene.frame_words + hfn]
+        number = vcpu.domain
+        if word & 0xFF == number and word & 0xFF00 in (OWNED, SHARED):
+            return
+        access = WRITE if write else READ
+        if self._may(number, hfn, access) or (self._still_shared(hfn) and self._may_copy(number, hfn, access)):
+            return
+        way = "to" if write else "from"
+        self.report("copy", f"on behalf of dom{number}, {way} {scene.describe(hfn)}")
+
+    def _may_copy(self, number: int, hfn: int, access: int) -> bool:
+        """Whether somebody granted the frame to the domain, mapped or not."""
+        for domain in self.shadow.domains:
+            for entry in list.__iter__(domain.grants):
+                if entry is not None and entry.frame == hfn and entry.to == number and entry.rights & access:
+                    return True
+        return False
+
+    # Everything.
+
+    def audit(self) -> None:
+        """Check every leaf, table and context entry that there is."""
+        shadow = self.shadow
+        for word in sorted(shadow.entries):
+            leaf = shadow.leaf(word)
+            if leaf is not None:
+                self.check_leaf(leaf)
+        for hfn in sorted(shadow.tables):
+            self.check_table(hfn)
+        for bdf in sorted(shadow.contexts):
+            self.check_context(bdf)

@@ -1,0 +1,243 @@
+"""Reference counts: what the hypervisor counts is recounted from what there is to count.
+
+Leaves come from the tables' bytes, grant entries and mappings from the hypervisor's tables; the counts they must
+agree with are in the frame words, in the grant entries, in the pools and in the allocator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.reachability import DMA, Reachability, name_of, sides_of
+from hvfuzz.oracles.shadow import ShadowMap
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.domains import Grant, Mapping
+    from hvfuzz.oracles.reachability import Change
+
+FREE = int(FrameState.FREE)
+OWNED = int(FrameState.OWNED)
+SHARED = int(FrameState.SHARED)
+POOL = int(FrameState.POOL)
+
+
+class Recount(Oracle):
+    """Every count is the number of the things that it counts."""
+
+    name = "recount"
+    shadowed = True
+    rules = {
+        "maps": "a frame's maps are the leaves, of stage 2 and of devices, that name it",
+        "pins": "a frame's pins are the live sides of grant mappings of it",
+        "grants": "a frame's grants are the live grant entries that name it",
+        "state": "a frame is SHARED if and only if it is pinned or granted",
+        "entry": "a grant entry's pins are the live sides of the mappings made from it",
+        "handle": "a live grant mapping comes from a live entry for its domain, and its sides are mapped",
+        "pool": "table pages in use and in the pool add up to what the domain was given, each page once",
+        "free": "the allocator's free frames are the frames in state FREE",
+    }
+
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        super().__init__(scene, shadow)
+        self._pins: ShadowMap[int, int] = ShadowMap()
+        self._grants: ShadowMap[int, int] = ShadowMap()
+        self._used: ShadowMap[tuple[int, int], tuple[int, int]] = ShadowMap()
+        """(granter, ref) -> live host and device sides."""
+        self._pages: list[int] = []
+        """Table pages of each domain, in the pool or in use."""
+        self._pools: list[list[int]] = []
+        self._base_pools: list[list[int]] = []
+
+    def attach(self) -> None:
+        """Count what there is."""
+        shadow = self.shadow
+        for number, (grants, handles) in enumerate(zip(shadow.grants, shadow.handles, strict=True)):
+            for entry in grants:
+                self._count_entry(None, entry)
+            for mapping in handles:
+                self._count_mapping(number, None, mapping)
+        self._pages = [
+            len(domain.pool) + used for domain, used in zip(shadow.domains, shadow.table_counts, strict=True)
+        ]
+        self._base_pools = self._pools = [list(domain.pool) for domain in shadow.domains]
+        for counted in (self._pins, self._grants, self._used):
+            counted.rebase()
+
+    def reset(self) -> None:
+        """Return to the counts at the snapshot."""
+        self._pins.reset()
+        self._grants.reset()
+        self._used.reset()
+        self._pools = list(self._base_pools)
+
+    def settled(self, change: Change) -> None:
+        """Recount what this change concerns."""
+        shadow = self.shadow
+        frames = dict.fromkeys(change.frames)
+        for number, _, before, after in change.handles:
+            self._count_mapping(number, before, after)
+            for mapping in (before, after):
+                if mapping is not None:
+                    frames[mapping.frame] = None
+        for _, _, old, new in change.entries:
+            self._count_entry(old, new)
+            for entry in (old, new):
+                if entry is not None:
+                    frames[entry.frame] = None
+        for word in change.added:
+            leaf = shadow.leaf(word)
+            if leaf is not None:
+                frames.update(dict.fromkeys(range(leaf.frame, leaf.frame + leaf.frames)))
+        for _, level, _, entry_word in change.removed:
+            first = (entry_word & 0x000F_FFFF_FFFF_F000) >> 12
+            frames.update(dict.fromkeys(range(first, first + (1 << 9 * (level - 1)))))
+        count = len(shadow.frames.values)
+        for hfn in frames:
+            if hfn < count:
+                self.check_frame(hfn)
+        if change.frames:
+            self._check_free(change.frames)
+        for number, _, before, after in change.handles:
+            self._check_handle(number, before, after)
+        for number, ref, _, _ in change.entries:
+            self._check_entry(number, ref)
+        if change.removed:
+            self._check_removed(change)
+        for number, domain in enumerate(shadow.domains):
+            pool = domain.pool
+            if change.tables or pool != self._pools[number]:
+                self.check_pool(number, pool)
+
+    # What there is.
+
+    def _count_entry(self, old: Grant | None, new: Grant | None) -> None:
+        grants = self._grants
+        if old is not None:
+            grants.put(old.frame, grants.get(old.frame, 0) - 1)
+        if new is not None:
+            grants.put(new.frame, grants.get(new.frame, 0) + 1)
+
+    def _count_mapping(self, number: int, before: Mapping | None, after: Mapping | None) -> None:
+        pins, used = self._pins, self._used
+        for mapping, sign in ((before, -1), (after, 1)):
+            if mapping is not None:
+                host, device = sign * bool(mapping.host), sign * bool(mapping.device)
+                pins.put(mapping.frame, pins.get(mapping.frame, 0) + host + device)
+                key = (mapping.granter, mapping.ref)
+                hosts, devices = used.get(key, (0, 0))
+                used.put(key, (hosts + host, devices + device))
+
+    # The comparison.
+
+    def check_frame(self, hfn: int) -> None:
+        """Compare the counts in a frame's word."""
+        word = self.shadow.frames.values[hfn]
+        maps = len(self.shadow.leaves.get(hfn, ())) + len(self.shadow.large.get(hfn >> 9, ()))
+        pins = self._pins.get(hfn, 0)
+        grants = self._grants.get(hfn, 0)
+        counts = maps | pins << 16 | grants << 32
+        state = word >> 8 & 0xFF
+        if word >> 16 != counts:
+            where = self.scene.describe(hfn)
+            if word >> 16 & 0xFFFF != maps:
+                self.report("maps", f"{where}: {maps} leaves name it")
+            if word >> 32 & 0xFFFF != pins:
+                self.report("pins", f"{where}: {pins} sides of grant mappings are live")
+            if word >> 48 != grants:
+                self.report("grants", f"{where}: {grants} grant entries name it")
+        elif (state == SHARED and not word >> 32) or (state == OWNED and word >> 32):
+            self.report("state", self.scene.describe(hfn))
+
+    def _check_entry(self, number: int, ref: int) -> None:
+        entry = self.shadow.grants[number][ref]
+        hosts, devices = self._used.get((number, ref), (0, 0))
+        pins = (0, 0) if entry is None else (entry.host_pins, entry.device_pins)
+        if pins != (hosts, devices):
+            text = f"{pins} host and device pins, {(hosts, devices)} live sides"
+            self.report("entry", f"grant {ref} of dom{number}: {text}")
+
+    def _check_handle(self, number: int, before: Mapping | None, after: Mapping | None) -> None:
+        """A grant mapping is new, changed or gone: it must agree with its entry and with the tables."""
+        for mapping in (before, after):
+            if mapping is not None and self._known(mapping):
+                self._check_entry(mapping.granter, mapping.ref)
+        if after is not None:
+            self.check_mapping(number, after)
+
+    def _known(self, mapping: Mapping) -> bool:
+        grants = self.shadow.grants
+        return 0 <= mapping.granter < len(grants) and 0 <= mapping.ref < len(grants[mapping.granter])
+
+    def check_mapping(self, number: int, mapping: Mapping) -> None:
+        """A live grant mapping must stand on an entry, and be mapped."""
+        entry = self.shadow.grants[mapping.granter][mapping.ref] if self._known(mapping) else None
+        where = f"a mapping by dom{number} of grant {mapping.ref} of dom{mapping.granter}"
+        if entry is None or entry.to != number or entry.frame != mapping.frame:
+            self.report("handle", f"{where}: the entry is {entry}")
+        for space, page in sides_of(number, mapping):
+            leaf = self.shadow.find(space, page)
+            if leaf is None or leaf.frame != mapping.frame or leaf.level != 1:
+                self.report("handle", f"{where}: {name_of(space)}, page {page:#x}: the leaf is {leaf}")
+
+    def _check_removed(self, change: Change) -> None:
+        """A leaf is gone: no live mapping may still claim its place."""
+        sides = self.shadow.sides
+        for space, level, page, _ in change.removed:
+            if level == 1:
+                for mapping in sides.get((space, page), ()):
+                    self.check_mapping(space & ~DMA, mapping)
+
+    def check_pool(self, number: int, pool: list[int]) -> None:
+        """The pages of a pool: as many as there have to be, and each of them free to use."""
+        used = self.shadow.table_counts[number]
+        if len(pool) + used != self._pages[number]:
+            text = f"{len(pool)} pages in the pool, {used} in use as tables, {self._pages[number]} given"
+            self.report("pool", f"dom{number}: {text}")
+        if pool == self._pools[number]:
+            return
+        self._pools[number] = list(pool)
+        if len(set(pool)) != len(pool):
+            self.report("pool", f"dom{number}: a page is twice in the pool")
+        values = self.shadow.frames.values
+        for hfn in pool:
+            if not 0 <= hfn < len(values) or values[hfn] & 0xFFFF != POOL << 8 | number:
+                self.report("pool", f"dom{number}: in the pool is {self.scene.describe(hfn)}")
+
+    def _check_free(self, frames: dict[int, int]) -> None:
+        """The allocator's bit maps against the states of the frames that changed."""
+        allocator = self.scene.hypervisor.allocator
+        values = self.shadow.frames.values
+        blocks = allocator.blocks
+        for hfn, old in frames.items():
+            new = values[hfn]
+            if (old ^ new) & 0xFF00 and (blocks[hfn >> 9] >> (hfn & 511) & 1) != (not new & 0xFF00):
+                text = "free" if new & 0xFF00 else "in use"
+                self.report("free", f"{text} for the allocator: {self.scene.describe(hfn)}")
+        if allocator.available != self.shadow.state_counts[FREE]:
+            text = f"{allocator.available} frames for the allocator, {self.shadow.state_counts[FREE]} by their state"
+            self.report("free", text)
+
+    # Everything.
+
+    def audit(self) -> None:
+        """Recount every frame, entry, mapping and pool."""
+        shadow = self.shadow
+        for hfn in range(len(shadow.frames.values)):
+            self.check_frame(hfn)
+        for number, domain in enumerate(shadow.domains):
+            for ref in range(len(shadow.grants[number])):
+                self._check_entry(number, ref)
+            for mapping in shadow.handles[number]:
+                if mapping is not None:
+                    self.check_mapping(number, mapping)
+            self._pools[number] = []
+            self.check_pool(number, domain.pool)
+        allocator: Any = self.scene.hypervisor.allocator
+        for number, bits in enumerate(allocator.blocks):
+            first = number << 9
+            states = shadow.frames.values[first : first + 512]
+            free = sum(1 << index for index, word in enumerate(states) if not word & 0xFF00)
+            if free != bits:
+                self.report("free", f"frames {first:#x} to {first + 511:#x}: allocator and states differ")

@@ -1,0 +1,75 @@
+"""Containers that return to a base state in time proportional to what changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Final, Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class ShadowMap(dict[K, V], Generic[K, V]):
+    """A dict whose changes since `rebase` can be undone. Change it by `put` and `drop` only.
+
+    It remembers, for each key that changed, what the base had: reading costs nothing extra, and a key that changes
+    a hundred times is put back once.
+    """
+
+    __slots__ = ("_base",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._base: Final[dict[K, Any]] = {}
+
+    def put(self, key: K, value: V) -> None:
+        """Set one value; None is no value."""
+        if key not in self._base:
+            self._base[key] = self.get(key)
+        self[key] = value
+
+    def drop(self, key: K) -> None:
+        """Remove one key; it may be absent."""
+        if key not in self._base:
+            self._base[key] = self.get(key)
+        self.pop(key, None)
+
+    def rebase(self) -> None:
+        """What there is now is the base."""
+        self._base.clear()
+
+    def reset(self) -> None:
+        """Return to the base. The order of the keys may differ from what it was: nothing may depend on it."""
+        for key, value in self._base.items():
+            if value is None:
+                self.pop(key, None)
+            else:
+                self[key] = value
+        self._base.clear()
+
+
+class ShadowWords:
+    """A list of numbers whose changes since `rebase` can be undone; read `values`, change it by `put` only."""
+
+    __slots__ = ("_base", "values")
+
+    def __init__(self, values: list[int]) -> None:
+        self.values: list[int] = values
+        self._base: dict[int, int] = {}
+
+    def put(self, index: int, value: int) -> None:
+        """Set one number."""
+        if index not in self._base:
+            self._base[index] = self.values[index]
+        self.values[index] = value
+
+    def rebase(self) -> None:
+        """What there is now is the base."""
+        self._base.clear()
+
+    def reset(self) -> None:
+        """Return to the base."""
+        values = self.values
+        for index, value in self._base.items():
+            values[index] = value
+        self._base.clear()

@@ -1,0 +1,68 @@
+"""The executable specification: what each hypercall may answer and must change, from the contract alone.
+
+    state = State(frames, cells)                  the abstract state, filled from the machine by whoever asks
+    judge(state, call, observed)                  a finished hypercall: a Mismatch, or its effect on the state
+    judge_dispatch(version, cpl, number, ...)     how dispatch must refuse a call, if it must
+    judge_change(state, key, actual, ...)         a cell that changed though no call's effect says so
+    judge_halt(state, domain, vcpu, actual)       a HLT
+
+Nothing here may import the hypervisor: an oracle that shares code with its subject shares its bugs.
+"""
+
+from hvfuzz.oracles.spec.cells import (
+    HOST_FRAME,
+    HYPERVISOR,
+    ClockWindow,
+    Frame,
+    Grant,
+    Handle,
+    IoPage,
+    Page,
+    Poll,
+    Port,
+    PortState,
+    RunState,
+)
+from hvfuzz.oracles.spec.dispatch import BY_NAME, BY_NUMBER, CALLS, arguments, decode, judge_dispatch
+from hvfuzz.oracles.spec.judge import SPEC, expect, judge
+from hvfuzz.oracles.spec.outside import judge_change, judge_halt
+from hvfuzz.oracles.spec.state import FREE, GHOSTS, Key, State, Value
+from hvfuzz.oracles.spec.verdict import Accept, Call, Mismatch, Nested, Observed, Tables, valid_range
+
+__all__ = [
+    "BY_NAME",
+    "BY_NUMBER",
+    "CALLS",
+    "FREE",
+    "GHOSTS",
+    "HOST_FRAME",
+    "HYPERVISOR",
+    "SPEC",
+    "Accept",
+    "Call",
+    "ClockWindow",
+    "Frame",
+    "Grant",
+    "Handle",
+    "IoPage",
+    "Key",
+    "Mismatch",
+    "Nested",
+    "Observed",
+    "Page",
+    "Poll",
+    "Port",
+    "PortState",
+    "RunState",
+    "State",
+    "Tables",
+    "Value",
+    "arguments",
+    "decode",
+    "expect",
+    "judge",
+    "judge_change",
+    "judge_dispatch",
+    "judge_halt",
+    "valid_range",
+]

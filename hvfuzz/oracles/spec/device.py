@@ -1,0 +1,175 @@
+"""The specification of family `device`: who has a DMA engine, what it reaches, and what it copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hvfuzz.abi import limits
+from hvfuzz.abi.boot import DEVICES
+from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, WRITE, Hfn
+from hvfuzz.oracles.spec.cells import IoPage, Page
+from hvfuzz.oracles.spec.memory import owned
+from hvfuzz.oracles.spec.state import State
+from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, pages_in
+
+IO_PAGES: Final = limits.IOVA_LIMIT >> PAGE_SHIFT
+IO_RIGHTS: Final = (READ, WRITE, READ | WRITE)
+REQUEST_WORDS: Final = 3
+
+
+def assign(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """A device that nobody has goes to a domain."""
+    device = call.args.device
+    if device >= DEVICES:
+        return Status.NO_DEVICE
+    to = state.resolve(call.caller, call.args.to)
+    if to is None:
+        return Status.NO_DOMAIN
+    key = ("device", device)
+    if key in state:
+        return Status.BUSY
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        state[key] = to
+
+    return Accept(effect=effect)
+
+
+def deassign(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """A device is nobody's."""
+    if call.args.device >= DEVICES:
+        return Status.NO_DEVICE
+    key = ("device", call.args.device)
+    if key not in state:
+        return Status.NOT_PRESENT
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        del state[key]
+
+    return Accept(effect=effect)
+
+
+def io_range(args: Any) -> range | None:
+    """The pages of the caller's IOMMU table that `iova` and `count` name, if they may be named."""
+    first = args.iova >> PAGE_SHIFT
+    if args.iova & PAGE_MASK or not pages_in(first, args.count, IO_PAGES, limits.DMA_PAGES):
+        return None
+    return range(first, first + args.count)
+
+
+def dma_map(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """The caller's devices reach a range of its frames, in place of what dma_map had put there before."""
+    args, caller = call.args, call.caller
+    iovas = io_range(args)
+    if iovas is None or args.gfn + args.count > limits.MAX_GFN or args.rights not in IO_RIGHTS:
+        return Status.INVALID
+    frames = []
+    for gfn in range(args.gfn, args.gfn + args.count):
+        page = owned(state, caller, gfn)
+        if not isinstance(page, Page):
+            return page
+        if args.rights & ~page.rights:
+            return Status.NOT_PERMITTED
+        frames.append(page.frame)
+    for iova in iovas:
+        there: IoPage | None = state.get(("iova", caller, iova))
+        if there is not None and there.foreign:
+            return Status.EXISTS
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        for iova, frame in zip(iovas, frames, strict=True):
+            displaced: IoPage | None = state.get(("iova", caller, iova))
+            if displaced is not None:
+                state.count(displaced.frame, maps=-1)
+            state[("iova", caller, iova)] = IoPage(frame, args.rights, foreign=False)
+            state.count(frame, maps=1)
+
+    return Accept(args.count, effect, tables=Tables.NEEDED)
+
+
+def dma_unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """The caller's devices no longer reach a range that dma_map mapped."""
+    args, caller = call.args, call.caller
+    iovas = io_range(args)
+    if iovas is None:
+        return Status.INVALID
+    frames = []
+    for iova in iovas:
+        there: IoPage | None = state.get(("iova", caller, iova))
+        if there is None:
+            return Status.NOT_PRESENT
+        if there.foreign:
+            return Status.EXISTS
+        frames.append(there.frame)
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        state.erase([("iova", caller, iova) for iova in iovas])
+        for frame in frames:
+            state.count(frame, maps=-1)
+
+    return Accept(args.count, effect, tables=Tables.RETURNED)
+
+
+def usable(state: State, caller: int, device: int) -> Status | None:
+    """Why the caller may not give orders to the device, if it may not."""
+    if device >= DEVICES:
+        return Status.NO_DEVICE
+    return None if state.get(("device", device)) == caller else Status.NOT_PERMITTED
+
+
+def transfer(state: State, caller: int, source: int, dest: int, length: int) -> Status | None:
+    """Why one copy is refused, if it is: the caller's IOMMU table must map both ranges with their rights."""
+    if not 0 < length <= limits.DMA_LENGTH:
+        return Status.INVALID
+    if max(source, dest) + length > limits.IOVA_LIMIT:
+        return Status.INVALID
+    for start, right in ((source, READ), (dest, WRITE)):
+        for iova in range(start >> PAGE_SHIFT, (start + length - 1 >> PAGE_SHIFT) + 1):
+            there: IoPage | None = state.get(("iova", caller, iova))
+            if there is None or not there.rights & right:
+                return Status.FAULT
+    return None
+
+
+def dma_submit(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """One copy by a device of the caller."""
+    args = call.args
+    refusal = usable(state, call.caller, args.device)
+    if refusal is None:
+        refusal = transfer(state, call.caller, args.from_, args.to, args.length)
+    return Accept(args.length) if refusal is None else refusal
+
+
+def dma_batch(state: State, call: Call, evidence: Evidence) -> Expected:
+    """The copies listed in a ring: the number of them is read once, and all are checked before one runs."""
+    args, caller = call.args, call.caller
+    refusal = usable(state, caller, args.device)
+    if refusal is not None:
+        return refusal
+    header = evidence.words(args.ring, 1)
+    if header is None:
+        return Status.FAULT
+    count = header[0]
+    if not 0 < count <= limits.BATCH:
+        return Status.INVALID
+    words = evidence.words(args.ring + 8, REQUEST_WORDS * count)
+    if words is None:
+        return Status.FAULT
+    for at in range(0, len(words), REQUEST_WORDS):
+        source, dest, length = words[at : at + REQUEST_WORDS]
+        refusal = transfer(state, caller, source, dest, length)
+        if refusal is not None:
+            return refusal
+    return Accept(count)
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "assign": assign,
+    "deassign": deassign,
+    "dma_map": dma_map,
+    "dma_unmap": dma_unmap,
+    "dma_submit": dma_submit,
+    "dma_batch": dma_batch,
+}

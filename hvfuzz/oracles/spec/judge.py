@@ -1,0 +1,172 @@
+"""Judges one finished hypercall against the contract, and applies its effect to the abstract state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from hvfuzz.abi.status import WORD_MASK, Status
+from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.spec import console, device, discovery, event, grant, memory, multicall, sched, time
+from hvfuzz.oracles.spec.state import State
+from hvfuzz.oracles.spec.verdict import (
+    POOL_NEED,
+    Accept,
+    Bytes,
+    Call,
+    Evidence,
+    Expected,
+    Mismatch,
+    Observed,
+    Rule,
+    Tables,
+)
+
+SPEC: Final[Mapping[str, Rule]] = MappingProxyType(
+    {
+        f"{family}.{name}" if name else family: rule
+        for family, rules in (
+            ("discovery", discovery.RULES),
+            ("memory", memory.RULES),
+            ("grant", grant.RULES),
+            ("event", event.RULES),
+            ("sched", sched.RULES),
+            ("time", time.RULES),
+            ("device", device.RULES),
+            ("multicall", multicall.RULES),
+            ("console", console.RULES),
+        )
+        for name, rule in rules.items()
+    }
+)
+"""The rule of each call, by the call's name."""
+
+
+def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
+    """Decide whether the contract allows what was observed; if so, apply the effect to `state`.
+
+    Afterwards `state.written` are the cells that the effect wrote: no other cell may have changed. After a
+    Mismatch nothing is written, and the state no longer describes the machine. KeyError: no such call.
+    """
+    state.begin()
+    evidence = Evidence(call.fetched, observed)
+    expected = SPEC[call.name](state, call, evidence)
+    if isinstance(expected, Mismatch):
+        return expected
+    if evidence.left_over:
+        gva, data = evidence.left_over[0]
+        return Mismatch("fetched", call.name, f"{len(data)} bytes at {gva:#x} that the call has no use for")
+    if not _allowed(state, call, expected, evidence):
+        return _wrong_status(call, expected, evidence)
+    if isinstance(expected, Accept) and observed.status == Status.OK:
+        return _accepted(state, call, expected, evidence)
+    return _refused(state, call, evidence)
+
+
+def expect(state: State, call: Call, observed: Observed | None = None) -> Expected:
+    """What the contract says of the call in this state, which stays as it is."""
+    seen = Observed(Status.NO_CALL) if observed is None else observed
+    return SPEC[call.name](state, call, Evidence(call.fetched, seen))
+
+
+def _allowed(state: State, call: Call, expected: Status | Accept, evidence: Evidence) -> bool:
+    """Whether the contract allows the status."""
+    status = evidence.observed.status
+    if status == Status.FAULT and evidence.may_fault:
+        return True
+    if not isinstance(expected, Accept):
+        return status == expected
+    if status == Status.NO_POOL and expected.tables is Tables.NEEDED:
+        pool = state.get(("pool", call.caller))
+        return pool is None or pool < POOL_NEED
+    return status == Status.OK
+
+
+def _wrong_status(call: Call, expected: Status | Accept, evidence: Evidence) -> Mismatch:
+    """Say what was seen and what the contract wants."""
+    seen = evidence.observed.status
+    status = Status.from_word(seen & WORD_MASK)
+    name = str(seen) if status is None else status.name
+    wanted = "OK" if isinstance(expected, Accept) else expected.name
+    either = " or FAULT" if evidence.may_fault else ""
+    return Mismatch("status", call.name, f"{name} where the contract says {wanted}{either}: {call.args}")
+
+
+def _refused(state: State, call: Call, evidence: Evidence) -> Mismatch | None:
+    """A refused call changes nothing."""
+    observed = evidence.observed
+    if observed.result:
+        return Mismatch("result", call.name, f"refused, yet result {observed.result:#x}")
+    if not evidence.writes_judged and not same_bytes(None, observed.written):
+        return Mismatch("written", call.name, f"refused, yet wrote to {observed.written[0][0]:#x}")
+    if observed.fresh:
+        return Mismatch("fresh", call.name, f"refused, yet took {len(observed.fresh)} frames")
+    before = state.get(("pool", call.caller))
+    if observed.pool is not None and observed.pool != before:
+        return Mismatch("pool", call.name, f"refused, yet the pool went from {before} to {observed.pool}")
+    return None
+
+
+def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> Mismatch | None:
+    """Compare result, writes, frames and pool; then apply the effect."""
+    observed = evidence.observed
+    if observed.result != accept.result:
+        text = f"{observed.result:#x} where the contract says {accept.result:#x}"
+        return Mismatch("result", call.name, text)
+    if not evidence.writes_judged and not same_bytes(accept.written, observed.written):
+        return Mismatch("written", call.name, f"{observed.written} where the contract says {accept.written}")
+    if observed.fresh or accept.fresh:
+        wrong = _frames(state, accept, observed.fresh)
+        if wrong:
+            return Mismatch("fresh", call.name, wrong)
+    key = ("pool", call.caller)
+    if observed.pool is not None and observed.pool != state.get(key):
+        before = state.get(key)
+        # What is not known yet can only be adopted.
+        if before is not None and not _pool_may_become(accept.tables, before, observed.pool):
+            return Mismatch("pool", call.name, f"the pool went from {before} to {observed.pool}")
+        state[key] = observed.pool
+    if accept.effect is not None:
+        accept.effect(observed.fresh)
+    return None
+
+
+def _pool_may_become(tables: Tables, before: int, after: int) -> bool:
+    """Whether a call of this kind can change the number of free table pages like that."""
+    if tables is Tables.UNTOUCHED:
+        return after == before
+    if tables is Tables.RETURNED:
+        return after >= before
+    return after >= 0 and before - after <= POOL_NEED
+
+
+def _frames(state: State, accept: Accept, fresh: tuple[Hfn, ...]) -> str | None:
+    """What is wrong with the frames that the hypervisor chose, if anything."""
+    if len(fresh) != accept.fresh:
+        return f"{len(fresh)} frames where the contract says {accept.fresh}"
+    if min(fresh) < 0 or max(fresh) >= state.frames:
+        return "a frame that the machine does not have"
+    if len(set(fresh)) != len(fresh):
+        return "the same frame twice"
+    if not state.cells.keys().isdisjoint([("frame", hfn) for hfn in fresh]):
+        hfn = next(hfn for hfn in fresh if ("frame", hfn) in state)
+        return f"frame {hfn:#x} is not free: {state.frame(hfn)}"
+    if accept.order:
+        size = 1 << accept.order
+        for at in range(0, len(fresh), size):
+            first = fresh[at]
+            if first % size or fresh[at : at + size] != tuple(range(first, first + size)):
+                return f"frames from {first:#x} on are no aligned block of {size}"
+    return None
+
+
+def same_bytes(expected: Bytes | None, written: tuple[Bytes, ...]) -> bool:
+    """Whether the pieces written are, one after the other, the expected bytes at the expected address."""
+    gva, data = (0, b"") if expected is None else expected
+    for start, piece in written:
+        if piece and (start != gva or not data.startswith(piece)):
+            return False
+        gva += len(piece)
+        data = data[len(piece) :]
+    return not data

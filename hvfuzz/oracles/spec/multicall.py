@@ -1,0 +1,85 @@
+"""The specification of `multicall`: several calls in one exit, each with a status of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from hvfuzz.abi import limits
+from hvfuzz.abi.status import Status
+from hvfuzz.oracles.spec.dispatch import BY_NUMBER, MULTICALL, SINCE
+from hvfuzz.oracles.spec.state import State
+from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Mismatch, Nested, Rule
+
+ENTRY_WORDS: Final = 4
+ENTRY_SIZE: Final = 8 * ENTRY_WORDS
+OUTCOME: Final = 16
+"""Offset in an entry of its status word; the result word follows."""
+AT_DISPATCH: Final = frozenset({Status.NO_CALL, Status.NOT_PERMITTED, Status.FAULT, Status.INVALID, Status.TOO_NEW})
+"""How an entry can end without its call having begun."""
+
+
+def multicall(_state: State, call: Call, evidence: Evidence) -> Expected:
+    """Entries run in order, each as if called alone; the result is the number that ended well.
+
+    The calls have been judged one by one: here it is whether those that ran are those listed in the copy of
+    the entries, and whether the guest was told how they ended.
+    """
+    args, observed = call.args, evidence.observed
+    if not 0 < args.count <= limits.MULTICALL:
+        return Status.INVALID
+    entries = evidence.words(args.entries, ENTRY_WORDS * args.count)
+    if entries is None or not evidence.writable(args.entries, ENTRY_SIZE * args.count):
+        return Status.FAULT
+    evidence.writes_judged = True
+    numbers = entries[::ENTRY_WORDS]
+    written = Evidence(observed.written, observed)
+    ran = list(observed.nested)
+    good = done = 0
+    for number in numbers:
+        outcome = written.words(args.entries + ENTRY_SIZE * done + OUTCOME, 2)
+        if outcome is None:
+            break
+        status = Status.from_word(outcome[0])
+        wrong = _entry(number, status, outcome[1], ran)
+        if wrong:
+            return Mismatch("nested", call.name, f"entry {done}, call {number:#x}: {wrong}")
+        good += status is Status.OK
+        done += 1
+    if written.left_over:
+        return Mismatch("written", call.name, f"{len(written.left_over)} writes that are no entry's outcome")
+    if done < args.count:
+        return _cut_short(call, numbers[done], ran)
+    if ran:
+        return Mismatch("nested", call.name, f"calls that no entry asked for: {ran}")
+    # All is written: nothing was left that could have failed.
+    evidence.may_fault = False
+    return Accept(good)
+
+
+def _entry(number: int, status: Status | None, result: int, ran: list[Nested]) -> str | None:
+    """What is wrong with the outcome of one entry, if anything; its call is taken off those that ran."""
+    if status is None:
+        return "no status of the contract"
+    if ran and ran[0] == (number, status, result):
+        del ran[0]
+        return "nested" if number == MULTICALL else None
+    if status not in AT_DISPATCH or result:
+        return f"{status.name} with result {result:#x}, but no such call ran"
+    if number not in BY_NUMBER and status is not Status.NO_CALL:
+        return f"{status.name} for an unknown call"
+    if number == MULTICALL and status is not Status.INVALID:
+        return f"{status.name} for a nested multicall"
+    if status is Status.NO_CALL and SINCE.get(number) == 1:
+        return "NO_CALL for a call that every version has"
+    return None
+
+
+def _cut_short(call: Call, number: int, ran: list[Nested]) -> Expected:
+    """The array could not be written after an entry ran: the calls up to that one stay done."""
+    if len(ran) > 1 or (ran and ran[0].number != number):
+        return Mismatch("nested", call.name, f"calls that no entry asked for, or after a fault: {ran}")
+    return Status.FAULT
+
+
+RULES: Final[Mapping[str, Rule]] = {"": multicall}

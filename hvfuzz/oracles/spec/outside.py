@@ -1,0 +1,44 @@
+"""What may change in the abstract state although no hypercall did it: vCPUs halt, and polls run out of time.
+
+Everything else that changes between two calls, or during a call whose effect does not say so, is a mismatch:
+no load, store, page-table edit, trapped instruction or DMA transfers a frame or opens a port.
+"""
+
+from __future__ import annotations
+
+from hvfuzz.oracles.spec.cells import Poll, RunState
+from hvfuzz.oracles.spec.event import set_run
+from hvfuzz.oracles.spec.sched import event_pending
+from hvfuzz.oracles.spec.state import Key, State, Value
+from hvfuzz.oracles.spec.verdict import Mismatch
+
+
+def judge_change(state: State, key: Key, actual: Value, cycles: int, operation: str) -> Mismatch | None:
+    """Judge a cell that is `actual` at clock `cycles` and should be as in `state`; adopt what is allowed.
+
+    `actual` is None if the machine has no such cell. `operation` is what was going on, for the message.
+    """
+    expected = state.get(key)
+    if actual == expected:
+        return None
+    if key[0] == "vcpu" and actual is not None and expected is not None:
+        _, domain, vcpu = key
+        if expected == RunState.POLLING and actual == RunState.RUNNABLE:
+            poll: Poll | None = state.get(("poll", domain, vcpu))
+            if poll is None or poll.deadline <= cycles:
+                set_run(state, domain, vcpu, RunState.RUNNABLE)
+                return None
+        if expected == RunState.RUNNABLE and actual == RunState.HALTED and not event_pending(state, domain):
+            set_run(state, domain, vcpu, RunState.HALTED)
+            return None
+    return Mismatch("change", operation, f"cell {key} is {actual} where the contract says {expected}")
+
+
+def judge_halt(state: State, domain: int, vcpu: int, actual: int) -> Mismatch | None:
+    """Judge a HLT: the vCPU is halted unless an event is pending; `actual` is its run state afterwards."""
+    wanted = RunState.RUNNABLE if event_pending(state, domain) else RunState.HALTED
+    if actual != wanted:
+        return Mismatch("change", "hlt", f"run state {actual} where the contract says {wanted.name}")
+    if state.get(("vcpu", domain, vcpu)) != wanted:
+        set_run(state, domain, vcpu, wanted)
+    return None

@@ -1,0 +1,185 @@
+"""What the specification is told about a call, what it answers, and what a rule of a call is made of.
+
+A rule only reads. It returns the `Status` with which the contract refuses the call, or an `Accept` that says
+what has to be seen, and carries the effect. Where the contract leaves freedom, the rule says so:
+
+- `Evidence.take` and `Evidence.writable`: the specification does not translate addresses, so FAULT is allowed
+  when nothing was fetched, and from the moment when a range must be writable. It *must* be FAULT when the
+  range is not valid whatever is mapped: it wraps, is not canonical, or touches the hypervisor's hole.
+- `Accept.tables`: whether table pages may come and go, and so whether NO_POOL is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
+from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.spec.state import State
+
+Bytes = tuple[int, bytes]
+"""Guest memory that a call copied: its guest virtual address, and the bytes."""
+POOL_NEED: Final = 4
+"""No call needs more table pages than this; a domain with as many is never refused with NO_POOL."""
+
+
+class Call(NamedTuple):
+    """One hypercall that passed dispatch.
+
+    `args` has the fields of the declaration (`from` is called `from_`). `fetched` is what the call copied
+    successfully from guest memory after its struct. `cycles` is the clock at entry, `version` the version of
+    the domain at entry.
+    """
+
+    name: str
+    caller: int
+    vcpu: int
+    args: Any
+    fetched: tuple[Bytes, ...] = ()
+    cycles: int = 0
+    version: int = 2
+
+
+class Nested(NamedTuple):
+    """A call that a multicall made and that passed dispatch (refused there, it is not in the list)."""
+
+    number: int
+    status: int
+    result: int
+
+
+class Observed(NamedTuple):
+    """How the call ended.
+
+    `written` is what the call wrote to guest memory (calls nested in it write for themselves). `fresh` are
+    the frames that it took from the free ones, each 4 KiB of a larger block, in the order of the guest frames
+    that they are for; an event bucket is one. `pool` is the number of free table pages of the caller
+    afterwards, or None if nobody looked. `cycles` is the clock at the end. `nested` are the calls made by a
+    multicall.
+    """
+
+    status: int
+    result: int = 0
+    written: tuple[Bytes, ...] = ()
+    fresh: tuple[Hfn, ...] = ()
+    pool: int | None = None
+    cycles: int = 0
+    nested: tuple[Nested, ...] = ()
+
+
+class Mismatch(NamedTuple):
+    """What was observed is not what the contract allows.
+
+    `rule` is status, result, fetched, written, fresh, pool, nested or change.
+    """
+
+    rule: str
+    operation: str
+    message: str
+
+
+class Tables(IntEnum):
+    """What a call may do to the number of free table pages of its domain."""
+
+    UNTOUCHED = 0
+    RETURNED = 1
+    """Empty tables may go back to the pool."""
+    NEEDED = 2
+    """New levels and splits take up to POOL_NEED pages, or NO_POOL refuses them; pages may also go back."""
+
+
+Effect = Callable[[tuple[Hfn, ...]], None]
+"""Writes the effect to the state, given the fresh frames."""
+
+
+class Accept(NamedTuple):
+    """The call succeeds: its result, its effect, what must be seen; `order` is that of the fresh blocks."""
+
+    result: int = 0
+    effect: Effect | None = None
+    fresh: int = 0
+    order: int = 0
+    tables: Tables = Tables.UNTOUCHED
+    written: Bytes | None = None
+
+
+Expected = Status | Accept | Mismatch
+"""A Mismatch is for what only the call's own rule can tell."""
+
+
+class Evidence:
+    """One call's copies of guest memory, handed to its rule in the order in which the contract makes them."""
+
+    __slots__ = ("_fetched", "_next", "may_fault", "observed", "writes_judged")
+
+    def __init__(self, fetched: tuple[Bytes, ...], observed: Observed) -> None:
+        """Start at the first fetch after the struct's."""
+        self._fetched = fetched
+        self._next = 0
+        self.observed: Final = observed
+        self.may_fault = False
+        """FAULT is allowed, whatever the rule returns."""
+        self.writes_judged = False
+        """The rule itself has compared what was written to guest memory."""
+
+    @property
+    def left_over(self) -> tuple[Bytes, ...]:
+        """Fetches that no step of the contract asked for: a word read twice, or never needed."""
+        return tuple(piece for piece in self._fetched[self._next :] if piece[1])
+
+    def take(self, gva: int, size: int) -> bytes | None:
+        """What the call copied from the range, in one or more pieces in order; None: it can only be FAULT."""
+        if not size:
+            return b""
+        if not valid_range(gva, size):
+            return None
+        pieces = []
+        while size and self._next < len(self._fetched):
+            start, data = self._fetched[self._next]
+            if data and (start != gva or len(data) > size):
+                return None
+            self._next += 1
+            # A piece of no bytes names no memory.
+            pieces.append(data)
+            gva += len(data)
+            size -= len(data)
+        return None if size else b"".join(pieces)
+
+    def words(self, gva: int, count: int, width: int = 8) -> list[int] | None:
+        """The range as little-endian numbers of `width` bytes."""
+        data = self.take(gva, count * width)
+        if data is None:
+            return None
+        return [int.from_bytes(data[at : at + width], "little") for at in range(0, len(data), width)]
+
+    def writable(self, gva: int, size: int) -> bool:
+        """Whether the range can be written at all; if so, FAULT remains possible."""
+        if not size:
+            return True
+        if not valid_range(gva, size):
+            return False
+        self.may_fault = True
+        return True
+
+
+Rule = Callable[[State, Call, Evidence], Expected]
+
+
+def valid_range(gva: int, size: int) -> bool:
+    """Whether a guest may name these bytes: no wrap, canonical, none of it in the hypervisor's hole."""
+    end = gva + size
+    if not size:
+        return True
+    if end <= 1 << 47:
+        return True
+    if gva < 2**64 - 2**47 or end > 2**64:
+        return False
+    return end <= HYPERVISOR_HOLE_START or gva >= HYPERVISOR_HOLE_END
+
+
+def pages_in(first: int, count: int, limit: int, most: int) -> bool:
+    """Whether `count` pages from `first` on are a permitted range: 1 to `most` of them, all below `limit`."""
+    return 0 < count <= most and first + count <= limit

@@ -1,0 +1,167 @@
+"""Stale translations: what is gone from the tables must be gone from the caches before anybody can rely on it.
+
+Checked at two moments. When a frame is freed no cache may name it: from then on it can be somebody else's, so a
+flush that comes later in the same call comes too late. And at the end of each call no cache may hold a translation
+that the tables do not give any more, for the leaves and context entries that the call took away or narrowed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
+from hvfuzz.machine.ept import EP4TA
+from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.reachability import DMA, LARGE_LEVEL, Reachability, name_of
+
+if TYPE_CHECKING:
+    from hvfuzz.oracles.reachability import Change
+
+NOTHING_CACHED = (-1, -1)
+
+
+class Stale(Oracle):
+    """No TLB, IOTLB or context-cache entry outlives what it was made from."""
+
+    name = "stale"
+    shadowed = True
+    rules = {
+        "tlb": "a processor's translation goes when its stage-2 leaf goes or loses rights, before its frame is freed",
+        "iotlb": "a device's translation goes when its leaf goes or loses rights, before its frame is freed",
+        "context": "a cached context entry goes when the entry in memory changes",
+    }
+
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        super().__init__(scene, shadow)
+        self._cached: frozenset[int] = frozenset()
+        self._when = NOTHING_CACHED
+        self._space_of_table: dict[int, int] = {}
+
+    def attach(self) -> None:
+        """Learn which EPT belongs to whom."""
+        self._space_of_table = {
+            hfn << PAGE_SHIFT: space for space, hfn in self.shadow.roots.items() if not space & DMA
+        }
+
+    def reset(self) -> None:
+        """The caches are as they were at the snapshot."""
+        self._when = NOTHING_CACHED
+
+    # A frame goes.
+
+    def frame_freed(self, hfn: int) -> None:
+        """Nothing cached may name a frame that is free."""
+        machine = self.scene.machine
+        tlb, iommu = machine.tlb, machine.iommu
+        # Something new can only be cached after a miss. (What was dropped since does no harm in this set.)
+        when = (tlb.misses, iommu.misses)
+        if when != self._when:
+            self._when = when
+            self._cached = frozenset(
+                [entry[0] >> PAGE_SHIFT for entry in tlb.combined.values()]
+                + [entry[0] >> PAGE_SHIFT for entry in tlb.guest_physical.values()]
+                + [entry[0] >> PAGE_SHIFT for entry in iommu.iotlb.values()]
+            )
+        if hfn in self._cached:
+            self._find(hfn)
+
+    def _find(self, hfn: int) -> None:
+        """Report what names the freed frame, if it is there still."""
+        machine = self.scene.machine
+        page = hfn << PAGE_SHIFT
+        what = f"still names {self.scene.describe(hfn)} when that is freed"
+        for key, entry in machine.tlb.combined.items():
+            if entry[0] == page:
+                self.report("tlb", f"the translation of gva {key[3] << PAGE_SHIFT:#x} (vpid {key[0]}) {what}")
+                break
+        for guest_key, guest_entry in machine.tlb.guest_physical.items():
+            if guest_entry[0] == page:
+                self.report("tlb", f"the translation of gpa {guest_key[1] << PAGE_SHIFT:#x} {what}")
+                break
+        for tag, translation in machine.iommu.iotlb.items():
+            if translation[0] == page:
+                self.report("iotlb", f"the translation of iova {tag[1] << PAGE_SHIFT:#x} (did {tag[0]}) {what}")
+                break
+
+    # A leaf goes.
+
+    def settled(self, change: Change) -> None:
+        """No cache may hold what these leaves and context entries gave."""
+        if change.removed:
+            small = {(space, page) for space, level, page, _ in change.removed if level == 1}
+            large = {
+                (space, page >> 9, level) for space, level, page, _ in change.removed if level >= LARGE_LEVEL
+            }
+            self._check_tlb(small, large)
+            self._check_iotlb(small, large)
+        for bdf in change.contexts:
+            self._check_context(bdf)
+
+    def _check_tlb(self, small: set[tuple[int, int]], large: set[tuple[int, int, int]]) -> None:
+        tlb = self.scene.machine.tlb
+        spaces = self._space_of_table
+        for key, entry in tlb.combined.items():
+            space = spaces.get(key[2], -1)
+            page = entry[5] >> PAGE_SHIFT
+            if (space, page) in small or (large and _within(large, space, page)):
+                self._compare("tlb", space, page, entry[0], entry[1], f"gva {key[3] << PAGE_SHIFT:#x}")
+        for (table, page), cached in tlb.guest_physical.items():
+            space = spaces.get(table, -1)
+            if (space, page) in small or (large and _within(large, space, page)):
+                self._compare("tlb", space, page, cached[0], cached[1], "the gpa")
+
+    def _check_iotlb(self, small: set[tuple[int, int]], large: set[tuple[int, int, int]]) -> None:
+        for (did, page), (hpa, rights) in self.scene.machine.iommu.iotlb.items():
+            space = did - 1 | DMA
+            if (space, page) in small or (large and _within(large, space, page)):
+                self._compare("iotlb", space, page, hpa, rights & (READ | WRITE), "the iova")
+
+    def _compare(self, rule: str, space: int, page: int, hpa: int, rights: int, what: str) -> None:
+        """Compare a cached translation with what the tables say now."""
+        leaf = self.shadow.find(space, page)
+        if leaf is not None:
+            offset = page & leaf.frames - 1
+            if leaf.frame + offset == hpa >> PAGE_SHIFT and not rights & ~leaf.rights:
+                return
+        now = "nothing is mapped there" if leaf is None else f"the leaf says {leaf.frame:#x}, rights {leaf.rights}"
+        text = f"{name_of(space)}, page {page:#x}: {what} is cached as frame {hpa >> PAGE_SHIFT:#x}, rights {rights}"
+        self.report(rule, f"{text}, but {now}")
+
+    def _check_context(self, bdf: int) -> None:
+        """The cached context entry of a device must be the one in memory."""
+        iommu = self.scene.machine.iommu
+        cached = iommu.context_cache.get(bdf)
+        now = self.shadow.contexts.get(bdf)
+        if cached is not None and (cached.slptptr & EP4TA, cached.did) != now:
+            text = f"device {bdf:#06x}: table {cached.slptptr:#x}, did {cached.did} cached"
+            self.report("context", f"{text}, but the entry says {now}")
+        used = {context[1] for context in self.shadow.contexts.values()}
+        for (did, page), _ in iommu.iotlb.items():
+            if did not in used:
+                text = f"translation of iova {page << PAGE_SHIFT:#x} for did {did}"
+                self.report("iotlb", f"a {text}, to which no device belongs any more")
+                break
+
+    # Everything.
+
+    def audit(self) -> None:
+        """Check every cached translation and context entry."""
+        machine = self.scene.machine
+        spaces = self._space_of_table
+        for key, entry in machine.tlb.combined.items():
+            space = spaces.get(key[2], -1)
+            if space >= 0:
+                self._compare("tlb", space, entry[5] >> PAGE_SHIFT, entry[0], entry[1], f"gva {key[3] << PAGE_SHIFT:#x}")
+        for (table, page), cached in machine.tlb.guest_physical.items():
+            if table in spaces:
+                self._compare("tlb", spaces[table], page, cached[0], cached[1], "the gpa")
+        for (did, page), (hpa, rights) in machine.iommu.iotlb.items():
+            if did - 1 | DMA in self.shadow.roots:
+                self._compare("iotlb", did - 1 | DMA, page, hpa, rights & (READ | WRITE), "the iova")
+        for bdf in sorted(machine.iommu.context_cache):
+            self._check_context(bdf)
+
+
+def _within(large: set[tuple[int, int, int]], space: int, page: int) -> bool:
+    """Whether the page lies in one of the larger leaves, given as (space, first page >> 9, level)."""
+    return (space, page >> 9, LARGE_LEVEL) in large or (space, page >> 18 << 9, LARGE_LEVEL + 1) in large

@@ -1,0 +1,232 @@
+"""All oracles of one system: they listen to machine and hypervisor together, and their findings come out here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from hvfuzz.hypervisor.observer import SILENT, Observer
+from hvfuzz.oracles.audit import Audit
+from hvfuzz.oracles.fetch import Fetch
+from hvfuzz.oracles.finding import Finding
+from hvfuzz.oracles.host_memory import HostMemoryOracle
+from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.ownership import Ownership
+from hvfuzz.oracles.reachability import Reachability
+from hvfuzz.oracles.recount import Recount
+from hvfuzz.oracles.secrets import Secrets
+from hvfuzz.oracles.specification import Specification
+from hvfuzz.oracles.stale import Stale
+from hvfuzz.oracles.work import Work
+
+if TYPE_CHECKING:
+    from hvfuzz.abi.boot import World
+    from hvfuzz.abi.declaration import Declaration
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.machine.machine import Machine
+
+# In the order in which they act. The host's own faults come first: what follows from a fault is the lesser news.
+ORACLES: Final[tuple[type[Oracle], ...]] = (
+    HostMemoryOracle,
+    Fetch,
+    Work,
+    Ownership,
+    Stale,
+    Recount,
+    Secrets,
+    Specification,
+    Audit,
+)
+NAMES: Final = tuple(oracle.name for oracle in ORACLES)
+_FORWARDED: Final = (
+    "frame_allocated",
+    "frame_freed",
+    "host_access",
+    "guest_copy",
+    "step",
+    "stepped",
+    "preemption_point",
+)
+"""Moments of `Observer` that need nothing from the suite itself."""
+_NO_OPERATION: Final = "boot"
+
+
+def _nothing(*_: Any) -> None:
+    """Where nobody listens."""
+
+
+def _all(listeners: list[Callable[..., None]]) -> Callable[..., None]:
+    """One callable for all of them; for one listener, that listener itself."""
+    if not listeners:
+        return _nothing
+    if len(listeners) == 1:
+        return listeners[0]
+    if len(listeners) == 2:
+        first, second = listeners
+
+        def both(*args: Any) -> None:
+            first(*args)
+            second(*args)
+
+        return both
+
+    def each(*args: Any) -> None:
+        for listener in listeners:
+            listener(*args)
+
+    return each
+
+
+class OracleSuite(Observer):
+    """The oracles named in `enabled` (all, if None), attached to one machine and its hypervisor.
+
+    `attach` once, when the system is booted and before its snapshot is taken. Then for each program: `reset` (after
+    the machine was put back), `op_started` and `op_finished` around each op, `program_finished`, perhaps `audit`.
+    `findings` has the first finding of each identity, in order. `observers` hear what the hypervisor says as well.
+    VM exits must go through `handle_exit`.
+    """
+
+    __snapshot_leaf__ = True
+
+    def __init__(
+        self,
+        machine: Machine,
+        hypervisor: Hypervisor,
+        world: World,
+        enabled: frozenset[str] | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        unknown = sorted(enabled - set(NAMES)) if enabled is not None else []
+        if unknown:
+            raise ValueError(f"no oracle {unknown[0]!r} (known: {', '.join(NAMES)})")
+        self.machine: Final = machine
+        self.hypervisor: Final = hypervisor
+        self.findings: list[Finding] = []
+        self._seen: dict[tuple[str, str, str], None] = {}
+        self._op = -1
+        self._operation = _NO_OPERATION
+        self._calls: list[str] = []
+        scene = Scene(machine, hypervisor, world, self._report)
+        self.reachability: Final = Reachability(scene)
+        self.oracles: Final[dict[str, Oracle]] = {}
+        for oracle in ORACLES:
+            if enabled is None or oracle.name in enabled:
+                self.oracles[oracle.name] = oracle(scene, self.reachability)
+        self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
+        self._observers: Final = tuple(observers)
+        self._handle_exit: Final = hypervisor.handle_exit
+        for moment in _FORWARDED:
+            setattr(self, moment, self._listeners(moment))
+        self._call_started = self._listeners("call_started")
+        self._call_finished = self._listeners("call_finished")
+        self._settled = self._listeners("settled")
+        self._exit_started = self._listeners("exit_started")
+        self._exit_finished = self._listeners("exit_finished")
+        self._op_started = self._listeners("op_started")
+        self._op_finished = self._listeners("op_finished")
+
+    def _listeners(self, moment: str) -> Callable[..., None]:
+        """What to call at `moment`: the oracles that define it, then the observers that override it."""
+        listeners = [
+            getattr(oracle, moment) for oracle in self.oracles.values() if hasattr(oracle, moment)
+        ]
+        base = getattr(Observer, moment, None)
+        if base is not None:
+            listeners += [
+                getattr(observer, moment)
+                for observer in self._observers
+                if getattr(type(observer), moment) is not base
+            ]
+        return _all(listeners)
+
+    def attach(self) -> None:
+        """Start to watch the machine as it is now: this state is the base that `reset` returns to."""
+        self.machine.memory.written.clear()
+        if self._shadowed:
+            self.reachability.attach()
+        for oracle in self.oracles.values():
+            oracle.attach()
+        self.hypervisor.observer = self
+        # The most frequent moment of all costs nothing when nobody listens to it.
+        self.hypervisor.host.watch(SILENT if self.host_access is _nothing else self)
+        self.hypervisor.host.observer = self
+        accessed = self._listeners("accessed")
+        self.machine.access_observer = None if accessed is _nothing else accessed
+
+    def reset(self) -> None:
+        """The machine was put back to its snapshot: forget the run."""
+        self.findings = []
+        self._seen.clear()
+        self._op = -1
+        self._operation = _NO_OPERATION
+        self._calls.clear()
+        if self._shadowed:
+            self.reachability.reset()
+        for oracle in self.oracles.values():
+            oracle.reset()
+
+    # The program.
+
+    def op_started(self, index: int, operation: str) -> None:
+        """Op number `index` of the program, of the kind `operation`, is about to be performed."""
+        self._op = index
+        self._operation = operation
+        self._op_started()
+
+    def op_finished(self) -> None:
+        """The op, and what raced with it, is done."""
+        self._settle()
+        self._op_finished()
+
+    def program_finished(self) -> None:
+        """The last op is done: nothing is expected after this but `audit` and `reset`."""
+        self._settle()
+
+    def audit(self) -> None:
+        """Look at everything anew, and compare with what was found by watching."""
+        for oracle in self.oracles.values():
+            oracle.audit()
+
+    # The host.
+
+    def handle_exit(self, vcpu: VCpu) -> None:
+        """Let the hypervisor handle an exit of `vcpu`, watched."""
+        self._exit_started(vcpu)
+        self._handle_exit(vcpu)
+        self._exit_finished(vcpu)
+
+    def host_exception(self, fault: BaseException) -> None:
+        """`fault` escaped the hypervisor's code, which has died of it."""
+        for oracle in self.oracles.values():
+            oracle.host_exception(fault)
+        self._calls.clear()
+
+    def call_started(self, vcpu: VCpu, declaration: Declaration, args: Any) -> None:
+        """See `Observer`."""
+        self._calls.append(declaration.name)
+        self._call_started(vcpu, declaration, args)
+
+    def call_finished(
+        self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str
+    ) -> None:
+        """See `Observer`."""
+        self._settle()
+        self._call_finished(vcpu, declaration, args, status, result, reason)
+        if self._calls:
+            self._calls.pop()
+
+    def _settle(self) -> None:
+        """Bring the shadow of the tables up to date, and let the oracles look at what changed."""
+        if self._shadowed:
+            change = self.reachability.update()
+            if change is not None:
+                self._settled(change)
+
+    def _report(self, oracle: str, rule: str, message: str) -> None:
+        """Keep the first finding of each identity; a call within an op is what the finding is named after."""
+        operation = self._calls[-1] if self._calls else self._operation
+        key = (oracle, rule, operation)
+        if key not in self._seen:
+            self._seen[key] = None
+            self.findings.append(Finding(oracle, rule, operation, message, self._op))

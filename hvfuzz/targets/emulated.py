@@ -1,0 +1,159 @@
+"""The emulated hypervisor as a target: one booted machine a world, put back to its snapshot before every run."""
+
+import hashlib
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Final, Self
+
+from hvfuzz.abi.boot import WORLDS, World
+from hvfuzz.bugs import Bug, planted
+from hvfuzz.guest.interpreter import HostBusy, HostStopped, Interpreter
+from hvfuzz.guest.ops import Catalogue, catalogue
+from hvfuzz.guest.program import Op, Program
+from hvfuzz.guest.trace import Outcome
+from hvfuzz.hypervisor.boot import boot
+from hvfuzz.hypervisor.hypercalls import ABI
+from hvfuzz.hypervisor.hypervisor import Hypervisor
+from hvfuzz.hypervisor.observer import Observer
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.machine import Machine
+from hvfuzz.machine.snapshot import Snapshot
+from hvfuzz.oracles.suite import OracleSuite
+from hvfuzz.targets.features import StateFeatures
+from hvfuzz.targets.recorder import Recorder
+from hvfuzz.targets.target import Run
+
+MEMORY_SIZE: Final = 16 << 20
+
+
+class System:
+    """One world booted: its machine, hypervisor, oracles, and the snapshot that every run starts from."""
+
+    def __init__(
+        self,
+        world: World,
+        memory_size: int,
+        ops: Catalogue,
+        oracles: frozenset[str] | None,
+        recorder: Recorder | None,
+    ) -> None:
+        self.hypervisor: Final[Hypervisor] = boot(world, memory_size)
+        self.machine: Final[Machine] = self.hypervisor.machine
+        self.interpreter: Final = Interpreter(self.machine, ops, world)
+        self.features: Final = StateFeatures(self.machine, self.hypervisor)
+        self.recorder: Final = recorder
+        observers: tuple[Observer, ...] = (self.features,) if recorder is None else (self.features, recorder)
+        self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers)
+        self.suite.attach()
+        self._in_host = False
+        handle_exit = self.suite.handle_exit
+
+        def guarded(vcpu: VCpu) -> None:
+            """Handle an exit; what escapes the host's code has stopped the host, and is a finding."""
+            if self._in_host:
+                raise HostBusy
+            self._in_host = True
+            if recorder is not None:
+                recorder.exit_started(vcpu)
+            try:
+                handle_exit(vcpu)
+            except Exception as fault:  # the host died, whatever of: the oracle says of what
+                self.suite.host_exception(fault)
+                raise HostStopped from fault
+            finally:
+                self._in_host = False
+
+        self.machine.exit_handler = guarded
+        self.snapshot: Final = Snapshot.take(self.machine, self.hypervisor)
+
+    def restore(self) -> None:
+        """Back to the booted state, in time that follows what the last run changed."""
+        self.snapshot.restore()
+        self.suite.reset()
+        self.features.reset()
+
+    def run(self, program: Program, audit: bool, digest: bool) -> Run:
+        """Run `program` from the booted state."""
+        self.restore()
+        suite, features, recorder = self.suite, self.features, self.recorder
+        if recorder is not None:
+            recorder.attach(self.machine)
+
+        def before(index: int, op: Op) -> None:
+            suite.op_started(index, op.kind.name)
+            if recorder is not None:
+                recorder.op_started(index, op)
+
+        def after(index: int, op: Op, outcome: Outcome) -> None:
+            suite.op_finished()
+            features.op_finished(outcome.code, outcome.how, outcome.status)
+            if recorder is not None:
+                recorder.op_finished(outcome, suite.findings)
+
+        trace = self.interpreter.run(program, before, after)
+        suite.program_finished()
+        if audit and not trace.stopped:
+            # After a host fault the machine is in the middle of a change, and nothing adds up.
+            suite.audit()
+        if digest:
+            trace.final = self.memory_digest()
+        return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes))
+
+    def memory_digest(self) -> str:
+        """SHA-256 over the frames written since boot, in order, with their numbers."""
+        memory = self.machine.memory
+        digest = hashlib.sha256()
+        for hfn in sorted(memory.dirty):
+            digest.update(hfn.to_bytes(8, "little"))
+            digest.update(memory.read(hfn << PAGE_SHIFT, PAGE_SIZE))
+        return digest.hexdigest()
+
+
+class EmulatedTarget:
+    """The emulated hypervisor, with one bug planted or none, from construction until `close`.
+
+    `oracles` names the oracles to run (None: all; the empty set: bare). `recorder` gets each run in words. Worlds boot
+    when first used.
+    """
+
+    def __init__(
+        self,
+        bug: Bug | None = None,
+        *,
+        memory_size: int = MEMORY_SIZE,
+        oracles: frozenset[str] | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.catalogue: Final = catalogue(ABI)
+        self.bug: Final = bug
+        self._memory_size: Final = memory_size
+        self._oracles: Final = oracles
+        self._recorder: Final = recorder
+        self._systems: Final[dict[int, System]] = {}
+        self._plants: Final = ExitStack()
+        self._plants.enter_context(planted(bug))
+
+    def system(self, world: int) -> System:
+        """The booted world number `world`."""
+        system = self._systems.get(world)
+        if system is None:
+            system = System(WORLDS[world], self._memory_size, self.catalogue, self._oracles, self._recorder)
+            self._systems[world] = system
+        return system
+
+    def run(self, program: Program, *, audit: bool = True, digest: bool = False) -> Run:
+        """Execute `program` from the booted state of its world; see `Target.run`."""
+        return self.system(program.world).run(program, audit, digest)
+
+    def close(self) -> None:
+        """Take the planted bug out again."""
+        self._plants.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
