@@ -6,9 +6,9 @@ import pkgutil
 from difflib import get_close_matches
 from pathlib import Path
 
-from hvfuzz.bugs.bug import Bug, BugError, planted
+from hvfuzz.bugs.bug import Bug, BugError, Plant, planted
 
-__all__ = ["Bug", "BugError", "find_bug", "known_bugs", "planted"]
+__all__ = ["Bug", "BugError", "Plant", "find_bug", "known_bugs", "planted"]
 
 
 def known_bugs() -> dict[str, Bug]:
@@ -25,8 +25,9 @@ def _from_file(path: Path) -> Bug:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a stranger's file raises is an error of that file
-        raise BugError(f"{path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a stranger's file raises is an error of that file
+        reason = str(error).partition("\n")[0]
+        raise BugError(f"{path}: {type(error).__name__}: {reason}") from error
     bug = getattr(module, "BUG", None)
     if not isinstance(bug, Bug):
         raise BugError(f"{path}: defines no BUG = Bug(...)")
@@ -46,6 +47,6 @@ def find_bug(name: str) -> Bug:
     bugs = known_bugs()
     if name in bugs:
         return bugs[name]
-    near = get_close_matches(name.lower(), bugs, 1, 0.5)
-    hint = f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(bugs)}"
-    raise BugError(f"no bug {name!r}{hint}")
+    near = get_close_matches(name.lower().replace("_", "-"), bugs, 1, 0.5)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    raise BugError(f"no bug {name!r}{hint} (`hvfuzz bugs list` lists them; a file of your own ends in .py)")

@@ -1,5 +1,6 @@
 """Programs in files: reading what people hand in, with one clear line when it is no program."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -22,27 +23,36 @@ def read_program(path: Path, catalogue: Catalogue) -> Program:
     Every byte string is a program for an engine; for a person who names the wrong file, that would hide the
     mistake. So here a file must be text with the magic line, or bytes in the canonical form.
     """
-    try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise ProgramFileError(f"{path}: is a folder, expected a program file")
-        if size > MAX_FILE:
-            raise ProgramFileError(f"{path}: {size} bytes, a program has at most {MAX_FILE}")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ProgramFileError(f"{path}: {error.strerror}") from error
-    if not data:
-        raise ProgramFileError(f"{path}: is empty")
+    data = _read(path)
     if data.startswith(MAGIC.encode()):
         try:
             return parse(data.decode(), catalogue)
         except TextError as error:
             raise ProgramFileError(f"{path}: {error}") from error
         except UnicodeDecodeError as error:
-            raise ProgramFileError(f"{path}: byte {error.start} is not UTF-8 text") from error
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ProgramFileError(f"{path}: line {line}: byte {data[error.start]:#x} is not UTF-8 text") from error
     program = decode(data, catalogue)
     if encode(program, catalogue) != data:
         raise ProgramFileError(
-            f"{path}: neither a program in text form (first line {MAGIC!r}) nor one in canonical byte form"
+            f"{path}: not a program, neither as text (its first line would be '{MAGIC}1') nor in the fuzzer's byte form"
         )
     return program
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file of a sensible size; never more than that is read, whatever `path` is."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+            size = os.fstat(file.fileno()).st_size
+    except IsADirectoryError as error:
+        raise ProgramFileError(f"{path}: is a folder, expected a program file") from error
+    except OSError as error:
+        raise ProgramFileError(f"{path}: {error.strerror}") from error
+    if len(data) > MAX_FILE:
+        much = f"{size} bytes" if size > MAX_FILE else f"more than {MAX_FILE} bytes"
+        raise ProgramFileError(f"{path}: {much}, and a program has at most {MAX_FILE}")
+    if not data:
+        raise ProgramFileError(f"{path}: is empty")
+    return data

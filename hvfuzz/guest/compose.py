@@ -42,7 +42,9 @@ def compose(
     for consumer in traits.consumers:
         if not context.chance(0.5 if traits.ref_flags else 0.92):
             continue
-        source = _source(context, kind, consumer, actor, sources)
+        # One made for another field of this op serves twice only by chance.
+        made = tuple(each for each in sources if Ref(each) not in taken.values())
+        source = _source(context, kind, consumer, actor, made)
         if source is None:
             continue
         taken[consumer.position] = Ref(source)

@@ -44,6 +44,10 @@ class FrameState(IntEnum):
     """A free table page in a domain's pool."""
 
 
+_OWNED = FrameState.OWNED << STATE_SHIFT
+_SHARED = FrameState.SHARED << STATE_SHIFT
+
+
 class Frame(NamedTuple):
     """A frame word, taken apart.
 
@@ -168,8 +172,9 @@ class FrameTable:
     @staticmethod
     def settled(word: int) -> int:
         """`word` with the state that its counts ask for: SHARED while pinned or granted, else OWNED."""
-        state = word >> STATE_SHIFT & 0xFF
-        if state not in (FrameState.OWNED, FrameState.SHARED):
-            return word
-        state = FrameState.SHARED if word & _SHARING_FIELDS else FrameState.OWNED
-        return word & ~_STATE_FIELD | state << STATE_SHIFT
+        state = word & _STATE_FIELD
+        if state == _OWNED:
+            return word & ~_STATE_FIELD | _SHARED if word & _SHARING_FIELDS else word
+        if state == _SHARED:
+            return word if word & _SHARING_FIELDS else word & ~_STATE_FIELD | _OWNED
+        return word

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_getitem = list.__getitem__  # bound once: the hypervisor looks domains and table entries up all the time
 _REFUSED_BITS = (1 << 63) | 7  # of an address: negative (Python would wrap around) or not on a word
 
 
@@ -57,8 +58,9 @@ class HostArray(list[T], Generic[T]):
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: SupportsIndex | slice) -> T | list[T]:
         self.work.units += 1
-        if isinstance(index, int) and not 0 <= index < len(self):
-            raise HostFault(f"array of {len(self)} elements read at {index}")
+        if type(index) is int and 0 <= index < len(self):
+            return _getitem(self, index)
+        self._refuse(index, "read")
         return super().__getitem__(index)
 
     @overload
@@ -67,9 +69,12 @@ class HostArray(list[T], Generic[T]):
     def __setitem__(self, index: slice, value: Iterable[T]) -> None: ...
     def __setitem__(self, index: SupportsIndex | slice, value: T | Iterable[T]) -> None:
         self.work.units += 1
-        if isinstance(index, int) and not 0 <= index < len(self):
-            raise HostFault(f"array of {len(self)} elements written at {index}")
+        self._refuse(index, "written")
         super().__setitem__(index, value)  # type: ignore[index, assignment]
+
+    def _refuse(self, index: SupportsIndex | slice, verb: str) -> None:
+        if not isinstance(index, slice) and not 0 <= index.__index__() < len(self):
+            raise HostFault(f"array of {len(self)} elements {verb} at {index}")
 
     def lowest_free(self) -> int:
         """The lowest index that holds None, or -1."""
@@ -89,7 +94,7 @@ class HostMemory:
     existing memory. Nothing here is charged to the clock: the cost of an exit covers the handler's own accesses.
     """
 
-    __slots__ = ("_on_access", "_store64", "machine", "memory", "observer", "words", "work")
+    __slots__ = ("_store64", "machine", "memory", "observer", "on_access", "words", "work")
 
     def __init__(self, machine: Machine, observer: Observer = SILENT) -> None:
         self.machine = machine
@@ -98,7 +103,8 @@ class HostMemory:
         self._store64 = machine.memory.store64
         self.work = Work()
         self.observer = observer
-        self._on_access: Callable[[int, int, bool], None] | None = None
+        self.on_access: Callable[[int, int, bool], None] | None = None
+        """The observer's `host_access`, or None if it is not overridden."""
         self.watch(observer)
 
     def watch(self, observer: Observer) -> None:
@@ -106,15 +112,15 @@ class HostMemory:
         self.observer = observer
         # A no-op call would cost as much as the access itself, several million times a second.
         silent = type(observer).host_access is Observer.host_access
-        self._on_access = None if silent else observer.host_access
+        self.on_access = None if silent else observer.host_access
 
     def read64(self, hpa: int) -> int:
         """The word at `hpa`."""
         self.work.units += 1
         if hpa & _REFUSED_BITS:
             raise HostFault(f"word read at {hpa:#x}")
-        if self._on_access is not None:
-            self._on_access(hpa, 8, False)
+        if self.on_access is not None:
+            self.on_access(hpa, 8, False)
         try:
             return self.words[hpa >> 3]
         except IndexError:
@@ -125,8 +131,8 @@ class HostMemory:
         self.work.units += 1
         if hpa & _REFUSED_BITS:
             raise HostFault(f"word written at {hpa:#x}")
-        if self._on_access is not None:
-            self._on_access(hpa, 8, True)
+        if self.on_access is not None:
+            self.on_access(hpa, 8, True)
         try:
             self._store64(hpa, value)
         except (BusError, ValueError) as error:
@@ -156,5 +162,5 @@ class HostMemory:
         self.work.units += 1 + (size >> PAGE_SHIFT)  # a page in one go is as much work as a word
         if hpa < 0 or size < 0 or hpa + size > self.memory.size:
             raise HostFault(f"{size} bytes {'written' if write else 'read'} at {hpa:#x}")
-        if size and self._on_access is not None:
-            self._on_access(hpa, size, write)
+        if size and self.on_access is not None:
+            self.on_access(hpa, size, write)

@@ -45,7 +45,7 @@ class DmaMap(TableTree):
             raise HostBug(f"device page {page:#x} is not mapped")
         self.host.write64(address, 0)
         self.release(page, entry)
-        self.trim(page)
+        self.trim(page, address)
 
     def release(self, page: int, displaced: int) -> None:
         """The leaf `displaced` of `page` is gone from the tables: flush, and only then drop its reference."""

@@ -75,7 +75,7 @@ class Stage2(TableTree):
         self.host.write64(address, 0)
         self.flush()
         self.frames.drop_map(leaf_frame(entry, level, gfn))
-        self.trim(gfn)
+        self.trim(gfn, address)
         return True
 
     def unmap_block(self, gfn: int) -> None:
@@ -86,7 +86,7 @@ class Stage2(TableTree):
         self.host.write64(address, 0)
         self.flush()
         self.frames.drop_block_map((entry & ADDRESS) >> PAGE_SHIFT)
-        self.trim(gfn)
+        self.trim(gfn, address)
 
     def replace(self, gfn: int, hfn: int) -> bool:
         """Let `gfn` name `hfn` from now on, with the same rights; flush, and count. False as in `unmap`."""
@@ -138,7 +138,7 @@ class Stage2(TableTree):
     def blocks_cut(self, first: int, count: int, rights: int = -1) -> list[int]:
         """One gfn of each large leaf that the range cuts in two, but for those that have exactly `rights`."""
         cut: list[int] = []
-        for gfn in {first: 0, first + count - 1: 0}:
+        for gfn in (first,) if count == 1 else (first, first + count - 1):
             entry, level, _ = self.lookup(gfn)
             start = gfn & -BLOCK_PAGES
             whole = first <= start and start + BLOCK_PAGES <= first + count
@@ -171,13 +171,7 @@ class Stage2(TableTree):
 
     def any_present(self, first: int, count: int) -> bool:
         """Is any page of the range mapped?"""
-        page, end = first, first + count
-        while page < end:
-            entry, level, _ = self.lookup(page)
-            if entry & RIGHTS:
-                return True
-            page = (page >> 9 * (level - 1)) + 1 << 9 * (level - 1)
-        return False
+        return any(entry & RIGHTS for _, entry, _ in self.leaves(first, count))
 
     def flush_tables(self, page: int) -> None:
         """Drop everything cached of these tables: INVEPT knows no single page."""

@@ -118,7 +118,7 @@ class Mmu(SecondStage):
         wanted = entry | paging.A | (paging.D if access & WRITE else 0)
         if wanted != entry:
             self._set_flags(eptp, entry_gpa, gva, wanted)
-        hpa_page, rights, _ = self.resolve_gpa(eptp, page, access, gva)
+        hpa_page, rights, _ = self.resolve_gpa(eptp, page | gva & PAGE_MASK, access, gva)
         if not (writable and wanted & paging.D):
             rights &= ~WRITE
         if some_nx:

@@ -77,10 +77,10 @@ class Running:
         """Reads before its present step."""
         self.reads: list[Bytes] = []
         """What it read beyond its struct."""
-        self.writes: list[tuple[int, int, int]] = []
-        """(gva, hpa, size) of what it wrote."""
-        self.transfers: list[tuple[int, int]] = []
-        """(hpa, size) of what it wrote to frames, without an address of the guest's."""
+        self.writes: list[Bytes] = []
+        """What it wrote."""
+        self.transfers: list[bytes] = []
+        """What it wrote to frames, without an address of the guest's."""
         self.fresh: list[int] = []
         """Frames that it took from the free ones, in order."""
         self.nested: list[Ended] = []
@@ -90,7 +90,7 @@ class Calls:
     """The stack of running calls; the innermost is `current`, and where no call runs, that is `idle`."""
 
     __snapshot_leaf__ = True
-    __slots__ = ("_clock", "_domains", "_memory", "current", "idle")
+    __slots__ = ("_clock", "_domains", "_memory", "_write", "current", "idle")
 
     def __init__(self, machine: Machine, domains: list[Any]) -> None:
         self._memory: Final = machine.memory
@@ -98,6 +98,8 @@ class Calls:
         self._domains: Final = domains
         self.idle: Running = Running(None, None, None, [], 0, 0)
         self.current: Running = self.idle
+        self._write: tuple[int, int, int] | None = None
+        """(gva, hpa, size) of a write that was announced: the bytes are there at the next moment."""
 
     @property
     def running(self) -> bool:
@@ -107,9 +109,12 @@ class Calls:
     def reset(self) -> None:
         """No call runs, and nothing was copied."""
         self.idle = self.current = Running(None, None, None, [], 0, 0)
+        self._write = None
 
     def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> Running:
         """A call begins."""
+        if self._write is not None:
+            self.written()
         outer = self.current
         reads = outer.reads
         start = outer.mark
@@ -123,7 +128,7 @@ class Calls:
         return call
 
     def finished(self, status: int, result: int) -> None:
-        """The innermost call is over."""
+        """The innermost call is over; `written` was called."""
         call = self.current
         outer = call.outer
         if outer is None:
@@ -135,6 +140,8 @@ class Calls:
 
     def step(self, step: Any) -> None:
         """A step begins, which may be a call."""
+        if self._write is not None:
+            self.written()
         call = self.current
         call.mark = len(call.reads)
 
@@ -145,15 +152,28 @@ class Calls:
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Something is about to be copied."""
+        if self._write is not None:
+            self.written()
+        if write:
+            self._write = (gva, hpa, size)
+        elif gva != NO_GVA:
+            self.current.reads.append((gva, self._bytes(hpa, size)))
+
+    def written(self) -> None:
+        """Take note of the bytes of the last write, if they were not looked at yet."""
+        if self._write is None:
+            return
+        gva, hpa, size = self._write
+        self._write = None
         if gva == NO_GVA:
-            if write:
-                self.current.transfers.append((hpa, size))
-        elif write:
-            self.current.writes.append((gva, hpa, size))
+            self.current.transfers.append(self._bytes(hpa, size))
         else:
-            memory = self._memory
-            fits = 0 <= hpa <= memory.size - size
-            self.current.reads.append((gva, memory.read(hpa, size) if fits else b""))
+            self.current.writes.append((gva, self._bytes(hpa, size)))
+
+    def _bytes(self, hpa: int, size: int) -> bytes:
+        """What is there; nothing, where no memory is."""
+        memory = self._memory
+        return memory.read(hpa, size) if 0 <= hpa <= memory.size - size else b""
 
 
 def _struct_start(reads: list[Bytes], mark: int) -> int:

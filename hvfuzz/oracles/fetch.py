@@ -7,14 +7,14 @@ double fetch if they do not belong to two arguments.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.interpreter import HostBusy
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.vmcs import Saved
-from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
@@ -34,9 +34,9 @@ class Fetch(Oracle):
     """No double fetch, no unvalidated address, no caller without the privilege, no re-entrancy."""
 
     name = "fetch"
-    rules = {
+    rules: ClassVar[Rules] = {
         "twice": "no word of guest memory is fetched twice for one argument of a call",
-        "unvalidated": "every guest copy lies where a guest may point: canonical, no wrap, not in the hypervisor's hole",
+        "unvalidated": "every guest copy lies where a guest may point: canonical, no wrap, not in the hole",
         "privilege": "no call from user mode, or of a privileged kind by an ordinary domain, gets beyond dispatch",
         "version": "no call that is newer than the domain's version gets beyond dispatch",
         "re-entrancy": "no exit is handled, and no call begins, within another one of the same virtual CPU",
@@ -87,9 +87,7 @@ class Fetch(Oracle):
         if declaration.since > self.scene.calls.current.version:
             self.report("version", f"a call of version {declaration.since} by dom{vcpu.domain}")
 
-    def call_finished(
-        self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str
-    ) -> None:
+    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """Judge what the call fetched."""
         call = self.scene.calls.current
         struct = call.struct

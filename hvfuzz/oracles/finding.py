@@ -20,5 +20,5 @@ class Finding(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """"oracle/rule/operation", the name of the bucket that this finding belongs to."""
+        """ "oracle/rule/operation", the name of the bucket that this finding belongs to."""
         return f"{self.oracle}/{self.rule}/{self.operation}"

@@ -8,13 +8,13 @@ allocated.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.hypervisor.host import HostFault
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
-from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
@@ -30,7 +30,7 @@ class HostMemoryOracle(Oracle):
     """No host access outside what the hypervisor owns or validated; no exception leaves host context."""
 
     name = "host_memory"
-    rules = {
+    rules: ClassVar[Rules] = {
         "free": "the hypervisor does not touch a free frame, but to fill in the header of a page it then allocates",
         "freed": "the hypervisor does not touch a table page that it gave back",
         "guest": "the hypervisor touches a domain's frame only by a guest copy, or to scrub it before it is freed",
@@ -101,9 +101,7 @@ class HostMemoryOracle(Oracle):
         if self._pending:
             self._pending.pop(hfn, None)
 
-    def call_finished(
-        self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str
-    ) -> None:
+    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """What was neither allocated nor freed should not have been written."""
         if self._pending:
             self._settle()

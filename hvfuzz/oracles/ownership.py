@@ -7,12 +7,12 @@ the frame table: that one also sees an escape through a translation that no tabl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.cpu import VCpu
-from hvfuzz.oracles.oracle import Oracle
+from hvfuzz.oracles.oracle import Oracle, Rules
 from hvfuzz.oracles.reachability import DMA, OWNER_AND_STATE, Leaf, name_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Ownership(Oracle):
 
     name = "ownership"
     shadowed = True
-    rules = {
+    rules: ClassVar[Rules] = {
         "free": "no leaf names a frame that is free",
         "hypervisor": "no leaf names a frame of the hypervisor's own",
         "table": "no leaf names a page of the tables that hardware walks",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hvfuzz.hypervisor.tables import FOREIGN
 from hvfuzz.machine import ept, vtd
-from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import PAGE_SHIFT, PHYSICAL_RESERVED, WORDS_PER_PAGE
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.oracles.shadow import ShadowMap, ShadowWords
 
@@ -31,7 +31,7 @@ EPT_LEVELS: Final = 4
 DMA_LEVELS: Final = 3
 LARGE_LEVEL: Final = 2
 LARGE: Final = ept.LARGE
-ADDRESS: Final = ept.ADDRESS | ept.PHYSICAL_RESERVED
+ADDRESS: Final = ept.ADDRESS | PHYSICAL_RESERVED
 """All address bits, those beyond MAXPHYADDR too: a table that names such an address is wrong, not absent."""
 OWNER_AND_STATE: Final = 0xFFFF
 """The part of a frame word that says whose the frame is, and what for."""
@@ -263,6 +263,7 @@ class Reachability:
         counts = self.state_counts
         tables = self.tables
         contexts = False
+        entries: list[tuple[int, int]] = []
         seen = dict.fromkeys(written)
         written.clear()
         for hpa in seen:
@@ -281,9 +282,11 @@ class Reachability:
                 continue
             table = tables.get(word >> 9)
             if table is not None:
-                self._entry(word, table)
+                entries.append((-table.level, word))
             elif word >> 9 in self.root_frames:
                 contexts = True
+        if entries:
+            self._look_at_entries(entries)
         if self._refilled:
             self._look_at_refilled()
         if contexts:
@@ -291,6 +294,26 @@ class Reachability:
         return bool(
             frames or changed.added or changed.removed or changed.tables or changed.contexts or changed.misplaced
         )
+
+    def _look_at_entries(self, entries: list[tuple[int, int]]) -> None:
+        """Compare table words, given as (-level of the table, word).
+
+        A page can leave one place and turn up in another between two updates, and be filled with something else
+        in the meantime. So what is unlinked goes first, from the top: what is in an unlinked page is no entry.
+        """
+        if len(entries) > 1:
+            entries.sort()
+            for level, word in entries:
+                table = self.tables.get(word >> 9)
+                if table is not None and level < -1:
+                    old = self.entries.get(word, 0)
+                    if old and old != self.scene.words[word] and is_link(old, table.level):
+                        page = table.page + ((word & WORDS_PER_PAGE - 1) << 9 * (table.level - 1))
+                        self._unlink((old & ADDRESS) >> PAGE_SHIFT, Table(table.space, table.level - 1, page))
+        for _, word in entries:
+            table = self.tables.get(word >> 9)
+            if table is not None:
+                self._entry(word, table)
 
     def _look_at_refilled(self) -> None:
         """Compare the tables that were written as a whole, as far as they are still tables."""
@@ -337,7 +360,7 @@ class Reachability:
         if level == 1:
             self.leaves.put(frame, (*self.leaves.get(frame, ()), word))
             self._change.added.append(word)
-        elif entry & LARGE and level < EPT_LEVELS:
+        elif not is_link(entry, level):
             for block in range(frame >> 9, (frame >> 9) + (1 << 9 * (level - LARGE_LEVEL))):
                 self.large.put(block, (*self.large.get(block, ()), word))
             self._change.added.append(word)
@@ -350,7 +373,7 @@ class Reachability:
         frame = (old & ADDRESS) >> PAGE_SHIFT
         if level == 1:
             _forget(self.leaves, frame, word)
-        elif old & LARGE and level < EPT_LEVELS:
+        elif not is_link(old, level):
             for block in range(frame >> 9, (frame >> 9) + (1 << 9 * (level - LARGE_LEVEL))):
                 _forget(self.large, block, word)
         else:
@@ -496,7 +519,7 @@ class Reachability:
         if entry is None or table is None:
             return None
         space, level, first = table
-        if level > 1 and (not entry & LARGE or level >= EPT_LEVELS):
+        if is_link(entry, level):
             return None
         page = first + ((word & WORDS_PER_PAGE - 1) << 9 * (level - 1))
         rights = entry & (DMA_RIGHTS if space & DMA else EPT_RIGHTS)
@@ -511,7 +534,7 @@ class Reachability:
             entry = self.entries.get(word)
             if entry is None:
                 return None
-            if table.level == 1 or (entry & LARGE and table.level < EPT_LEVELS):
+            if not is_link(entry, table.level):
                 return self.leaf(word)
             hfn = (entry & ADDRESS) >> PAGE_SHIFT
             below = self.tables.get(hfn)
@@ -527,6 +550,11 @@ class Reachability:
     def leaves_of(self, hfn: int) -> tuple[int, ...]:
         """The words of the leaves that map the frame."""
         return self.leaves.get(hfn, ()) + self.large.get(hfn >> 9, ())
+
+
+def is_link(entry: int, level: int) -> bool:
+    """Whether a present entry of a table of this level names a further table."""
+    return level > 1 and (not entry & LARGE or level == EPT_LEVELS)
 
 
 def sides_of(domain: int, mapping: Mapping) -> list[tuple[int, int]]:
@@ -553,4 +581,4 @@ def _forget(index: ShadowMap[int, tuple[int, ...]], key: int, word: int) -> None
         index.drop(key)
 
 
-__all__ = ["DMA", "LARGE_FRAMES", "Change", "Leaf", "Reachability", "Removed", "Table", "name_of", "sides_of"]
+__all__ = ["DMA", "Change", "Leaf", "Reachability", "Removed", "Table", "name_of", "sides_of"]

@@ -6,10 +6,10 @@ agree with are in the frame words, in the grant entries, in the pools and in the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.reachability import DMA, Reachability, name_of, sides_of
 from hvfuzz.oracles.shadow import ShadowMap
 
@@ -28,7 +28,7 @@ class Recount(Oracle):
 
     name = "recount"
     shadowed = True
-    rules = {
+    rules: ClassVar[Rules] = {
         "maps": "a frame's maps are the leaves, of stage 2 and of devices, that name it",
         "pins": "a frame's pins are the live sides of grant mappings of it",
         "grants": "a frame's grants are the live grant entries that name it",

@@ -9,14 +9,14 @@ judged more strictly: they hold nothing at all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, READ, WORDS_PER_PAGE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.machine.vmcs import Reg
-from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Secrets(Oracle):
 
     name = "secrets"
     shadowed = True
-    rules = {
+    rules: ClassVar[Rules] = {
         "load": "what a guest loads is no secret of another's",
         "register": "no exit leaves a secret, or half of one, in a register",
         "copied": "what the hypervisor copies to a guest holds no secret of another's",
@@ -133,23 +133,15 @@ class Secrets(Oracle):
                 self.report("register", f"dom{vcpu.domain} finds a secret of {_name(owner)} in {name}")
                 return
 
-    def call_finished(
-        self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str
-    ) -> None:
+    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """Look at what was copied."""
         call = self.scene.calls.current
-        if call.writes or call.transfers:
-            domain = vcpu.domain
-            for _, hpa, size in call.writes:
-                self._look_at_copy(domain, hpa, size)
-            for hpa, size in call.transfers:
-                self._look_at_copy(domain, hpa, size)
+        for _, data in call.writes:
+            self._look_at_copy(vcpu.domain, data)
+        for data in call.transfers:
+            self._look_at_copy(vcpu.domain, data)
 
-    def _look_at_copy(self, domain: int, hpa: int, size: int) -> None:
-        memory = self.scene.machine.memory
-        if not 0 <= hpa <= memory.size - size:
-            return
-        data = memory.read(hpa, size)
+    def _look_at_copy(self, domain: int, data: bytes) -> None:
         for secret, owner in self._canaries.items():
             if secret.to_bytes(8, "little") in data and self._secret_from(owner, domain):
                 self.report("copied", f"a secret of {_name(owner)} is copied for dom{domain}")

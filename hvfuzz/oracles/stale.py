@@ -7,11 +7,11 @@ that the tables do not give any more, for the leaves and context entries that th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.ept import EP4TA
-from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.reachability import DMA, LARGE_LEVEL, Reachability, name_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Stale(Oracle):
 
     name = "stale"
     shadowed = True
-    rules = {
+    rules: ClassVar[Rules] = {
         "tlb": "a processor's translation goes when its stage-2 leaf goes or loses rights, before its frame is freed",
         "iotlb": "a device's translation goes when its leaf goes or loses rights, before its frame is freed",
         "context": "a cached context entry goes when the entry in memory changes",
@@ -39,9 +39,7 @@ class Stale(Oracle):
 
     def attach(self) -> None:
         """Learn which EPT belongs to whom."""
-        self._space_of_table = {
-            hfn << PAGE_SHIFT: space for space, hfn in self.shadow.roots.items() if not space & DMA
-        }
+        self._space_of_table = {hfn << PAGE_SHIFT: space for space, hfn in self.shadow.roots.items() if not space & DMA}
 
     def reset(self) -> None:
         """The caches are as they were at the snapshot."""
@@ -89,9 +87,7 @@ class Stale(Oracle):
         """No cache may hold what these leaves and context entries gave."""
         if change.removed:
             small = {(space, page) for space, level, page, _ in change.removed if level == 1}
-            large = {
-                (space, page >> 9, level) for space, level, page, _ in change.removed if level >= LARGE_LEVEL
-            }
+            large = {(space, page >> 9, level) for space, level, page, _ in change.removed if level >= LARGE_LEVEL}
             self._check_tlb(small, large)
             self._check_iotlb(small, large)
         for bdf in change.contexts:
@@ -151,7 +147,8 @@ class Stale(Oracle):
         for key, entry in machine.tlb.combined.items():
             space = spaces.get(key[2], -1)
             if space >= 0:
-                self._compare("tlb", space, entry[5] >> PAGE_SHIFT, entry[0], entry[1], f"gva {key[3] << PAGE_SHIFT:#x}")
+                what = f"gva {key[3] << PAGE_SHIFT:#x}"
+                self._compare("tlb", space, entry[5] >> PAGE_SHIFT, entry[0], entry[1], what)
         for (table, page), cached in machine.tlb.guest_physical.items():
             if table in spaces:
                 self._compare("tlb", spaces[table], page, cached[0], cached[1], "the gpa")

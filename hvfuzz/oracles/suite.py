@@ -38,6 +38,8 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Specification,
     Audit,
 )
+_WITH_CALLS: Final = frozenset({"fetch", "secrets", "specification"})
+"""Oracles that look at what calls copied."""
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
 _FORWARDED: Final = (
     "frame_allocated",
@@ -48,8 +50,10 @@ _FORWARDED: Final = (
     "stepped",
     "preemption_point",
 )
-"""Moments of `Observer` that need nothing from the suite itself."""
-_NO_OPERATION: Final = "boot"
+"""Moments of `Observer` at which the suite itself has nothing to do."""
+_BOOT: Final = "boot"
+_AUDIT: Final = "audit"
+_UNKNOWN_CALL: Final = "vmcall"
 
 
 def _nothing(*_: Any) -> None:
@@ -105,14 +109,17 @@ class OracleSuite(Observer):
         self.findings: list[Finding] = []
         self._seen: dict[tuple[str, str, str], None] = {}
         self._op = -1
-        self._operation = _NO_OPERATION
-        self._calls: list[str] = []
+        self._operation = _BOOT
+        self._names: list[str] = []
         scene = Scene(machine, hypervisor, world, self._report)
+        self._calls: Final = scene.calls
         self.reachability: Final = Reachability(scene)
         self.oracles: Final[dict[str, Oracle]] = {}
         for oracle in ORACLES:
             if enabled is None or oracle.name in enabled:
                 self.oracles[oracle.name] = oracle(scene, self.reachability)
+        self._auditing = False
+        self._calls_kept: Final = bool(self.oracles.keys() & _WITH_CALLS)
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
         self._observers: Final = tuple(observers)
         self._handle_exit: Final = hypervisor.handle_exit
@@ -128,15 +135,14 @@ class OracleSuite(Observer):
 
     def _listeners(self, moment: str) -> Callable[..., None]:
         """What to call at `moment`: the oracles that define it, then the observers that override it."""
-        listeners = [
-            getattr(oracle, moment) for oracle in self.oracles.values() if hasattr(oracle, moment)
-        ]
+        listeners = [getattr(oracle, moment) for oracle in self.oracles.values() if hasattr(oracle, moment)]
+        if self._calls_kept and hasattr(self._calls, moment):
+            # First of all: the others may ask what runs.
+            listeners.insert(0, getattr(self._calls, moment))
         base = getattr(Observer, moment, None)
         if base is not None:
             listeners += [
-                getattr(observer, moment)
-                for observer in self._observers
-                if getattr(type(observer), moment) is not base
+                getattr(observer, moment) for observer in self._observers if getattr(type(observer), moment) is not base
             ]
         return _all(listeners)
 
@@ -159,8 +165,10 @@ class OracleSuite(Observer):
         self.findings = []
         self._seen.clear()
         self._op = -1
-        self._operation = _NO_OPERATION
-        self._calls.clear()
+        self._operation = _BOOT
+        self._auditing = False
+        self._names.clear()
+        self._calls.reset()
         if self._shadowed:
             self.reachability.reset()
         for oracle in self.oracles.values():
@@ -172,6 +180,8 @@ class OracleSuite(Observer):
         """Op number `index` of the program, of the kind `operation`, is about to be performed."""
         self._op = index
         self._operation = operation
+        self._names.clear()
+        self._calls.reset()
         self._op_started()
 
     def op_finished(self) -> None:
@@ -184,9 +194,13 @@ class OracleSuite(Observer):
         self._settle()
 
     def audit(self) -> None:
-        """Look at everything anew, and compare with what was found by watching."""
+        """Look at everything anew; what that finds, and watching did not, is a finding of the oracle `audit`."""
+        self._operation = _AUDIT
+        self._names.clear()
+        self._auditing = "audit" in self.oracles
         for oracle in self.oracles.values():
             oracle.audit()
+        self._auditing = False
 
     # The host.
 
@@ -200,21 +214,29 @@ class OracleSuite(Observer):
         """`fault` escaped the hypervisor's code, which has died of it."""
         for oracle in self.oracles.values():
             oracle.host_exception(fault)
-        self._calls.clear()
+        self._names.clear()
+        self._calls.reset()
 
-    def call_started(self, vcpu: VCpu, declaration: Declaration, args: Any) -> None:
+    def host_access(self, hpa: int, size: int, write: bool) -> None:
+        """See `Observer`. (Each suite has its own listener in place of this.)"""
+
+    def call_started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> None:
         """See `Observer`."""
-        self._calls.append(declaration.name)
+        self._names.append(_UNKNOWN_CALL if declaration is None else declaration.name)
+        if self._calls_kept:
+            self._calls.started(vcpu, declaration, args)
         self._call_started(vcpu, declaration, args)
 
-    def call_finished(
-        self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str
-    ) -> None:
+    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """See `Observer`."""
+        if self._calls_kept:
+            self._calls.written()
         self._settle()
         self._call_finished(vcpu, declaration, args, status, result, reason)
-        if self._calls:
-            self._calls.pop()
+        if self._calls_kept:
+            self._calls.finished(int(status), result)
+        if self._names:
+            self._names.pop()
 
     def _settle(self) -> None:
         """Bring the shadow of the tables up to date, and let the oracles look at what changed."""
@@ -225,7 +247,11 @@ class OracleSuite(Observer):
 
     def _report(self, oracle: str, rule: str, message: str) -> None:
         """Keep the first finding of each identity; a call within an op is what the finding is named after."""
-        operation = self._calls[-1] if self._calls else self._operation
+        operation = self._names[-1] if self._names else self._operation
+        if self._auditing and oracle != _AUDIT:
+            if any(seen[:2] == (oracle, rule) for seen in self._seen):
+                return
+            oracle, rule = _AUDIT, f"{oracle}.{rule}"
         key = (oracle, rule, operation)
         if key not in self._seen:
             self._seen[key] = None

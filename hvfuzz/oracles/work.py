@@ -6,11 +6,11 @@ longest legal calls take on the clean hypervisor.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import BUCKETS, CONSOLE
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
@@ -25,7 +25,7 @@ class Work(Oracle):
 
     name = "work"
     shadowed = True
-    rules = {
+    rules: ClassVar[Rules] = {
         "preemption": "work between two preemption points stays within a bound",
         "heap": "the hypervisor's live heap pages are at most those at boot and one for each event bucket",
         "growth": "what a domain can make the host remember stays within its limit",
@@ -67,9 +67,7 @@ class Work(Oracle):
             live = self.shadow.state_counts[HYPERVISOR]
             self.report("heap", f"{live} live pages of the hypervisor's, bound {self._heap_bound}")
 
-    def call_finished(
-        self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str
-    ) -> None:
+    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """What the caller may have made the host do, and remember."""
         units = self._counter.units
         if units - self._since > WORK_BOUND:

@@ -1,16 +1,16 @@
 """The emulated hypervisor as a target: one booted machine a world, put back to its snapshot before every run."""
 
 import hashlib
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final, Self
 
 from hvfuzz.abi.boot import WORLDS, World
-from hvfuzz.bugs import Bug, planted
+from hvfuzz.bugs import Bug, Plant
 from hvfuzz.guest.interpreter import HostBusy, HostStopped, Interpreter
 from hvfuzz.guest.ops import Catalogue, catalogue
 from hvfuzz.guest.program import Op, Program
-from hvfuzz.guest.trace import Outcome
+from hvfuzz.guest.trace import Outcome, Trace
 from hvfuzz.hypervisor.boot import boot
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.hypervisor import Hypervisor
@@ -19,10 +19,12 @@ from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.snapshot import Snapshot
+from hvfuzz.oracles.finding import Finding
 from hvfuzz.oracles.suite import OracleSuite
 from hvfuzz.targets.features import StateFeatures
 from hvfuzz.targets.recorder import Recorder
 from hvfuzz.targets.target import Run
+from hvfuzz.targets.watchdog import LIMIT, Hang, Watchdog
 
 MEMORY_SIZE: Final = 16 << 20
 
@@ -37,12 +39,14 @@ class System:
         ops: Catalogue,
         oracles: frozenset[str] | None,
         recorder: Recorder | None,
+        watchdog: Watchdog | None,
     ) -> None:
         self.hypervisor: Final[Hypervisor] = boot(world, memory_size)
         self.machine: Final[Machine] = self.hypervisor.machine
         self.interpreter: Final = Interpreter(self.machine, ops, world)
         self.features: Final = StateFeatures(self.machine, self.hypervisor)
         self.recorder: Final = recorder
+        self.watchdog: Final = Watchdog() if watchdog is None else watchdog
         observers: tuple[Observer, ...] = (self.features,) if recorder is None else (self.features, recorder)
         self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers)
         self.suite.attach()
@@ -76,11 +80,15 @@ class System:
     def run(self, program: Program, audit: bool, digest: bool) -> Run:
         """Run `program` from the booted state."""
         self.restore()
-        suite, features, recorder = self.suite, self.features, self.recorder
+        suite, features, recorder, watchdog = self.suite, self.features, self.recorder, self.watchdog
         if recorder is not None:
             recorder.attach(self.machine)
+        at = 0
 
         def before(index: int, op: Op) -> None:
+            nonlocal at
+            at = index
+            watchdog.beat += 1
             suite.op_started(index, op.kind.name)
             if recorder is not None:
                 recorder.op_started(index, op)
@@ -91,14 +99,28 @@ class System:
             if recorder is not None:
                 recorder.op_finished(outcome, suite.findings)
 
-        trace = self.interpreter.run(program, before, after)
-        suite.program_finished()
-        if audit and not trace.stopped:
-            # After a host fault the machine is in the middle of a change, and nothing adds up.
-            suite.audit()
+        watchdog.running = True
+        try:
+            trace = self.interpreter.run(program, before, after)
+            suite.program_finished()
+            if audit and not trace.stopped:
+                # After a host fault the machine is in the middle of a change, and nothing adds up.
+                suite.audit()
+        except Hang:
+            return self._hung(program.ops[at], at)
+        finally:
+            watchdog.running = False
         if digest:
             trace.final = self.memory_digest()
         return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes))
+
+    def _hung(self, op: Op, index: int) -> Run:
+        """What is left of a run whose op number `index` did not end."""
+        trace = Trace()
+        trace.stopped = "an op did not end"
+        message = f"the host computes for more than {LIMIT:.0f} s and does not come back"
+        finding = Finding("work", "hang", op.kind.name, message, index)
+        return Run(trace, (*self.suite.findings, finding), tuple(self.features.hits), index + 1)
 
     def memory_digest(self) -> str:
         """SHA-256 over the frames written since boot, in order, with their numbers."""
@@ -111,10 +133,10 @@ class System:
 
 
 class EmulatedTarget:
-    """The emulated hypervisor, with one bug planted or none, from construction until `close`.
+    """The emulated hypervisor, with one bug planted or none; the bug is there only while a program runs.
 
-    `oracles` names the oracles to run (None: all; the empty set: bare). `recorder` gets each run in words. Worlds boot
-    when first used.
+    `oracles` names the oracles to run (None: all; the empty set: bare). `recorder` gets each run in words. Under an
+    entered `watchdog`, an op that does not end is a finding. Worlds boot when first used.
     """
 
     def __init__(
@@ -124,31 +146,37 @@ class EmulatedTarget:
         memory_size: int = MEMORY_SIZE,
         oracles: frozenset[str] | None = None,
         recorder: Recorder | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.catalogue: Final = catalogue(ABI)
         self.bug: Final = bug
         self._memory_size: Final = memory_size
         self._oracles: Final = oracles
         self._recorder: Final = recorder
+        self._watchdog: Final = watchdog
         self._systems: Final[dict[int, System]] = {}
-        self._plants: Final = ExitStack()
-        self._plants.enter_context(planted(bug))
+        self._planted: Final[AbstractContextManager[None]] = nullcontext() if bug is None else Plant(bug)
 
     def system(self, world: int) -> System:
         """The booted world number `world`."""
         system = self._systems.get(world)
         if system is None:
-            system = System(WORLDS[world], self._memory_size, self.catalogue, self._oracles, self._recorder)
+            with self._planted:
+                system = System(
+                    WORLDS[world], self._memory_size, self.catalogue, self._oracles, self._recorder, self._watchdog
+                )
             self._systems[world] = system
         return system
 
     def run(self, program: Program, *, audit: bool = True, digest: bool = False) -> Run:
         """Execute `program` from the booted state of its world; see `Target.run`."""
-        return self.system(program.world).run(program, audit, digest)
+        system = self.system(program.world)
+        with self._planted:
+            return system.run(program, audit, digest)
 
     def close(self) -> None:
-        """Take the planted bug out again."""
-        self._plants.close()
+        """Let go of the booted worlds."""
+        self._systems.clear()
 
     def __enter__(self) -> Self:
         return self

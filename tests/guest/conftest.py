@@ -1,7 +1,5 @@
 """What the tests of the guest layer share: a small ABI of their own, the real one, and well-formed programs."""
 
-import importlib
-from types import ModuleType
 from typing import Annotated, Any
 
 import pytest
@@ -42,6 +40,7 @@ from hvfuzz.guest.program import (
     Value,
     is_array,
 )
+from hvfuzz.hypervisor.hypercalls import ABI
 
 Sides = Annotated[int, Flags("HOST", "DEVICE", "READONLY")]
 References = Annotated[int, Flags("SOURCE_REF", "DEST_REF")]
@@ -175,23 +174,13 @@ OWN = Abi(
 )
 
 
-def _abis() -> list[Any]:
-    abis = [pytest.param(OWN, id="own")]
-    try:
-        real: ModuleType = importlib.import_module("hvfuzz.hypervisor.hypercalls")
-        abis.append(pytest.param(real.ABI, id="real"))
-    except (ImportError, AttributeError):
-        pass
-    return abis
-
-
 @pytest.fixture(scope="session")
 def own() -> Catalogue:
     """The kinds of ops over the ABI of this file."""
     return catalogue(OWN)
 
 
-@pytest.fixture(scope="session", params=_abis())
+@pytest.fixture(scope="session", params=[pytest.param(OWN, id="own"), pytest.param(ABI, id="real")])
 def known(request: pytest.FixtureRequest) -> Catalogue:
     """The kinds of ops over this ABI, then over the real one."""
     return catalogue(request.param)
@@ -237,7 +226,7 @@ def _values(kind: Kind, index: int) -> st.SearchStrategy[Value]:
     if is_array(kind):
         elements = [_values(kind.element_at(place), index) for place in range(MAX_ELEMENTS)]
         arrays = st.integers(0, MAX_ELEMENTS).flatmap(lambda length: st.tuples(*elements[:length]))
-        return numbers | arrays  # type: ignore[return-value]
+        return numbers | arrays
     if kind.consumes is not None and index:
         return numbers | st.integers(0, index - 1).map(Ref)
     return numbers

@@ -162,16 +162,19 @@ def _audit(hv: Hypervisor) -> None:
 
 def _audit_caches(hv: Hypervisor, root: int, domain_id: int, host: dict[int, Leaf], device: dict[int, Leaf]) -> None:
     tlb, iommu = hv.machine.tlb, hv.machine.iommu
-    for (ep4ta, gfn), entry in tlb.guest_physical.items():
+    for (ep4ta, gfn), (hpa, rights, _) in tlb.guest_physical.items():
         if ep4ta == root:
-            assert (entry[0] >> PAGE_SHIFT, entry[1]) == (host[gfn].hfn, host[gfn].rights)
-    for (_, _, ep4ta, _), entry in tlb.combined.items():
+            assert gfn in host, f"stale gfn {gfn:#x}"
+            assert (hpa >> PAGE_SHIFT, rights) == (host[gfn].hfn, host[gfn].rights)
+    for (_, _, ep4ta, _), (hpa, rights, _, _, _, gpa) in tlb.combined.items():
         if ep4ta == root:
-            leaf = host[entry[5] >> PAGE_SHIFT]
-            assert entry[0] >> PAGE_SHIFT == leaf.hfn
-            assert not entry[1] & ~leaf.rights
+            assert gpa >> PAGE_SHIFT in host, f"stale gpa {gpa:#x}"
+            leaf = host[gpa >> PAGE_SHIFT]
+            assert hpa >> PAGE_SHIFT == leaf.hfn
+            assert not rights & ~leaf.rights
     for (did, page), (hpa, rights) in iommu.iotlb.items():
         if did == domain_id:
+            assert page in device, f"stale device page {page:#x}"
             assert (hpa >> PAGE_SHIFT, rights) == (device[page].hfn, device[page].rights)
 
 

@@ -123,8 +123,13 @@ def test_a_register_never_holds_more_than_was_written(hv: Hypervisor, vcpu: VCpu
 )
 def test_where_nothing_answers_the_guest_gets_a_general_protection_fault(vcpu: VCpu, gva: int, access: str) -> None:
     rip = vcpu.regs[RIP]
+    accesses: dict[str, Callable[[int], object]] = {
+        "load": vcpu.load,
+        "store": lambda at: vcpu.store(at, 8, 1),
+        "execute": vcpu.execute,
+    }
     with pytest.raises(GuestFault) as raised:
-        {"load": vcpu.load, "store": lambda at: vcpu.store(at, 8, 1), "execute": vcpu.execute}[access](gva)
+        accesses[access](gva)
     assert (raised.value.vector, raised.value.error, vcpu.regs[RIP]) == (Vector.GP, 0, rip)
 
 

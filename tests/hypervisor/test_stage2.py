@@ -286,3 +286,11 @@ def test_a_lookup_reads_as_many_words_as_there_are_levels(hv: Hypervisor, domain
     domain.stage2.lookup(5)
     assert hv.work.units - before == 4
     assert isinstance(domain.stage2, Stage2)
+
+
+def test_leaves_are_what_lookup_finds_page_by_page(hv: Hypervisor, domain: Domain) -> None:
+    add_pages(hv, domain, 0x3F0, 3)
+    add_block(hv, domain, 0x400)
+    for first, count in ((0, 1), (0xF0, 0x700), (0x3F1, 0x20), (0x5FF, 2), (0x3FFFF, 2)):
+        expected = [(gfn, *domain.stage2.lookup(gfn)[:2]) for gfn in range(first, first + count)]
+        assert list(domain.stage2.leaves(first, count)) == expected

@@ -69,3 +69,9 @@ class Guest:
 def guest() -> Guest:
     """A guest with an empty linear address space."""
     return Guest()
+
+
+@pytest.fixture(scope="session")
+def new_guest() -> type[Guest]:
+    """Makes guests, for tests that need more than one."""
+    return Guest

@@ -1,5 +1,7 @@
 """Memory: what is written is read back, what was written is known, and restore undoes it."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ writes = st.one_of(
 )
 
 
-def apply_to_model(model: bytearray, op: tuple) -> tuple[int, int] | None:
+def apply_to_model(model: bytearray, op: tuple[Any, ...]) -> tuple[int, int] | None:
     """Perform `op` on plain bytes; the (address, length) written, None if it must not fit."""
     name, *args = op
     if name == "store":
@@ -47,7 +49,7 @@ def apply_to_model(model: bytearray, op: tuple) -> tuple[int, int] | None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(writes, max_size=12), st.sets(st.integers(0, FRAMES - 1)), st.integers(0, 12))
-def test_writes_are_kept_known_reported_and_undone(ops: list[tuple], watch: set[int], early: int) -> None:
+def test_writes_are_kept_known_reported_and_undone(ops: list[tuple[Any, ...]], watch: set[int], early: int) -> None:
     memory = PhysicalMemory(SIZE)
     model = bytearray(SIZE)
     for frame in sorted(watch):

@@ -10,7 +10,7 @@ from hvfuzz.machine import paging
 from hvfuzz.machine.addresses import EXEC, READ, U64, WRITE
 from hvfuzz.machine.cpu import Reg
 from hvfuzz.machine.faults import GuestFault, Vector
-from hvfuzz.machine.paging import NX, US, A, D, G, P, PageFaultCode, RW
+from hvfuzz.machine.paging import NX, RW, US, A, D, G, P, PageFaultCode
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Guest

@@ -316,6 +316,7 @@ accesses = st.lists(
     st.booleans(),
 )
 def test_while_tables_are_left_alone_the_tlb_changes_nothing(
+    new_guest: type[Guest],
     leaves: list[tuple[int, int]],
     rights: list[int],
     probes: list[tuple[int, int, bool, int]],
@@ -323,11 +324,9 @@ def test_while_tables_are_left_alone_the_tlb_changes_nothing(
     accessed_dirty: bool,
 ) -> None:
     """The same accesses, through a TLB of some capacity and through none: same outcomes, same tables in the end."""
-    from tests.machine.conftest import Guest as Fresh
-
     outcomes = []
     for size in (0, capacity):
-        guest = Fresh()
+        guest = new_guest()
         guest.machine.tlb.set_capacity(size)
         guest.vcpu.eptp = ept.eptp_of(0x1000, accessed_dirty=accessed_dirty)
         for n, (page, flags) in enumerate(leaves):

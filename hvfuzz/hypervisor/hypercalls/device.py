@@ -21,13 +21,7 @@ from hvfuzz.abi.limits import BATCH, DMA_LENGTH, DMA_PAGES, IOVA_LIMIT
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor import access
 from hvfuzz.hypervisor.effects import Effect, Refused, Step
-from hvfuzz.hypervisor.hypercalls.memory import (
-    ABSENT,
-    BAD_RANGE,
-    NOT_THE_OWNER,
-    POOL_TOO_SMALL,
-    range_ok,
-)
+from hvfuzz.hypervisor.pages import ABSENT, BAD_RANGE, NOT_THE_OWNER, POOL_TOO_SMALL, range_ok
 from hvfuzz.hypervisor.steps import AssignDevice, DeassignDevice, MapDma, SubmitDma, UnmapDma
 from hvfuzz.hypervisor.tables import FOREIGN, READ, WRITE, leaf_frame
 from hvfuzz.hypervisor.tables import RIGHTS as ALL_RIGHTS
@@ -129,24 +123,22 @@ class DmaMap:
         if self.rights not in DMA_RIGHTS:
             return Refused(Status.INVALID, "rights")
         frames = []
-        for gfn in range(self.gfn, self.gfn + self.count):
-            frame = self.frame(hv, caller, gfn)
+        for gfn, entry, level in caller.stage2.leaves(self.gfn, self.count):
+            frame = self.frame(hv, caller, gfn, entry, level)
             if isinstance(frame, Refused):
                 return frame
             frames.append(frame)
-        pages = range(self.iova >> PAGE_SHIFT, (self.iova >> PAGE_SHIFT) + self.count)
-        for page in pages:
-            entry, _, _ = caller.dma.lookup(page)
-            if entry & ALL_RIGHTS and entry & FOREIGN:
-                return MADE_BY_GRANT
+        first = self.iova >> PAGE_SHIFT
+        pages = range(first, first + self.count)
+        if any(entry & ALL_RIGHTS and entry & FOREIGN for _, entry, _ in caller.dma.leaves(first, self.count)):
+            return MADE_BY_GRANT
         if caller.dma.tables_needed(pages) > len(caller.pool):
             return POOL_TOO_SMALL
         steps = tuple(MapDma(caller.id, page, frame, self.rights) for page, frame in zip(pages, frames, strict=True))
         return Effect(steps, self.count)
 
-    def frame(self, hv: Hypervisor, caller: Domain, gfn: int) -> int | Refused:
+    def frame(self, hv: Hypervisor, caller: Domain, gfn: int, entry: int, level: int) -> int | Refused:
         """The caller's own frame at `gfn`, to which it has the rights that its devices are to get."""
-        entry, level, _ = caller.stage2.lookup(gfn)
         if not entry & ALL_RIGHTS:
             return ABSENT
         hfn = leaf_frame(entry, level, gfn)
@@ -168,14 +160,13 @@ class DmaUnmap:
         """The range, then each device page in order; what a grant mapped, only `grant.unmap` unmaps."""
         if not iova_range_ok(self.iova, self.count):
             return BAD_IOVA
-        pages = range(self.iova >> PAGE_SHIFT, (self.iova >> PAGE_SHIFT) + self.count)
-        for page in pages:
-            entry, _, _ = caller.dma.lookup(page)
+        first = self.iova >> PAGE_SHIFT
+        for _, entry, _ in caller.dma.leaves(first, self.count):
             if not entry & ALL_RIGHTS:
                 return Refused(Status.NOT_PRESENT, "device page not mapped")
             if entry & FOREIGN:
                 return MADE_BY_GRANT
-        return Effect(tuple(UnmapDma(caller.id, page) for page in pages), self.count)
+        return Effect(tuple(UnmapDma(caller.id, page) for page in range(first, first + self.count)), self.count)
 
 
 # Validated DMA.
@@ -204,9 +195,8 @@ def request_refusal(caller: Domain, source: int, target: int, length: int) -> Re
 
 def reaches(caller: Domain, iova: int, length: int, right: int) -> bool:
     """Whether the caller's devices have `right` to each page of the range."""
-    lookup = caller.dma.lookup
-    pages = range(iova >> PAGE_SHIFT, (iova + length - 1 >> PAGE_SHIFT) + 1)
-    return all(lookup(page)[0] & right for page in pages)
+    first, last = iova >> PAGE_SHIFT, iova + length - 1 >> PAGE_SHIFT
+    return all(entry & right for _, entry, _ in caller.dma.leaves(first, last - first + 1))
 
 
 def submissions(device: int, requests: Sequence[Request]) -> tuple[Step, ...]:

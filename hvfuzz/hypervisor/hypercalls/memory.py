@@ -12,7 +12,14 @@ from hvfuzz.abi.limits import EXCHANGE, LARGE_ORDER, MAX_GFN, RANGE, RANGE_LARGE
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor import access
 from hvfuzz.hypervisor.effects import PREEMPTION_QUOTA, Effect, Refused, Step
-from hvfuzz.hypervisor.frames import MAPS_SHIFT, OWNER_MASK
+from hvfuzz.hypervisor.pages import (
+    BAD_RANGE,
+    POOL_TOO_SMALL,
+    page_refusal,
+    range_ok,
+    release_refusal,
+    superpages_cut,
+)
 from hvfuzz.hypervisor.steps import (
     ExchangePage,
     PopulateBlock,
@@ -23,7 +30,6 @@ from hvfuzz.hypervisor.steps import (
     RemovePage,
 )
 from hvfuzz.hypervisor.tables import BLOCK_LEVEL, BLOCK_PAGES, EXECUTE, READ, WRITE, leaf_frame
-from hvfuzz.hypervisor.tables import RIGHTS as ALL_RIGHTS
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Domain
@@ -33,64 +39,6 @@ if TYPE_CHECKING:
 TOP_DOWN = 1
 POPULATE_FLAGS = TOP_DOWN
 PAGE_RIGHTS = (READ, READ | WRITE, READ | EXECUTE, READ | WRITE | EXECUTE)
-
-ABSENT = Refused(Status.NOT_PRESENT, "gfn not present")
-NOT_THE_OWNER = Refused(Status.NOT_OWNER, "another domain's frame")
-IN_USE = Refused(Status.BUSY, "frame granted, pinned or mapped by a device")
-POOL_TOO_SMALL = Refused(Status.NO_POOL, "too few table pages in the pool")
-BAD_RANGE = Refused(Status.INVALID, "range of gfns")
-
-
-# What the calls ask of the caller's memory.
-
-
-def range_ok(first: int, count: int, limit: int) -> bool:
-    """Whether `count` (1 .. `limit`) pages from `first` on lie in the guest's physical space."""
-    return 0 < count <= limit and first + count <= MAX_GFN
-
-
-def page_refusal(hv: Hypervisor, caller: Domain, gfn: int) -> Refused | None:
-    """Why `gfn` is not a page of the caller's own."""
-    entry, level, _ = caller.stage2.lookup(gfn)
-    if not entry & ALL_RIGHTS:
-        return ABSENT
-    if hv.frames.owner(leaf_frame(entry, level, gfn)) != caller.id:
-        return NOT_THE_OWNER
-    return None
-
-
-def release_refusal(hv: Hypervisor, caller: Domain, gfn: int) -> Refused | None:
-    """Why the caller cannot give up the frame at `gfn`."""
-    entry, level, _ = caller.stage2.lookup(gfn)
-    if not entry & ALL_RIGHTS:
-        return ABSENT
-    word = hv.frames.word(leaf_frame(entry, level, gfn))
-    if word & OWNER_MASK != caller.id:
-        return NOT_THE_OWNER
-    return IN_USE if is_in_use(word) else None
-
-
-def is_in_use(word: int) -> bool:
-    """Whether the owned frame with this frame word is named by more than its one stage-2 leaf.
-
-    A second mapping is a device's: stage 2 never maps an owned frame twice, and foreign mappings hold pins.
-    """
-    return word >> MAPS_SHIFT != 1
-
-
-def superpages_cut(caller: Domain, gfns: Iterable[int]) -> int:
-    """The number of large leaves that `gfns`, each changed on its own, lie in: a split of each takes a table page."""
-    stage2 = caller.stage2
-    cut: dict[int, bool] = {}
-    for gfn in gfns:
-        block = gfn & -BLOCK_PAGES
-        if block not in cut:
-            entry, level, _ = stage2.lookup(gfn)
-            cut[block] = level == BLOCK_LEVEL and entry & ALL_RIGHTS != 0
-    return sum(cut.values())
-
-
-# The calls.
 
 
 @hypercall(
@@ -163,8 +111,8 @@ class Decrease:
         """The range, each page in order, then table pages."""
         if not range_ok(self.first, self.count, RANGE):
             return BAD_RANGE
-        for gfn in range(self.first, self.first + self.count):
-            refused = release_refusal(hv, caller, gfn)
+        for gfn, entry, level in caller.stage2.leaves(self.first, self.count):
+            refused = release_refusal(hv, caller, gfn, entry, level)
             if refused is not None:
                 return refused
         steps = removal_steps(caller, self.first, self.count)
@@ -177,16 +125,13 @@ def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | 
     if len(stage2.blocks_cut(first, count)) > len(caller.pool):
         return None
     steps: list[Step] = []
-    gfn = first
-    while gfn < first + count:
-        entry, level, _ = stage2.lookup(gfn)
+    for gfn, entry, level in stage2.leaves(first, count):
         hfn = leaf_frame(entry, level, gfn)
-        if level == BLOCK_LEVEL and gfn % BLOCK_PAGES == 0 and gfn + BLOCK_PAGES <= first + count:
-            steps.append(RemoveBlock(caller.id, gfn, hfn))
-            gfn += BLOCK_PAGES
-        else:
+        start = gfn & -BLOCK_PAGES
+        if level != BLOCK_LEVEL or start < first or start + BLOCK_PAGES > first + count:
             steps.append(RemovePage(caller.id, gfn, hfn))
-            gfn += 1
+        elif gfn == start:
+            steps.append(RemoveBlock(caller.id, gfn, hfn))
     return tuple(steps)
 
 
@@ -210,8 +155,8 @@ class Protect:
             return BAD_RANGE
         if self.rights not in PAGE_RIGHTS:
             return Refused(Status.INVALID, "rights")
-        for gfn in range(self.first, self.first + self.count):
-            refused = page_refusal(hv, caller, gfn)
+        for gfn, entry, level in caller.stage2.leaves(self.first, self.count):
+            refused = page_refusal(hv, caller, gfn, entry, level)
             if refused is not None:
                 return refused
         if len(caller.stage2.blocks_cut(self.first, self.count, self.rights)) > len(caller.pool):
@@ -310,7 +255,8 @@ class Exchange:
             if gfn in seen:
                 return Refused(Status.INVALID, "gfn repeated")
             seen.add(gfn)
-            refused = release_refusal(hv, caller, gfn)
+            entry, level, _ = caller.stage2.lookup(gfn)
+            refused = release_refusal(hv, caller, gfn, entry, level)
             if refused is not None:
                 return refused
         return None

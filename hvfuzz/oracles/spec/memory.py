@@ -144,7 +144,7 @@ def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
         state.release([page.frame for page in old])
 
     out = (args.out + skipped, b"".join(gfn.to_bytes(8, "little") for gfn in gfns))
-    return Accept(count, effect, fresh=count, tables=Tables.NEEDED, written=out)
+    return Accept(count, effect, fresh=count, tables=Tables.NEEDED, written=out, losable=True)
 
 
 def replaceable(state: State, domain: int, gfns: Iterable[int]) -> list[Page] | Status:

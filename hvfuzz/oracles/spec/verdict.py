@@ -104,6 +104,8 @@ class Accept(NamedTuple):
     order: int = 0
     tables: Tables = Tables.UNTOUCHED
     written: Bytes | None = None
+    losable: bool = False
+    """The effect may have taken the guest's way to `written` away: then nothing is written."""
 
 
 Expected = Status | Accept | Mismatch

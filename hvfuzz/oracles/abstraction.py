@@ -1,0 +1,190 @@
+"""The abstraction function: what the cells of the specification are in the machine as it is.
+
+Frames, pages and device pages come from the shadow, so from the bytes of frame table and tables; grants, ports and
+what else the hypervisor keeps in its own structures are read from there. Nothing of the hypervisor's code runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from hvfuzz.abi.limits import PORTS_PER_BUCKET
+from hvfuzz.hypervisor.domains import PortState as HypervisorPortState
+from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.oracles.reachability import DMA, Leaf, Reachability
+from hvfuzz.oracles.spec import (
+    HOST_FRAME,
+    ClockWindow,
+    Frame,
+    Grant,
+    Handle,
+    IoPage,
+    Key,
+    Page,
+    Port,
+    PortState,
+    RunState,
+    Value,
+)
+
+if TYPE_CHECKING:
+    from hvfuzz.oracles.oracle import Scene
+
+FREE: Final = int(FrameState.FREE)
+OWNED: Final = int(FrameState.OWNED)
+SHARED: Final = int(FrameState.SHARED)
+STATES: Final = tuple(RunState(number) for number in range(4))
+
+
+class Abstraction:
+    """Reads cells. `cell` gives one, `cells` all that exist."""
+
+    __slots__ = ("_domains", "_readers", "_scene", "_shadow")
+
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        self._scene: Final = scene
+        self._shadow: Final = shadow
+        self._domains: Final = shadow.domains
+        self._readers: Final[dict[str, Any]] = {
+            "version": self._version,
+            "vcpu": self._vcpu,
+            "page": self._page,
+            "iova": self._io_page,
+            "frame": self._frame,
+            "free": self._free,
+            "pool": self._pool,
+            "grant": self._grant,
+            "handle": self._handle,
+            "bucket": self._bucket,
+            "port": self._port,
+            "device": self._device,
+            "clock_window": self._clock_window,
+            "console": self._console,
+        }
+
+    def cell(self, key: Key) -> Value:
+        """The value of the cell, None if it does not exist."""
+        return self._readers[key[0]](*key[1:])
+
+    def cells(self) -> Iterator[tuple[Key, Value]]:
+        """Every cell that exists, with its value."""
+        for key in self._keys():
+            value = self.cell(key)
+            if value is not None:
+                yield key, value
+
+    def _keys(self) -> Iterator[Key]:
+        shadow = self._shadow
+        yield ("free",)
+        for hfn in range(len(shadow.frames.values)):
+            yield "frame", hfn
+        for word in sorted(shadow.entries):
+            leaf = shadow.leaf(word)
+            if leaf is not None:
+                yield from keys_of(leaf.space, leaf.level, leaf.page)
+        for domain in self._domains:
+            number = domain.id
+            yield from (("version", number), ("pool", number), ("clock_window", number), ("console", number))
+            for index in range(len(domain.vcpus)):
+                yield "vcpu", number, index
+            for ref in range(len(shadow.grants[number])):
+                yield "grant", number, ref
+            for handle in range(len(shadow.handles[number])):
+                yield "handle", number, handle
+            for index in range(len(domain.buckets)):
+                yield "bucket", number, index
+                for port in range(index * PORTS_PER_BUCKET, (index + 1) * PORTS_PER_BUCKET):
+                    yield "port", number, port
+        for device in range(len(self._scene.machine.devices)):
+            yield "device", device
+
+    # One cell.
+
+    def _version(self, number: int) -> int:
+        version: int = self._domains[number].version
+        return version
+
+    def _vcpu(self, number: int, index: int) -> RunState:
+        return STATES[self._domains[number].vcpus[index].runnable]
+
+    def _leaf(self, space: int, page: int) -> tuple[int, int, bool] | None:
+        leaf = self._shadow.find(space, page)
+        if leaf is None:
+            return None
+        return leaf.frame + (page & leaf.frames - 1), leaf.rights, leaf.foreign
+
+    def _page(self, number: int, gfn: int) -> Page | None:
+        leaf = self._leaf(number, gfn)
+        return None if leaf is None else Page(*leaf)
+
+    def _io_page(self, number: int, page: int) -> IoPage | None:
+        leaf = self._leaf(number | DMA, page)
+        return None if leaf is None else IoPage(*leaf)
+
+    def _frame(self, hfn: int) -> Frame | None:
+        if not 0 <= hfn < len(self._shadow.frames.values):
+            return None
+        return frame_of(self._shadow.frames.values[hfn])
+
+    def _free(self) -> int:
+        return self._shadow.state_counts[FREE]
+
+    def _pool(self, number: int) -> int:
+        return len(self._domains[number].pool)
+
+    def _grant(self, number: int, ref: int) -> Grant | None:
+        entry = self._shadow.grants[number][ref]
+        return None if entry is None else Grant(*entry)
+
+    def _handle(self, number: int, handle: int) -> Handle | None:
+        mapping = self._shadow.handles[number][handle]
+        return None if mapping is None else Handle(*mapping)
+
+    def _bucket(self, number: int, index: int) -> int | None:
+        bucket = list.__getitem__(self._domains[number].buckets, index)
+        return None if bucket is None else bucket.page
+
+    def _port(self, number: int, port: int) -> Port | None:
+        buckets = self._domains[number].buckets
+        index = port // PORTS_PER_BUCKET
+        if index >= len(buckets):
+            return None
+        bucket = list.__getitem__(buckets, index)
+        entry = None if bucket is None else list.__getitem__(bucket.ports, port % PORTS_PER_BUCKET)
+        if entry is None:
+            return None
+        connected = entry.state is HypervisorPortState.CONNECTED
+        state = PortState.CONNECTED if connected else PortState.UNBOUND
+        return Port(state, entry.remote, entry.remote_port if connected else 0, entry.pending)
+
+    def _device(self, number: int) -> int | None:
+        domain = self._shadow.device_domain(self._scene.machine.devices[number].bdf)
+        return None if domain < 0 else domain
+
+    def _clock_window(self, number: int) -> ClockWindow | None:
+        domain = self._domains[number]
+        return ClockWindow(domain.clock_window, domain.clock_reads) if domain.clock_reads else None
+
+    def _console(self, number: int) -> bytes | None:
+        return bytes(self._domains[number].console) or None
+
+
+def frame_of(word: int) -> Frame | None:
+    """The frame cell that a frame word stands for."""
+    state = word >> 8 & 0xFF
+    if state == FREE:
+        return None
+    if state in (OWNED, SHARED):
+        return Frame(word & 0xFF, word >> 16 & 0xFFFF, word >> 32 & 0xFFFF, word >> 48)
+    return HOST_FRAME
+
+
+def keys_of(space: int, level: int, page: int) -> Iterator[Key]:
+    """The cells of the pages that a leaf maps."""
+    name, domain = ("iova", space & ~DMA) if space & DMA else ("page", space)
+    for number in range(page, page + (1 << 9 * (level - 1))):
+        yield name, domain, number
+
+
+__all__ = ["Abstraction", "Leaf", "frame_of", "keys_of"]

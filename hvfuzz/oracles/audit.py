@@ -1,0 +1,59 @@
+"""The full audit: a second shadow, read from scratch, must equal the one that was followed word by word.
+
+The other oracles' own audits look at everything that there is, by the rules by which they otherwise look at changes
+only. What they find then, and did not find before, was missed by watching; the suite reports it under this oracle's
+name, with the other oracle's name and rule as the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from hvfuzz.oracles.oracle import Oracle, Rules
+from hvfuzz.oracles.reachability import Reachability
+
+
+class Audit(Oracle):
+    """Watching and looking agree."""
+
+    name = "audit"
+    shadowed = True
+    rules: ClassVar[Rules] = {
+        "shadow": "the shadow followed by watching writes is the one that reading everything gives",
+        "oracle.rule": "looking at everything breaks no rule of an oracle that watching did not see broken",
+    }
+
+    def audit(self) -> None:
+        """Build a second shadow and compare."""
+        followed = self.shadow
+        fresh = Reachability(self.scene)
+        fresh.attach()
+        self._compare("entries of tables", followed.entries, fresh.entries)
+        self._compare("tables", followed.tables, fresh.tables)
+        self._compare("present entries of tables", followed.populations, fresh.populations)
+        self._compare("context entries", followed.contexts, fresh.contexts)
+        self._compare("leaves of frames", _unordered(followed.leaves), _unordered(fresh.leaves))
+        self._compare("large leaves of blocks", _unordered(followed.large), _unordered(fresh.large))
+        self._compare("places of grant mappings", _unordered(followed.sides), _unordered(fresh.sides))
+        for what, one, other in (
+            ("frame words", followed.frames.values, fresh.frames.values),
+            ("frames in each state", followed.state_counts, fresh.state_counts),
+            ("tables of each domain", followed.table_counts, fresh.table_counts),
+        ):
+            if one != other:
+                self._compare(what, dict(enumerate(one)), dict(enumerate(other)))
+
+    def _compare(self, what: str, followed: Mapping[Any, Any], fresh: Mapping[Any, Any]) -> None:
+        if followed == fresh:
+            return
+        for key in sorted({*followed, *fresh}):
+            if followed.get(key) != fresh.get(key):
+                text = f"{what}, {key}: followed {followed.get(key)}, read {fresh.get(key)}"
+                self.report("shadow", text)
+                return
+
+
+def _unordered(index: Mapping[Any, tuple[Any, ...]]) -> dict[Any, list[Any]]:
+    """A reverse index without the order in which things came into it."""
+    return {key: sorted(values) for key, values in index.items()}

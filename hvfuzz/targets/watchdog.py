@@ -1,0 +1,48 @@
+"""A watchdog over the emulated host: an op that does not end is a finding, and not a fuzzer that stands still."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Final, Self
+
+LIMIT: Final = 4.0
+"""Seconds of this process's own computing (not of the clock on the wall: a busy machine is no reason) that one op may
+take. The longest legal op takes some hundredths."""
+
+
+class Hang(BaseException):
+    """The op that is being performed does not end. Not an Exception, so that no code of the host catches it."""
+
+
+class Watchdog:
+    """While entered, raises `Hang` in the main thread if `running`, and `beat` stands still for LIMIT to 2 * LIMIT.
+
+    It uses SIGVTALRM and the timer behind it, so there can be one at a time, in the main thread.
+    """
+
+    __slots__ = ("_before", "_seen", "beat", "running")
+
+    def __init__(self) -> None:
+        self.beat = 0
+        self.running = False
+        self._seen = -1
+        self._before: signal._HANDLER = None
+
+    def _look(self, number: int, frame: FrameType | None) -> None:
+        if not self.running:
+            self._seen = -1
+        elif self._seen == self.beat:
+            self._seen = -1
+            raise Hang
+        else:
+            self._seen = self.beat
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGVTALRM, self._look)
+        signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT, LIMIT)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, self._before)
