@@ -24,7 +24,12 @@ BUG = Bug(
     title="the arrays of an exchange are checked at index 0 and used from an index that the guest chooses",
     replaces="hvfuzz.hypervisor.hypercalls.memory:Exchange.array_ok",
     replacement=array_ok,
-    findings=("fetch/unvalidated/memory.exchange",),
+    findings=(
+        "host_memory/hole/memory.exchange",
+        "fetch/unvalidated/memory.exchange",
+        "ownership/copy/memory.exchange",
+        "specification/status/memory.exchange",
+    ),
     difficulty=3,
     story=__doc__,
     trigger="""\

@@ -49,7 +49,11 @@ BUG = Bug(
     title="a page is freed although its removal from stage 2 failed for want of a table page",
     replaces="hvfuzz.hypervisor.hypercalls.memory:removal_steps",
     replacement=removal_steps,
-    findings=("ownership/stage2/memory.decrease",),
+    findings=(
+        "ownership/free/memory.decrease",
+        "recount/maps/memory.decrease",
+        "specification/page/memory.decrease",
+    ),
     difficulty=4,
     story=__doc__,
     trigger="""\

@@ -1,8 +1,8 @@
 """XSA-224 / CVE-2017-10920: unmapping the host side of a grant drops the device side's reference, too.
 
-Cause: a grant mapped for the host and for devices counts one reference for each. Unmap with a device address of 0 was
-meant to leave the device mapping alone, and left the mapping, but dropped both references: the granter could take its
-page back while the mapper's devices still reached it.
+Cause: a grant mapped for the host and for devices counts one reference for each. Unmapping the host side alone (a
+device address of 0) left the device mapping, but lowered the counts as though it had been removed, too: the granter
+could take its page back while the mapper's devices still reached it.
 """
 
 from hvfuzz.bugs.bug import Bug
@@ -12,9 +12,9 @@ from hvfuzz.hypervisor.hypervisor import Hypervisor
 
 
 def drop_reference(hv: Hypervisor, domain: Domain, handle: int, mapping: Mapping, side: int) -> None:
-    """Drop the references of all sides, whichever was unmapped."""
+    """Drop the references of all sides, and clear the one that was unmapped."""
     pin(hv, mapping, sides_of(mapping), -1)
-    set_sides(domain, handle, mapping, 0)
+    set_sides(domain, handle, mapping, sides_of(mapping) & ~side)
 
 
 BUG = Bug(
@@ -23,7 +23,12 @@ BUG = Bug(
     title="unmapping a grant's host side drops the device side's reference and leaves its mapping",
     replaces="hvfuzz.hypervisor.grants:drop_reference",
     replacement=drop_reference,
-    findings=("recount/pins/grant.unmap",),
+    findings=(
+        "recount/pins/grant.unmap",
+        "recount/entry/grant.unmap",
+        "specification/frame/grant.unmap",
+        "specification/grant/grant.unmap",
+    ),
     difficulty=3,
     story=__doc__,
     trigger="""\

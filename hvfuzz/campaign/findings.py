@@ -97,16 +97,17 @@ class FindingStore:
         finally:
             os.close(handle)
 
-    def save(self, record: Record, program: Program) -> Path:
+    def save(self, record: Record, program: Program, *, replace: bool = False) -> Path:
         """Keep `program` as the reproducer of its bucket, unless a better one is there; its path.
 
-        Better is: confirmed, or as well confirmed and not longer. The record keeps when it was seen first.
+        Better is: confirmed, or as well confirmed and not longer. The record keeps when the finding was seen first.
+        With `replace`, what is there is known not to show the finding (any more).
         """
         folder = self.root / bucket_name(record.identity, record.bug)
         path = folder / PROGRAM
         with self._alone():
             folder.mkdir(exist_ok=True)
-            known = self._known(folder)
+            known = None if replace else self._known(folder)
             if known is not None:
                 if (known.confirmed, -known.ops) >= (record.confirmed, -record.ops):
                     return path

@@ -4,84 +4,106 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from hvfuzz.guest.program import Actor, Op, Program, Race, Ref, Value, defect
+from hvfuzz.campaign.smaller import plainer_fields, plainer_shapes, unraced, users, with_op, without
+from hvfuzz.guest.program import Op, Program, defect
 from hvfuzz.targets.target import Target
 
-SIMPLE: Final = (0, 1, 2, 8, 0x40)
-"""Numbers that a reader finds plain, tried in place of any other, in this order."""
 
+class Minimiser:
+    """One minimisation: `program` is the best so far, and always shows the finding `identity` on `target`.
 
-def _shifted(value: Value, removed: frozenset[int], place: dict[int, int]) -> Value:
-    if isinstance(value, Ref):
-        return 0 if value.op in removed else Ref(place[value.op])
-    if isinstance(value, tuple):
-        return tuple(_element(each, removed, place) for each in value)
-    return value
+    Three passes run in turn until none of them gets anywhere: fewer ops, plainer ops, another world. Within a pass, a
+    success never starts the scan anew; it goes on from where it is. `tried` counts the programs run. `proceed` is
+    asked before each of them, and ends the work when it says no.
+    """
 
+    def __init__(
+        self,
+        program: Program,
+        identity: str,
+        target: Target,
+        proceed: Callable[[], bool],
+        step: Callable[[Program, int], None] | None = None,
+    ) -> None:
+        self.program = program
+        self.tried = 0
+        self._identity: Final = identity
+        self._target: Final = target
+        self._proceed: Final = proceed
+        self._step: Final = step
+        self._failed: Final[set[Program]] = set()
 
-def _element(value: int | Ref, removed: frozenset[int], place: dict[int, int]) -> int | Ref:
-    if isinstance(value, Ref):
-        return 0 if value.op in removed else Ref(place[value.op])
-    return value
+    def run(self) -> Program:
+        """The smallest program found; `program` if nothing smaller shows the finding."""
+        self._cut_tail()
+        before = None
+        while before != self.program and self._proceed():
+            before = self.program
+            self._fewer()
+            self._plainer()
+            self._worlds()
+        return self.program
 
+    def _holds(self, candidate: Program) -> bool:
+        """Whether `candidate` shows the finding; then it is the best so far."""
+        if candidate == self.program or candidate in self._failed or defect(candidate) is not None:
+            return False
+        if not self._proceed():
+            return False
+        self.tried += 1
+        if not any(finding.identity == self._identity for finding in self._target.run(candidate).findings):
+            self._failed.add(candidate)
+            return False
+        self.program = candidate
+        if self._step is not None:
+            self._step(candidate, self.tried)
+        return True
 
-def without(program: Program, removed: frozenset[int]) -> Program:
-    """`program` without the ops of these indices; what referred to their results is 0."""
-    kept = [index for index in range(len(program.ops)) if index not in removed]
-    place = {index: new for new, index in enumerate(kept)}
+    def _cut_tail(self) -> None:
+        """What comes after the finding is of no use."""
+        findings = self._target.run(self.program).findings
+        at = next((finding.op for finding in findings if finding.identity == self._identity), -1)
+        if 0 <= at < len(self.program.ops) - 1:
+            self._holds(self.program._replace(ops=self.program.ops[: at + 1]))
 
-    def moved(op: Op) -> Op:
-        race = None if op.race is None else Race(op.race.fetch, moved(op.race.op))
-        return op._replace(values=tuple(_shifted(value, removed, place) for value in op.values), race=race)
+    def _fewer(self) -> None:
+        """Take out ever smaller pieces, from the end on; at last each op with all that use its result."""
+        size = len(self.program.ops) // 2
+        while size >= 1:
+            start = len(self.program.ops) - size
+            while start > -size:
+                piece = frozenset(range(max(start, 0), start + size))
+                self._holds(without(self.program, piece))
+                start -= size
+            size //= 2
+        index = len(self.program.ops) - 1
+        while index >= 0:
+            group = users(self.program, index)
+            if len(group) > 1:
+                self._holds(without(self.program, group))
+            index = min(index, len(self.program.ops)) - 1
 
-    return program._replace(ops=tuple(moved(program.ops[index]) for index in kept))
+    def _plainer(self) -> None:
+        """Make each op as plain as it can be, without and with its race."""
+        place = 0
+        while place < len(self.program.ops) and self._proceed():
+            if self.program.ops[place].race is not None:
+                self._holds(unraced(self.program, place))
+            self._exhaust(place, plainer_shapes)
+            for field in range(len(self.program.ops[place].values)):
+                self._exhaust(place, lambda op, field=field: plainer_fields(op, field))  # type: ignore[misc]
+            place += 1
 
+    def _exhaust(self, place: int, plainer: Callable[[Op], Iterator[Op]]) -> None:
+        """Take what is plainer for op `place`, until nothing is. (What failed before is not run again.)"""
+        while any(self._holds(with_op(self.program, place, op)) for op in plainer(self.program.ops[place])):
+            pass
 
-def _shorter(program: Program) -> Iterator[Program]:
-    """Candidates with fewer ops: halves first, then ever smaller pieces, from the end."""
-    count = len(program.ops)
-    size = count // 2
-    while size >= 1:
-        for start in range(count - size, -1, -size):
-            yield without(program, frozenset(range(start, start + size)))
-        size //= 2
-
-
-def _plainer_values(value: Value) -> Iterator[Value]:
-    if isinstance(value, tuple) and not isinstance(value, Ref):
-        for drop in range(len(value)):
-            yield value[:drop] + value[drop + 1 :]
-        for place, element in enumerate(value):
-            for simple in SIMPLE:
-                if isinstance(element, int) and simple < element:
-                    yield (*value[:place], simple, *value[place + 1 :])
-    elif isinstance(value, int):
-        yield from (simple for simple in SIMPLE if simple < value)
-        if value > SIMPLE[-1]:
-            yield value & ~0xFFF
-            yield value & 0xFFF
-
-
-def _plainer_op(op: Op) -> Iterator[Op]:
-    if op.race is not None:
-        yield op._replace(race=None)
-        yield from (op._replace(race=Race(op.race.fetch, other)) for other in _plainer_op(op.race.op))
-        yield from (op._replace(race=Race(fetch, op.race.op)) for fetch in range(op.race.fetch))
-    if op.mangle is not None:
-        yield op._replace(mangle=None)
-    if op.actor.vcpu:
-        yield op._replace(actor=Actor(op.actor.domain, 0))
-    for place, value in enumerate(op.values):
-        for plainer in _plainer_values(value):
-            yield op._replace(values=(*op.values[:place], plainer, *op.values[place + 1 :]))
-
-
-def _plainer(program: Program) -> Iterator[Program]:
-    if program.world:
-        yield program._replace(world=0)
-    for place, op in enumerate(program.ops):
-        for plainer in _plainer_op(op):
-            yield program._replace(ops=(*program.ops[:place], plainer, *program.ops[place + 1 :]))
+    def _worlds(self) -> None:
+        """The worlds come in the order in which they are plain."""
+        for world in range(self.program.world):
+            if self._holds(self.program._replace(world=world)):
+                break
 
 
 def minimise(
@@ -90,37 +112,13 @@ def minimise(
     target: Target,
     *,
     seconds: float = 30.0,
+    proceed: Callable[[], bool] = lambda: True,
     step: Callable[[Program, int], None] | None = None,
 ) -> Program:
     """The smallest program found within `seconds` that still gives the finding `identity` on `target`.
 
-    `program` must give it. `step` is told each improvement and the number of programs tried so far.
+    `program` must give it. `proceed` may end the work before its time; `step` is told each improvement and the
+    number of programs tried so far.
     """
     deadline = time.monotonic() + seconds
-    tried = 0
-
-    def holds(candidate: Program) -> bool:
-        nonlocal tried
-        if defect(candidate) is not None:
-            return False
-        tried += 1
-        findings = target.run(candidate).findings
-        return any(finding.identity == identity for finding in findings)
-
-    improved = True
-    while improved:
-        improved = False
-        for candidates in (_shorter, _plainer):
-            again = True
-            while again:
-                again = False
-                for candidate in candidates(program):
-                    if time.monotonic() > deadline:
-                        return program
-                    if holds(candidate):
-                        program = candidate
-                        improved = again = True
-                        if step is not None:
-                            step(program, tried)
-                        break
-    return program
+    return Minimiser(program, identity, target, lambda: time.monotonic() < deadline and proceed(), step).run()

@@ -5,19 +5,22 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from hvfuzz.campaign.process import launch
 from hvfuzz.campaign.worker import WorkerJob
 from hvfuzz.engines.engine import Progress
 
-MAX_RESTARTS: Final = 8
-"""Workers replaced in one campaign before it gives up: something ends them all."""
+MAX_EARLY_DEATHS: Final = 3
+"""Workers in a row that may end before they have run anything; then something is wrong with them all."""
 GRACE_SECONDS: Final = 10.0
 """How long beyond its time a worker may take to end before it is killed."""
+END_SECONDS: Final = 2.0
+"""How long a worker that was told to stop may take."""
+POLL_SECONDS: Final = 0.1
 
 
 class PoolError(Exception):
@@ -25,13 +28,15 @@ class PoolError(Exception):
 
 
 class Discovery(NamedTuple):
-    """A finding as a worker told it; `file` is None if it could not be saved, and then `text` is all there is."""
+    """A finding as a worker told it; `file` is None if it could not be saved (`error` says why)."""
 
     identity: str
     message: str
     file: str | None
     text: str
+    """The program that shows it."""
     runs: int
+    """Programs run until then by all workers together."""
     seconds: float
     error: str | None
 
@@ -39,9 +44,11 @@ class Discovery(NamedTuple):
 class _Worker:
     """One process, with the part of its output that is not a whole line yet."""
 
-    def __init__(self, number: int, process: subprocess.Popen[bytes]) -> None:
-        self.number = number
-        self.process = process
+    def __init__(self, number: int, runs: int | None, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.number: Final = number
+        self.runs: Final = runs
+        self.process: Final = process
+        self.log: Final = log
         self.pending = b""
         self.progress = Progress(0, 0, 0.0, 0, 0, 0.0)
 
@@ -55,99 +62,87 @@ class Pool:
     """`workers` processes that do the same job with different seeds."""
 
     def __init__(self, job: WorkerJob, workers: int) -> None:
-        self._job: Final = job
+        self._job: Final = job._replace(shared=workers > 1)
         self._count: Final = workers
         self._start: Final = time.monotonic()
         self._workers: dict[int, _Worker] = {}
         self._done: list[Progress] = []
         self._selector: Final = selectors.DefaultSelector()
-        self.discoveries: dict[str, Discovery] = {}
-        self.notices: list[str] = []
+        self._seeds = job.seed
+        self._early_deaths = 0
+        self._end = 0.0
+        self.discoveries: Final[dict[str, Discovery]] = {}
+        self.notices: Final[list[str]] = []
         """What a person should know: a worker that was killed and replaced."""
-        self._restarts = 0
-
-    def _launch(self, number: int, seed: int) -> None:
-        job = self._job._replace(seed=seed)
-        elapsed = time.monotonic() - self._start
-        if job.seconds is not None and elapsed > 1:
-            job = job._replace(seconds=max(0.5, job.seconds - elapsed))
-        logs = Path(job.out) / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        with (logs / f"worker-{number}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hvfuzz.campaign.worker", json.dumps(job._asdict())],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                # A session of its own: Ctrl-C reaches the parent alone, which then ends the workers in order.
-                start_new_session=True,
-                env={**os.environ, "PYTHONHASHSEED": "0"},
-            )
-        worker = _Worker(number, process)
-        os.set_blocking(worker.output.fileno(), False)
-        self._workers[number] = worker
-        self._selector.register(worker.output, selectors.EVENT_READ, worker)
 
     def run(self) -> Iterator[None]:
-        """Run to the end; yields a few times a second so that the caller can show how far it is.
+        """Run to the end; yields several times a second, so that the caller can show how far it is, or stop.
 
         Raises `PoolError`. Whatever happens, no worker outlives this generator.
         """
         try:
             for number in range(self._count):
-                self._launch(number, self._job.seed + number)
+                runs = self._job.runs
+                # All workers together make as many runs as asked for.
+                share = None if runs is None else runs // self._count + (number < runs % self._count)
+                if share != 0:
+                    self._launch(number, share)
             while self._workers:
-                for key, _ in self._selector.select(0.2):
-                    self._listen(key.data)
+                for key, _ in self._selector.select(POLL_SECONDS):
+                    if self._listen(key.data):
+                        self._replace(key.data, self._remove(key.data))
                 self._kill_overdue()
                 yield
         finally:
             self._end_all()
 
-    def _listen(self, worker: _Worker) -> None:
+    def _launch(self, number: int, runs: int | None) -> None:
+        """Start a worker that makes `runs` runs, with a seed that no other has had."""
+        job = self._job._replace(seed=self._seeds, runs=runs)
+        self._seeds += 1
+        elapsed = time.monotonic() - self._start
+        if job.seconds is not None and elapsed > 1:
+            job = job._replace(seconds=max(0.5, job.seconds - elapsed))
+        log = Path(job.out) / "logs" / f"worker-{number}.log"
+        worker = _Worker(number, runs, launch("hvfuzz.campaign.worker", job._asdict(), log), log)
+        os.set_blocking(worker.output.fileno(), False)
+        self._workers[number] = worker
+        self._selector.register(worker.output, selectors.EVENT_READ, worker)
+
+    def _listen(self, worker: _Worker) -> bool:
+        """Take in what the worker has said; whether that was all it will ever say."""
         data: bytes | None = worker.output.read()
-        if data is None:  # a non-blocking pipe that has nothing after all
-            return
         if data:
             *lines, worker.pending = (worker.pending + data).split(b"\n")
             for line in lines:
                 self._hear(worker, line)
-            return
-        self._selector.unregister(worker.output)
-        worker.output.close()
-        status = worker.process.wait()
-        del self._workers[worker.number]
-        self._done.append(worker.progress)
+        return data == b""  # None: a non-blocking pipe that has nothing after all
+
+    def _replace(self, worker: _Worker, status: int) -> None:
+        """The worker has ended with `status`: if it was not done, another takes its place."""
         if status == 0:
             return
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        log = Path(self._job.out) / "logs" / f"worker-{worker.number}.log"
-        self._restarts += 1
-        if self._restarts > MAX_RESTARTS:
-            raise PoolError(f"workers keep ending: worker {worker.number} {how} (see {log})")
-        self.notices.append(f"worker {worker.number} {how}; another took its place")
-        self._launch(worker.number, self._job.seed + self._count + self._restarts)
+        self._early_deaths = 0 if worker.progress.runs else self._early_deaths + 1
+        if self._early_deaths >= MAX_EARLY_DEATHS:
+            raise PoolError(f"workers keep ending: worker {worker.number} {how} (see {worker.log})")
+        left = None if worker.runs is None else worker.runs - worker.progress.runs
+        if left is None or left > 0:
+            self.notices.append(f"worker {worker.number} {how}; another took its place")
+            self._launch(worker.number, left)
 
     def _hear(self, worker: _Worker, line: bytes) -> None:
-        try:
-            event: dict[str, Any] = json.loads(line)
-            kind = event.pop("event")
-        except (ValueError, KeyError, AttributeError):
-            return  # not ours: something else printed to the worker's output
+        event: dict[str, Any] = json.loads(line)
+        kind = event.pop("event")
         if kind == "progress":
             worker.progress = Progress(**event)
         elif kind == "finding":
             known = self.discoveries.get(event["identity"])
             if known is None or (known.file is None and event["file"] is not None):
-                self.discoveries[event["identity"]] = Discovery(
-                    event["identity"],
-                    event["message"],
-                    event["file"],
-                    event["text"],
-                    event["runs"],
-                    round(time.monotonic() - self._start, 3),
-                    event.get("error"),
-                )
+                others = self.progress().runs - worker.progress.runs
+                seconds = round(time.monotonic() - self._start, 3)
+                discovery = Discovery(**{**event, "runs": others + event["runs"], "seconds": seconds})
+                self.discoveries[discovery.identity] = discovery
         elif kind == "error":
             raise PoolError(event["message"])
 
@@ -155,31 +150,39 @@ class Pool:
         if self._job.seconds is None or time.monotonic() - self._start < self._job.seconds + GRACE_SECONDS:
             return
         for worker in list(self._workers.values()):
-            # It hangs: the run it is in does not end. Its findings are saved; its place is not taken again.
+            # It hangs somewhere between two runs. Its findings are saved; its place is not taken again.
             self.notices.append(f"worker {worker.number} did not end in time and was stopped")
-            self._stop(worker)
+            worker.process.kill()
+            self._remove(worker)
 
-    def _stop(self, worker: _Worker) -> None:
+    def _remove(self, worker: _Worker) -> int:
+        """Take leave of a worker that has ended, or is about to; its exit status."""
         self._selector.unregister(worker.output)
-        worker.process.kill()
-        worker.process.wait()
         worker.output.close()
-        self._done.append(worker.progress)
+        status = worker.process.wait()
         del self._workers[worker.number]
+        self._done.append(worker.progress)
+        return status
 
     def _end_all(self) -> None:
+        """End the workers that are left: asked first, so that their last figures and findings are heard."""
         for worker in self._workers.values():
             worker.process.terminate()
+        patience = time.monotonic() + END_SECONDS
+        while self._workers and time.monotonic() < patience:
+            for key, _ in self._selector.select(POLL_SECONDS):
+                try:
+                    ended = self._listen(key.data)
+                except PoolError as error:
+                    self.notices.append(str(error))
+                    continue
+                if ended:
+                    self._remove(key.data)
         for worker in list(self._workers.values()):
-            try:
-                worker.process.wait(2)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            worker.output.close()
-            self._done.append(worker.progress)
-        self._workers.clear()
+            worker.process.kill()
+            self._remove(worker)
         self._selector.close()
+        self._end = time.monotonic()
 
     def progress(self) -> Progress:
         """The figures of all workers together; features and corpus are those of the worker with most."""
@@ -187,7 +190,7 @@ class Pool:
         return Progress(
             sum(part.runs for part in parts),
             sum(part.ops for part in parts),
-            round(time.monotonic() - self._start, 3),
+            round((self._end or time.monotonic()) - self._start, 3),
             max((part.features for part in parts), default=0),
             max((part.corpus for part in parts), default=0),
             max((part.last_new for part in parts), default=0.0),

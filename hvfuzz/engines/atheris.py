@@ -9,8 +9,10 @@ import os
 import pkgutil
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 from types import FunctionType
 from typing import Any, Final
 
@@ -20,14 +22,19 @@ import hvfuzz.hypervisor
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Session, write_whole
 from hvfuzz.guest.binary import decode, encode
 from hvfuzz.guest.dictionary import dictionary
+from hvfuzz.guest.generation import generate
 from hvfuzz.guest.mutation import crossover, mutate
 from hvfuzz.guest.program import Program
 
 COUNTERS: Final = 1 << 14
 """libFuzzer's 8-bit counters for state features; a power of two. It scans them all after every run."""
-OWN_MUTATIONS: Final = 7
-"""Of 8 mutations, how many are ours, on ops; the others are libFuzzer's own, on bytes (with its compare table)."""
-MAX_BYTES: Final = 4096
+OWN_MUTATIONS: Final = 0.9
+"""How many of all mutations are ours, on ops; the others are libFuzzer's own, on bytes (with its dictionary)."""
+MAX_BYTES: Final = 1024
+FIRST_PROGRAMS: Final = 32
+"""How many generated programs a campaign without seeds begins with."""
+KEPT_PROGRAMS: Final = 4096
+"""Programs kept decoded."""
 
 
 class _Counters:
@@ -35,19 +42,24 @@ class _Counters:
 
     def __init__(self) -> None:
         reserve = getattr(atheris, "_reserve_counter", None)
-        self._hit: Callable[[int], None] | None = getattr(atheris, "_trace_branch", None)
-        if reserve is None or self._hit is None:
-            self._hit = None
+        self._hit: Callable[[int], None] | None = None
+        self._numbers: Final[list[int]] = []
+        if reserve is None or not hasattr(atheris, "_trace_branch"):
             print("hvfuzz: this atheris has no counters to reserve: no state feedback", file=sys.stderr)
             return
-        self._numbers = [reserve() for _ in range(COUNTERS)]
+        self._numbers += [reserve() for _ in range(COUNTERS)]
 
     def hit(self, features: Iterable[int]) -> None:
         """Count each feature once."""
-        hit, numbers = self._hit, self._numbers
-        if hit is not None:
-            for feature in features:
-                hit(numbers[feature & (COUNTERS - 1)])
+        numbers = self._numbers
+        if not numbers:
+            return
+        hit = self._hit
+        if hit is None:
+            # `Fuzz` binds the name anew; the function of before counts where nobody looks.
+            hit = self._hit = atheris._trace_branch
+        for feature in features:
+            hit(numbers[feature & (COUNTERS - 1)])
 
 
 def _functions(holder: Any, package: str) -> Iterable[FunctionType]:
@@ -79,76 +91,139 @@ def instrument_hypervisor() -> int:
     return len(done)
 
 
+class _Driver:
+    """What libFuzzer calls: the run, our mutator and our crossover, all over one session."""
+
+    def __init__(self, job: Job, session: Session) -> None:
+        self._session: Final = session
+        self._catalogue: Final = session.target.catalogue
+        self._weights: Final = job.harness.weights
+        self._rng: Final = random.Random(job.seed)
+        self._counters: Final = _Counters() if job.feedback is not Feedback.BYTECODE else None
+        self._decoded: Final[dict[bytes, Program]] = {}
+
+    def _decode(self, data: bytes) -> Program:
+        """`decode`, with the programs of late kept: a mutated one is decoded for its run, and to be mutated again."""
+        program = self._decoded.get(data)
+        if program is None:
+            if len(self._decoded) >= KEPT_PROGRAMS:
+                self._decoded.clear()
+            program = self._decoded[data] = decode(data, self._catalogue)
+        return program
+
+    def _fit(self, program: Program, limit: int) -> bytes:
+        """The canonical bytes of `program`, or of as many of its first ops as fit."""
+        data = encode(program, self._catalogue)
+        while len(data) > limit and program.ops:
+            program = program._replace(ops=program.ops[: len(program.ops) // 2])
+            data = encode(program, self._catalogue)
+        if len(data) > limit:
+            return b""
+        if len(self._decoded) < KEPT_PROGRAMS:
+            self._decoded[data] = program
+        return data
+
+    def run(self, data: bytes) -> None:
+        """One run; the process ends here once the budget is spent."""
+        try:
+            result = self._session.run(self._decode(data))
+        except BudgetSpent:
+            # libFuzzer has written its files; leaving by an exception would look like a crash to it.
+            sink = self._session.sink
+            sink.progress(self._session.progress())
+            status = sink.ended()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        if self._counters is not None:
+            self._counters.hit(result.features)
+
+    def mutate(self, data: bytes, limit: int, seed: int) -> bytes:
+        """libFuzzer's custom mutator. What it gives is always canonical, so that units of the corpus are."""
+        rng = self._rng
+        rng.seed(seed)
+        try:
+            if rng.random() < OWN_MUTATIONS:
+                program = mutate(self._decode(data), rng, self._catalogue, self._weights)
+            else:
+                program = decode(atheris.Mutate(data, limit), self._catalogue)
+            return self._fit(program, limit)
+        except Exception:
+            return _mistake(data)
+
+    def cross(self, left: bytes, right: bytes, limit: int, seed: int) -> bytes:
+        """libFuzzer's custom crossover."""
+        rng = self._rng
+        rng.seed(seed)
+        try:
+            return self._fit(crossover(self._decode(left), self._decode(right), rng, self._catalogue), limit)
+        except Exception:
+            return _mistake(left)
+
+
+def _mistake(data: bytes) -> bytes:
+    """What a mutator gives when it fails: an exception there hangs atheris for ever, or ends it misleadingly."""
+    traceback.print_exc()
+    return data
+
+
 class AtherisEngine:
     """libFuzzer drives; this process ends with it, since `atheris.Fuzz` does not return."""
 
     def fuzz(self, job: Job, session: Session) -> None:
-        """Fuzz until the budget is spent, then end the process with status 0 (findings are saved as they come)."""
-        counters = _Counters() if job.feedback is not Feedback.BYTECODE else None
+        """Fuzz until the budget is spent, then end the process (findings are saved as they come)."""
+        driver = _Driver(job, session)
         if job.feedback is not Feedback.STATE:
             instrument_hypervisor()
-        catalogue = session.target.catalogue
-        weights = job.harness.weights
-        rng = random.Random(job.seed)
-
-        def finish() -> None:
-            session.sink.progress(session.progress())
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)  # libFuzzer has its files written; leaving by an exception would look like a crash
-
-        def test_one_input(data: bytes) -> None:
-            try:
-                result = session.run(decode(data, catalogue))
-            except BudgetSpent:
-                finish()
-                return
-            if counters is not None:
-                counters.hit(result.features)
-
-        def fit(program: Program, limit: int) -> bytes:
-            data = encode(program, catalogue)
-            while len(data) > limit and program.ops:
-                program = program._replace(ops=program.ops[: len(program.ops) // 2])
-                data = encode(program, catalogue)
-            return data[:limit]
-
-        def custom_mutator(data: bytes, limit: int, seed: int) -> bytes:
-            rng.seed(seed)
-            if rng.randrange(8) >= OWN_MUTATIONS:
-                mutated: bytes = atheris.Mutate(data, limit)
-                return mutated
-            return fit(mutate(decode(data, catalogue), rng, catalogue, weights), limit)
-
-        def custom_crossover(left: bytes, right: bytes, limit: int, seed: int) -> bytes:
-            rng.seed(seed)
-            return fit(crossover(decode(left, catalogue), decode(right, catalogue), rng, catalogue), limit)
-
         corpus = job.corpus
         corpus.mkdir(parents=True, exist_ok=True)
-        for seed in job.seeds:
-            data = encode(decode(seed, catalogue), catalogue)
-            unit = corpus / hashlib.sha1(data, usedforsecurity=False).hexdigest()
-            if not unit.exists():
-                write_whole(unit, data)
+        seeds = self._write_seeds(job, session)
+        session.corpus = lambda: len(seeds) + sum(1 for _ in os.scandir(corpus))
+        listed = corpus.parent / f"{job.harness.name}.seeds"
+        write_whole(listed, ",".join(map(str, seeds)).encode())
         words = corpus.parent / f"{job.harness.name}.dict"
-        write_whole(words, dictionary(catalogue).encode())
+        write_whole(words, dictionary(session.target.catalogue).encode())
         arguments = [
             sys.argv[0],
             f"-seed={job.seed & 0x7FFF_FFFF or 1}",
             f"-dict={words}",
             f"-max_len={MAX_BYTES}",
             "-len_control=0",
-            "-use_value_profile=1",
-            "-reload=1",
+            f"-use_value_profile={int(job.feedback is not Feedback.STATE)}",
+            # A reload depends on the clock: without other workers there is nothing to load, and runs are the same.
+            f"-reload={int(job.shared)}",
             "-rss_limit_mb=0",
+            "-timeout=0",  # the target's own watchdog makes a finding of it
+            "-handle_int=0",
+            "-handle_term=0",
+            "-print_final_stats=0",
+            # By a list and not as a folder: the order of files in a folder is another on every machine.
+            f"-seed_inputs=@{listed}",
             f"-artifact_prefix={corpus.parent}/",
             *job.arguments,
             str(corpus),
         ]
-        atheris.Setup(arguments, test_one_input, custom_mutator=custom_mutator, custom_crossover=custom_crossover)
+        atheris.Setup(arguments, driver.run, custom_mutator=driver.mutate, custom_crossover=driver.cross)
         atheris.Fuzz()
         raise EngineError("libFuzzer ended by itself")
+
+    def _write_seeds(self, job: Job, session: Session) -> list[Path]:
+        """Write the seeds as units; where there are none, a few programs as the generator makes them. Their paths."""
+        catalogue = session.target.catalogue
+        programs = [decode(seed, catalogue) for seed in job.seeds]
+        if not programs:
+            rng = random.Random(job.seed)
+            programs = [generate(rng, catalogue, kinds=job.harness.weights) for _ in range(FIRST_PROGRAMS)]
+        folder = job.corpus.parent / f".seeds-{job.harness.name}"
+        folder.mkdir(exist_ok=True)
+        paths = []
+        for program in programs:
+            data = encode(program, catalogue)
+            path = folder / hashlib.sha1(data, usedforsecurity=False).hexdigest()
+            if not path.exists():
+                write_whole(path, data)
+            paths.append(path)
+        return paths
 
 
 ENGINE = AtherisEngine()

@@ -3,7 +3,8 @@
 import importlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -16,6 +17,8 @@ from hvfuzz.targets.target import Run, Target
 
 ENGINES: Final = ("atheris", "hypothesis", "random", "replay")
 PROGRESS_SECONDS: Final = 0.25
+LOOK_EVERY: Final = 16
+"""The clock is read once in so many runs."""
 AUDIT_EVERY: Final = 64
 """While fuzzing, one run in so many is audited in full; replay audits every run."""
 
@@ -52,6 +55,10 @@ class Sink(Protocol):
 
     def progress(self, progress: Progress) -> None: ...
 
+    def ended(self) -> int:
+        """An engine that cannot return is about to end the process: the exit status."""
+        ...
+
 
 class Job(NamedTuple):
     """What an engine is to do; it ends after `seconds` or `runs`, whichever is first (None: no bound)."""
@@ -59,7 +66,9 @@ class Job(NamedTuple):
     harness: Harness
     seeds: Sequence[bytes]
     corpus: Path
-    """Folder that a coverage-guided engine keeps inputs in (by SHA-1), and shares with other workers."""
+    """Folder that a coverage-guided engine keeps inputs in (by SHA-1)."""
+    shared: bool = False
+    """Whether other workers write to that folder: the engine then loads what they find as it comes."""
     seed: int = 0
     seconds: float | None = None
     runs: int | None = None
@@ -76,8 +85,8 @@ class Engine(Protocol):
         ...
 
 
-class BudgetSpent(Exception):
-    """The session's time or runs are used up."""
+class BudgetSpent(BaseException):
+    """The session's time or runs are used up, or it was told to stop. Not an Exception: engines let it pass."""
 
 
 class Session:
@@ -93,27 +102,33 @@ class Session:
         self.runs = 0
         self.ops = 0
         self.features = 0
-        self.corpus = 0
+        self.corpus: Callable[[], int] = lambda: len(job.seeds)
+        """How many inputs the engine has to choose from."""
         self.known: set[str] = set()
         self._seen = bytearray(SPACE)
         self._last_new = 0.0
         self._start = time.monotonic()
-        self._next_report = PROGRESS_SECONDS
+        self._next_report = 0.0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Have the next `run` raise `BudgetSpent`; may be called from a signal handler."""
+        self._stopped = True
 
     def progress(self) -> Progress:
         """The figures as of now."""
         seconds = time.monotonic() - self._start
-        return Progress(self.runs, self.ops, seconds, self.features, self.corpus, self._last_new)
+        return Progress(self.runs, self.ops, seconds, self.features, self.corpus(), self._last_new)
 
     def run(self, program: Program) -> Run:
         """Execute `program`; raises `BudgetSpent` before that once the budget is used up."""
-        job = self.job
-        if job.runs is not None and self.runs >= job.runs:
+        runs = self.runs
+        if self._stopped or (self.job.runs is not None and runs >= self.job.runs):
             raise BudgetSpent
-        if not self.runs & 15:
-            self._tick()
-        result = self.target.run(program, audit=not self.runs % AUDIT_EVERY)
-        self.runs += 1
+        if not runs % LOOK_EVERY:
+            self._look()
+        result = self.target.run(program, audit=not runs % AUDIT_EVERY)
+        self.runs = runs + 1
         self.ops += result.ops
         seen = self._seen
         for feature in result.features:
@@ -127,13 +142,14 @@ class Session:
                 self.sink.found(finding, program, self.progress())
         return result
 
-    def _tick(self) -> None:
+    def _look(self) -> None:
+        """Look at the clock: is the time used up, is a report due?"""
         seconds = time.monotonic() - self._start
+        if self.job.seconds is not None and seconds >= self.job.seconds:
+            raise BudgetSpent
         if seconds >= self._next_report:
             self._next_report = seconds + PROGRESS_SECONDS
             self.sink.progress(self.progress())
-        if self.job.seconds is not None and seconds >= self.job.seconds:
-            raise BudgetSpent
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -150,7 +166,9 @@ def write_whole(path: Path, data: bytes) -> None:
 def load_engine(name: str) -> Engine:
     """The engine called `name`; raises `EngineError` if there is none or its package is missing."""
     if name not in ENGINES:
-        raise EngineError(f"no engine {name!r} (known: {', '.join(ENGINES)})")
+        near = get_close_matches(name.lower(), ENGINES, 1, 0.5)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise EngineError(f"no engine {name!r}{hint} (known: {', '.join(ENGINES)})")
     try:
         module = importlib.import_module(f"hvfuzz.engines.{name}")
     except ImportError as error:

@@ -126,7 +126,6 @@ class HypothesisEngine:
         catalogue = session.target.catalogue
         rules = grammar(catalogue, job.harness.weights)
         kinds = [kind for kind in catalogue.kinds if rules.weights[kind]]
-        session.corpus = len(job.seeds)
         for unit in job.seeds:
             session.run(decode(unit, catalogue))
         quiet = settings(

@@ -17,7 +17,6 @@ class RandomEngine:
         rng = random.Random(job.seed)
         weights = job.harness.weights
         seeds = [decode(seed, catalogue) for seed in job.seeds]
-        session.corpus = len(seeds)
         for seed in seeds:
             session.run(seed)
         while True:

@@ -9,7 +9,6 @@ class ReplayEngine:
 
     def fuzz(self, job: Job, session: Session) -> None:
         """Run the seeds."""
-        session.corpus = len(job.seeds)
         for seed in job.seeds:
             session.run(decode(seed, session.target.catalogue))
 

@@ -48,10 +48,16 @@ def edge(context: Context, kind: Kind) -> int:
     return context.rng.getrandbits(context.pick((8, 16, 32, 64))) & kind.maximum
 
 
-def frame(context: Context) -> int:
+def frame(context: Context, actor: Actor) -> int:
     """A gfn: one of this program's, free address space or RAM at boot, a superpage, or an edge."""
-    choice = context.dice(0.93)
     fills = context.fills
+    if context.focus is not None and context.chance(0.75):
+        return _within(context, context.focus)
+    if not fills and context.chance(0.3):
+        filled = context.filled(actor.domain)
+        if filled:
+            return _within(context, context.recent(filled))
+    choice = context.dice(0.93)
     if choice < (0.3 if fills else 0.55):
         pool = context.pool("gfn")
         if pool:
@@ -69,6 +75,11 @@ def frame(context: Context) -> int:
     return edge(context, GFN)
 
 
+def _within(context: Context, frames: tuple[int, int]) -> int:
+    first, count = frames
+    return first + context.below(count) if context.chance(0.3) else first
+
+
 def _plausible(context: Context, gfn: int) -> bool:
     """Whether memory may be there if memory is wanted, and may not be there if it is not."""
     if FREE_GFN <= gfn < MAX_GFN:
@@ -84,7 +95,7 @@ def gva(context: Context, actor: Actor) -> int:
         if pool:
             return (context.pick(pool) + context.pick((0, 0, 0, 8, 4, -8, PAGE_SIZE))) & U64
     if choice < 0.5:
-        page = DIRECT_MAP + (frame(context) << PAGE_SHIFT) % DIRECT_MAP_SIZE
+        page = DIRECT_MAP + (frame(context, actor) << PAGE_SHIFT) % DIRECT_MAP_SIZE
         return page + context.pick(_OFFSETS)
     if choice < 0.66:
         return argument_word(context, actor.vcpu if choice < 0.6 else context.below(2))
@@ -125,7 +136,7 @@ def iova(context: Context) -> int:
     return edge(context, IOVA)
 
 
-def entry(context: Context) -> int:
+def entry(context: Context, actor: Actor) -> int:
     """A stage-1 entry, of a guest table or of a frame of this program."""
     choice = context.rng.random()
     if choice < 0.15:
@@ -133,6 +144,6 @@ def entry(context: Context) -> int:
         if pool:
             return context.pick(pool) ^ (1 << context.below(64))
     if choice < 0.9:
-        gfn = context.pick(TABLE_GFNS) if choice < 0.3 else frame(context)
+        gfn = context.pick(TABLE_GFNS) if choice < 0.3 else frame(context, actor)
         return (gfn << PAGE_SHIFT) % (1 << 52) | context.pick(_ENTRY_FLAGS)
     return context.rng.getrandbits(64)

@@ -168,6 +168,23 @@ def repeat_marching(known: Grammar, rng: Random, world: int, ops: list[Op]) -> l
     return _followed(context, ops, at + 1)
 
 
+def vary(known: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
+    """One op again, with one argument changed: granted and then less, or less before and then as it was."""
+    at = _with_fields(rng, ops)
+    if known.weights[ops[at].kind] == 0:
+        return ops
+    choice = rng.random()
+    if choice < 0.35:
+        to = at
+    else:
+        to = at + 1 if choice < 0.75 else at + 1 + int(rng.random() * (len(ops) - at))
+    context = Context(known, rng, world, ops[:to], ops)
+    context.careful = context.chance(0.8)
+    varied = _tweaked(context, ops[at]._replace(race=None))
+    context.append(varied)
+    return _followed(context, ops, to)
+
+
 def change_actor(known: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
     """Another vCPU or domain performs one op, or all of a domain's ops."""
     at = int(rng.random() * len(ops))

@@ -56,6 +56,8 @@ def compose(
             actor = context.actor(domain)
     if actor is None:
         actor = _likely_actor(context, traits)
+    if traits.sweeps is not None and taken and context.chance(0.3):
+        taken.update(_sweep(context, traits.sweeps, actor))
     if naming is not None and traits.domains and traits.domains[0] not in taken:
         taken[traits.domains[0]] = naming
     context.fills = traits.fills
@@ -89,6 +91,14 @@ def _fitting(context: Context, consumer: Consumer, sources: list[int]) -> list[i
     """The sources of the step that the consumer wants."""
     made_in, last = context.grammar.made_in, consumer.owner is None
     return [each for each in sources if made_in(context.ops[each].kind, consumer.resource, last)]
+
+
+def _sweep(context: Context, sweeps: tuple[Consumer, int], actor: Actor) -> dict[int, Value]:
+    """The first result that the actor's domain has of a resource, and the number of all: a call about each."""
+    consumer, count = sweeps
+    known = _fitting(context, consumer, context.producers(consumer.resource))
+    known = [each for each in known if context.ops[each].actor.domain == actor.domain]
+    return {consumer.position: Ref(known[0]), count: len(known)} if known else {}
 
 
 def _usable(context: Context, producer: Op, consumer: Consumer, actor: Actor) -> bool:

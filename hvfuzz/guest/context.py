@@ -7,9 +7,11 @@ from random import Random
 from typing import Final, TypeVar
 
 from hvfuzz.abi.boot import WORLDS
+from hvfuzz.abi.limits import LARGE_ORDER, MAX_GFN
 from hvfuzz.guest.grammar import Grammar
 from hvfuzz.guest.ops import ANY_RESOURCE
 from hvfuzz.guest.program import Actor, Op
+from hvfuzz.machine.addresses import LARGE_FRAMES
 
 T = TypeVar("T")
 _WINDOW: Final = 24
@@ -19,7 +21,7 @@ _WINDOW: Final = 24
 class Context:
     """A program under construction, and the dice."""
 
-    __slots__ = ("_pools", "careful", "domains", "fills", "grammar", "ops", "rng", "values_from", "world")
+    __slots__ = ("_pools", "careful", "domains", "fills", "focus", "grammar", "ops", "rng", "values_from", "world")
 
     def __init__(
         self, grammar: Grammar, rng: Random, world: int, ops: list[Op], values_from: Sequence[Op] | None = None
@@ -34,6 +36,8 @@ class Context:
         """Where values to use again are taken from."""
         self.careful = False
         """Whether the op being composed is meant to be accepted: then no edges and no noise."""
+        self.focus: tuple[int, int] | None = None
+        """The frames, first and how many, that the next ops had better be about."""
         self.fills = False
         """Whether the frame numbers to be chosen had better be free ones."""
         self._pools: dict[str, list[int]] = {}
@@ -54,9 +58,9 @@ class Context:
         """One of these."""
         return choices[int(self.rng.random() * len(choices))]
 
-    def recent(self, indices: Sequence[int]) -> int:
+    def recent(self, choices: Sequence[T]) -> T:
         """One of these, the later ones more often."""
-        return indices[max(self.below(len(indices)), self.below(len(indices)))]
+        return choices[max(self.below(len(choices)), self.below(len(choices)))]
 
     def append(self, op: Op) -> None:
         """Go on after `op`."""
@@ -79,6 +83,26 @@ class Context:
                     elif type(value) is tuple:
                         pool.extend(each for each in value if type(each) is int)
         return pool
+
+    def frames_of(self, op: Op) -> tuple[int, int] | None:
+        """The frames that an op is about, first and how many, if it names any that can be memory."""
+        traits = self.grammar.traits[op.kind]
+        if not traits.gfns:
+            return None
+        gfn = op.values[traits.gfns[0]]
+        count = op.values[traits.count] if traits.count is not None else 1
+        if not isinstance(gfn, int) or not isinstance(count, int) or gfn >= MAX_GFN:
+            return None
+        if traits.order is not None and op.values[traits.order] == LARGE_ORDER:
+            count = LARGE_FRAMES
+        return gfn, max(min(count, LARGE_FRAMES), 1)
+
+    def filled(self, domain: int) -> list[tuple[int, int]]:
+        """Where the domain has put memory: the first frame and how many."""
+        traits = self.grammar.traits
+        ops = self.values_from[-_WINDOW:]
+        found = [self.frames_of(op) for op in ops if traits[op.kind].fills and op.actor.domain == domain]
+        return [frames for frames in found if frames is not None]
 
     def producers(self, resource: str) -> list[int]:
         """The ops so far that produce the resource."""

@@ -19,7 +19,7 @@ USUAL_OPS: Final = 16
 """A generated program has about 1 to this many ops, if nothing is said."""
 _RACED: Final = 0.06
 _MANGLED: Final = 0.04
-_IDIOM: Final = 0.1
+_IDIOM: Final = 0.2
 
 
 def generate(
@@ -84,17 +84,29 @@ def batch(context: Context, kind: OpKind) -> None:
             context.append(compose(context, each, op.actor))
 
 
-def bracket(context: Context) -> None:
-    """Append an op about a frame, with accesses to that frame before and after: they meet stale translations."""
-    kind = context.grammar.kind(context.rng)
-    op = compose(context, kind)
-    gfns = [op.values[at] for at in context.grammar.traits[kind].gfns]
-    address = DIRECT_MAP + (gfns[0] << PAGE_SHIFT) % DIRECT_MAP_SIZE if gfns and isinstance(gfns[0], int) else 0
-    if address:
-        touch(context, context.actor(op.actor.domain), address)
-    context.append(op)
-    if address:
-        touch(context, context.actor(op.actor.domain), address)
+def story(context: Context) -> None:
+    """Append what happens to some frames: ops about them and accesses to them, mostly by the domain they are of."""
+    kinds = context.grammar.framed
+    if not kinds:
+        return
+    op = extend(context, context.pick(kinds))
+    frames = context.frames_of(op)
+    if frames is None:
+        return
+    context.focus = frames
+    for _ in range(1 + context.below(4)):
+        actor = context.actor(op.actor.domain if context.chance(0.85) else None)
+        choice = context.rng.random()
+        if choice < 0.3:
+            touch(context, actor, DIRECT_MAP + (frames[0] << PAGE_SHIFT) % DIRECT_MAP_SIZE)
+        elif choice < 0.42 and context.grammar.mappers:
+            # Until the pool of table pages is exhausted: what follows has to cope without.
+            mapper = extend(context, context.pick(context.grammar.mappers), actor)
+            for again in march(context, mapper, context.pick((4, 8, 16))):
+                context.append(again)
+        else:
+            extend(context, context.pick(kinds), actor)
+    context.focus = None
 
 
 def touch(context: Context, actor: Actor, address: int) -> None:
@@ -136,13 +148,17 @@ def repeat(context: Context) -> None:
 
 
 def march(context: Context, op: Op, times: int) -> list[Op]:
-    """`op` that many times more, perhaps with a frame, an address or a count that moves on each time."""
-    steps: dict[int, int] = {}
+    """`op` that many times more, mostly with a frame or an address that moves on each time."""
     spots = context.grammar.traits[op.kind].spots
-    for pool, strides in _STRIDES:
-        for at in spots.get(pool, ()):
-            if isinstance(op.values[at], int) and context.chance(0.8):
-                steps[at] = context.pick(strides)
+    moving = [
+        (at, context.pick(strides))
+        for pool, strides in _STRIDES
+        for at in spots.get(pool, ())
+        if isinstance(op.values[at], int)
+    ]
+    if len(moving) > 1 and context.chance(0.5):
+        moving = [context.pick(moving)]
+    steps = dict(moving) if context.chance(0.9) else {}
     marched: list[Op] = []
     values = list(op.values)
     for _ in range(times):
@@ -156,7 +172,7 @@ def march(context: Context, op: Op, times: int) -> list[Op]:
 
 _STRIDES: Final = (
     ("gfn", (1, 1, 1, 2, 512)),
-    ("iova", (0x1000, 0x1000, 0x1000, 1 << 21, 1 << 30)),
+    ("iova", (0x1000, 0x1000, 1 << 21, 1 << 30, 1 << 30)),
     ("gva", (0, 8, 0x1000)),
     ("msr", (1,)),
     ("io_port", (0, 1)),
@@ -164,4 +180,4 @@ _STRIDES: Final = (
     ("port", (1, 32)),
     ("grant_ref", (1,)),
 )
-_IDIOMS: Final = (bracket, bracket, program_device, repeat)
+_IDIOMS: Final = (story, story, story, program_device, repeat)

@@ -68,6 +68,7 @@ class Traits:
         "reaches",
         "ref_flags",
         "spots",
+        "sweeps",
     )
 
     def __init__(self, kind: OpKind) -> None:
@@ -87,7 +88,12 @@ class Traits:
             for at, field in enumerate(kind.fields)
             if field.kind.consumes is not None and field.kind.consumes != ANY_RESOURCE
         )
-        self.fills: Final = self.order is not None or (len(self.gfns) == 1 and bool(self.consumers))
+        own = [each for each in self.consumers if each.owner is None]
+        self.sweeps: Final = (
+            (own[0], self.count) if len(own) == 1 and self.count is not None and not self.arrays else None
+        )
+        """The field that takes the first of several results of the caller's, and the one that counts them."""
+        self.fills: Final = len(self.gfns) == 1 and (self.order is not None or bool(self.consumers))
         """Whether it puts something where a guest has no memory, rather than take memory that it has."""
         self.ref_flags: Final = self._ref_flags()
         """(Position of flags, bit, position of the field which that bit makes a reference, not a number)."""
@@ -132,7 +138,17 @@ class Grammar:
     where all weights are 0.
     """
 
-    __slots__ = ("_cumulative", "_kinds", "_two_steps", "catalogue", "consumers", "mappers", "traits", "weights")
+    __slots__ = (
+        "_cumulative",
+        "_kinds",
+        "_two_steps",
+        "catalogue",
+        "consumers",
+        "framed",
+        "mappers",
+        "traits",
+        "weights",
+    )
 
     def __init__(self, catalogue: Catalogue, weights: Mapping[str, int] | None = None) -> None:
         weights = weights or {}
@@ -163,6 +179,8 @@ class Grammar:
                 consumers.setdefault(resource, []).append(kind)
         self.consumers: Final = consumers
         """The allowed kinds that take a given resource."""
+        self.framed: Final = tuple(kind for kind in self._kinds if "gfn" in self.traits[kind].spots)
+        """The allowed kinds that are about frames."""
         self.mappers: Final = tuple(
             kind for kind in self._kinds if self.traits[kind].gfns and "iova" in self.traits[kind].spots
         )

@@ -10,8 +10,8 @@ from hvfuzz.abi.boot import (
     World,
     argument_page,
 )
-from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.kinds import Kind
+from hvfuzz.abi.layout import Layout
 from hvfuzz.guest.instructions import INSTRUCTIONS, Unreachable
 from hvfuzz.guest.ops import Catalogue
 from hvfuzz.guest.program import Op, Program, Ref, Value, batched
@@ -45,11 +45,12 @@ class _NoRoom(Exception):
 class Interpreter:
     """Executes programs on `machine`, booted as `world`; `machine.exit_handler` may raise the two exceptions above."""
 
-    __slots__ = ("_actors", "_batched", "_execute", "_late", "_results", "_trace", "machine", "versions")
+    __slots__ = ("_actors", "_batched", "_execute", "_late", "_layouts", "_results", "_trace", "machine")
 
     def __init__(self, machine: Machine, catalogue: Catalogue, world: World) -> None:
         self.machine: Final = machine
-        self.versions: Final = tuple(domain.abi_version for domain in world.domains)
+        self._layouts: Final = tuple(_layouts(catalogue, domain.abi_version) for domain in world.domains)
+        """For each domain the struct of each call, by opcode, as its version of the ABI has it."""
         self._actors: Final = {(vcpu.domain, vcpu.index): vcpu for vcpu in machine.vcpus}
         self._results: list[int] = []
         self._late: list[tuple[int, Op]] = []
@@ -84,11 +85,10 @@ class Interpreter:
                     self._arm(index, op)
                 self._batched = 0
                 self._perform(index, op, program)
-                if op.race is not None:
+                while self._late:
                     fetches.reset()
-                    while self._late:
-                        late_index, late = self._late.pop(0)
-                        self._perform(late_index, late, None)
+                    late_index, late = self._late.pop(0)
+                    self._perform(late_index, late, None)
                 if after is not None:
                     after(index, op, trace.outcomes[-1])
                 index += 1 + self._batched
@@ -169,40 +169,35 @@ class Interpreter:
             observer(vcpu, hpa, PAGE_SIZE, WRITE)
         return page, hpa
 
-    def _encode(
-        self, op: Op, declaration: Declaration, vcpu: VCpu, arrays: int, limit: int
-    ) -> tuple[bytes, list[tuple[int, bytes]], int]:
-        """The argument struct, the arrays with their offsets in the argument page, and where these end."""
-        page = argument_page(vcpu.index)
-        if arrays > limit:
+    def _encode(self, op: Op, vcpu: VCpu, arrays: int) -> tuple[bytes, list[tuple[int, bytes]], int]:
+        """The argument struct, the arrays with their offsets in the argument page, and where these end.
+
+        Arrays are laid out from offset `arrays` on, one after another.
+        """
+        if arrays > PAGE_SIZE:
             raise _NoRoom
         out: list[tuple[int, bytes]] = []
         numbers: list[int] = []
-        for field, value in zip(declaration.fields, op.values, strict=True):
-            if isinstance(value, tuple) and not isinstance(value, Ref):
-                data = self._array(value, field.kind)
-                if arrays + len(data) > limit:
+        for position, value in enumerate(op.values):
+            # The exact types, since this is the hottest loop here: a Ref is a tuple, too.
+            if type(value) is int:
+                numbers.append(value)
+            elif type(value) is Ref:
+                numbers.append(self._results[value.op])
+            else:
+                assert isinstance(value, tuple)
+                data = self._array(value, op.kind.fields[position].kind)
+                if arrays + len(data) > PAGE_SIZE:
                     raise _NoRoom
-                numbers.append(page + arrays)
+                numbers.append(argument_page(vcpu.index) + arrays)
                 out.append((arrays, data))
                 arrays = (arrays + len(data) + 7) & ~7
-            else:
-                width = field.kind.width
-                numbers.append(self._number(value) & ((1 << (8 * width)) - 1))
-        version = min(self.versions[vcpu.domain], max(declaration.layouts))
-        layout = declaration.layouts.get(version) or declaration.layouts[min(declaration.layouts)]
-        data = layout.encode(numbers[: len(layout.fields)])
+        layout = self._layouts[vcpu.domain][op.kind.code]
         mangle = op.mangle
-        if mangle is not None:
-            size, version, reserved = struct.unpack_from("<HHI", data)
-            if mangle.size is not None:
-                size = mangle.size
-            if mangle.version is not None:
-                version = mangle.version
-            if mangle.reserved is not None:
-                reserved = mangle.reserved
-            data = struct.pack("<HHI", size & 0xFFFF, version & 0xFFFF, reserved & 0xFFFF_FFFF) + data[8:]
-        return data, out, arrays
+        if mangle is None:
+            return layout.encode(numbers), out, arrays
+        reserved = mangle.reserved or 0
+        return layout.encode(numbers, size=mangle.size, version=mangle.version, reserved=reserved), out, arrays
 
     def _array(self, values: Sequence[int | Ref], kind: Kind) -> bytes:
         element = kind.element
@@ -223,7 +218,7 @@ class Interpreter:
     def _hypercall(self, vcpu: VCpu, op: Op) -> tuple[int, int]:
         declaration = op.kind.declaration
         assert declaration is not None
-        data, arrays, _ = self._encode(op, declaration, vcpu, ARG_ARRAYS, PAGE_SIZE)
+        data, arrays, _ = self._encode(op, vcpu, ARG_ARRAYS)
         page, hpa = self._argument_page(vcpu)
         memory = self.machine.memory
         memory.write(hpa, data)
@@ -259,7 +254,7 @@ class Interpreter:
             nested = entry.kind.declaration
             assert nested is not None
             try:
-                data, arrays, end = self._encode(entry, nested, vcpu, free + STRUCT_ROOM, PAGE_SIZE)
+                data, arrays, end = self._encode(entry, vcpu, free + STRUCT_ROOM)
             except _NoRoom:
                 break
             memory.write(hpa + free, data)
@@ -276,13 +271,34 @@ class Interpreter:
         values[follow] = page + ARG_ARRAYS
         if batch:
             values[op.kind.index["count"]] = len(batch)
+        if op.race is None:
+            # One race a batch: the multicall's own, or else the first of its entries', whose fetch is counted over
+            # the whole of it.
+            raced = next((entry for _, entry in batch if entry.race is not None), None)
+            if raced is not None:
+                self._arm(index, raced)
         status, result = self._hypercall(vcpu, op._replace(values=tuple(values), race=None))
         cycles = self.machine.clock.cycles
         outcomes = self._trace.outcomes
         outcomes.append(Outcome(index, op.kind.code, Result.OK, status, result, cycles))
+        if status:
+            # Which entries ran, the guest cannot tell: its array is gone, or was never looked at.
+            outcomes += [Outcome(later, entry.kind.code, Result.SKIPPED, 0, 0, cycles) for later, entry in batch]
+            return
+        # An entry may have put another frame where the page was.
+        _, hpa = self._argument_page(vcpu)
         for place, (later, entry) in enumerate(batch):
             _, _, raw, value = ENTRY.unpack(memory.read(hpa + ARG_ARRAYS + ENTRY.size * place, ENTRY.size))
             entry_status = raw - (1 << 64) if raw >> 63 else raw
-            if status == 0 and entry_status == 0 and entry.kind.produces is not None:
+            if entry_status == 0 and entry.kind.produces is not None:
                 self._results[later] = value
             outcomes.append(Outcome(later, entry.kind.code, Result.OK, entry_status, value, cycles))
+
+
+def _layouts(catalogue: Catalogue, version: int) -> dict[int, Layout]:
+    """A guest of an old version that makes a newer call passes the first struct that this call ever had."""
+    return {
+        kind.code: declaration.layouts[max(version, min(declaration.layouts))]
+        for kind in catalogue.kinds
+        if (declaration := kind.declaration) is not None
+    }

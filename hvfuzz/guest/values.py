@@ -16,7 +16,7 @@ from hvfuzz.guest.ops import ANY_RESOURCE, SIZES
 from hvfuzz.guest.program import MAX_ELEMENTS, Actor, Ref, Value
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 
-_RIGHTS: Final = (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 1, 1, 1, 7, 5)
+_RIGHTS: Final = (3, 3, 3, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1, 7, 7, 7, 5)
 
 
 def choose(context: Context, kind: Kind, actor: Actor) -> Value:
@@ -145,7 +145,7 @@ def _zero_mostly(context: Context, kind: Kind, actor: Actor) -> int:
 
 def _order(context: Context, kind: Kind, actor: Actor) -> int:
     choice = context.dice(0.93)
-    if choice < 0.76:
+    if choice < 0.7:
         return 0
     return LARGE_ORDER if choice < 0.93 else edge(context, kind)
 
@@ -159,7 +159,7 @@ def _listed(context: Context, kind: Kind, actor: Actor) -> int:
 
 
 def _control_value(context: Context, kind: Kind, actor: Actor) -> int:
-    return frame(context) << PAGE_SHIFT if context.chance(0.2) else edge(context, kind)
+    return frame(context, actor) << PAGE_SHIFT if context.chance(0.2) else edge(context, kind)
 
 
 def _word(context: Context, kind: Kind, actor: Actor) -> int:
@@ -169,11 +169,11 @@ def _word(context: Context, kind: Kind, actor: Actor) -> int:
     if choice < 0.35:
         return iova(context)
     if choice < 0.45:
-        return frame(context)
+        return frame(context, actor)
     if choice < 0.52:
         return gva(context, actor)
     if choice < 0.6:
-        return entry(context)
+        return entry(context, actor)
     if choice < 0.7:
         # A struct's header: size, version, reserved.
         return 8 * (1 + context.below(8)) | (1 + context.below(2)) << 16
@@ -183,10 +183,10 @@ def _word(context: Context, kind: Kind, actor: Actor) -> int:
 _SPECIAL: Final[Mapping[str, Callable[[Context, Kind, Actor], int]]] = MappingProxyType(
     {
         "gva": lambda context, kind, actor: gva(context, actor),
-        "gfn": lambda context, kind, actor: frame(context),
-        "frame_or_ref": lambda context, kind, actor: frame(context),
+        "gfn": lambda context, kind, actor: frame(context, actor),
+        "frame_or_ref": lambda context, kind, actor: frame(context, actor),
         "iova": lambda context, kind, actor: iova(context),
-        "entry": lambda context, kind, actor: entry(context),
+        "entry": lambda context, kind, actor: entry(context, actor),
         "rights": _rights,
         "domain": _domain,
         "device": _device,

@@ -7,6 +7,7 @@ what else the hypervisor keeps in its own structures are read from there. Nothin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.limits import PORTS_PER_BUCKET
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 FREE: Final = int(FrameState.FREE)
 OWNED: Final = int(FrameState.OWNED)
 SHARED: Final = int(FrameState.SHARED)
+STATE: Final = 0xFF00
+"""The state field of a frame word; 0 is FREE."""
 STATES: Final = tuple(RunState(number) for number in range(4))
 
 
@@ -67,35 +70,39 @@ class Abstraction:
         """The value of the cell, None if it does not exist."""
         return self._readers[key[0]](*key[1:])
 
-    def cells(self) -> Iterator[tuple[Key, Value]]:
+    def cells(self) -> dict[Key, Value]:
         """Every cell that exists, with its value."""
-        for key in self._keys():
-            value = self.cell(key)
-            if value is not None:
-                yield key, value
-
-    def _keys(self) -> Iterator[Key]:
         shadow = self._shadow
-        yield ("free",)
-        for hfn in range(len(shadow.frames.values)):
-            yield "frame", hfn
-        for word in sorted(shadow.entries):
+        cells: dict[Key, Value] = {
+            ("frame", hfn): frame_of(word) for hfn, word in enumerate(shadow.frames.values) if word & STATE
+        }
+        for word in shadow.entries:
             leaf = shadow.leaf(word)
             if leaf is not None:
-                yield from keys_of(leaf.space, leaf.level, leaf.page)
+                cells.update(pages_of(leaf))
+        for key in self._small_keys():
+            value = self.cell(key)
+            if value is not None:
+                cells[key] = value
+        return cells
+
+    def _small_keys(self) -> Iterator[Key]:
+        """The keys of all cells but those of frames and pages."""
+        yield ("free",)
         for domain in self._domains:
             number = domain.id
             yield from (("version", number), ("pool", number), ("clock_window", number), ("console", number))
             for index in range(len(domain.vcpus)):
                 yield "vcpu", number, index
-            for ref in range(len(shadow.grants[number])):
-                yield "grant", number, ref
-            for handle in range(len(shadow.handles[number])):
-                yield "handle", number, handle
-            for index in range(len(domain.buckets)):
-                yield "bucket", number, index
-                for port in range(index * PORTS_PER_BUCKET, (index + 1) * PORTS_PER_BUCKET):
-                    yield "port", number, port
+            for name, table in (("grant", self._shadow.grants), ("handle", self._shadow.handles)):
+                for index, entry in enumerate(table[number]):
+                    if entry is not None:
+                        yield name, number, index
+            for index, bucket in enumerate(list.__iter__(domain.buckets)):
+                if bucket is not None:
+                    yield "bucket", number, index
+                    for port in range(index * PORTS_PER_BUCKET, (index + 1) * PORTS_PER_BUCKET):
+                        yield "port", number, port
         for device in range(len(self._scene.machine.devices)):
             yield "device", device
 
@@ -170,6 +177,7 @@ class Abstraction:
         return bytes(self._domains[number].console) or None
 
 
+@lru_cache(maxsize=1024)
 def frame_of(word: int) -> Frame | None:
     """The frame cell that a frame word stands for."""
     state = word >> 8 & 0xFF
@@ -187,4 +195,13 @@ def keys_of(space: int, level: int, page: int) -> Iterator[Key]:
         yield name, domain, number
 
 
-__all__ = ["Abstraction", "Leaf", "frame_of", "keys_of"]
+def pages_of(leaf: Leaf) -> Iterator[tuple[Key, Page | IoPage]]:
+    """The cells of the pages that a leaf maps, with their values."""
+    _, space, level, page, frame, rights, foreign = leaf
+    if space & DMA:
+        number = space & ~DMA
+        for offset in range(1 << 9 * (level - 1)):
+            yield ("iova", number, page + offset), IoPage(frame + offset, rights, foreign)
+    else:
+        for offset in range(1 << 9 * (level - 1)):
+            yield ("page", space, page + offset), Page(frame + offset, rights, foreign)

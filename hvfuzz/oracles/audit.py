@@ -7,7 +7,7 @@ name, with the other oracle's name and rule as the rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from hvfuzz.oracles.oracle import Oracle, Rules
@@ -36,11 +36,14 @@ class Audit(Oracle):
         self._compare("leaves of frames", _unordered(followed.leaves), _unordered(fresh.leaves))
         self._compare("large leaves of blocks", _unordered(followed.large), _unordered(fresh.large))
         self._compare("places of grant mappings", _unordered(followed.sides), _unordered(fresh.sides))
-        for what, one, other in (
+        lists: tuple[tuple[str, Sequence[Any], Sequence[Any]], ...] = (
             ("frame words", followed.frames.values, fresh.frames.values),
             ("frames in each state", followed.state_counts, fresh.state_counts),
+            ("grant entries", followed.grants, fresh.grants),
+            ("grant mappings", followed.handles, fresh.handles),
             ("tables of each domain", followed.table_counts, fresh.table_counts),
-        ):
+        )
+        for what, one, other in lists:
             if one != other:
                 self._compare(what, dict(enumerate(one)), dict(enumerate(other)))
 

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
 from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.machine.addresses import U64
+from hvfuzz.machine.memory import BusError
+from hvfuzz.oracles.moments import Listener, nothing
 
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
@@ -19,7 +23,8 @@ if TYPE_CHECKING:
 
 NO_GVA: Final = -1
 """Address of a copy between frames that were validated as frames: it has none in the guest's address space."""
-HEADER: Final = 8
+LOW_END: Final = 1 << 47
+"""First address above the lower canonical half; the upper one begins with the hypervisor's hole."""
 TABLE: Final = int(FrameState.TABLE)
 
 Bytes = tuple[int, bytes]
@@ -41,6 +46,7 @@ class Running:
     """
 
     __slots__ = (
+        "applied",
         "args",
         "cycles",
         "declaration",
@@ -73,6 +79,8 @@ class Running:
         """The clock when it began."""
         self.version = version
         """The version of the caller when it began."""
+        self.applied = False
+        """A step of it was applied, or was about to be."""
         self.mark = 0
         """Reads before its present step."""
         self.reads: list[Bytes] = []
@@ -90,7 +98,7 @@ class Calls:
     """The stack of running calls; the innermost is `current`, and where no call runs, that is `idle`."""
 
     __snapshot_leaf__ = True
-    __slots__ = ("_clock", "_domains", "_memory", "_write", "current", "idle")
+    __slots__ = ("_clock", "_domains", "_memory", "_write", "applied", "current", "idle", "strayed")
 
     def __init__(self, machine: Machine, domains: list[Any]) -> None:
         self._memory: Final = machine.memory
@@ -100,6 +108,10 @@ class Calls:
         self.current: Running = self.idle
         self._write: tuple[int, int, int] | None = None
         """(gva, hpa, size) of a write that was announced: the bytes are there at the next moment."""
+        self.strayed: Listener = nothing
+        """Told of a copy at an address that no guest may name; told what `guest_copy` is told."""
+        self.applied = False
+        """A step was applied since whoever looks at this looked last."""
 
     @property
     def running(self) -> bool:
@@ -110,6 +122,7 @@ class Calls:
         """No call runs, and nothing was copied."""
         self.idle = self.current = Running(None, None, None, [], 0, 0)
         self._write = None
+        self.applied = False
 
     def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> Running:
         """A call begins."""
@@ -144,6 +157,7 @@ class Calls:
             self.written()
         call = self.current
         call.mark = len(call.reads)
+        call.applied = self.applied = True
 
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
         """A frame was taken; pages that a pool lends to tables were not free before."""
@@ -158,6 +172,8 @@ class Calls:
             self._write = (gva, hpa, size)
         elif gva != NO_GVA:
             self.current.reads.append((gva, self._bytes(hpa, size)))
+        if (gva < HYPERVISOR_HOLE_END and gva + size > LOW_END) or gva + size > U64 + 1:
+            self.strayed(vcpu, gva, hpa, size, write)
 
     def written(self) -> None:
         """Take note of the bytes of the last write, if they were not looked at yet."""
@@ -172,8 +188,10 @@ class Calls:
 
     def _bytes(self, hpa: int, size: int) -> bytes:
         """What is there; nothing, where no memory is."""
-        memory = self._memory
-        return memory.read(hpa, size) if 0 <= hpa <= memory.size - size else b""
+        try:
+            return self._memory.read(hpa, size)
+        except BusError:
+            return b""
 
 
 def _struct_start(reads: list[Bytes], mark: int) -> int:

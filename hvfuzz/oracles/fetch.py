@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.interpreter import HostBusy
-from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.vmcs import Saved
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 CPL: Final = int(Saved.CPL)
 ARRAY_MAX: Final = 512
 """Bytes of the longest array that a call takes."""
-LOW_END: Final = 1 << 47
 POINTER: Final = 8
 """Bytes of a field that may be a pointer."""
 Piece = tuple[int, int]
@@ -39,39 +36,23 @@ class Fetch(Oracle):
         "unvalidated": "every guest copy lies where a guest may point: canonical, no wrap, not in the hole",
         "privilege": "no call from user mode, or of a privileged kind by an ordinary domain, gets beyond dispatch",
         "version": "no call that is newer than the domain's version gets beyond dispatch",
-        "re-entrancy": "no exit is handled, and no call begins, within another one of the same virtual CPU",
+        "re-entrancy": "no exit is handled within the handling of another",
     }
 
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
         self._privileged = tuple(config.privileged for config in scene.world.domains)
-        self._in_exit: dict[int, None] = {}
-
-    def reset(self) -> None:
-        """No exit is handled."""
-        self._in_exit.clear()
-
-    def op_started(self) -> None:
-        """No exit is handled, whatever became of the last."""
-        self._in_exit.clear()
 
     # Exits.
 
-    def exit_started(self, vcpu: VCpu) -> None:
-        """An exit of `vcpu` is to be handled."""
-        if vcpu.id in self._in_exit:
-            self.report("re-entrancy", f"exit of vCPU {vcpu.id} of dom{vcpu.domain} while its last one is handled")
-        self._in_exit[vcpu.id] = None
-
-    def exit_finished(self, vcpu: VCpu) -> None:
-        """It was handled."""
-        self._in_exit.pop(vcpu.id, None)
+    def reentered(self, vcpu: VCpu) -> None:
+        """An exit is to be handled while another one is."""
+        self.report("re-entrancy", f"exit of vCPU {vcpu.index} of dom{vcpu.domain} while the last one is handled")
 
     def host_exception(self, fault: BaseException) -> None:
         """A device or a step that exits again, from within, is refused by the vCPU or by whoever runs it."""
         if isinstance(fault, HostBusy) or (isinstance(fault, RuntimeError) and "being handled" in str(fault)):
             self.report("re-entrancy", str(fault) or "an exit within the handling of another")
-        self.reset()
 
     # Calls.
 
@@ -110,12 +91,10 @@ class Fetch(Oracle):
                     return
             end = max(end, gva + size)
 
-    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
-        """A copy is about to be made."""
-        end = gva + size
-        if end > LOW_END and (gva < HYPERVISOR_HOLE_END or end > U64 + 1):
-            way = "to" if write else "from"
-            self.report("unvalidated", f"{size} bytes {way} gva {gva:#x} on behalf of dom{vcpu.domain}")
+    def strayed(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """A copy is about to be made at an address that no guest may name."""
+        way = "to" if write else "from"
+        self.report("unvalidated", f"{size} bytes {way} gva {gva:#x} on behalf of dom{vcpu.domain}")
 
 
 def _covering(pieces: list[Piece], gva: int) -> int:

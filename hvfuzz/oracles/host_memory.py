@@ -44,7 +44,8 @@ class HostMemoryOracle(Oracle):
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
         self._frames = scene.machine.memory.frames
-        self._pending: dict[int, str] = {}
+        self._pending: dict[int, int] = {}
+        """Hfn -> its state when it was written."""
 
     def reset(self) -> None:
         """Nothing is under way."""
@@ -77,19 +78,12 @@ class HostMemoryOracle(Oracle):
 
     def _suspect(self, hfn: int, size: int, write: bool, state: int) -> None:
         """An access to a frame that is not the hypervisor's."""
+        if write and (state == FREE or (state != POOL and not size & PAGE_MASK)):
+            self._pending.setdefault(hfn, state)
+            return
         way = "written" if write else "read"
-        text = f"{size} bytes {way} in {self.scene.describe(hfn)}"
-        if state == POOL:
-            self.report("freed", text)
-        elif state == FREE:
-            if write:
-                self._pending.setdefault(hfn, f"free {text}")
-            else:
-                self.report("free", text)
-        elif write and not size & PAGE_MASK:
-            self._pending.setdefault(hfn, f"guest {text}")
-        else:
-            self.report("guest", text)
+        rule = "free" if state == FREE else "freed" if state == POOL else "guest"
+        self.report(rule, f"{size} bytes {way} in {self.scene.describe(hfn)}")
 
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
         """What was written to the free frame was its header."""
@@ -112,13 +106,15 @@ class HostMemoryOracle(Oracle):
             self._settle()
 
     def _settle(self) -> None:
-        for text in self._pending.values():
-            rule, _, message = text.partition(" ")
-            self.report(rule, message)
+        for hfn, state in self._pending.items():
+            if state == FREE:
+                self.report("free", f"something was written in {self.scene.describe(hfn)}")
+            else:
+                self.report("guest", f"all was written, and not to free it, in {self.scene.describe(hfn)}")
         self._pending.clear()
 
-    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
-        """A copy on behalf of a guest is about to be made."""
+    def strayed(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """A copy on behalf of a guest is about to be made, at an address that no guest may name."""
         if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
             way = "to" if write else "from"
             self.report("hole", f"{size} bytes {way} gva {gva:#x}, which is {self.scene.describe(hpa >> PAGE_SHIFT)}")

@@ -7,13 +7,14 @@ the frame table: that one also sees an escape through a translation that no tabl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.oracles.oracle import Oracle, Rules
-from hvfuzz.oracles.reachability import DMA, OWNER_AND_STATE, Leaf, name_of
+from hvfuzz.oracles.reachability import ADDRESS, DMA, OWNER_AND_STATE, Leaf, name_of
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Mapping
@@ -29,6 +30,11 @@ RULE_OF_STATE: Final[dict[int, str]] = {
     FrameState.SHARED: "foreign",
     FrameState.POOL: "pool",
 }
+
+
+def is_owned(word: int) -> bool:
+    """Whether a frame with this word is a domain's, shared or not."""
+    return word & 0xFF00 in (OWNED, SHARED)
 
 
 class Ownership(Oracle):
@@ -55,17 +61,20 @@ class Ownership(Oracle):
     def settled(self, change: Change) -> None:
         """Check the leaves, tables and contexts that this change concerns."""
         shadow = self.shadow
-        for word in change.added:
-            leaf = shadow.leaf(word)
-            if leaf is not None:
-                self.check_leaf(leaf)
         values = shadow.frames.values
+        self._check_leaves(change.added)
         leaves, large, tables = shadow.leaves, shadow.large, shadow.tables
+        checked = {leaf.word for leaf in change.added}
         for hfn, old in change.frames.items():
-            if (old ^ values[hfn]) & OWNER_AND_STATE:
-                if hfn in leaves or hfn >> 9 in large:
-                    self._check_frame(hfn)
-                elif hfn in tables:
+            new = values[hfn]
+            if (old ^ new) & OWNER_AND_STATE and ((old ^ new) & 0xFF or not is_owned(old) or not is_owned(new)):
+                words = leaves.get(hfn, ())
+                if hfn >> 9 in large:
+                    words += large[hfn >> 9]
+                for place in words:
+                    if place not in checked:
+                        self._check_place(place, hfn)
+                if hfn in tables:
                     self.check_table(hfn)
         for hfn in change.linked:
             self.check_table(hfn)
@@ -80,14 +89,25 @@ class Ownership(Oracle):
         for bdf in change.contexts:
             self.check_context(bdf)
 
+    def _check_leaves(self, leaves: Iterable[Leaf]) -> None:
+        """Check leaves, few or many."""
+        values = self.shadow.frames.values
+        count = len(values)
+        for leaf in leaves:
+            # Nearly always: a frame of the domain's own.
+            if leaf.level == 1 and leaf.frame < count:
+                word = values[leaf.frame]
+                if word & 0xFF == leaf.space & 0xFF and word & 0xFF00 in (OWNED, SHARED):
+                    continue
+            self.check_leaf(leaf)
+
     def check_leaf(self, leaf: Leaf) -> None:
         """Check one leaf against the frame table and the grants."""
         frame = leaf.frame
-        if leaf.level == 1:
-            word = self.scene.frame_word(frame)
-            kind = word & 0xFF00
-            # Nearly always: a frame of the domain's own.
-            if (kind in (OWNED, SHARED)) and word & 0xFF == leaf.space & 0xFF:
+        owner = leaf.space & 0xFF
+        if leaf.level > 1:
+            words = self.shadow.frames.values[frame : frame + leaf.frames]
+            if len(words) == leaf.frames and {word & 0xFFFF for word in words} <= {OWNED | owner, SHARED | owner}:
                 return
         for hfn in range(frame, frame + leaf.frames):
             if self._check_reach(leaf, hfn):
@@ -134,12 +154,11 @@ class Ownership(Oracle):
         entry = grants[mapping.granter][mapping.ref]
         return None if entry is None else (entry.to, entry.frame, entry.rights)
 
-    def _check_frame(self, hfn: int) -> None:
-        """The frame has another owner or use: check who maps it."""
-        for word in self.shadow.leaves_of(hfn):
-            leaf = self.shadow.leaf(word)
-            if leaf is not None:
-                self._check_reach(leaf, hfn)
+    def _check_place(self, word: int, hfn: int) -> None:
+        """The frame has another owner or use: check a leaf that maps it."""
+        leaf = self.shadow.leaf(word)
+        if leaf is not None:
+            self._check_reach(leaf, hfn)
 
     def _check_sides(self, number: int, mapping: Mapping) -> None:
         """A grant mapping changed: check what is mapped at the places it had."""
@@ -246,11 +265,12 @@ class Ownership(Oracle):
     def audit(self) -> None:
         """Check every leaf, table and context entry that there is."""
         shadow = self.shadow
-        for word in sorted(shadow.entries):
-            leaf = shadow.leaf(word)
-            if leaf is not None:
-                self.check_leaf(leaf)
+        leaves = [shadow.leaf(word) for word in sorted(shadow.entries)]
+        self._check_leaves([leaf for leaf in leaves if leaf is not None])
         for hfn in sorted(shadow.tables):
             self.check_table(hfn)
         for bdf in sorted(shadow.contexts):
             self.check_context(bdf)
+        for vcpu in self.scene.machine.vcpus:
+            if (vcpu.eptp & ADDRESS) >> PAGE_SHIFT != shadow.roots[vcpu.domain]:
+                self.report("tree", f"vCPU {vcpu.index} of dom{vcpu.domain} runs on the tables at {vcpu.eptp:#x}")

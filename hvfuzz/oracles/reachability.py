@@ -13,11 +13,13 @@ A "space" is what a tree of tables translates for: the domain's number for its E
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from operator import is_not
+from struct import Struct
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from hvfuzz.hypervisor.tables import FOREIGN
 from hvfuzz.machine import ept, vtd
-from hvfuzz.machine.addresses import PAGE_SHIFT, PHYSICAL_RESERVED, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, PHYSICAL_RESERVED, WORDS_PER_PAGE
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.oracles.shadow import ShadowMap, ShadowWords
 
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Grant, Mapping
     from hvfuzz.oracles.oracle import Scene
 
+T = TypeVar("T")
+
+NOBODY: Final = -1
+"""In place of a domain: no call is over."""
+PART: Final = 256
+ZERO_PART: Final = bytes(PART)
+_PART: Final = Struct(f"<{PART // 8}Q")
 DMA: Final = 0x100
 """Added to a domain's number: the space of its devices."""
 EPT_LEVELS: Final = 4
@@ -81,8 +90,8 @@ class Change:
     def __init__(self) -> None:
         self.frames: dict[int, int] = {}
         """Hfn -> its frame word before, where that changed."""
-        self.added: list[int] = []
-        """Words that are leaves now, and were none or other ones."""
+        self.added: list[Leaf] = []
+        """Leaves that are there now, and were not, or were other ones."""
         self.removed: list[Removed] = []
         self.linked: list[int] = []
         """Hfns of tables that are reachable now, and were not."""
@@ -192,7 +201,7 @@ class Reachability:
             none: list[None] = [None] * len(domain.grants)
             self.grants.append(list(none))
             self.handles.append([None] * len(domain.handles))
-        self._read_grants()
+            self._read_grants(domain.id)
         memory.written.clear()
         self._change = Change()
         self._base_counts = list(self.state_counts)
@@ -234,21 +243,41 @@ class Reachability:
             self.scene.machine.memory.watched[hfn] = 0
             self._refilled[hfn] = 0
 
-    def update(self) -> Change | None:
-        """Follow what was written since the last update; None if that was nothing of interest."""
+    def host_access(self, hpa: int, size: int, write: bool) -> None:
+        """For suites without the oracle that looks at each access of the host."""
+        if size == PAGE_SIZE and write:
+            self.page_written(hpa >> PAGE_SHIFT)
+
+    def update(self, caller: int = NOBODY) -> Change | None:
+        """Follow what was written since the last update; None if that was nothing of interest.
+
+        `caller` is the domain whose call is over. Where no step was applied, only its grants are compared with
+        what they were; those of others, which only a step changes, the audit compares.
+        """
         written = self.scene.machine.memory.written
         changed = False
         if written or self._refilled:
             changed = self._follow(written)
         # Tuples that are replaced when they change: comparing lists of them is comparing pointers.
-        for domain, grants, handles in zip(self.domains, self.grants, self.handles, strict=True):
-            if domain.grants != grants or domain.handles != handles:
-                changed |= self._read_grants()
-                break
+        calls = self.scene.calls
+        if calls.applied:
+            calls.applied = False
+            for number, domain in enumerate(self.domains):
+                if domain.grants != self.grants[number] or domain.handles != self.handles[number]:
+                    changed = True
+                    self._read_grants(number)
+        elif caller >= 0:
+            domain = self.domains[caller]
+            if domain.grants != self.grants[caller] or domain.handles != self.handles[caller]:
+                changed = True
+                self._read_grants(caller)
         if not changed:
             return None
         change = self._change
         self._change = Change()
+        if change.tables:
+            # A leaf can come and go with its table within one update.
+            change.added = [leaf for leaf in change.added if self.leaf(leaf.word) == leaf]
         return change
 
     def _follow(self, written: list[int]) -> bool:
@@ -256,7 +285,7 @@ class Reachability:
         words = self.scene.words
         first = self.scene.frame_words
         old_frames = self.frames.values
-        put_frame = self.frames.put
+        base_frames = self.frames.base
         last = first + len(old_frames)
         changed = self._change
         frames = changed.frames
@@ -275,7 +304,9 @@ class Reachability:
                 if new != old:
                     if hfn not in frames:
                         frames[hfn] = old
-                    put_frame(hfn, new)
+                    if hfn not in base_frames:
+                        base_frames[hfn] = old
+                    old_frames[hfn] = new
                     if (old ^ new) & 0xFF00:
                         counts[old >> 8 & 0xFF] -= 1
                         counts[new >> 8 & 0xFF] += 1
@@ -357,15 +388,17 @@ class Reachability:
             self.populations.put(word >> 9, self.populations.get(word >> 9, 0) + 1)
         self.entries.put(word, entry)
         frame = (entry & ADDRESS) >> PAGE_SHIFT
+        if is_link(entry, level):
+            self._link(frame, Table(table.space, level - 1, page))
+            return
+        rights = entry & (DMA_RIGHTS if table.space & DMA else EPT_RIGHTS)
+        foreign = entry & FOREIGN != 0
+        self._change.added.append(Leaf(word, table.space, level, page, frame, rights, foreign))
         if level == 1:
             self.leaves.put(frame, (*self.leaves.get(frame, ()), word))
-            self._change.added.append(word)
-        elif not is_link(entry, level):
+        else:
             for block in range(frame >> 9, (frame >> 9) + (1 << 9 * (level - LARGE_LEVEL))):
                 self.large.put(block, (*self.large.get(block, ()), word))
-            self._change.added.append(word)
-        else:
-            self._link(frame, Table(table.space, level - 1, page))
 
     def _drop_entry(self, word: int, table: Table, page: int, old: int, new: int) -> None:
         """The entry `old` is not there any more; `new` (0: none) takes its place."""
@@ -402,14 +435,21 @@ class Reachability:
         if not root:
             self._change.tables = True
             self.table_counts[table.space & ~DMA] += 1
-        if memory.read(hfn << PAGE_SHIFT, len(ZERO_PAGE)) == ZERO_PAGE:
+        page = memory.read(hfn << PAGE_SHIFT, PAGE_SIZE)
+        if page == ZERO_PAGE:
             return
         rights = DMA_RIGHTS if table.space & DMA else EPT_RIGHTS
         shift = 9 * (table.level - 1)
-        word = hfn << 9
-        for index, entry in enumerate(self.scene.words[word : word + WORDS_PER_PAGE].tolist()):
-            if entry & rights:
-                self._add_entry(word + index, table, table.page + (index << shift), entry)
+        first = hfn << 9
+        for start in range(0, PAGE_SIZE, PART):
+            # Most tables are nearly empty.
+            if page[start : start + PART] == ZERO_PART:
+                continue
+            index = start >> 3
+            for entry in _PART.unpack_from(page, start):
+                if entry & rights:
+                    self._add_entry(first + index, table, table.page + (index << shift), entry)
+                index += 1
 
     def _unlink(self, hfn: int, table: Table) -> None:
         """The frame is that table no more; what was below it cannot be reached through it either."""
@@ -472,27 +512,21 @@ class Reachability:
 
     # Grants.
 
-    def _read_grants(self) -> bool:
-        """Compare the grant and handle tables with what they were."""
+    def _read_grants(self, number: int) -> None:
+        """Find what changed in the grant and handle tables of a domain."""
         change = self._change
-        for domain in self.domains:
-            number = domain.id
-            if domain.grants != self.grants[number]:
-                entries = list(domain.grants)
-                change.entries += [
-                    (number, ref, old, new)
-                    for ref, (old, new) in enumerate(zip(self.grants[number], entries, strict=True))
-                    if old != new
-                ]
-                self.grants[number] = entries
-            if domain.handles != self.handles[number]:
-                handles = list(domain.handles)
-                for handle, (before, after) in enumerate(zip(self.handles[number], handles, strict=True)):
-                    if before != after:
-                        change.handles.append((number, handle, before, after))
-                        self._place(number, before, after)
-                self.handles[number] = handles
-        return bool(change.entries or change.handles)
+        domain = self.domains[number]
+        if domain.grants != self.grants[number]:
+            entries = list(domain.grants)
+            for ref, old, new in differences(self.grants[number], entries):
+                change.entries.append((number, ref, old, new))
+            self.grants[number] = entries
+        if domain.handles != self.handles[number]:
+            handles = list(domain.handles)
+            for handle, before, after in differences(self.handles[number], handles):
+                change.handles.append((number, handle, before, after))
+                self._place(number, before, after)
+            self.handles[number] = handles
 
     def _place(self, number: int, before: Mapping | None, after: Mapping | None) -> None:
         """Keep `sides` in step with one handle."""
@@ -555,6 +589,19 @@ class Reachability:
 def is_link(entry: int, level: int) -> bool:
     """Whether a present entry of a table of this level names a further table."""
     return level > 1 and (not entry & LARGE or level == EPT_LEVELS)
+
+
+def differences(old: list[T], new: list[T]) -> list[tuple[int, T, T]]:
+    """(index, old, new) of the elements that differ, of two lists of one length."""
+    found = []
+    # Unequal elements are different objects: that is found in C.
+    different = bytes(map(is_not, old, new))
+    index = different.find(1)
+    while index >= 0:
+        if old[index] != new[index]:
+            found.append((index, old[index], new[index]))
+        index = different.find(1, index + 1)
+    return found
 
 
 def sides_of(domain: int, mapping: Mapping) -> list[tuple[int, int]]:

@@ -6,11 +6,13 @@ agree with are in the frame words, in the grant entries, in the pools and in the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.hypervisor.frames import FREE_WORD, FrameState
+from hvfuzz.hypervisor.tables import FOREIGN
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
-from hvfuzz.oracles.reachability import DMA, Reachability, name_of, sides_of
+from hvfuzz.oracles.reachability import ADDRESS, DMA, Reachability, name_of, sides_of
 from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Recount(Oracle):
     shadowed = True
     rules: ClassVar[Rules] = {
         "maps": "a frame's maps are the leaves, of stage 2 and of devices, that name it",
-        "pins": "a frame's pins are the live sides of grant mappings of it",
+        "pins": "a frame's pins are the live sides of grant mappings of it, and the leaves that grants made",
         "grants": "a frame's grants are the live grant entries that name it",
         "state": "a frame is SHARED if and only if it is pinned or granted",
         "entry": "a grant entry's pins are the live sides of the mappings made from it",
@@ -86,17 +88,18 @@ class Recount(Oracle):
             for entry in (old, new):
                 if entry is not None:
                     frames[entry.frame] = None
-        for word in change.added:
-            leaf = shadow.leaf(word)
-            if leaf is not None:
+        for leaf in change.added:
+            if leaf.level == 1:
+                frames[leaf.frame] = None
+            else:
                 frames.update(dict.fromkeys(range(leaf.frame, leaf.frame + leaf.frames)))
         for _, level, _, entry_word in change.removed:
-            first = (entry_word & 0x000F_FFFF_FFFF_F000) >> 12
-            frames.update(dict.fromkeys(range(first, first + (1 << 9 * (level - 1)))))
-        count = len(shadow.frames.values)
-        for hfn in frames:
-            if hfn < count:
-                self.check_frame(hfn)
+            first = (entry_word & ADDRESS) >> PAGE_SHIFT
+            if level == 1:
+                frames[first] = None
+            else:
+                frames.update(dict.fromkeys(range(first, first + (1 << 9 * (level - 1)))))
+        self._check_frames(frames)
         if change.frames:
             self._check_free(change.frames)
         for number, _, before, after in change.handles:
@@ -131,6 +134,21 @@ class Recount(Oracle):
 
     # The comparison.
 
+    def _check_frames(self, frames: dict[int, None]) -> None:
+        """Compare the counts of many frames."""
+        shadow = self.shadow
+        values = shadow.frames.values
+        count = len(values)
+        leaves, large = shadow.leaves, shadow.large
+        pins, grants = self._pins, self._grants
+        for hfn in frames:
+            if hfn < count:
+                word = values[hfn]
+                maps = len(leaves.get(hfn, ())) + (len(large[hfn >> 9]) if hfn >> 9 in large else 0)
+                # Nearly always: mapped once or not at all, and never shared.
+                if maps > 1 or word >> 16 != maps or pins.get(hfn) or grants.get(hfn) or word & 0xFF00 == SHARED << 8:
+                    self.check_frame(hfn)
+
     def check_frame(self, hfn: int) -> None:
         """Compare the counts in a frame's word."""
         word = self.shadow.frames.values[hfn]
@@ -149,6 +167,14 @@ class Recount(Oracle):
                 self.report("grants", f"{where}: {grants} grant entries name it")
         elif (state == SHARED and not word >> 32) or (state == OWNED and word >> 32):
             self.report("state", self.scene.describe(hfn))
+        if (pins or maps > 1) and self._foreign(hfn) != pins:
+            text = f"{self._foreign(hfn)} leaves that a grant made name it, {pins} sides of grant mappings are live"
+            self.report("pins", f"{self.scene.describe(hfn)}: {text}")
+
+    def _foreign(self, hfn: int) -> int:
+        """The number of leaves, made by a grant, that name the frame."""
+        entries = self.shadow.entries
+        return sum(1 for word in self.shadow.leaves.get(hfn, ()) if entries[word] & FOREIGN)
 
     def _check_entry(self, number: int, ref: int) -> None:
         entry = self.shadow.grants[number][ref]
@@ -224,8 +250,12 @@ class Recount(Oracle):
     def audit(self) -> None:
         """Recount every frame, entry, mapping and pool."""
         shadow = self.shadow
-        for hfn in range(len(shadow.frames.values)):
-            self.check_frame(hfn)
+        frames = dict.fromkeys([hfn for hfn, word in enumerate(shadow.frames.values) if word != FREE_WORD])
+        for block in shadow.large:
+            frames.update(dict.fromkeys(range(block << 9, (block + 1) << 9)))
+        for counted in (shadow.leaves, self._pins, self._grants):
+            frames.update(dict.fromkeys(counted))
+        self._check_frames(frames)
         for number, domain in enumerate(shadow.domains):
             for ref in range(len(shadow.grants[number])):
                 self._check_entry(number, ref)
@@ -234,10 +264,11 @@ class Recount(Oracle):
                     self.check_mapping(number, mapping)
             self._pools[number] = []
             self.check_pool(number, domain.pool)
-        allocator: Any = self.scene.hypervisor.allocator
-        for number, bits in enumerate(allocator.blocks):
+        for number, bits in enumerate(self.scene.hypervisor.allocator.blocks):
             first = number << 9
-            states = shadow.frames.values[first : first + 512]
-            free = sum(1 << index for index, word in enumerate(states) if not word & 0xFF00)
+            words = shadow.frames.values[first : first + LARGE_FRAMES]
+            free = (1 << len(words)) - 1
+            if words.count(FREE_WORD) != len(words):
+                free = sum([1 << index for index, word in enumerate(words) if not word & 0xFF00])
             if free != bits:
                 self.report("free", f"frames {first:#x} to {first + 511:#x}: allocator and states differ")

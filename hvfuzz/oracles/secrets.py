@@ -15,7 +15,7 @@ from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, READ, WORDS_PER_PAGE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.memory import ZERO_PAGE
-from hvfuzz.machine.vmcs import Reg
+from hvfuzz.machine.vmcs import RAX, RCX, RDX, Reg
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.shadow import ShadowMap
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 HEAP: Final = -1
 """In place of a domain: the hypervisor's."""
-REGISTERS: Final = (int(Reg.RAX), int(Reg.RBX), int(Reg.RCX), int(Reg.RDX))
-"""What an emulated instruction or a hypercall may leave its results in."""
+RBX: Final = int(Reg.RBX)
+CANARY_BITS: Final = 1 << 63 | 1 << 31
+"""Set in every canary, so that none is a small number by chance."""
 HALF: Final = 1 << 32
 OWNED: Final = int(FrameState.OWNED)
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
@@ -102,14 +103,15 @@ class Secrets(Oracle):
         if access != READ or not isinstance(initiator, VCpu):
             return
         word = hpa >> 3
+        last = (hpa + size - 1) >> 3
         words = self.scene.words
         if hpa + size > self.scene.machine.memory.size:
             return
-        if words[word] in self._canaries or ((hpa + size - 1) >> 3 != word and words[word + 1] in self._canaries):
-            self._loaded(initiator.domain, word)
+        if words[word] in self._canaries or (last != word and words[last] in self._canaries):
+            self._loaded(initiator.domain, word, last)
 
-    def _loaded(self, domain: int, word: int) -> None:
-        for value in self.scene.words[word : word + 2].tolist():
+    def _loaded(self, domain: int, word: int, last: int) -> None:
+        for value in self.scene.words[word : last + 1].tolist():
             owner = self._canaries.get(value, domain)
             if self._secret_from(owner, domain):
                 self.report("load", f"dom{domain} loads the secret of {_name(owner)}")
@@ -117,11 +119,12 @@ class Secrets(Oracle):
     def exit_finished(self, vcpu: VCpu) -> None:
         """The host is done with an exit: look at the registers that it may have set."""
         saved = vcpu.vmcs.saved
-        halves = self._halves
-        for register in REGISTERS:
-            value = saved[register]
-            if value and (value >> 32 in halves or value & HALF - 1 in halves):
-                self._in_register(vcpu, register, value)
+        if (saved[RAX] | saved[RBX] | saved[RCX] | saved[RDX]) & CANARY_BITS:
+            halves = self._halves
+            for register in (RAX, RBX, RCX, RDX):
+                value = saved[register]
+                if value >> 32 in halves or value & HALF - 1 in halves:
+                    self._in_register(vcpu, register, value)
 
     def _in_register(self, vcpu: VCpu, register: int, value: int) -> None:
         if vcpu.regs[register] == value:

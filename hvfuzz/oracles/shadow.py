@@ -49,27 +49,24 @@ class ShadowMap(dict[K, V], Generic[K, V]):
 
 
 class ShadowWords:
-    """A list of numbers whose changes since `rebase` can be undone; read `values`, change it by `put` only."""
+    """A list of numbers whose changes since `rebase` can be undone.
 
-    __slots__ = ("_base", "values")
+    Who changes `values[index]` first sets `base[index]` to the old number, if it is not there yet.
+    """
+
+    __slots__ = ("base", "values")
 
     def __init__(self, values: list[int]) -> None:
         self.values: list[int] = values
-        self._base: dict[int, int] = {}
-
-    def put(self, index: int, value: int) -> None:
-        """Set one number."""
-        if index not in self._base:
-            self._base[index] = self.values[index]
-        self.values[index] = value
+        self.base: dict[int, int] = {}
 
     def rebase(self) -> None:
         """What there is now is the base."""
-        self._base.clear()
+        self.base.clear()
 
     def reset(self) -> None:
         """Return to the base."""
         values = self.values
-        for index, value in self._base.items():
+        for index, value in self.base.items():
             values[index] = value
-        self._base.clear()
+        self.base.clear()

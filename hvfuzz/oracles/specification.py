@@ -13,21 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.limits import BUCKETS, HEADER_SIZE, PORTS_PER_BUCKET
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.vmcs import RAX, ExitReason
-from hvfuzz.oracles.abstraction import STATES, Abstraction, frame_of, keys_of
+from hvfuzz.oracles.abstraction import STATES, Abstraction, frame_of, keys_of, pages_of
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
-from hvfuzz.oracles.reachability import DMA
 from hvfuzz.oracles.spec import (
     BY_NUMBER,
     FREE,
     GHOSTS,
     SPEC,
     Call,
-    IoPage,
     Key,
     Mismatch,
     Nested,
     Observed,
-    Page,
     State,
     Value,
     decode,
@@ -44,6 +41,9 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.reachability import Change, Reachability
 
 HLT: Final = ExitReason.HLT
+VMCALL: Final = ExitReason.VMCALL
+KNOWN: Final = 4096
+"""Decoded structs that are remembered."""
 CELLS: Final = (
     *("version", "vcpu", "page", "iova", "frame", "free", "grant", "handle", "bucket", "port", "device"),
     *("clock_window", "console", "pool"),
@@ -78,10 +78,14 @@ class Specification(Oracle):
         self._ports: dict[tuple[int, int], list[Any]] = {}
         self._privileged = tuple(config.privileged for config in scene.world.domains)
         self._own_keys: tuple[tuple[Key, ...], ...] = ()
+        self._known: dict[tuple[Any, ...], Any] = {}
+        self._clock = scene.machine.clock
+        self._polls = scene.hypervisor.scheduler.polls
+        self._polling = False
 
     def attach(self) -> None:
         """The machine as it is now is right by definition."""
-        self._state = State(self.scene.machine.memory.frames, self._abstraction.cells())
+        self._state = State(self.scene.machine.memory.frames, self._abstraction.cells().items())
         self._base_runs = [vcpu.runnable for vcpu in self.scene.machine.vcpus]
         self._own_keys = tuple(
             (("version", number), ("clock_window", number), ("console", number))
@@ -94,6 +98,7 @@ class Specification(Oracle):
         self._state.restore()
         self._changes.clear()
         self._runs = self._base_runs
+        self._polling = False
         self._buckets = [[None] * BUCKETS for _ in self.shadow.domains]
         self._ports = {}
 
@@ -104,59 +109,63 @@ class Specification(Oracle):
         self._changes.append(change)
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
-        """What changed since the last call was not done by this one."""
-        if self._runs != [vcpu.runnable for vcpu in self.scene.machine.vcpus]:
+        """What changed since the last call was not done by this one: polls run out when an exit begins."""
+        if self._polls or self._polling:
+            self._polling = bool(self._polls)
             self._judge_runs()
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """Judge the call, then compare what changed."""
-        scene = self.scene
         state = self._state
-        running = scene.calls.current
-        actual = self._actual(vcpu)
-        mismatch = self._judge_dispatch(vcpu, running, declaration, args, status)
+        running = self.scene.calls.current
+        actual = self._actual(vcpu, running.applied)
+        wanted = self._dispatched(vcpu, running, declaration)
         state.begin()
-        if mismatch is None and args is not None and declaration.name in SPEC:
-            header, body = _struct(running)
-            domain = self.shadow.domains[vcpu.domain]
-            number = declaration.number
-            call = Call(
-                declaration.name,
-                vcpu.domain,
-                vcpu.index,
-                decode(number, header or b"", body or b"") if number in BY_NUMBER else args,
-                tuple(running.reads),
-                running.cycles,
-                running.version,
+        if args is None:
+            mismatch = _refusal(wanted, status)
+        elif isinstance(wanted, Status):
+            text = f"the call got as far as its check; the contract says {wanted.name}"
+            mismatch = Mismatch("dispatch", "", text)
+        elif declaration.name not in SPEC:
+            self._adopt(actual, vcpu.domain)  # A call that the contract does not know yet.
+            return
+        else:
+            mismatch = judge(
+                state,
+                Call(
+                    declaration.name,
+                    vcpu.domain,
+                    vcpu.index,
+                    wanted,
+                    tuple(running.reads),
+                    running.cycles,
+                    running.version,
+                ),
+                Observed(
+                    int(status),
+                    result,
+                    tuple(running.writes),
+                    tuple(running.fresh),  # type: ignore[arg-type]
+                    len(self.shadow.domains[vcpu.domain].pool),
+                    self._clock.cycles,
+                    tuple([Nested(*ended) for ended in running.nested]),
+                ),
             )
-            observed = Observed(
-                int(status),
-                result,
-                tuple(running.writes),
-                tuple(running.fresh),  # type: ignore[arg-type]
-                len(domain.pool),
-                scene.machine.clock.cycles,
-                tuple(Nested(*ended) for ended in running.nested) if running.nested else (),
-            )
-            mismatch = judge(state, call, observed)
-        if mismatch is not None:
+        if mismatch is None:
+            self._compare(state, actual)
+        else:
             self.report(mismatch.rule, mismatch.message)
             self._adopt(actual, vcpu.domain)
-            return
-        if args is not None and declaration.name not in SPEC:
-            self._adopt(actual, vcpu.domain)
-            return
-        self._compare(state, actual)
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """Exits other than hypercalls change nothing but who runs."""
-        runs = [vcpu.runnable for vcpu in self.scene.machine.vcpus]
-        if runs != self._runs or vcpu.vmcs.reason is HLT:
-            if vcpu.vmcs.reason is HLT:
-                mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable)
-                if mismatch is not None:
-                    self.report(mismatch.rule, mismatch.message)
-                    self._state["vcpu", vcpu.domain, vcpu.index] = STATES[vcpu.runnable]
+        reason = vcpu.vmcs.reason
+        if reason is HLT:
+            mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable)
+            if mismatch is not None:
+                self.report(mismatch.rule, mismatch.message)
+                self._state["vcpu", vcpu.domain, vcpu.index] = STATES[vcpu.runnable]
+        if reason is not VMCALL:
             self._judge_runs()
 
     def op_finished(self) -> None:
@@ -171,37 +180,38 @@ class Specification(Oracle):
 
     # Judging.
 
-    def _judge_dispatch(
-        self, vcpu: VCpu, running: Running, declaration: Any, args: Any, status: Any
-    ) -> Mismatch | None:
-        """Whether dispatch let the call pass, or refused it, as the contract says."""
+    def _dispatched(self, vcpu: VCpu, running: Running, declaration: Any) -> Any:
+        """What the contract makes of a call before its check: a Status to refuse it with, or its arguments."""
         if declaration is not None:
             number: int = declaration.number
         elif running.outer is self.scene.calls.idle:
             number = vcpu.vmcs.saved[RAX]
         else:
-            return None
+            return None  # The number is in the entries of a multicall, which looks after it.
         header, body = _struct(running)
-        wanted = judge_dispatch(
-            running.version, vcpu.cpl, number, header, body, privileged=self._privileged[vcpu.domain]
-        )
+        # A pure function of small values, which programs repeat all the time.
+        key = (number, header, body, running.version, vcpu.cpl, vcpu.domain)
+        known = self._known
+        if key in known:
+            return known[key]
+        privileged = self._privileged[vcpu.domain]
+        wanted: Any = judge_dispatch(running.version, vcpu.cpl, number, header, body, privileged=privileged)
         if wanted is None:
-            if args is None:
-                return Mismatch("dispatch", "", f"{Status(status).name}, where the contract has no refusal")
-            return None
-        if args is not None:
-            return Mismatch("dispatch", "", f"the call got as far as its check; the contract says {wanted.name}")
-        if status != wanted:
-            return Mismatch("dispatch", "", f"{Status(status).name} where the contract says {wanted.name}")
-        return None
+            wanted = decode(number, header or b"", body or b"") if number in BY_NUMBER else running.args
+        if len(known) >= KNOWN:
+            known.clear()
+        known[key] = wanted
+        return wanted
 
     def _judge_runs(self) -> None:
         """Virtual CPUs that changed their run state without a call."""
         vcpus = self.scene.machine.vcpus
-        for vcpu, run in zip(vcpus, self._runs, strict=True):
-            if vcpu.runnable != run:
-                self._judge_change(("vcpu", vcpu.domain, vcpu.index), STATES[vcpu.runnable])
-        self._runs = [vcpu.runnable for vcpu in vcpus]
+        runs = [vcpu.runnable for vcpu in vcpus]
+        if runs != self._runs:
+            for vcpu, run in zip(vcpus, self._runs, strict=True):
+                if vcpu.runnable != run:
+                    self._judge_change(("vcpu", vcpu.domain, vcpu.index), STATES[vcpu.runnable])
+            self._runs = runs
 
     def _judge_change(self, key: Key, value: Value) -> None:
         """A cell that changed without a call."""
@@ -213,16 +223,19 @@ class Specification(Oracle):
 
     # Comparing.
 
-    def _actual(self, vcpu: VCpu) -> dict[Key, Value]:
-        """The cells that may have changed in the machine, as they are now."""
+    def _actual(self, vcpu: VCpu, applied: bool) -> dict[Key, Value]:
+        """The cells that may have changed in the machine, as they are now; `applied`: a step was."""
         actual: dict[Key, Value] = self._from_changes() if self._changes else {}
-        vcpus = self.scene.machine.vcpus
-        runs = [other.runnable for other in vcpus]
-        if runs != self._runs:
-            for other, run in zip(vcpus, self._runs, strict=True):
-                if other.runnable != run:
-                    actual["vcpu", other.domain, other.index] = STATES[other.runnable]
-            self._runs = runs
+        if applied:
+            self._polling = bool(self._polls)
+            vcpus = self.scene.machine.vcpus
+            runs = [other.runnable for other in vcpus]
+            if runs != self._runs:
+                for other, run in zip(vcpus, self._runs, strict=True):
+                    if other.runnable != run:
+                        actual["vcpu", other.domain, other.index] = STATES[other.runnable]
+                self._runs = runs
+            self._look_at_ports(actual)
         domain = self.shadow.domains[vcpu.domain]
         get = self._state.get
         version, window, console = self._own_keys[vcpu.domain]
@@ -232,7 +245,6 @@ class Specification(Oracle):
             actual[window] = self._abstraction.cell(window)
         if domain.console and domain.console != get(console):
             actual[console] = bytes(domain.console)
-        self._look_at_ports(actual)
         return actual
 
     def _look_at_ports(self, actual: dict[Key, Value]) -> None:
@@ -273,15 +285,9 @@ class Specification(Oracle):
                     actual["frame", hfn] = frame_of(values[hfn])
                 actual[FREE] = self._abstraction.cell(FREE)
             for space, level, page, _ in change.removed:
-                for key in keys_of(space, level, page):
-                    actual[key] = None
-            for word in change.added:
-                leaf = shadow.leaf(word)
-                if leaf is not None:
-                    _, space, level, page, frame, rights, foreign = leaf
-                    kind: Any = IoPage if space & DMA else Page
-                    for offset, key in enumerate(keys_of(space, level, page)):
-                        actual[key] = kind(frame + offset, rights, foreign)
+                actual.update(dict.fromkeys(keys_of(space, level, page)))
+            for leaf in change.added:
+                actual.update(pages_of(leaf))
             for bdf in change.contexts:
                 for number, device in enumerate(self.scene.machine.devices):
                     if device.bdf == bdf:
@@ -322,13 +328,24 @@ class Specification(Oracle):
 
     def audit(self) -> None:
         """Compare every cell."""
-        cells = {key: value for key, value in self._state.cells.items() if key[0] not in GHOSTS}
-        for key, value in self._abstraction.cells():
-            expected = cells.pop(key, None)
-            if expected != value:
-                self.report(key[0], f"cell {key} is {value} where the contract says {expected}")
-        for key, value in cells.items():
-            self.report(key[0], f"cell {key} does not exist where the contract says {value}")
+        expected = {key: value for key, value in self._state.cells.items() if key[0] not in GHOSTS}
+        actual = self._abstraction.cells()
+        if actual == expected:
+            return
+        for key in sorted({*actual, *expected}, key=repr):
+            if actual.get(key) != expected.get(key):
+                text = f"cell {key} is {actual.get(key)} where the contract says {expected.get(key)}"
+                self.report(key[0], text)
+
+
+def _refusal(wanted: Any, status: Any) -> Mismatch | None:
+    """Judge a call that dispatch refused with `status`, by what the contract makes of it."""
+    if wanted is None or wanted == status:
+        return None
+    name = Status(status).name
+    if isinstance(wanted, Status):
+        return Mismatch("dispatch", "", f"{name} where the contract says {wanted.name}")
+    return Mismatch("dispatch", "", f"{name} where the contract has no refusal")
 
 
 def _struct(running: Running) -> tuple[bytes | None, bytes | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.hypervisor.observer import SILENT, Observer
@@ -10,9 +10,10 @@ from hvfuzz.oracles.audit import Audit
 from hvfuzz.oracles.fetch import Fetch
 from hvfuzz.oracles.finding import Finding
 from hvfuzz.oracles.host_memory import HostMemoryOracle
+from hvfuzz.oracles.moments import Listener, nothing, together
 from hvfuzz.oracles.oracle import Oracle, Scene
 from hvfuzz.oracles.ownership import Ownership
-from hvfuzz.oracles.reachability import Reachability
+from hvfuzz.oracles.reachability import NOBODY, Reachability
 from hvfuzz.oracles.recount import Recount
 from hvfuzz.oracles.secrets import Secrets
 from hvfuzz.oracles.specification import Specification
@@ -38,8 +39,6 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Specification,
     Audit,
 )
-_WITH_CALLS: Final = frozenset({"fetch", "secrets", "specification"})
-"""Oracles that look at what calls copied."""
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
 _FORWARDED: Final = (
     "frame_allocated",
@@ -51,35 +50,10 @@ _FORWARDED: Final = (
     "preemption_point",
 )
 """Moments of `Observer` at which the suite itself has nothing to do."""
+_PACKAGE: Final = "hvfuzz.oracles."
 _BOOT: Final = "boot"
 _AUDIT: Final = "audit"
 _UNKNOWN_CALL: Final = "vmcall"
-
-
-def _nothing(*_: Any) -> None:
-    """Where nobody listens."""
-
-
-def _all(listeners: list[Callable[..., None]]) -> Callable[..., None]:
-    """One callable for all of them; for one listener, that listener itself."""
-    if not listeners:
-        return _nothing
-    if len(listeners) == 1:
-        return listeners[0]
-    if len(listeners) == 2:
-        first, second = listeners
-
-        def both(*args: Any) -> None:
-            first(*args)
-            second(*args)
-
-        return both
-
-    def each(*args: Any) -> None:
-        for listener in listeners:
-            listener(*args)
-
-    return each
 
 
 class OracleSuite(Observer):
@@ -118,9 +92,10 @@ class OracleSuite(Observer):
         for oracle in ORACLES:
             if enabled is None or oracle.name in enabled:
                 self.oracles[oracle.name] = oracle(scene, self.reachability)
-        self._auditing = False
-        self._calls_kept: Final = bool(self.oracles.keys() & _WITH_CALLS)
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
+        self._auditing = False
+        self._dead = False
+        self._handling = False
         self._observers: Final = tuple(observers)
         self._handle_exit: Final = hypervisor.handle_exit
         for moment in _FORWARDED:
@@ -130,21 +105,25 @@ class OracleSuite(Observer):
         self._settled = self._listeners("settled")
         self._exit_started = self._listeners("exit_started")
         self._exit_finished = self._listeners("exit_finished")
+        self._reentered = self._listeners("reentered")
+        self._calls.strayed = self._listeners("strayed")
         self._op_started = self._listeners("op_started")
         self._op_finished = self._listeners("op_finished")
 
-    def _listeners(self, moment: str) -> Callable[..., None]:
+    def _listeners(self, moment: str) -> Listener:
         """What to call at `moment`: the oracles that define it, then the observers that override it."""
         listeners = [getattr(oracle, moment) for oracle in self.oracles.values() if hasattr(oracle, moment)]
-        if self._calls_kept and hasattr(self._calls, moment):
-            # First of all: the others may ask what runs.
+        if self.oracles and hasattr(self._calls, moment):
+            # First of all: the oracles may ask what runs.
             listeners.insert(0, getattr(self._calls, moment))
+        if moment == "host_access" and not listeners and self._shadowed:
+            listeners = [self.reachability.host_access]
         base = getattr(Observer, moment, None)
         if base is not None:
             listeners += [
                 getattr(observer, moment) for observer in self._observers if getattr(type(observer), moment) is not base
             ]
-        return _all(listeners)
+        return together(moment, listeners)
 
     def attach(self) -> None:
         """Start to watch the machine as it is now: this state is the base that `reset` returns to."""
@@ -153,12 +132,12 @@ class OracleSuite(Observer):
             self.reachability.attach()
         for oracle in self.oracles.values():
             oracle.attach()
-        self.hypervisor.observer = self
+        host = self.hypervisor.host
         # The most frequent moment of all costs nothing when nobody listens to it.
-        self.hypervisor.host.watch(SILENT if self.host_access is _nothing else self)
-        self.hypervisor.host.observer = self
+        host.watch(SILENT if self.host_access is nothing else self)
+        host.observer = self
         accessed = self._listeners("accessed")
-        self.machine.access_observer = None if accessed is _nothing else accessed
+        self.machine.access_observer = None if accessed is nothing else accessed
 
     def reset(self) -> None:
         """The machine was put back to its snapshot: forget the run."""
@@ -167,6 +146,8 @@ class OracleSuite(Observer):
         self._op = -1
         self._operation = _BOOT
         self._auditing = False
+        self._dead = False
+        self._handling = False
         self._names.clear()
         self._calls.reset()
         if self._shadowed:
@@ -180,18 +161,18 @@ class OracleSuite(Observer):
         """Op number `index` of the program, of the kind `operation`, is about to be performed."""
         self._op = index
         self._operation = operation
-        self._names.clear()
-        self._calls.reset()
         self._op_started()
 
     def op_finished(self) -> None:
         """The op, and what raced with it, is done."""
-        self._settle()
-        self._op_finished()
+        if not self._dead:
+            self._settle(NOBODY)
+            self._op_finished()
 
     def program_finished(self) -> None:
         """The last op is done: nothing is expected after this but `audit` and `reset`."""
-        self._settle()
+        if not self._dead:
+            self._settle(NOBODY)
 
     def audit(self) -> None:
         """Look at everything anew; what that finds, and watching did not, is a finding of the oracle `audit`."""
@@ -206,16 +187,25 @@ class OracleSuite(Observer):
 
     def handle_exit(self, vcpu: VCpu) -> None:
         """Let the hypervisor handle an exit of `vcpu`, watched."""
+        if self._handling:
+            self._reentered(vcpu)
+        self._handling = True
         self._exit_started(vcpu)
         self._handle_exit(vcpu)
         self._exit_finished(vcpu)
+        self._handling = False
 
     def host_exception(self, fault: BaseException) -> None:
-        """`fault` escaped the hypervisor's code, which has died of it."""
+        """`fault` escaped the hypervisor's code, which has died of it, in the middle of whatever it did.
+
+        A fault of an oracle's own is raised again: it says nothing about the host.
+        """
+        if _raised_here(fault):
+            raise fault
         for oracle in self.oracles.values():
             oracle.host_exception(fault)
         self._names.clear()
-        self._calls.reset()
+        self._dead = True
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:
         """See `Observer`. (Each suite has its own listener in place of this.)"""
@@ -223,25 +213,22 @@ class OracleSuite(Observer):
     def call_started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> None:
         """See `Observer`."""
         self._names.append(_UNKNOWN_CALL if declaration is None else declaration.name)
-        if self._calls_kept:
-            self._calls.started(vcpu, declaration, args)
+        self._calls.started(vcpu, declaration, args)
         self._call_started(vcpu, declaration, args)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """See `Observer`."""
-        if self._calls_kept:
-            self._calls.written()
-        self._settle()
+        self._calls.written()
+        self._settle(vcpu.domain)
         self._call_finished(vcpu, declaration, args, status, result, reason)
-        if self._calls_kept:
-            self._calls.finished(int(status), result)
+        self._calls.finished(status, result)
         if self._names:
             self._names.pop()
 
-    def _settle(self) -> None:
+    def _settle(self, caller: int) -> None:
         """Bring the shadow of the tables up to date, and let the oracles look at what changed."""
         if self._shadowed:
-            change = self.reachability.update()
+            change = self.reachability.update(caller)
             if change is not None:
                 self._settled(change)
 
@@ -256,3 +243,13 @@ class OracleSuite(Observer):
         if key not in self._seen:
             self._seen[key] = None
             self.findings.append(Finding(oracle, rule, operation, message, self._op))
+
+
+def _raised_here(fault: BaseException) -> bool:
+    """Whether the exception comes from an oracle, called by the hypervisor as its observer."""
+    trace = fault.__traceback__
+    module = ""
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return module.startswith(_PACKAGE)

@@ -25,14 +25,19 @@ _FOREIGN: Final = -1
 
 
 class StateFeatures(Observer):
-    """Collects the features of one run in `hits`; `reset` begins the next."""
+    """Collects the features of one run in `hits`, each once; `reset` begins the next.
+
+    Counts are left to what is worth counting (how full the tables are): with a counter for each event, every longer
+    program is a new input, and the corpus grows without end.
+    """
 
     __slots__ = (
         "_hypervisor",
         "_iommu",
         "_iommu_hits",
         "_iommu_misses",
-        "_last",
+        "_last_code",
+        "_last_step",
         "_names",
         "_tlb",
         "_tlb_hits",
@@ -49,8 +54,9 @@ class StateFeatures(Observer):
 
     def reset(self) -> None:
         """Begin a run."""
-        self.hits: list[int] = []
-        self._last = 0
+        self.hits: dict[int, None] = {}
+        self._last_step = 0
+        self._last_code = 0
         self._tlb_hits, self._tlb_misses = self._tlb.hits, self._tlb.misses
         self._iommu_hits, self._iommu_misses = self._iommu.hits, self._iommu.misses
 
@@ -66,28 +72,29 @@ class StateFeatures(Observer):
         """(call, status, refusing check), and how full the caller's tables then are."""
         name = "" if declaration is None else declaration.name
         hits = self.hits
-        hits.append(self._number((name, int(status), reason)) & _MASK)
+        hits[self._number((name, int(status), reason)) & _MASK] = None
         if status == 0:
             domain = self._hypervisor.domains[vcpu.domain]
             # `list.count` and not the arrays' own methods: watching is no work of the host's.
             grants = len(domain.grants) - list.count(domain.grants, None)
             handles = len(domain.handles) - list.count(domain.handles, None)
             pool = len(domain.pool)
-            key = (name, grants.bit_length(), handles.bit_length(), pool.bit_length(), pool == 0)
-            hits.append(self._number(key) & _MASK)
+            key = (name, grants.bit_length(), handles.bit_length(), pool.bit_length())
+            hits[self._number(key) & _MASK] = None
+        self._last_step = 0
 
     def stepped(self, step: Step) -> None:
-        """(kind of step, kind of the step before it)."""
+        """(kind of step, kind of the step before it in the same call)."""
         kind = self._names.get(type(step))
         if kind is None:
             ours = type(step).__module__.startswith(_PACKAGE)
             kind = self._names[type(step)] = crc32(type(step).__name__.encode()) if ours else _FOREIGN
         if kind != _FOREIGN:
-            self.hits.append((kind ^ (self._last >> 1)) & _MASK)
-            self._last = kind
+            self.hits[(kind ^ (self._last_step >> 1)) & _MASK] = None
+            self._last_step = kind
 
     def op_finished(self, code: int, how: int, status: int) -> None:
-        """(op, how it ended, which caches it hit and missed), and that pair with the op before."""
+        """(op, how it ended, which caches it hit and missed), and (op that succeeded, the one before that did)."""
         tlb, iommu = self._tlb, self._iommu
         events = (
             (tlb.hits > self._tlb_hits)
@@ -97,8 +104,8 @@ class StateFeatures(Observer):
         )
         self._tlb_hits, self._tlb_misses = tlb.hits, tlb.misses
         self._iommu_hits, self._iommu_misses = iommu.hits, iommu.misses
-        kind = self._number((code, how, status, events))
         hits = self.hits
-        hits.append(kind & _MASK)
-        hits.append((kind ^ (self._last >> 1)) & _MASK)
-        self._last = kind
+        hits[self._number((code, how, status, events)) & _MASK] = None
+        if how == 0 and status == 0:
+            hits[self._number((code, self._last_code)) & _MASK] = None
+            self._last_code = code

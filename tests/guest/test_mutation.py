@@ -41,10 +41,10 @@ def test_crossed_programs_are_well_formed_and_deterministic(
     assert crossover(one, other, Random(seed), known) == crossed
 
 
-def test_thousands_of_changes_in_a_row_stay_well_formed(known: Catalogue) -> None:
+def test_many_changes_in_a_row_stay_well_formed(known: Catalogue) -> None:
     rng = Random(5)
     program = generate(rng, known)
-    for turn in range(4000):
+    for turn in range(1500):
         if turn % 7 == 0:
             program = crossover(program, generate(rng, known), rng, known)
         else:
@@ -153,7 +153,7 @@ def _satisfied(program: Program, consumer: str, fits: Callable[[Op, Op], bool]) 
 def test_consumers_mostly_fit_their_producers(known: Catalogue, consumer: str, fits: Callable[[Op, Op], bool]) -> None:
     rng = Random(10)
     total = good = 0
-    for _ in range(600):
+    for _ in range(400):
         found = _satisfied(generate(rng, known, ops=8), consumer, fits)
         total += found[0]
         good += found[1]

@@ -1,0 +1,79 @@
+"""One campaign from beginning to end: workers fuzz, findings are confirmed, a report is written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from hvfuzz.bugs import find_bug
+from hvfuzz.campaign.confirm import Reported, confirm_all, unconfirmed
+from hvfuzz.campaign.pool import Pool, PoolError
+from hvfuzz.campaign.report import Summary, write_report
+from hvfuzz.campaign.stop import Stop
+from hvfuzz.campaign.worker import WorkerJob
+
+
+class Campaign:
+    """`fuzz`, then `finish`. Whatever happens in the first, the second reports all that was found until then."""
+
+    def __init__(self, job: WorkerJob, workers: int, stop: Stop) -> None:
+        self.job: Final = job
+        self.workers: Final = workers
+        self.stop: Final = stop
+        self.out: Final = Path(job.out)
+        self.pool: Final = Pool(job, workers)
+        self.error: str | None = None
+        """Why the campaign could not go on, if it could not."""
+        self.report: Path | None = None
+
+    def fuzz(self) -> Iterator[None]:
+        """Fuzz to the end, or until a signal comes; yields several times a second."""
+        run = self.pool.run()
+        try:
+            for _ in run:
+                yield
+                if self.stop.wanted():
+                    break
+        except PoolError as error:
+            self.error = str(error)
+        except OSError as error:
+            self.error = f"{error.filename or 'worker'}: {error.strerror}"
+        finally:
+            run.close()
+
+    def finish(self, *, minimise: bool) -> Summary:
+        """Confirm and minimise what was found (unless a signal came), and write the report."""
+        pool, job = self.pool, self.job
+        discoveries = list(pool.discoveries.values())
+        if minimise and discoveries and not self.stop.wanted():
+            findings = confirm_all(discoveries, job.bug, self.out, self.workers, lambda: not self.stop.wanted())
+        else:
+            findings = [unconfirmed(discovery) for discovery in discoveries]
+        notices = list(pool.notices)
+        for discovery in discoveries:
+            if discovery.error is not None and not _saved(findings, discovery.identity):
+                notices.append(f"{discovery.error}; the program that shows {discovery.identity} is in the summary")
+        progress = pool.progress()
+        summary = Summary(
+            harness=job.harness,
+            engine=job.engine,
+            feedback=job.feedback,
+            bug=None if job.bug is None else find_bug(job.bug).name,
+            seed=job.seed,
+            workers=self.workers,
+            runs=progress.runs,
+            ops=progress.ops,
+            seconds=progress.seconds,
+            features=progress.features,
+            corpus=progress.corpus,
+            notices=notices,
+            findings=findings,
+        )
+        try:
+            self.report = write_report(self.out, summary)
+        except OSError as error:
+            notices.append(f"no report: {error.filename or self.out}: {error.strerror}")
+        return summary
+
+
+def _saved(findings: list[Reported], identity: str) -> bool:
+    return any(finding.identity == identity and finding.file is not None for finding in findings)

@@ -1,0 +1,179 @@
+"""Confirms findings before they are reported: each is replayed, and minimised, in a process that has run nothing else."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn
+
+from hvfuzz.bugs import BugError, find_bug
+from hvfuzz.campaign.files import ProgramFileError, read_program
+from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name
+from hvfuzz.campaign.minimise import minimise
+from hvfuzz.campaign.pool import END_SECONDS, Discovery
+from hvfuzz.campaign.process import Channel, begin, end, launch
+from hvfuzz.guest.program import Program
+from hvfuzz.guest.text import parse, render
+from hvfuzz.oracles.finding import Finding
+from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.targets.watchdog import Watchdog
+
+SECONDS_EACH: Final = 10.0
+SECONDS_ALL: Final = 60.0
+"""Time for minimising: one finding, and all of a campaign (each worker at once)."""
+GRACE_SECONDS: Final = 30.0
+"""How much longer than its time for minimising a confirmation may take before it is given up."""
+
+
+class Reported(NamedTuple):
+    """A finding as a campaign reports it at its end."""
+
+    identity: str
+    message: str
+    file: str | None
+    """Where the program lies that shows it; None if it could not be written."""
+    text: str
+    """That program."""
+    runs: int
+    seconds: float
+    """How many programs, and how much time, it took to find."""
+    ops: int
+    confirmed: bool | None
+    """Whether another process saw the same; None if nobody looked."""
+
+
+class ConfirmJob(NamedTuple):
+    """What the parent asks of a confirming process."""
+
+    discovery: dict[str, Any]
+    bug: str | None
+    out: str
+    seconds: float
+
+
+def unconfirmed(discovery: Discovery) -> Reported:
+    """The finding as the worker told it."""
+    ops = sum(1 for line in discovery.text.splitlines()[2:] if not line.strip().startswith("race "))
+    return Reported(
+        discovery.identity,
+        discovery.message,
+        discovery.file,
+        discovery.text,
+        discovery.runs,
+        discovery.seconds,
+        ops,
+        None,
+    )
+
+
+def _shown(program: Program, identity: str, target: EmulatedTarget) -> Finding | None:
+    return next((finding for finding in target.run(program).findings if finding.identity == identity), None)
+
+
+def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> Reported:
+    """Replay the program, minimise it while `proceed` agrees, and keep the result in its bucket."""
+    discovery = Discovery(**job.discovery)
+    store = FindingStore(Path(job.out) / "findings")
+    identity = discovery.identity
+    with (
+        Watchdog() as watchdog,
+        EmulatedTarget(None if job.bug is None else find_bug(job.bug), watchdog=watchdog) as target,
+    ):
+        program = parse(discovery.text, target.catalogue)
+        finding = _shown(program, identity, target)
+        message = discovery.message if finding is None else finding.message
+        stale = False
+        if finding is not None:
+            program = minimise(program, identity, target, seconds=job.seconds, proceed=proceed)
+            message = (_shown(program, identity, target) or finding).message
+            # A bucket of an earlier campaign may hold what this build does not show any more.
+            kept = store.root / bucket_name(identity, job.bug) / PROGRAM
+            try:
+                stale = kept.exists() and _shown(read_program(kept, target.catalogue), identity, target) is None
+            except ProgramFileError:
+                stale = True
+        confirmed = finding is not None
+        ops = len(program.ops)
+        record = Record(identity, message, job.bug, discovery.runs, discovery.seconds, confirmed, ops)
+        file = discovery.file
+        try:
+            path = store.save(record, program, replace=stale)
+            file = str(path)
+            program = read_program(path, target.catalogue)  # a better one may have been there
+        except (OSError, ProgramFileError):
+            pass  # the parent gets the text
+    text = render(program)
+    return Reported(
+        identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed
+    )
+
+
+def confirm_all(
+    discoveries: Sequence[Discovery],
+    bug: str | None,
+    out: Path,
+    workers: int,
+    proceed: Callable[[], bool],
+) -> list[Reported]:
+    """Confirm all findings, `workers` at a time; what is not done when `proceed` says no is reported as it was found."""
+    reported = {each.identity: unconfirmed(each) for each in discoveries}
+    left = list(discoveries)
+    seconds = min(SECONDS_EACH, SECONDS_ALL * workers / max(len(left), 1))
+    running: list[tuple[subprocess.Popen[bytes], Discovery, float]] = []
+    try:
+        while (left or running) and proceed():
+            while left and len(running) < workers:
+                discovery = left.pop(0)
+                job = ConfirmJob(discovery._asdict(), bug, str(out), seconds)
+                process = launch("hvfuzz.campaign.confirm", job._asdict(), out / "logs" / "confirm.log")
+                running.append((process, discovery, time.monotonic() + seconds + GRACE_SECONDS))
+            for process, discovery, deadline in running:
+                if not _take(process, discovery, reported, 0.05) and time.monotonic() > deadline:
+                    process.kill()
+            running = [each for each in running if each[0].returncode is None]
+    finally:
+        for process, _, _ in running:
+            process.terminate()
+        for process, discovery, _ in running:
+            if not _take(process, discovery, reported, END_SECONDS):
+                process.kill()
+                process.communicate()
+    return list(reported.values())
+
+
+def _take(
+    process: subprocess.Popen[bytes], discovery: Discovery, reported: dict[str, Reported], seconds: float
+) -> bool:
+    """Wait for the end of a process and take in what it said (nothing, if it died of the program); False if too soon."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    for line in output.splitlines():
+        event = json.loads(line)
+        if event.pop("event") == "confirmed":
+            reported[discovery.identity] = Reported(**event)
+    return True
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Entry point of ``python -m hvfuzz.campaign.confirm JOB PARENT``."""
+    fields, channel = begin(arguments)
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    _report(fields, channel, lambda: not told)
+    sys.exit(0)
+
+
+def _report(fields: dict[str, Any], channel: Channel, proceed: Callable[[], bool]) -> None:
+    try:
+        channel.tell({"event": "confirmed", **confirm(ConfirmJob(**fields), proceed)._asdict()})
+    except (BugError, OSError) as error:
+        end(channel, error)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

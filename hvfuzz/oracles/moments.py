@@ -1,0 +1,56 @@
+"""One callable for all who listen at a moment.
+
+The most frequent moments come several times an op, so the callable is generated: a plain function with the moment's
+own parameters that calls each listener in turn, at half the cost of a loop over them with `*args`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "exit_started": "vcpu",
+        "exit_finished": "vcpu",
+        "call_started": "vcpu, declaration, args",
+        "call_finished": "vcpu, declaration, args, status, result, reason",
+        "settled": "change",
+        "frame_allocated": "hfn, owner, state",
+        "frame_freed": "hfn",
+        "host_access": "hpa, size, write",
+        "guest_copy": "vcpu, gva, hpa, size, write",
+        "strayed": "vcpu, gva, hpa, size, write",
+        "reentered": "vcpu",
+        "step": "step",
+        "stepped": "step",
+        "preemption_point": "",
+        "accessed": "initiator, hpa, size, access",
+        "op_started": "",
+        "op_finished": "",
+    }
+)
+"""The moments, with what those who listen are told."""
+
+Listener = Callable[..., None]
+
+
+def nothing(*_: Any) -> None:
+    """Where nobody listens."""
+
+
+def together(moment: str, listeners: Sequence[Listener]) -> Listener:
+    """Calls all the listeners, in order; `nothing` itself if there are none, the listener itself if there is one."""
+    if not listeners:
+        return nothing
+    if len(listeners) == 1:
+        return listeners[0]
+    parameters = PARAMETERS[moment]
+    names = [f"listener{number}" for number in range(len(listeners))]
+    calls = "".join(f"        {name}({parameters})\n" for name in names)
+    source = f"def bind({', '.join(names)}):\n    def {moment}({parameters}):\n{calls}    return {moment}\n"
+    namespace: dict[str, Any] = {}
+    exec(compile(source, f"<listeners of {moment}>", "exec"), namespace)
+    bound: Listener = namespace["bind"](*listeners)
+    return bound

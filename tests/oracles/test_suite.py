@@ -1,0 +1,147 @@
+"""The suite: which oracles act, what a finding is named after, and that nothing survives a reset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import pytest
+
+from hvfuzz.abi.boot import WORLDS
+from hvfuzz.guest.generation import generate
+from hvfuzz.guest.ops import catalogue
+from hvfuzz.guest.program import Program
+from hvfuzz.hypervisor.boot import boot
+from hvfuzz.hypervisor.frames import ONE_MAP
+from hvfuzz.hypervisor.hypercalls import ABI
+from hvfuzz.hypervisor.observer import Observer
+from hvfuzz.hypervisor.stage2 import Stage2
+from hvfuzz.oracles.finding import Finding
+from hvfuzz.oracles.moments import nothing, together
+from hvfuzz.oracles.reachability import Reachability
+from hvfuzz.oracles.suite import NAMES, ORACLES, OracleSuite
+
+CATALOGUE = catalogue(ABI)
+LOAD = "load(dom1, gva=0xffff880000050000, size=8)"
+
+
+def program(number: int) -> Program:
+    return generate(Random(number), CATALOGUE, ops=20, worlds=(0,))
+
+
+def test_identity_has_no_numbers_of_the_run() -> None:
+    one = Finding("ownership", "free", "memory.decrease", "frame 0x12", 3)
+    other = Finding("ownership", "free", "memory.decrease", "frame 0x99", 14)
+    assert one.identity == other.identity == "ownership/free/memory.decrease"
+
+
+def test_unknown_oracle() -> None:
+    hv = boot(WORLDS[0])
+    with pytest.raises(ValueError, match="no oracle 'onwership'"):
+        OracleSuite(hv.machine, hv, WORLDS[0], frozenset({"ownership", "onwership"}))
+
+
+def test_every_oracle_has_a_name_and_rules() -> None:
+    assert len(set(NAMES)) == len(ORACLES)
+    for oracle in ORACLES:
+        assert oracle.rules
+        assert all("/" not in rule and rule.strip() for rule in oracle.rules)
+
+
+def test_no_oracle_is_no_cost(watched: Callable[..., Any]) -> None:
+    bare = watched()
+    assert bare.machine.access_observer is None
+    assert bare.suite.guest_copy is nothing
+    bare.poke(bare.word(5), 0)
+    bare.suite.audit()
+    assert bare.rules == []
+
+
+def test_only_the_oracles_that_were_asked_for(watched: Callable[..., Any]) -> None:
+    place = 0
+    for name in ("recount", "ownership"):
+        rig = watched(name)
+        place = rig.word(rig.frame(1, 0x50))
+        rig.poke(place, 0xFF)
+        assert {finding.oracle for finding in rig.suite.findings} == {name}
+
+
+def test_one_finding_of_each_identity(rig: Any) -> None:
+    for gfn in (0x50, 0x51, 0x52):
+        place = rig.word(rig.frame(1, gfn))
+        rig.poke(place, rig.memory.load64(place) + ONE_MAP)
+    assert rig.rules == ["recount/maps", "specification/change"]
+    assert [finding.op for finding in rig.suite.findings] == [0, 0]
+
+
+def test_a_call_within_a_batch_gives_its_name(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stage2, "flush", lambda _self: None)
+    rig.run(LOAD, "multicall(dom1, count=1)", "memory.decrease(dom1, first=0x50, count=1)")
+    assert [finding.identity for finding in rig.suite.findings] == ["stale/tlb/memory.decrease"]
+
+
+def test_observers_hear_the_hypervisor_too() -> None:
+    heard: list[str] = []
+
+    class Listener(Observer):
+        def call_finished(self, _vcpu: Any, declaration: Any, *_: Any) -> None:
+            heard.append(declaration.name)
+
+        def frame_freed(self, hfn: int) -> None:
+            heard.append("freed")
+
+    for enabled in (None, frozenset[str]()):
+        hv = boot(WORLDS[0])
+        suite = OracleSuite(hv.machine, hv, WORLDS[0], enabled, (Listener(),))
+        suite.attach()
+        hv.allocator.free_page(hv.allocator.alloc_heap_page())
+        suite.call_finished(hv.machine.vcpus[0], ABI.by_name["sched.yield"], None, 0, 0, "")
+    assert heard == ["freed", "sched.yield"] * 2
+
+
+def test_reset_forgets_findings_and_violations(rig: Any) -> None:
+    rig.poke(rig.entry(1, 0x50), 0)
+    assert rig.rules
+    rig.restore()
+    assert rig.rules == []
+    rig.suite.audit()
+    assert rig.rules == []
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_reset_returns_to_the_base(rig: Any, number: int) -> None:
+    """Whatever ran before, also on a broken hypervisor: the shadow is that of the booted machine."""
+    rig.perform(program(number))
+    rig.poke(rig.word(rig.frame(2, 0x60)), 0xFF)
+    rig.restore()
+    fresh = Reachability(rig.shadow.scene)
+    fresh.attach()
+    for name in ("entries", "tables", "populations", "leaves", "large", "contexts", "sides", "grants", "handles"):
+        assert getattr(rig.shadow, name) == getattr(fresh, name)
+    assert rig.shadow.frames.values == fresh.frames.values
+    assert rig.shadow.state_counts == fresh.state_counts
+    rig.suite.audit()
+    assert rig.rules == []
+
+
+def test_same_program_same_findings(rigs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a hypervisor without flushes, in a used and in a fresh process' state."""
+    monkeypatch.setattr(Stage2, "flush", lambda _self: None)
+    used = rigs()
+    for number in range(12):
+        fresh = rigs()
+        for rig in (used, fresh):
+            rig.restore()
+            rig.perform(program(number))
+            rig.suite.audit()
+        assert used.suite.findings == fresh.suite.findings
+
+
+def test_together() -> None:
+    heard: list[tuple[str, int]] = []
+    assert together("frame_freed", []) is nothing
+    one = together("frame_freed", [lambda hfn: heard.append(("a", hfn))])
+    two = together("frame_freed", [lambda hfn: heard.append(("b", hfn)), one])
+    two(7)
+    assert heard == [("b", 7), ("a", 7)]
