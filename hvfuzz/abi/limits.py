@@ -18,8 +18,10 @@ EXCHANGE = 64
 POLL = 16
 CONSOLE = 256
 RANGE = 512
-"""Pages of one `memory.decrease` or `memory.protect`, and order-0 pages of one `memory.populate`."""
-RANGE_LARGE = 2
+"""Pages of one `memory.decrease` or `memory.protect`: a whole large leaf."""
+POPULATE = 64
+"""Order-0 pages of one `memory.populate`."""
+POPULATE_LARGE = 2
 """Order-9 blocks of one `memory.populate`."""
 UNMAP = 64
 DMA_PAGES = 64

@@ -142,13 +142,13 @@ class Specification(Oracle):
                     running.version,
                 ),
                 Observed(
-                    int(status),
+                    status,
                     result,
                     tuple(running.writes),
                     tuple(running.fresh),  # type: ignore[arg-type]
                     len(self.shadow.domains[vcpu.domain].pool),
                     self._clock.cycles,
-                    tuple([Nested(*ended) for ended in running.nested]),
+                    tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
                 ),
             )
         if mismatch is None:
@@ -226,16 +226,17 @@ class Specification(Oracle):
     def _actual(self, vcpu: VCpu, applied: bool) -> dict[Key, Value]:
         """The cells that may have changed in the machine, as they are now; `applied`: a step was."""
         actual: dict[Key, Value] = self._from_changes() if self._changes else {}
-        if applied:
-            self._polling = bool(self._polls)
-            vcpus = self.scene.machine.vcpus
-            runs = [other.runnable for other in vcpus]
-            if runs != self._runs:
-                for other, run in zip(vcpus, self._runs, strict=True):
-                    if other.runnable != run:
-                        actual["vcpu", other.domain, other.index] = STATES[other.runnable]
-                self._runs = runs
-            self._look_at_ports(actual)
+        if not applied:
+            return actual
+        self._polling = bool(self._polls)
+        vcpus = self.scene.machine.vcpus
+        runs = [other.runnable for other in vcpus]
+        if runs != self._runs:
+            for other, run in zip(vcpus, self._runs, strict=True):
+                if other.runnable != run:
+                    actual["vcpu", other.domain, other.index] = STATES[other.runnable]
+            self._runs = runs
+        self._look_at_ports(actual)
         domain = self.shadow.domains[vcpu.domain]
         get = self._state.get
         version, window, console = self._own_keys[vcpu.domain]

@@ -32,7 +32,7 @@ def test_the_edges_that_matter_are_there() -> None:
     assert {limits.IOVA_LIMIT - 4096, limits.IOVA_LIMIT, 1} <= set(kinds.IOVA.edges)
     assert {limits.PORTS - 1, limits.PORTS, 31, 32} <= set(kinds.PORT.edges)
     assert {limits.SELF, 3, 0xFFFF} <= set(kinds.DOMAIN.edges)
-    bounds = {limits.RANGE, limits.POLL, limits.EXCHANGE, limits.BATCH, limits.RANGE_LARGE}
+    bounds = {limits.RANGE, limits.POLL, limits.EXCHANGE, limits.BATCH, limits.POPULATE, limits.POPULATE_LARGE}
     assert {bound + step for bound in bounds for step in (0, 1)} <= set(kinds.COUNT.edges)
 
 

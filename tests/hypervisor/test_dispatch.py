@@ -20,7 +20,7 @@ from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.vmcs import RAX, RIP, Reg
 
-VERSION, LIMITS, POPULATE, EXCHANGE = 0x01, 0x03, 0x10, 0x13
+VERSION, LIMITS, POPULATE, DECREASE, EXCHANGE = 0x01, 0x03, 0x10, 0x11, 0x13
 YIELD, ASSIGN = 0x40, 0x60
 UNMAPPED = DIRECT_MAP + 0x300 * PAGE_SIZE
 ARGS = argument_page(0)
@@ -172,10 +172,11 @@ def populate(first: int, count: int, order: int = 0) -> bytes:
     return header(24) + struct.pack("<QIBB", first, count, order, 0)
 
 
-@pytest.mark.parametrize(("count", "points"), [(1, 0), (64, 0), (65, 1), (128, 1), (129, 2), (512, 7)])
+@pytest.mark.parametrize(("count", "points"), [(1, 0), (64, 0), (65, 1), (128, 1), (129, 2), (192, 2)])
 def test_a_long_call_is_preempted_after_each_quota(hv: Hypervisor, vcpu: VCpu, count: int, points: int) -> None:
     hv.observer = log = Log()
-    assert call(hv, vcpu, POPULATE, populate(0x200, count)) == (Status.OK, count)
+    decrease = header(24) + struct.pack("<QII", 0x40, count, 0)
+    assert call(hv, vcpu, DECREASE, decrease) == (Status.OK, count)
     assert log.seen.count(("preemption",)) == points
     assert log.seen.count(("step",)) == log.seen.count(("stepped",)) == count
     text = "".join({"step": "s", "stepped": "d", "preemption": "p"}.get(entry[0], "") for entry in log.seen)
@@ -193,7 +194,7 @@ def test_a_refused_call_changes_nothing(hv: Hypervisor, vcpu: VCpu) -> None:
     call(hv, vcpu, POPULATE, b"")  # the accesses of a first call set flags in the guest's page tables
     memory = hv.machine.memory
     before = memory.read(0, memory.size)
-    assert call(hv, vcpu, POPULATE, populate(0, 512))[0] is Status.EXISTS
+    assert call(hv, vcpu, POPULATE, populate(0, 64))[0] is Status.EXISTS
     after = memory.read(0, memory.size)
     page = guest_address(hv.domains[1], 0x10)
     assert before[:page] == after[:page]

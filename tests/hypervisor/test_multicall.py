@@ -152,7 +152,7 @@ def test_entries_are_read_once(hv: Hypervisor, vcpu: VCpu, guest_call: GuestCall
 
 def test_long_entries_have_preemption_points_of_their_own(hv: Hypervisor, vcpu: VCpu, guest_call: GuestCall) -> None:
     hv.observer = log = Log()
-    entries: list[Entry] = [("memory.populate", (0x200, 65, 0, 0)), ("sched.yield", ())]
+    entries: list[Entry] = [("memory.decrease", (0x80, 65)), ("sched.yield", ())]
     assert batch(hv, guest_call, vcpu, *entries) == (Status.OK, 2)
     assert log.seen.count("|") == 2
 

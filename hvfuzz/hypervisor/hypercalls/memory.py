@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from hvfuzz.abi.declaration import Since, hypercall
 from hvfuzz.abi.kinds import COUNT, RIGHTS, Flags, GfnArg, GfnArray, Index, Order
-from hvfuzz.abi.limits import EXCHANGE, LARGE_ORDER, MAX_GFN, RANGE, RANGE_LARGE
+from hvfuzz.abi.limits import EXCHANGE, LARGE_ORDER, MAX_GFN, POPULATE, POPULATE_LARGE, RANGE
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor import access
 from hvfuzz.hypervisor.effects import PREEMPTION_QUOTA, Effect, Refused, Step
@@ -52,7 +52,7 @@ class Populate:
     `first` on, with all rights. TOP_DOWN is a hint to take frames from the other end of memory."""
 
     first: GfnArg
-    count: Annotated[int, COUNT.trying(RANGE, RANGE + 1, RANGE_LARGE, RANGE_LARGE + 1)]
+    count: Annotated[int, COUNT.trying(POPULATE, POPULATE + 1, POPULATE_LARGE, POPULATE_LARGE + 1)]
     order: Order
     flags: Annotated[int, Flags("TOP_DOWN"), Since(2)] = 0
 
@@ -64,7 +64,7 @@ class Populate:
             return Refused(Status.INVALID, "flags")
         large = self.order == LARGE_ORDER
         pages = self.count << self.order
-        if not 0 < self.count <= (RANGE_LARGE if large else RANGE):
+        if not 0 < self.count <= (POPULATE_LARGE if large else POPULATE):
             return Refused(Status.INVALID, "count")
         if self.first & (1 << self.order) - 1 or self.first + pages > MAX_GFN:
             return BAD_RANGE

@@ -25,7 +25,7 @@ def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
     """Fresh zeroed frames appear in a range that was empty."""
     args, caller = call.args, call.caller
     first, order = args.first, args.order
-    most = {0: limits.RANGE, limits.LARGE_ORDER: limits.RANGE_LARGE}.get(order)
+    most = {0: limits.POPULATE, limits.LARGE_ORDER: limits.POPULATE_LARGE}.get(order)
     if most is None or args.flags & ~TOP_DOWN or not 0 < args.count <= most:
         return Status.INVALID
     frames = args.count << order
