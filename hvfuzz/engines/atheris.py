@@ -113,6 +113,7 @@ class _Driver:
 
     def _fit(self, program: Program, limit: int) -> bytes:
         """The canonical bytes of `program`, or of as many of its first ops as fit."""
+        program = program._replace(ops=program.ops[: int(os.environ.get("MAXOPS", "256"))])
         data = encode(program, self._catalogue)
         while len(data) > limit and program.ops:
             program = program._replace(ops=program.ops[: len(program.ops) // 2])
@@ -136,14 +137,17 @@ class _Driver:
             sys.stderr.flush()
             os._exit(status)
         if self._counters is not None:
-            self._counters.hit(result.features)
+            self._counters.hit(dict.fromkeys(result.features) if os.environ.get("UNIQ") else result.features)
 
     def mutate(self, data: bytes, limit: int, seed: int) -> bytes:
         """libFuzzer's custom mutator. What it gives is always canonical, so that units of the corpus are."""
         rng = self._rng
         rng.seed(seed)
         try:
-            if rng.random() < OWN_MUTATIONS:
+            c = rng.random()
+            if c < float(os.environ.get("GEN", "0")):
+                program = generate(rng, self._catalogue, kinds=self._weights)
+            elif c < OWN_MUTATIONS:
                 program = mutate(self._decode(data), rng, self._catalogue, self._weights)
             else:
                 program = decode(atheris.Mutate(data, limit), self._catalogue)
@@ -156,6 +160,8 @@ class _Driver:
         rng = self._rng
         rng.seed(seed)
         try:
+            if rng.random() > float(os.environ.get("XO", "1")):
+                return self.mutate(left, limit, seed)
             return self._fit(crossover(self._decode(left), self._decode(right), rng, self._catalogue), limit)
         except Exception:
             return _mistake(left)

@@ -89,7 +89,8 @@ def story(context: Context) -> None:
     kinds = context.grammar.framed
     if not kinds:
         return
-    op = extend(context, context.pick(kinds))
+    begin = context.grammar.fillers if context.chance(0.45) else ()
+    op = extend(context, context.pick(begin or kinds))
     frames = context.frames_of(op)
     if frames is None:
         return
@@ -105,7 +106,10 @@ def story(context: Context) -> None:
             for again in march(context, mapper, context.pick((4, 8, 16))):
                 context.append(again)
         else:
-            extend(context, context.pick(kinds), actor)
+            # The same call again, with other arguments, undoes and redoes.
+            last = context.ops[-1].kind
+            same = last in kinds and context.chance(0.35)
+            extend(context, last if same else context.pick(kinds), actor)
     context.focus = None
 
 

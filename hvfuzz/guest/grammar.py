@@ -144,6 +144,7 @@ class Grammar:
         "_two_steps",
         "catalogue",
         "consumers",
+        "fillers",
         "framed",
         "mappers",
         "traits",
@@ -181,6 +182,10 @@ class Grammar:
         """The allowed kinds that take a given resource."""
         self.framed: Final = tuple(kind for kind in self._kinds if "gfn" in self.traits[kind].spots)
         """The allowed kinds that are about frames."""
+        self.fillers: Final = tuple(
+            kind for kind in self.framed if self.traits[kind].fills and not self.traits[kind].consumers
+        )
+        """Those that put memory where there is none, and need nothing for it."""
         self.mappers: Final = tuple(
             kind for kind in self._kinds if self.traits[kind].gfns and "iova" in self.traits[kind].spots
         )

@@ -8,12 +8,12 @@ allocated.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
-from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.hypervisor.frames import STATE_SHIFT, FrameState
 from hvfuzz.hypervisor.host import HostFault
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ FREE = int(FrameState.FREE)
 HYPERVISOR = int(FrameState.HYPERVISOR)
 TABLE = int(FrameState.TABLE)
 POOL = int(FrameState.POOL)
+STATE: Final = 0xFF00
+HOST_STATES: Final = (TABLE << STATE_SHIFT, HYPERVISOR << STATE_SHIFT)
+"""The state field of frames that are the hypervisor's to touch."""
 
 
 class HostMemoryOracle(Oracle):
@@ -44,6 +47,8 @@ class HostMemoryOracle(Oracle):
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
         self._frames = scene.machine.memory.frames
+        self._words = scene.words
+        self._first = scene.frame_words
         self._pending: dict[int, int] = {}
         """Hfn -> its state when it was written."""
 
@@ -54,14 +59,13 @@ class HostMemoryOracle(Oracle):
     def host_access(self, hpa: int, size: int, write: bool) -> None:
         """The hypervisor is about to access its mapping of host memory."""
         hfn = hpa >> PAGE_SHIFT
-        if (hpa & PAGE_MASK) + size <= PAGE_SIZE and size < PAGE_SIZE:
-            if hfn >= self._frames:
-                return  # The access itself will fault.
-            scene = self.scene
-            state = scene.words[scene.frame_words + hfn] >> 8 & 0xFF
-            if state in (HYPERVISOR, TABLE):
+        if size == WORD:
+            state = self._words[self._first + hfn] & STATE
+            # Nearly always. (Beyond memory this is the word of no frame, and the access itself will fault.)
+            if state in HOST_STATES:
                 return
-            self._suspect(hfn, size, write, state)
+            if hfn < self._frames:
+                self._suspect(hfn, size, write, state >> STATE_SHIFT)
             return
         self._range(hfn, hpa + size - 1 >> PAGE_SHIFT, size, write)
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.oracles.oracle import Oracle, Rules
-from hvfuzz.oracles.reachability import ADDRESS, DMA, OWNER_AND_STATE, Leaf, name_of
+from hvfuzz.oracles.reachability import ADDRESS, DMA, OWNER_AND_STATE, Leaf, name_of, sides_of
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Mapping
@@ -65,10 +65,13 @@ class Ownership(Oracle):
         self._check_leaves(change.added)
         leaves, large, tables = shadow.leaves, shadow.large, shadow.tables
         checked = {leaf.word for leaf in change.added}
+        blocks = {leaf.frame >> 9 for leaf in change.added if leaf.level > 1}
         for hfn, old in change.frames.items():
             new = values[hfn]
             if (old ^ new) & OWNER_AND_STATE and ((old ^ new) & 0xFF or not is_owned(old) or not is_owned(new)):
                 words = leaves.get(hfn, ())
+                if hfn >> 9 in blocks and len(large[hfn >> 9]) == 1 and not words:
+                    continue
                 if hfn >> 9 in large:
                     words += large[hfn >> 9]
                 for place in words:
@@ -162,7 +165,7 @@ class Ownership(Oracle):
 
     def _check_sides(self, number: int, mapping: Mapping) -> None:
         """A grant mapping changed: check what is mapped at the places it had."""
-        for space, page in ((number, mapping.gfn), (number | DMA, mapping.iova >> PAGE_SHIFT)):
+        for space, page in sides_of(number, mapping):
             leaf = self.shadow.find(space, page)
             if leaf is not None:
                 self.check_leaf(leaf)
@@ -207,20 +210,30 @@ class Ownership(Oracle):
             space = initiator.domain
         else:
             space = self.shadow.device_domain(initiator.bdf) | DMA  # type: ignore[attr-defined]
-        if hpa >= scene.machine.memory.size:
-            self.report("access", f"{name_of(space)} access memory that does not exist, at {hpa:#x}")
-            return
-        word = scene.words[scene.frame_words + (hpa >> PAGE_SHIFT)]
-        if word & 0xFF == space & 0xFF and word & 0xFF00 in (OWNED, SHARED):
-            return
+        hfn = hpa >> PAGE_SHIFT
+        if (hpa & PAGE_MASK) + size > PAGE_SIZE:
+            # No guest or device does that, unless something is wrong with it.
+            self._accessed(space, hpa + size - 1 >> PAGE_SHIFT, access)
+        if hpa < scene.machine.memory.size:
+            word = scene.words[scene.frame_words + hfn]
+            if word & 0xFF == space & 0xFF and word & 0xFF00 in (OWNED, SHARED):
+                return
+        self._accessed(space, hfn, access)
+
+    def _accessed(self, space: int, hfn: int, access: int) -> None:
+        """Check one frame that is accessed."""
         if space < 0:
-            self.report("access", f"a device of nobody accesses {scene.describe(hpa >> PAGE_SHIFT)}")
-        elif not self._may(space, hpa >> PAGE_SHIFT, access):
-            self.report("access", f"{name_of(space)} access {scene.describe(hpa >> PAGE_SHIFT)}")
+            self.report("access", f"a device of nobody accesses {self.scene.describe(hfn)}")
+        elif not self._owns(space & 0xFF, hfn) and not self._may(space, hfn, access):
+            self.report("access", f"{name_of(space)} access {self.scene.describe(hfn)}")
+
+    def _owns(self, number: int, hfn: int) -> bool:
+        word = self.scene.frame_word(hfn)
+        return word & 0xFF == number and is_owned(word)
 
     def _may(self, space: int, hfn: int, access: int) -> bool:
         """Whether a grant mapping on that side allows the access, by the hypervisor's tables of this moment."""
-        if not self._still_shared(hfn):
+        if not is_owned(self.scene.frame_word(hfn)):
             return False
         number = space & ~DMA
         for mapping in list.__iter__(self.shadow.domains[number].handles):
@@ -233,27 +246,30 @@ class Ownership(Oracle):
                 return True
         return False
 
-    def _still_shared(self, hfn: int) -> bool:
-        return self.scene.words[self.scene.frame_words + hfn] & 0xFF00 in (OWNED, SHARED)
-
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """The hypervisor is about to copy on behalf of `vcpu`."""
         scene = self.scene
-        if not 0 <= hpa < scene.machine.memory.size:
-            return  # the host faults on that
         hfn = hpa >> PAGE_SHIFT
-        word = scene.words[scene.frame_words + hfn]
-        number = vcpu.domain
-        if word & 0xFF == number and word & 0xFF00 in (OWNED, SHARED):
-            return
+        if (hpa & PAGE_MASK) + size > PAGE_SIZE:
+            self._copied(vcpu.domain, hpa + size - 1 >> PAGE_SHIFT, write)
+        if 0 <= hpa < scene.machine.memory.size:
+            word = scene.words[scene.frame_words + hfn]
+            if word & 0xFF == vcpu.domain and word & 0xFF00 in (OWNED, SHARED):
+                return
+        self._copied(vcpu.domain, hfn, write)
+
+    def _copied(self, number: int, hfn: int, write: bool) -> None:
+        """Check one frame that is copied from or to."""
         access = WRITE if write else READ
-        if self._may(number, hfn, access) or (self._still_shared(hfn) and self._may_copy(number, hfn, access)):
+        if self._owns(number, hfn) or self._may(number, hfn, access) or self._may_copy(number, hfn, access):
             return
         way = "to" if write else "from"
-        self.report("copy", f"on behalf of dom{number}, {way} {scene.describe(hfn)}")
+        self.report("copy", f"on behalf of dom{number}, {way} {self.scene.describe(hfn)}")
 
     def _may_copy(self, number: int, hfn: int, access: int) -> bool:
         """Whether somebody granted the frame to the domain, mapped or not."""
+        if not is_owned(self.scene.frame_word(hfn)):
+            return False
         for domain in self.shadow.domains:
             for entry in list.__iter__(domain.grants):
                 if entry is not None and entry.frame == hfn and entry.to == number and entry.rights & access:

@@ -117,6 +117,7 @@ class Reachability:
         "_base_tables",
         "_change",
         "_refilled",
+        "_written",
         "contexts",
         "domains",
         "entries",
@@ -169,6 +170,8 @@ class Reachability:
         self.root_frames: Final[dict[int, int]] = {}
         """Hfn of a root or context table of the IOMMU -> 0."""
         self._refilled: dict[int, int] = {}
+        self._written: dict[int, list[int]] = {}
+        """Hfn of a table -> words of it written since the last update."""
         self._change = Change()
 
     # Base state.
@@ -332,8 +335,11 @@ class Reachability:
         A page can leave one place and turn up in another between two updates, and be filled with something else
         in the meantime. So what is unlinked goes first, from the top: what is in an unlinked page is no entry.
         """
+        self._written = {}
         if len(entries) > 1:
             entries.sort()
+            for _, word in entries:
+                self._written.setdefault(word >> 9, []).append(word)
             for level, word in entries:
                 table = self.tables.get(word >> 9)
                 if table is not None and level < -1:
@@ -458,14 +464,24 @@ class Reachability:
         self.scene.machine.memory.watched[hfn] = 0
         self._change.tables = True
         self.table_counts[table.space & ~DMA] -= 1
-        if self.populations.get(hfn):
-            shift = 9 * (table.level - 1)
-            for index in range(WORDS_PER_PAGE):
-                entry = self.entries.get((hfn << 9) + index)
-                if entry is not None:
-                    self._drop_entry((hfn << 9) + index, table, table.page + (index << shift), entry, 0)
+        left = self.populations.get(hfn, 0)
+        if left:
+            self._drop_entries(hfn, table, left)
             self.populations.drop(hfn)
         self.tables.drop(hfn)
+
+    def _drop_entries(self, hfn: int, table: Table, left: int) -> None:
+        """Drop the `left` entries of a table that is unlinked: nearly always they are among the words just written."""
+        shift = 9 * (table.level - 1)
+        first = hfn << 9
+        for words in (self._written.get(hfn, ()), range(first, first + WORDS_PER_PAGE)):
+            for word in words:
+                entry = self.entries.get(word)
+                if entry is not None:
+                    self._drop_entry(word, table, table.page + (word - first << shift), entry, 0)
+                    left -= 1
+                    if not left:
+                        return
 
     # Devices.
 

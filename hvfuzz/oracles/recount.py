@@ -12,7 +12,7 @@ from hvfuzz.hypervisor.frames import FREE_WORD, FrameState
 from hvfuzz.hypervisor.tables import FOREIGN
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
-from hvfuzz.oracles.reachability import ADDRESS, DMA, Reachability, name_of, sides_of
+from hvfuzz.oracles.reachability import ADDRESS, DMA, LARGE_LEVEL, Reachability, name_of, sides_of
 from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
@@ -77,41 +77,52 @@ class Recount(Oracle):
     def settled(self, change: Change) -> None:
         """Recount what this change concerns."""
         shadow = self.shadow
-        frames = dict.fromkeys(change.frames)
+        frames: dict[int, None] = {}
+        entries: dict[tuple[int, int], None] = {}
         for number, _, before, after in change.handles:
             self._count_mapping(number, before, after)
             for mapping in (before, after):
                 if mapping is not None:
                     frames[mapping.frame] = None
-        for _, _, old, new in change.entries:
+                    entries[mapping.granter, mapping.ref] = None
+        for number, ref, old, new in change.entries:
             self._count_entry(old, new)
+            entries[number, ref] = None
             for entry in (old, new):
                 if entry is not None:
                     frames[entry.frame] = None
-        for leaf in change.added:
-            if leaf.level == 1:
-                frames[leaf.frame] = None
-            else:
-                frames.update(dict.fromkeys(range(leaf.frame, leaf.frame + leaf.frames)))
-        for _, level, _, entry_word in change.removed:
-            first = (entry_word & ADDRESS) >> PAGE_SHIFT
-            if level == 1:
-                frames[first] = None
-            else:
-                frames.update(dict.fromkeys(range(first, first + (1 << 9 * (level - 1)))))
+        self._add_frames(frames, change)
         self._check_frames(frames)
         if change.frames:
             self._check_free(change.frames)
-        for number, _, before, after in change.handles:
-            self._check_handle(number, before, after)
-        for number, ref, _, _ in change.entries:
+        for number, ref in entries:
             self._check_entry(number, ref)
+        for number, _, _, after in change.handles:
+            if after is not None:
+                self.check_mapping(number, after)
         if change.removed:
             self._check_removed(change)
         for number, domain in enumerate(shadow.domains):
             pool = domain.pool
             if change.tables or pool != self._pools[number]:
                 self.check_pool(number, pool)
+
+    def _add_frames(self, frames: dict[int, None], change: Change) -> None:
+        """The frames whose counts the change may have made wrong, but for blocks that are right as a whole."""
+        leaves = [(leaf.level, leaf.frame) for leaf in change.added]
+        leaves += [(level, (entry & ADDRESS) >> PAGE_SHIFT) for _, level, _, entry in change.removed]
+        alike: set[int] = set()
+        for level, frame in leaves:
+            if level == 1:
+                frames[frame] = None
+            elif level == LARGE_LEVEL and self._alike(frame >> 9):
+                alike.add(frame >> 9)
+            else:
+                frames.update(dict.fromkeys(range(frame, frame + (1 << 9 * (level - 1)))))
+        if alike:
+            frames.update(dict.fromkeys([hfn for hfn in change.frames if hfn >> 9 not in alike]))
+        else:
+            frames.update(dict.fromkeys(change.frames))
 
     # What there is.
 
@@ -133,6 +144,16 @@ class Recount(Oracle):
                 used.put(key, (hosts + host, devices + device))
 
     # The comparison.
+
+    def _alike(self, block: int) -> bool:
+        """Whether the 512 frames from `block << 9` on have one and the same word, which is right for all of them."""
+        shadow = self.shadow
+        frames = range(block << 9, (block + 1) << 9)
+        words = shadow.frames.values[frames.start : frames.stop]
+        if words.count(words[0]) != LARGE_FRAMES or words[0] >> 16 != len(shadow.large.get(block, ())):
+            return False
+        # Neither small leaves nor grants: what is left to count is the same for each.
+        return all(counted.keys().isdisjoint(frames) for counted in (shadow.leaves, self._pins, self._grants))
 
     def _check_frames(self, frames: dict[int, None]) -> None:
         """Compare the counts of many frames."""
@@ -167,44 +188,37 @@ class Recount(Oracle):
                 self.report("grants", f"{where}: {grants} grant entries name it")
         elif (state == SHARED and not word >> 32) or (state == OWNED and word >> 32):
             self.report("state", self.scene.describe(hfn))
-        if (pins or maps > 1) and self._foreign(hfn) != pins:
-            text = f"{self._foreign(hfn)} leaves that a grant made name it, {pins} sides of grant mappings are live"
+        if (pins or maps > 1) and (foreign := self._foreign(hfn)) != pins:
+            text = f"{foreign} leaves that a grant made name it, {pins} sides of grant mappings are live"
             self.report("pins", f"{self.scene.describe(hfn)}: {text}")
 
     def _foreign(self, hfn: int) -> int:
         """The number of leaves, made by a grant, that name the frame."""
         entries = self.shadow.entries
-        return sum(1 for word in self.shadow.leaves.get(hfn, ()) if entries[word] & FOREIGN)
+        return len([word for word in self.shadow.leaves.get(hfn, ()) if entries[word] & FOREIGN])
 
     def _check_entry(self, number: int, ref: int) -> None:
-        entry = self.shadow.grants[number][ref]
-        hosts, devices = self._used.get((number, ref), (0, 0))
-        pins = (0, 0) if entry is None else (entry.host_pins, entry.device_pins)
-        if pins != (hosts, devices):
-            text = f"{pins} host and device pins, {(hosts, devices)} live sides"
-            self.report("entry", f"grant {ref} of dom{number}: {text}")
-
-    def _check_handle(self, number: int, before: Mapping | None, after: Mapping | None) -> None:
-        """A grant mapping is new, changed or gone: it must agree with its entry and with the tables."""
-        for mapping in (before, after):
-            if mapping is not None and self._known(mapping):
-                self._check_entry(mapping.granter, mapping.ref)
-        if after is not None:
-            self.check_mapping(number, after)
-
-    def _known(self, mapping: Mapping) -> bool:
         grants = self.shadow.grants
-        return 0 <= mapping.granter < len(grants) and 0 <= mapping.ref < len(grants[mapping.granter])
+        if not (0 <= number < len(grants) and 0 <= ref < len(grants[number])):
+            return  # A mapping of no entry at all: that is what `check_mapping` reports.
+        entry = grants[number][ref]
+        used = self._used.get((number, ref), (0, 0))
+        pins = (0, 0) if entry is None else (entry.host_pins, entry.device_pins)
+        if pins != used:
+            self.report("entry", f"grant {ref} of dom{number}: {pins} host and device pins, {used} live sides")
 
     def check_mapping(self, number: int, mapping: Mapping) -> None:
         """A live grant mapping must stand on an entry, and be mapped."""
-        entry = self.shadow.grants[mapping.granter][mapping.ref] if self._known(mapping) else None
-        where = f"a mapping by dom{number} of grant {mapping.ref} of dom{mapping.granter}"
-        if entry is None or entry.to != number or entry.frame != mapping.frame:
-            self.report("handle", f"{where}: the entry is {entry}")
+        shadow = self.shadow
+        granter, ref, frame = mapping.granter, mapping.ref, mapping.frame
+        known = 0 <= granter < len(shadow.grants) and 0 <= ref < len(shadow.grants[granter])
+        entry = shadow.grants[granter][ref] if known else None
+        if entry is None or entry.to != number or entry.frame != frame:
+            self.report("handle", f"a mapping by dom{number} of grant {ref} of dom{granter}: the entry is {entry}")
         for space, page in sides_of(number, mapping):
-            leaf = self.shadow.find(space, page)
-            if leaf is None or leaf.frame != mapping.frame or leaf.level != 1:
+            leaf = shadow.find(space, page)
+            if leaf is None or leaf.frame != frame or leaf.level != 1:
+                where = f"a mapping by dom{number} of grant {ref} of dom{granter}"
                 self.report("handle", f"{where}: {name_of(space)}, page {page:#x}: the leaf is {leaf}")
 
     def _check_removed(self, change: Change) -> None:

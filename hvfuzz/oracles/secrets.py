@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, READ, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, READ, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.machine.vmcs import RAX, RCX, RDX, Reg
@@ -20,6 +20,7 @@ from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
+    from hvfuzz.machine.devices.device import Device
     from hvfuzz.oracles.reachability import Change, Reachability
 
 HEAP: Final = -1
@@ -27,6 +28,8 @@ HEAP: Final = -1
 RBX: Final = int(Reg.RBX)
 CANARY_BITS: Final = 1 << 63 | 1 << 31
 """Set in every canary, so that none is a small number by chance."""
+REGISTER_BYTES: Final = 0x100
+"""Of a device's window, the part that has registers."""
 HALF: Final = 1 << 32
 OWNED: Final = int(FrameState.OWNED)
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
@@ -45,6 +48,7 @@ class Secrets(Oracle):
         "copied": "what the hypervisor copies to a guest holds no secret of another's",
         "canary": "a frame that becomes a domain's holds no secret",
         "residue": "a frame that becomes a domain's is zero",
+        "device": "a device that changes hands is as after power-on: nothing of its last user is left",
     }
 
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
@@ -56,6 +60,7 @@ class Secrets(Oracle):
         self._groups: list[int] = []
         """Domain -> the domains, as bits, that it may have shared something with."""
         self._fresh: dict[int, None] = {}
+        self._reset_registers: dict[int, list[int]] = {}
 
     def attach(self) -> None:
         """Learn the secrets that there are at boot."""
@@ -66,6 +71,7 @@ class Secrets(Oracle):
         for hfn, word in enumerate(self.shadow.frames.values):
             if word >> 8 & 0xFF == HYPERVISOR and not self._is_frame_table(hfn):
                 self._learn_page(hfn)
+        self._reset_registers = {device.bdf: self._registers(device) for device in self.scene.machine.devices}
         self._canaries.rebase()
         self._halves.rebase()
         self.reset()
@@ -180,6 +186,8 @@ class Secrets(Oracle):
             if (old ^ new) & 0xFF and new & 0xFF < FIRST_NO_DOMAIN and new >> 8 & 0xFF >= OWNED and hfn not in fresh:
                 self._judge_transferred(hfn, new & 0xFF)
         fresh.clear()
+        for bdf in change.contexts:
+            self._check_device(bdf)
         for number, _, _, entry in change.entries:
             if entry is not None:
                 self._join(number, entry.to)
@@ -193,6 +201,16 @@ class Secrets(Oracle):
             if self._secret_from(whose, owner):
                 self.report("canary", f"{self.scene.describe(hfn)} holds a secret of {_name(whose)}")
                 return
+
+    def _check_device(self, bdf: int) -> None:
+        """A device was assigned or deassigned."""
+        for device in self.scene.machine.devices:
+            if device.bdf == bdf and self._registers(device) != self._reset_registers[bdf]:
+                self.report("device", f"registers of device {bdf:#06x}: {self._registers(device)}")
+
+    @staticmethod
+    def _registers(device: Device) -> list[int]:
+        return [device.read_register(offset) for offset in range(0, REGISTER_BYTES, WORD)]
 
     def _join(self, one: int, other: int) -> None:
         """The two domains may pass on to each other what they know."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import BUCKETS, HEADER_SIZE, PORTS_PER_BUCKET
 from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.vmcs import RAX, ExitReason
 from hvfuzz.oracles.abstraction import STATES, Abstraction, frame_of, keys_of, pages_of
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
@@ -284,7 +285,7 @@ class Specification(Oracle):
             if change.frames:
                 for hfn in change.frames:
                     actual["frame", hfn] = frame_of(values[hfn])
-                actual[FREE] = self._abstraction.cell(FREE)
+                actual[FREE] = shadow.state_counts[FrameState.FREE]
             for space, level, page, _ in change.removed:
                 actual.update(dict.fromkeys(keys_of(space, level, page)))
             for leaf in change.added:
@@ -293,10 +294,11 @@ class Specification(Oracle):
                 for number, device in enumerate(self.scene.machine.devices):
                     if device.bdf == bdf:
                         actual["device", number] = self._abstraction.cell(("device", number))
-            for number, ref, _, _ in change.entries:
-                actual["grant", number, ref] = self._abstraction.cell(("grant", number, ref))
-            for number, handle, _, _ in change.handles:
-                actual["handle", number, handle] = self._abstraction.cell(("handle", number, handle))
+            # The hypervisor's tuples have the fields of the specification's, and are compared as tuples.
+            for number, ref, _, entry in change.entries:
+                actual["grant", number, ref] = entry
+            for number, handle, _, mapping in change.handles:
+                actual["handle", number, handle] = mapping
         self._changes.clear()
         return actual
 
@@ -312,10 +314,11 @@ class Specification(Oracle):
                 self._put(key, value)
 
     def _put(self, key: Key, value: Value) -> None:
+        """Adopt one cell."""
         if value is None:
             del self._state[key]
         else:
-            self._state[key] = value
+            self._state[key] = self._abstraction.cell(key)
 
     def _adopt(self, actual: dict[Key, Value], number: int) -> None:
         """Take over what there is."""

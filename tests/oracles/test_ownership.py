@@ -221,3 +221,16 @@ def test_a_virtual_cpu_on_the_tables_of_another_domain(own: Any) -> None:
     own.machine.vcpus[1].eptp = own.machine.vcpus[3].eptp
     own.suite.audit()
     assert own.rules == ["ownership/tree"]
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_copy_and_access_beyond_the_frame(own: Any, size: int) -> None:
+    """dom2's frame that follows one of its own belongs to the next domain, or to nobody."""
+    word = own.word(own.frame(2, 0x50) + 1)
+    own.memory.store64(word, 1 | FrameState.OWNED << 8)
+    own.memory.written.clear()
+    vcpu = own.hv.domains[2].vcpus[0]
+    hpa = (own.frame(2, 0x50) + 1 << PAGE_SHIFT) - 8
+    own.during(lambda: own.suite.guest_copy(vcpu, -1, hpa, size, True))
+    own.during(lambda: own.machine.access_observer(vcpu, hpa, size, WRITE))
+    assert own.rules == (["ownership/copy", "ownership/access"] if size > 8 else [])

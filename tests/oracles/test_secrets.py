@@ -11,6 +11,7 @@ from hvfuzz.hypervisor import exits
 from hvfuzz.hypervisor.allocator import Allocator
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT
+from hvfuzz.machine.devices.dma_engine import DmaEngine
 from hvfuzz.machine.vmcs import RAX, RDX
 
 GVA = 0xFFFF_8800_0005_0000
@@ -161,3 +162,13 @@ def test_legal_results_written_into_a_fresh_frame(secrets: Any) -> None:
     assert [outcome.status for outcome in trace.outcomes] == [0, 0]
     assert trace.outcomes[1].result == 0x50
     assert secrets.rules == []
+
+
+def test_device_that_is_not_reset(secrets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ("mmio_write(dom1, device=0, register=0, size=8, value=0x123456)", "device.deassign(dom0, device=0)")
+    secrets.run(*lines)
+    assert secrets.rules == []
+    secrets.restore()
+    monkeypatch.setattr(DmaEngine, "reset", lambda _self: None)
+    secrets.run(*lines)
+    assert secrets.rules == ["secrets/device"]

@@ -1,0 +1,130 @@
+"""The ground truth: each trigger raises its findings on its faulty build, and nothing on any other."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hvfuzz.bugs import Bug, BugError, find_bug, known_bugs, planted
+from hvfuzz.guest.text import parse
+from hvfuzz.hypervisor.hypercalls import sched
+from hvfuzz.oracles.suite import NAMES
+from hvfuzz.targets.emulated import EmulatedTarget
+
+BUGS = known_bugs()
+WITHOUT_BUG = {"audit"}
+"""Not an oracle of the hypervisor but of the oracles: it compares what they found with a full recomputation."""
+
+
+def findings(trigger: Bug, build: Bug | None, oracles: frozenset[str] | None = None) -> list[str]:
+    """The identities that the trigger of one bug gives on the build of another."""
+    with EmulatedTarget(build, oracles=oracles) as target:
+        return [finding.identity for finding in target.run(parse(trigger.trigger, target.catalogue)).findings]
+
+
+@pytest.fixture(scope="module", params=[None, *BUGS], ids=["clean", *BUGS])
+def build(request: pytest.FixtureRequest) -> Iterator[tuple[str | None, EmulatedTarget]]:
+    """A target for each build."""
+    name = request.param
+    with EmulatedTarget(None if name is None else BUGS[name]) as target:
+        yield name, target
+
+
+@pytest.mark.parametrize("trigger", BUGS)
+def test_a_trigger_raises_its_findings_on_its_own_build_only(
+    build: tuple[str | None, EmulatedTarget], trigger: str
+) -> None:
+    name, target = build
+    found = [finding.identity for finding in target.run(parse(BUGS[trigger].trigger, target.catalogue)).findings]
+    expected = BUGS[trigger].findings if trigger == name else ()
+    assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
+def test_the_named_oracle_alone_is_enough(bug: Bug) -> None:
+    assert bug.findings[0] in findings(bug, bug, frozenset({bug.oracle}))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_BUG])
+def test_every_oracle_has_a_bug_that_is_its_own(name: str) -> None:
+    mine = [bug for bug in BUGS.values() if bug.oracle == name]
+    assert mine, f"no planted bug is there for the oracle {name}"
+    assert all(bug.findings[0] not in findings(bug, bug, frozenset(NAMES) - {name}) for bug in mine)
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
+def test_a_bug_says_what_it_is(bug: Bug) -> None:
+    assert 1 <= bug.difficulty <= 5
+    assert "Cause:" in bug.story
+    assert bug.replacement.__doc__
+
+
+def test_planting_is_undone() -> None:
+    original = sched.polled_port
+    with planted(find_bug("xsa-221")):
+        assert sched.polled_port is not original
+    assert sched.polled_port is original
+
+
+OWN = '''"""A bug of somebody's own."""
+from hvfuzz.bugs import Bug
+
+def nothing_is_pending(domain):
+    """Forget all events."""
+    return {result}
+
+BUG = Bug(name="mine", advisory="none", title="events are lost", replaces="{replaces}", replacement=nothing_is_pending,
+          findings=("specification/status/sched.block",), difficulty=1, trigger="", story="Cause: haste.")
+'''
+
+
+def own_bug(folder: Path, **changes: str) -> str:
+    """The path of a file that defines a bug."""
+    given = {"replaces": "hvfuzz.hypervisor.ports:any_pending", "result": "False"} | changes
+    path = folder / "mine.py"
+    path.write_text(OWN.format(**given))
+    return str(path)
+
+
+def test_a_bug_can_come_from_a_file(tmp_path: Path) -> None:
+    bug = find_bug(own_bug(tmp_path))
+    text = (
+        "# hvp 1\nworld pair\nr0 = event.alloc(dom1, remote=dom1)\nr1 = event.bind(dom1, remote=dom1, port=r0)\n"
+        "event.send(dom1, port=r0)\nsched.block(dom1)\n"
+    )
+    for build, expected in ((bug, list(bug.findings)), (None, [])):
+        with EmulatedTarget(build) as target:
+            found = [finding.identity for finding in target.run(parse(text, target.catalogue)).findings]
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replaces": "hvfuzz.hypervisor.ports:all_pending"}, "defines no 'all_pending'"),
+        ({"replaces": "hvfuzz.hypervisor.harbours:any_pending"}, "no module"),
+        ({"replaces": "any_pending"}, "expected 'module:"),
+    ],
+)
+def test_a_bug_that_replaces_nothing_is_refused(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    bug = find_bug(own_bug(tmp_path, **changes))
+    with pytest.raises(BugError, match=message), planted(bug):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("def broken(:", "SyntaxError"), ("import no_such_thing", "ModuleNotFoundError"), ("BUG = 3", "defines no BUG")],
+)
+def test_a_file_that_defines_no_bug_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(BugError, match=message):
+        find_bug(str(path))
+
+
+def test_an_unknown_bug_has_a_neighbour() -> None:
+    with pytest.raises(BugError, match="did you mean 'pkvm-09cce60bddd'"):
+        find_bug("pkvm-09cce60")
+    with pytest.raises(BugError, match="no such file"):
+        find_bug("nowhere.py")
