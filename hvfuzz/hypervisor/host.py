@@ -7,7 +7,7 @@ here. A guest's mistakes are values (`Refused`); every exception that leaves hos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Generic, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, SupportsIndex, TypeVar, overload
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_START
 from hvfuzz.hypervisor.observer import SILENT, Observer
@@ -40,7 +40,7 @@ class Work:
         self.units = 0
 
 
-class HostArray(list[T], Generic[T]):
+class HostArray(list[T]):
     """A fixed-size array as C has it, but checked: no index below zero or beyond the end; each access is work.
 
     Searches (`lowest_free`, iteration, slices) run at C speed and count their length as work.

@@ -15,7 +15,7 @@ FOLDERS = sorted(path.parent for path in CRASHES.glob(f"*/{PROGRAM}"))
 
 def oracle(identity: str) -> str:
     """The oracle of a finding's identity."""
-    return identity.split("/")[0]
+    return identity.split("/", maxsplit=1)[0]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=[folder.name for folder in FOLDERS])
