@@ -72,7 +72,13 @@ def test_a_zero_tagged_reference_is_the_last_producer(own: Catalogue) -> None:
 def test_text_that_parses_is_that_program_and_other_text_is_bytes(own: Catalogue) -> None:
     program = Program(2, (Op(own.by_name["grant.create"], Actor(1, 1), (0x40, 2, 3)),))
     assert decode(render(program).encode(), own) == program
-    for broken in (b"# hvp 1\nworld pair\ngrant.crate(dom1)\n", b"# hvp 1\n\xff\xfe", b"# hvp", b"# hvp 2\n"):
+    for broken in (
+        b"# hvp 1\nworld pair\ngrant.crate(dom1)\n",
+        b"# hvp 1\n\xff\xfe",
+        b"# hvp",
+        b"# hvp 2\n",
+        b"# hvp 1\nworld pair\nhlt(dom" + b"9" * 9000 + b")",
+    ):
         assert defect(decode(broken, own)) is None
 
 

@@ -18,7 +18,7 @@ from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.snapshot import Snapshot
-from hvfuzz.oracles.reachability import DMA
+from hvfuzz.oracles.change import DMA
 from hvfuzz.oracles.suite import OracleSuite
 
 CATALOGUE = catalogue(ABI)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hvfuzz.hypervisor import exits
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.hypervisor.tables import FOREIGN
 from hvfuzz.machine.addresses import EXEC, PAGE_SHIFT, READ, WRITE
@@ -234,3 +235,29 @@ def test_copy_and_access_beyond_the_frame(own: Any, size: int) -> None:
     own.during(lambda: own.suite.guest_copy(vcpu, -1, hpa, size, True))
     own.during(lambda: own.machine.access_observer(vcpu, hpa, size, WRITE))
     assert own.rules == (["ownership/copy", "ownership/access"] if size > 8 else [])
+
+
+def test_grant_that_is_gone_though_nobody_counts_its_mappings(own: Any) -> None:
+    own.run(GRANT, "r1 = grant.map(dom2, granter=1, ref=r0, gfn=0x1f0, flags=HOST)")
+    grants = own.hv.domains[1].grants
+    own.suite.step(None)
+    grants[0] = grants[0]._replace(host_pins=0)
+    assert own.during(lambda: None) == []
+
+    def forget() -> None:
+        own.suite.step(None)
+        grants[0] = None
+
+    assert own.during(forget) == ["ownership/foreign"]
+
+
+@pytest.mark.parametrize(
+    "line", ["mmio_read(dom2, device=0, register=0x30, size=8)", "mmio_write(dom0, device=1, size=4)"]
+)
+def test_registers_of_another_domains_device(own: Any, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    own.run(line, "mmio_read(dom1, device=0, register=0x30, size=8)")
+    assert own.rules == []
+    devices = own.machine.devices
+    monkeypatch.setattr(exits, "emulated_device", lambda _hv, vcpu: devices[vcpu.vmcs.gpa >> 12 & 1])
+    own.run(line)
+    assert own.rules == ["ownership/mmio"]

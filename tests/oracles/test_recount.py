@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hvfuzz.hypervisor.frames import ONE_GRANT, ONE_MAP, ONE_PIN
+from hvfuzz.hypervisor.tables import TableTree
 from hvfuzz.machine.addresses import PAGE_SHIFT
 
 GRANT = "r0 = grant.create(dom1, gfn=0x30, to=2, rights=R|W)"
@@ -163,3 +164,21 @@ def test_legal_calls_are_silent(counts: Any) -> None:
     assert [outcome.status for outcome in trace.outcomes] == [0] * 12
     counts.suite.audit()
     assert counts.rules == []
+
+
+def test_table_that_stays_though_it_is_empty(counts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TableTree, "trim", lambda *_: None)
+    counts.run("device.dma_map(dom1, iova=0, gfn=0x30, count=1, rights=R)", "device.dma_unmap(dom1, iova=0, count=1)")
+    assert counts.rules == ["recount/empty"]
+
+
+def test_grant_that_is_gone_though_it_is_mapped(counts: Any) -> None:
+    counts.run(GRANT, MAP)
+    place = counts.word(counts.frame(1, 0x30))
+
+    def forget() -> None:
+        counts.suite.step(None)
+        counts.hv.domains[1].grants[0] = None
+        counts.memory.store64(place, counts.memory.load64(place) - ONE_GRANT)
+
+    assert sorted(counts.during(forget)) == ["recount/entry", "recount/handle"]

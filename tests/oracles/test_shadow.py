@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvfuzz.oracles.reachability import differences
+from hvfuzz.oracles.change import differences
 from hvfuzz.oracles.shadow import ShadowMap, ShadowWords
 
 KEYS = st.integers(0, 5)

@@ -229,3 +229,15 @@ def test_a_call_that_the_contract_does_not_know_yet(spec: Any, monkeypatch: pyte
     spec.run("r0 = event.alloc(dom1, remote=2)", "event.bind(dom2, remote=1, port=r0)")
     spec.suite.audit()
     assert identities(spec) == []
+
+
+def test_a_state_that_makes_no_sense(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One end of a pair is adopted without the other: the specification cannot close it, and does not fall over."""
+    monkeypatch.setattr(ports, "detach", lambda *_: None)
+    spec.run(
+        "r0 = event.alloc(dom1, remote=2)",
+        "event.bind(dom2, remote=1, port=r0)",
+        "event.close(dom1, port=0)",
+        "event.close(dom2, port=0)",
+    )
+    assert identities(spec) == ["port/event.close", "state/event.close"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.guest.generation import generate
+from hvfuzz.guest.interpreter import HostStopped
 from hvfuzz.guest.ops import catalogue
 from hvfuzz.guest.program import Program
 from hvfuzz.hypervisor.boot import boot
@@ -145,3 +147,26 @@ def test_together() -> None:
     two = together("frame_freed", [lambda hfn: heard.append(("b", hfn)), one])
     two(7)
     assert heard == [("b", 7), ("a", 7)]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_oracle_that_fails(rig: Any, monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
+    """On a clean hypervisor that is our error, and must be seen; on a broken one it must not stop the campaign."""
+    if broken:
+        rig.poke(rig.word(rig.frame(1, 0x50)), 0xFF)
+    found = rig.rules
+    oracle: dict[str, Any] = {"__name__": "hvfuzz.oracles.fake"}
+    exec("def fail(*_):\n    raise KeyError('ours')", oracle)
+    monkeypatch.setattr(rig.suite, "_settled", oracle["fail"])
+    actions: tuple[Callable[[], object], ...] = (
+        lambda: rig.run("memory.populate(dom1, first=0x1f0, count=1)"),
+        lambda: rig.poke(rig.word(rig.frame(1, 0x51)), 0xFF),
+    )
+    for action in actions:
+        if broken:
+            with suppress(HostStopped):
+                action()
+        else:
+            with pytest.raises(KeyError, match="ours"):
+                action()
+    assert rig.rules == found
