@@ -13,9 +13,10 @@ from hvfuzz.abi.status import Status
 from hvfuzz.bugs.bug import Bug
 from hvfuzz.hypervisor.domains import Domain, Grant
 from hvfuzz.hypervisor.effects import Effect, Refused
-from hvfuzz.hypervisor.hypercalls.grant import READ, READ_WRITE, RIGHTS, Create, CreateGrant
+from hvfuzz.hypervisor.grants import CreateGrant
+from hvfuzz.hypervisor.hypercalls.grant import READ_WRITE, Create
 from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.hypervisor.tables import FOREIGN, leaf_frame
+from hvfuzz.hypervisor.tables import FOREIGN, READ, RIGHTS, leaf_frame
 from hvfuzz.machine.cpu import VCpu
 
 

@@ -8,8 +8,8 @@ page 0 and have the hypervisor read it.
 """
 
 from hvfuzz.bugs.bug import Bug
-from hvfuzz.hypervisor.domains import Domain, Port
 from hvfuzz.hypervisor import ports
+from hvfuzz.hypervisor.domains import Domain, Port
 
 
 def polled_port(domain: Domain, port: int) -> Port | None:

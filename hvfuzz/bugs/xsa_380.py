@@ -3,7 +3,8 @@
 Cause: for each grant mapping that was released, Xen searched all mappings of the domain for others of the same frame,
 and large numbers of mappings were released without a preemption point: a domain could hold a processor for minutes.
 
-Scaled: a domain has 64 handles here, and each search is made twice, for the grant table and the handle table (PASSES).
+Scaled: a domain has 64 handles here, where Xen's default allows half a million; each search is made PASSES times over,
+as in a table of 256, and the bound that the oracle sets is scaled like that.
 """
 
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from hvfuzz.hypervisor.effects import NO_WORK, Step
 from hvfuzz.hypervisor.grants import DEVICE, HOST, drop_reference, sides_of, unmap_side
 from hvfuzz.hypervisor.hypervisor import Hypervisor
 
-PASSES = 2
+PASSES = 4
 
 
 class ReleaseAll(NamedTuple):

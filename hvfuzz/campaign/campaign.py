@@ -1,6 +1,7 @@
 """One campaign from beginning to end: workers fuzz, findings are confirmed, a report is written."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -25,20 +26,18 @@ class Campaign:
         """Why the campaign could not go on, if it could not."""
         self.report: Path | None = None
 
-    def fuzz(self) -> Iterator[None]:
+    def fuzz(self) -> Generator[None, None, None]:
         """Fuzz to the end, or until a signal comes; yields several times a second."""
-        run = self.pool.run()
         try:
-            for _ in run:
-                yield
-                if self.stop.wanted():
-                    break
+            with closing(self.pool.run()) as run:
+                for _ in run:
+                    yield
+                    if self.stop.wanted():
+                        break
         except PoolError as error:
             self.error = str(error)
         except OSError as error:
             self.error = f"{error.filename or 'worker'}: {error.strerror}"
-        finally:
-            run.close()
 
     def finish(self, *, minimise: bool) -> Summary:
         """Confirm and minimise what was found (unless a signal came), and write the report."""

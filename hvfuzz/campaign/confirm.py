@@ -1,4 +1,4 @@
-"""Confirms findings before they are reported: each is replayed, and minimised, in a process that has run nothing else."""
+"""Confirms findings before they are reported: each is replayed, and minimised, in a process of its own."""
 
 import json
 import signal
@@ -106,9 +106,7 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> Reported:
         except (OSError, ProgramFileError):
             pass  # the parent gets the text
     text = render(program)
-    return Reported(
-        identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed
-    )
+    return Reported(identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed)
 
 
 def confirm_all(
@@ -118,7 +116,7 @@ def confirm_all(
     workers: int,
     proceed: Callable[[], bool],
 ) -> list[Reported]:
-    """Confirm all findings, `workers` at a time; what is not done when `proceed` says no is reported as it was found."""
+    """Confirm all findings, `workers` at a time; what `proceed` ends is reported as it was found."""
     reported = {each.identity: unconfirmed(each) for each in discoveries}
     left = list(discoveries)
     seconds = min(SECONDS_EACH, SECONDS_ALL * workers / max(len(left), 1))
@@ -147,7 +145,7 @@ def confirm_all(
 def _take(
     process: subprocess.Popen[bytes], discovery: Discovery, reported: dict[str, Reported], seconds: float
 ) -> bool:
-    """Wait for the end of a process and take in what it said (nothing, if it died of the program); False if too soon."""
+    """Wait for the end of a process and take in what it said (nothing, if it died); False if it has not ended."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

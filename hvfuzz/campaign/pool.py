@@ -6,7 +6,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -75,7 +75,7 @@ class Pool:
         self.notices: Final[list[str]] = []
         """What a person should know: a worker that was killed and replaced."""
 
-    def run(self) -> Iterator[None]:
+    def run(self) -> Generator[None, None, None]:
         """Run to the end; yields several times a second, so that the caller can show how far it is, or stop.
 
         Raises `PoolError`. Whatever happens, no worker outlives this generator.

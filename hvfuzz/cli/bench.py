@@ -110,7 +110,6 @@ def _engine(feedback: Feedback, seconds: float, seed: int, corpus: Path) -> dict
             feedback=feedback.value,
             out=folder,
             seeds=[str(corpus.resolve())] if corpus.is_dir() else [],
-            arguments=[],
         )
         pool = Pool(job, 1)
         for _ in pool.run():

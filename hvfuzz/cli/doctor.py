@@ -68,7 +68,6 @@ def _campaign(engine: str, bug: str | None, seconds: float) -> tuple[Pool, float
             feedback="state",
             out=folder,
             seeds=[str(corpus)] if corpus.is_dir() and bug is None else [],
-            arguments=[],
         )
         pool = Pool(job, 1)
         for _ in pool.run():

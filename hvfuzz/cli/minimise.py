@@ -1,24 +1,26 @@
 """`hvfuzz minimise`: the smallest program that still shows a finding."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.files import ProgramFileError, read_program
-from hvfuzz.campaign.findings import RECORD, FindingStore
 from hvfuzz.campaign.minimise import minimise
+from hvfuzz.campaign.stop import Stop
+from hvfuzz.cli.repro import bug_for
 from hvfuzz.engines.engine import write_whole
 from hvfuzz.guest.program import Program
 from hvfuzz.guest.text import render
 from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.targets.watchdog import Watchdog
 
 
 @click.command("minimise", short_help="Make a program smaller while it keeps its finding.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--bug", help="Plant this bug (default: the one that finding.json beside FILE names).")
+@click.option("--bug", help="Plant this bug (default: the one that finding.json beside FILE names; 'none' for none).")
 @click.option("--identity", help="The finding to keep (default: the first that the program shows).")
 @click.option(
     "--time",
@@ -35,15 +37,19 @@ def command(
 ) -> None:
     """Make the program in FILE smaller and plainer, op by op and number by number, while its finding stays.
 
+    Ctrl-C ends it early, with the smallest program until then. Ends with status 2 if FILE does not show the finding.
+
     \b
     Examples:
-      hvfuzz minimise out/findings/fetch--bounds--memory.exchange/program.hvp
+      hvfuzz minimise out/findings/host_memory--null--sched.poll@xsa-221/program.hvp
       hvfuzz minimise crash.hvp --bug xsa-222 --time 120 -o smaller.hvp
     """
-    if bug is None and (file.parent / RECORD).is_file():
-        bug = FindingStore(file.parent.parent).load(file.parent).bug
-    console = Console(stderr=True)
-    with EmulatedTarget(None if bug in (None, "none") else find_bug(bug or "")) as target:
+    console = Console(stderr=True, highlight=False)
+    with (
+        Stop() as stop,
+        Watchdog() as watchdog,
+        EmulatedTarget(bug_for(file, bug), watchdog=watchdog) as target,
+    ):
         program = read_program(file, target.catalogue)
         identities = [finding.identity for finding in target.run(program).findings]
         if not identities or (identity is not None and identity not in identities):
@@ -52,18 +58,23 @@ def command(
             raise ProgramFileError(f"{file}: does not show {wanted} (findings: {shown}); is its --bug planted?")
         kept = identity or identities[0]
         before = len(program.ops)
+        tried = 0
 
-        def say(smaller: Program, tried: int) -> None:
-            status.update(f"{len(smaller.ops)} ops after {tried} programs")
+        def say(smaller: Program, count: int) -> None:
+            nonlocal tried
+            tried = count
+            status.update(f"{len(smaller.ops)} ops after {count} programs")
 
         with console.status("minimising") as status:
-            program = minimise(program, kept, target, seconds=seconds, step=say)
+            program = minimise(program, kept, target, seconds=seconds, proceed=lambda: not stop.wanted(), step=say)
     text = render(program)
     if output is not None:
         write_whole(output, text.encode())
     if as_json:
-        print(json.dumps({"identity": kept, "before": before, "ops": len(program.ops), "program": text}))
-        return
-    console.print(f"{kept}: {before} ops, now {len(program.ops)}", highlight=False)
-    if output is None:
-        click.echo(text, nl=False)
+        document = {"identity": kept, "before": before, "ops": len(program.ops), "tried": tried, "program": text}
+        print(json.dumps(document))
+    else:
+        console.print(f"{kept}: {before} ops, now {len(program.ops)}", soft_wrap=True)
+        if output is None:
+            click.echo(text, nl=False)
+    sys.exit(stop.status)

@@ -9,11 +9,27 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from hvfuzz.bugs import find_bug
+from hvfuzz.bugs import Bug, find_bug
 from hvfuzz.campaign.files import read_program
-from hvfuzz.campaign.findings import RECORD, FindingStore
+from hvfuzz.campaign.findings import planted_beside
 from hvfuzz.targets.emulated import EmulatedTarget
 from hvfuzz.targets.recorder import Recorder
+from hvfuzz.targets.watchdog import Watchdog
+
+NO_BUG = "none"
+
+
+def bug_for(file: Path, named: str | None) -> Bug | None:
+    """The bug to plant for the program in `file`: the one named, or else the one that the record beside it names."""
+    name = planted_beside(file) if named is None else named
+    return None if name in (None, NO_BUG) else find_bug(name or "")
+
+
+def style_of(line: str) -> str:
+    """How a line of a trace looks on a terminal."""
+    if not line.startswith(" ") or line.lstrip()[:1].isdigit():
+        return "bold"
+    return "bold red" if "! FINDING" in line else "" if line.lstrip().startswith("=") else "dim"
 
 
 @click.command("repro", short_help="Replay a program: exit 1 and the finding if it still happens.")
@@ -28,39 +44,36 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
 
     \b
     Examples:
-      hvfuzz repro crashes/xsa-212/program.hvp
-      hvfuzz repro crashes/xsa-212/program.hvp --bug none
+      hvfuzz repro crashes/host_memory--null--sched.poll@xsa-221/program.hvp
+      hvfuzz repro crashes/host_memory--null--sched.poll@xsa-221/program.hvp --bug none
       hvfuzz repro program.hvp --bug xsa-78 --trace
     """
-    if bug is None and (file.parent / RECORD).is_file():
-        bug = FindingStore(file.parent.parent).load(file.parent).bug
-    planted = None if bug in (None, "none") else find_bug(bug or "")
+    planted = bug_for(file, bug)
     console = Console(highlight=False)
     recorder = Recorder() if show_trace else None
-    with EmulatedTarget(planted, recorder=recorder) as target:
+    with Watchdog() as watchdog, EmulatedTarget(planted, recorder=recorder, watchdog=watchdog) as target:
         program = read_program(file, target.catalogue)
         run = target.run(program, digest=True)
     if as_json:
-        findings = [{"identity": finding.identity, **finding._asdict()} for finding in run.findings]
-        outcomes = [outcome._asdict() for outcome in run.trace.outcomes]
         document: dict[str, Any] = {
             "file": str(file),
             "bug": None if planted is None else planted.name,
-            "findings": findings,
+            "findings": [{"identity": finding.identity, **finding._asdict()} for finding in run.findings],
             "digest": run.trace.digest(),
-            "outcomes": outcomes,
+            "stopped": run.trace.stopped,
+            "outcomes": [outcome._asdict() for outcome in run.trace.outcomes],
         }
         if recorder is not None:
             document["trace"] = recorder.lines
         print(json.dumps(document))
     else:
         for line in recorder.lines if recorder is not None else ():
-            style = "bold" if not line.startswith(" ") else "red" if "FINDING" in line else "dim"
-            console.print(escape(line), style=style, soft_wrap=True)
+            console.print(escape(line), style=style_of(line), soft_wrap=True)
         for finding in run.findings:
-            console.print(f"[bold red]{escape(finding.identity)}[/] at op {finding.op}")
-            console.print(f"  {escape(finding.message)}", soft_wrap=True)
+            console.print(f"[bold red]{escape(finding.identity)}[/] at op {finding.op}", soft_wrap=True)
+            console.print(f"  {finding.message}", markup=False, soft_wrap=True)
         if not run.findings:
             what = f" with {planted.name} planted" if planted else ""
-            console.print(f"no findings{what}: {len(program.ops)} ops ran, trace {run.trace.digest()[:16]}")
+            ops = len(program.ops)
+            console.print(f"no findings{what}: {ops} ops ran, trace {run.trace.digest()[:16]}", soft_wrap=True)
     sys.exit(1 if run.findings else 0)

@@ -19,7 +19,7 @@ USUAL_OPS: Final = 16
 """A generated program has about 1 to this many ops, if nothing is said."""
 _RACED: Final = 0.06
 _MANGLED: Final = 0.04
-_IDIOM: Final = 0.2
+_IDIOM: Final = 0.3
 
 
 def generate(
@@ -108,7 +108,7 @@ def story(context: Context) -> None:
         else:
             # The same call again, with other arguments, undoes and redoes.
             last = context.ops[-1].kind
-            same = last in kinds and context.chance(0.35)
+            same = last in kinds and context.chance(0.45)
             extend(context, last if same else context.pick(kinds), actor)
     context.focus = None
 

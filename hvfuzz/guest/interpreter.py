@@ -62,11 +62,11 @@ class Interpreter:
         self,
         program: Program,
         before: Callable[[int, Op], None] | None = None,
-        after: Callable[[int, Op, Outcome], None] | None = None,
+        after: Callable[[int, Op, list[Outcome]], None] | None = None,
     ) -> Trace:
         """Run `program` from the machine's present state; `before` and `after` are called around each op.
 
-        `after` gets the outcomes that the op added last.
+        `after` gets the outcomes that the op added: its own, and those of what raced with it or was batched by it.
         """
         self._trace = trace = Trace()
         ops = program.ops
@@ -74,10 +74,11 @@ class Interpreter:
         self._late = []
         fetches, clock = self.machine.fetches, self.machine.clock
         limit = clock.cycles + WORK_BUDGET
-        index = 0
+        index = first = 0
         try:
             while index < len(ops):
                 op = ops[index]
+                first = len(trace.outcomes)
                 if before is not None:
                     before(index, op)
                 fetches.reset()
@@ -90,7 +91,7 @@ class Interpreter:
                     late_index, late = self._late.pop(0)
                     self._perform(late_index, late, None)
                 if after is not None:
-                    after(index, op, trace.outcomes[-1])
+                    after(index, op, trace.outcomes[first:])
                 index += 1 + self._batched
                 if clock.cycles > limit:
                     trace.stopped = "work budget"
@@ -100,7 +101,7 @@ class Interpreter:
             trace.outcomes.append(outcome)
             trace.stopped = "host stopped"
             if after is not None:
-                after(index, ops[index], outcome)
+                after(index, ops[index], trace.outcomes[first:])
         fetches.reset()
         return trace
 

@@ -62,7 +62,7 @@ class Operands:
         return Op(kind, actor, ordered, mangle)
 
     def actor(self, scanner: Scanner) -> Actor:
-        word = scanner.take(r"dom\d+(?:\.\d+)?\b")
+        word = scanner.take(r"dom[0-9]{1,3}(?:\.[0-9]{1,3})?\b")
         if word is None:
             scanner.fail(f"expected who performs it, as dom1 or dom1.0{scanner.instead()}")
         domain, _, vcpu = word[3:].partition(".")

@@ -88,9 +88,10 @@ def _flags(context: Context, kind: Kind, actor: Actor) -> int:
     if choice > 0.88:
         return edge(context, kind)
     bits = tuple(kind.names.values())
-    # The first ones say what to do, the later ones how.
-    value = bits[min(context.below(len(bits)), context.below(len(bits)))] if choice < 0.8 and bits else 0
-    for bit in bits:
+    # The first ones say what to do, the later ones how; a single one is left out as often as not.
+    some = len(bits) > 1 or choice < 0.45
+    value = bits[min(context.below(len(bits)), context.below(len(bits)))] if some and choice < 0.8 else 0
+    for bit in bits[1:]:
         if context.chance(0.25):
             value |= bit
     return value

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.abi.limits import PORTS_PER_BUCKET
 from hvfuzz.hypervisor.domains import PortState as HypervisorPortState
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.oracles.reachability import DMA, Leaf, Reachability
+from hvfuzz.oracles.change import DMA, Leaf
+from hvfuzz.oracles.reachability import Reachability
 from hvfuzz.oracles.spec import (
     HOST_FRAME,
     ClockWindow,

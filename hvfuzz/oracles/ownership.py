@@ -10,18 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.vmcs import ExitReason
+from hvfuzz.oracles.change import ADDRESS, DMA, OWNER_AND_STATE, Leaf, name_of, sides_of
 from hvfuzz.oracles.oracle import Oracle, Rules
-from hvfuzz.oracles.reachability import ADDRESS, DMA, OWNER_AND_STATE, Leaf, name_of, sides_of
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Mapping
-    from hvfuzz.oracles.reachability import Change, Table
+    from hvfuzz.oracles.change import Change, Table
 
 OWNED: Final = FrameState.OWNED << 8
 SHARED: Final = FrameState.SHARED << 8
+EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
+PINS: Final = 4
+"""Where, in a grant entry, the pins begin; the rest says what is granted, to whom."""
+MMIO_WINDOW: Final = range(MMIO_BASE, MMIO_BASE + DEVICES * MMIO_SIZE)
 RULE_OF_STATE: Final[dict[int, str]] = {
     FrameState.FREE: "free",
     FrameState.HYPERVISOR: "hypervisor",
@@ -53,6 +59,7 @@ class Ownership(Oracle):
         "tree": "a table page is linked once, and is a page that is in use as a table of that domain",
         "context": "a context entry names the device table of one domain, with that domain's number",
         "access": "no guest or device touches a frame that its domain may not touch in that way",
+        "mmio": "no guest reaches the registers of a device that is not its domain's",
         "copy": "the hypervisor copies, on behalf of a domain, only from and to frames that the domain may touch",
     }
 
@@ -86,8 +93,8 @@ class Ownership(Oracle):
         for number, _, mapping, _ in change.handles:
             if mapping is not None:
                 self._check_sides(number, mapping)
-        for number, ref, entry, _ in change.entries:
-            if entry is not None and (entry.host_pins or entry.device_pins):
+        for number, ref, old_entry, entry in change.entries:
+            if old_entry is not None and (entry is None or entry[:PINS] != old_entry[:PINS]):
                 self._check_granted(number, ref)
         for bdf in change.contexts:
             self.check_context(bdf)
@@ -246,6 +253,14 @@ class Ownership(Oracle):
                 return True
         return False
 
+    def exit_finished(self, vcpu: VCpu) -> None:
+        """An access that stage 2 refused may have been emulated: then the device must be the guest's."""
+        vmcs = vcpu.vmcs
+        if vmcs.reason is EPT_VIOLATION and vcpu.pending_fault is None and vmcs.gpa in MMIO_WINDOW:
+            number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
+            if self.shadow.device_domain(self.scene.machine.devices[number].bdf) != vcpu.domain:
+                self.report("mmio", f"an access by dom{vcpu.domain} to the registers of device {number} is emulated")
+
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """The hypervisor is about to copy on behalf of `vcpu`."""
         scene = self.scene
@@ -287,6 +302,9 @@ class Ownership(Oracle):
             self.check_table(hfn)
         for bdf in sorted(shadow.contexts):
             self.check_context(bdf)
+        iommu = self.scene.machine.iommu
+        if not iommu.enabled or iommu.root_table >> PAGE_SHIFT not in shadow.root_frames:
+            self.report("context", f"the IOMMU is {'on' if iommu.enabled else 'off'}, its root {iommu.root_table:#x}")
         for vcpu in self.scene.machine.vcpus:
             if (vcpu.eptp & ADDRESS) >> PAGE_SHIFT != shadow.roots[vcpu.domain]:
                 self.report("tree", f"vCPU {vcpu.index} of dom{vcpu.domain} runs on the tables at {vcpu.eptp:#x}")

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, ClassVar
 from hvfuzz.hypervisor.frames import FREE_WORD, FrameState
 from hvfuzz.hypervisor.tables import FOREIGN
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
+from hvfuzz.oracles.change import ADDRESS, DMA, LARGE_LEVEL, name_of, sides_of
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
-from hvfuzz.oracles.reachability import ADDRESS, DMA, LARGE_LEVEL, Reachability, name_of, sides_of
+from hvfuzz.oracles.reachability import Reachability
 from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Grant, Mapping
-    from hvfuzz.oracles.reachability import Change
+    from hvfuzz.oracles.change import Change
 
 FREE = int(FrameState.FREE)
 OWNED = int(FrameState.OWNED)
 SHARED = int(FrameState.SHARED)
 POOL = int(FrameState.POOL)
+UNUSED = (0, 0)
 
 
 class Recount(Oracle):
@@ -38,6 +40,7 @@ class Recount(Oracle):
         "entry": "a grant entry's pins are the live sides of the mappings made from it",
         "handle": "a live grant mapping comes from a live entry for its domain, and its sides are mapped",
         "pool": "table pages in use and in the pool add up to what the domain was given, each page once",
+        "empty": "a table page that is linked has an entry, or is a root",
         "free": "the allocator's free frames are the frames in state FREE",
     }
 
@@ -100,6 +103,11 @@ class Recount(Oracle):
         for number, _, _, after in change.handles:
             if after is not None:
                 self.check_mapping(number, after)
+        for number, ref, old, new in change.entries:
+            if new is None and old is not None and self._used.get((number, ref), UNUSED) != UNUSED:
+                self._check_mappings_of(number, ref)
+        for hfn in change.emptied:
+            self.check_table(hfn)
         if change.removed:
             self._check_removed(change)
         for number, domain in enumerate(shadow.domains):
@@ -140,7 +148,7 @@ class Recount(Oracle):
                 host, device = sign * bool(mapping.host), sign * bool(mapping.device)
                 pins.put(mapping.frame, pins.get(mapping.frame, 0) + host + device)
                 key = (mapping.granter, mapping.ref)
-                hosts, devices = used.get(key, (0, 0))
+                hosts, devices = used.get(key, UNUSED)
                 used.put(key, (hosts + host, devices + device))
 
     # The comparison.
@@ -202,8 +210,8 @@ class Recount(Oracle):
         if not (0 <= number < len(grants) and 0 <= ref < len(grants[number])):
             return  # A mapping of no entry at all: that is what `check_mapping` reports.
         entry = grants[number][ref]
-        used = self._used.get((number, ref), (0, 0))
-        pins = (0, 0) if entry is None else (entry.host_pins, entry.device_pins)
+        used = self._used.get((number, ref), UNUSED)
+        pins = UNUSED if entry is None else (entry.host_pins, entry.device_pins)
         if pins != used:
             self.report("entry", f"grant {ref} of dom{number}: {pins} host and device pins, {used} live sides")
 
@@ -220,6 +228,20 @@ class Recount(Oracle):
             if leaf is None or leaf.frame != frame or leaf.level != 1:
                 where = f"a mapping by dom{number} of grant {ref} of dom{granter}"
                 self.report("handle", f"{where}: {name_of(space)}, page {page:#x}: the leaf is {leaf}")
+
+    def _check_mappings_of(self, number: int, ref: int) -> None:
+        """A grant entry is gone: no live mapping may come from it."""
+        for domain, handles in enumerate(self.shadow.handles):
+            for mapping in handles:
+                if mapping is not None and mapping.granter == number and mapping.ref == ref:
+                    self.check_mapping(domain, mapping)
+
+    def check_table(self, hfn: int) -> None:
+        """A table without entries belongs in the pool."""
+        table = self.shadow.tables.get(hfn)
+        if table is not None and hfn not in self.shadow.populations and self.shadow.roots[table.space] != hfn:
+            where = f"{name_of(table.space)}: level {table.level} table for page {table.page:#x}"
+            self.report("empty", f"{where} is linked and has no entry")
 
     def _check_removed(self, change: Change) -> None:
         """A leaf is gone: no live mapping may still claim its place."""
@@ -269,7 +291,9 @@ class Recount(Oracle):
             frames.update(dict.fromkeys(range(block << 9, (block + 1) << 9)))
         for counted in (shadow.leaves, self._pins, self._grants):
             frames.update(dict.fromkeys(counted))
-        self._check_frames(frames)
+        self._check_frames(dict.fromkeys(sorted(frames)))
+        for hfn in sorted(shadow.tables):
+            self.check_table(hfn)
         for number, domain in enumerate(shadow.domains):
             for ref in range(len(shadow.grants[number])):
                 self._check_entry(number, ref)

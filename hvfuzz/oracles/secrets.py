@@ -21,7 +21,8 @@ from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.machine.devices.device import Device
-    from hvfuzz.oracles.reachability import Change, Reachability
+    from hvfuzz.oracles.change import Change
+    from hvfuzz.oracles.reachability import Reachability
 
 HEAP: Final = -1
 """In place of a domain: the hypervisor's."""

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from hvfuzz.abi.limits import BUCKETS, HEADER_SIZE, PORTS_PER_BUCKET
+from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.vmcs import RAX, ExitReason
-from hvfuzz.oracles.abstraction import STATES, Abstraction, frame_of, keys_of, pages_of
+from hvfuzz.oracles.abstraction import STATES, Abstraction
+from hvfuzz.oracles.deltas import Cells, Deltas
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.spec import (
     BY_NUMBER,
-    FREE,
     GHOSTS,
     SPEC,
     Call,
@@ -36,10 +35,10 @@ from hvfuzz.oracles.spec import (
 )
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Bucket
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.oracles.calls import Running
-    from hvfuzz.oracles.reachability import Change, Reachability
+    from hvfuzz.oracles.change import Change
+    from hvfuzz.oracles.reachability import Reachability
 
 HLT: Final = ExitReason.HLT
 VMCALL: Final = ExitReason.VMCALL
@@ -65,6 +64,7 @@ class Specification(Oracle):
         "fresh": "as many free frames are taken as the contract says, and they were free",
         "nested": "a multicall makes the calls that its entries ask for, and tells the guest how they ended",
         "change": "nothing changes but by a call",
+        "state": "the state that a call meets is one that the contract knows",
         **{cell: f"after a call each `{cell}` cell is what the contract says" for cell in CELLS},
     }
 
@@ -72,22 +72,19 @@ class Specification(Oracle):
         super().__init__(scene, shadow)
         self._abstraction = Abstraction(scene, shadow)
         self._state = State(scene.machine.memory.frames)
-        self._changes: list[Change] = []
-        self._runs: list[int] = []
-        self._base_runs: list[int] = []
-        self._buckets: list[list[Bucket | None]] = []
-        self._ports: dict[tuple[int, int], list[Any]] = {}
+        self._deltas = Deltas(scene, shadow, self._abstraction)
         self._privileged = tuple(config.privileged for config in scene.world.domains)
         self._own_keys: tuple[tuple[Key, ...], ...] = ()
         self._known: dict[tuple[Any, ...], Any] = {}
         self._clock = scene.machine.clock
         self._polls = scene.hypervisor.scheduler.polls
         self._polling = False
+        self._adopted = False
 
     def attach(self) -> None:
         """The machine as it is now is right by definition."""
         self._state = State(self.scene.machine.memory.frames, self._abstraction.cells().items())
-        self._base_runs = [vcpu.runnable for vcpu in self.scene.machine.vcpus]
+        self._deltas.attach()
         self._own_keys = tuple(
             (("version", number), ("clock_window", number), ("console", number))
             for number in range(len(self.shadow.domains))
@@ -97,17 +94,15 @@ class Specification(Oracle):
     def reset(self) -> None:
         """Both sides are at the snapshot."""
         self._state.restore()
-        self._changes.clear()
-        self._runs = self._base_runs
+        self._deltas.reset()
         self._polling = False
-        self._buckets = [[None] * BUCKETS for _ in self.shadow.domains]
-        self._ports = {}
+        self._adopted = False
 
     # Moments.
 
     def settled(self, change: Change) -> None:
         """Keep the change until it is known whose effect it is."""
-        self._changes.append(change)
+        self._deltas.changes.append(change)
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """What changed since the last call was not done by this one: polls run out when an exit begins."""
@@ -122,6 +117,7 @@ class Specification(Oracle):
         actual = self._actual(vcpu, running.applied)
         wanted = self._dispatched(vcpu, running, declaration)
         state.begin()
+        mismatch: Mismatch | None
         if args is None:
             mismatch = _refusal(wanted, status)
         elif isinstance(wanted, Status):
@@ -131,27 +127,25 @@ class Specification(Oracle):
             self._adopt(actual, vcpu.domain)  # A call that the contract does not know yet.
             return
         else:
-            mismatch = judge(
-                state,
-                Call(
-                    declaration.name,
-                    vcpu.domain,
-                    vcpu.index,
-                    wanted,
-                    tuple(running.reads),
-                    running.cycles,
-                    running.version,
-                ),
-                Observed(
-                    status,
-                    result,
-                    tuple(running.writes),
-                    tuple(running.fresh),  # type: ignore[arg-type]
-                    len(self.shadow.domains[vcpu.domain].pool),
-                    self._clock.cycles,
-                    tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
-                ),
+            call = Call(
+                declaration.name,
+                vcpu.domain,
+                vcpu.index,
+                wanted,
+                tuple(running.reads),
+                running.cycles,
+                running.version,
             )
+            observed = Observed(
+                status,
+                result,
+                tuple(running.writes),
+                tuple(running.fresh),  # type: ignore[arg-type]
+                len(self.shadow.domains[vcpu.domain].pool),
+                self._clock.cycles,
+                tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
+            )
+            mismatch = self._judge(call, observed)
         if mismatch is None:
             self._compare(state, actual)
         else:
@@ -171,15 +165,28 @@ class Specification(Oracle):
 
     def op_finished(self) -> None:
         """What no call did must not have happened."""
-        if self._changes:
-            for key, value in self._from_changes().items():
+        if self._deltas.changes:
+            for key, value in self._deltas.noted().items():
                 self._judge_change(key, value)
 
     def host_exception(self, fault: BaseException) -> None:
         """The host is dead: its effects are half done."""
-        self._changes.clear()
+        self._deltas.changes.clear()
 
     # Judging.
+
+    def _judge(self, call: Call, observed: Observed) -> Mismatch | None:
+        """Ask the specification."""
+        state = self._state
+        before = state.checkpoint()
+        try:
+            return judge(state, call, observed)
+        except (LookupError, AttributeError) as error:
+            # What was adopted from a broken hypervisor need not make sense: a port without a peer, for one.
+            if not self._adopted:
+                raise
+            state.rollback(before)
+            return Mismatch("state", call.name, f"nothing that the contract knows: {error!r}")
 
     def _dispatched(self, vcpu: VCpu, running: Running, declaration: Any) -> Any:
         """What the contract makes of a call before its check: a Status to refuse it with, or its arguments."""
@@ -206,13 +213,8 @@ class Specification(Oracle):
 
     def _judge_runs(self) -> None:
         """Virtual CPUs that changed their run state without a call."""
-        vcpus = self.scene.machine.vcpus
-        runs = [vcpu.runnable for vcpu in vcpus]
-        if runs != self._runs:
-            for vcpu, run in zip(vcpus, self._runs, strict=True):
-                if vcpu.runnable != run:
-                    self._judge_change(("vcpu", vcpu.domain, vcpu.index), STATES[vcpu.runnable])
-            self._runs = runs
+        for key, value in self._deltas.runs().items():
+            self._judge_change(key, value)
 
     def _judge_change(self, key: Key, value: Value) -> None:
         """A cell that changed without a call."""
@@ -224,20 +226,15 @@ class Specification(Oracle):
 
     # Comparing.
 
-    def _actual(self, vcpu: VCpu, applied: bool) -> dict[Key, Value]:
+    def _actual(self, vcpu: VCpu, applied: bool) -> Cells:
         """The cells that may have changed in the machine, as they are now; `applied`: a step was."""
-        actual: dict[Key, Value] = self._from_changes() if self._changes else {}
+        deltas = self._deltas
+        actual: Cells = deltas.noted() if deltas.changes else {}
         if not applied:
             return actual
         self._polling = bool(self._polls)
-        vcpus = self.scene.machine.vcpus
-        runs = [other.runnable for other in vcpus]
-        if runs != self._runs:
-            for other, run in zip(vcpus, self._runs, strict=True):
-                if other.runnable != run:
-                    actual["vcpu", other.domain, other.index] = STATES[other.runnable]
-            self._runs = runs
-        self._look_at_ports(actual)
+        actual.update(deltas.runs())
+        deltas.look_at_ports(actual)
         domain = self.shadow.domains[vcpu.domain]
         get = self._state.get
         version, window, console = self._own_keys[vcpu.domain]
@@ -249,60 +246,7 @@ class Specification(Oracle):
             actual[console] = bytes(domain.console)
         return actual
 
-    def _look_at_ports(self, actual: dict[Key, Value]) -> None:
-        """Find the buckets and ports that changed."""
-        saved = self._buckets
-        for number, domain in enumerate(self.shadow.domains):
-            if domain.buckets != saved[number]:
-                buckets = list(domain.buckets)
-                for index, (old, new) in enumerate(zip(saved[number], buckets, strict=True)):
-                    if old is not new:
-                        actual["bucket", number, index] = None if new is None else new.page
-                        self._note_ports(actual, number, index, new)
-                saved[number] = buckets
-        for (number, index), ports in list(self._ports.items()):
-            bucket = saved[number][index]
-            if bucket is not None and bucket.ports != ports:
-                self._note_ports(actual, number, index, bucket)
-
-    def _note_ports(self, actual: dict[Key, Value], number: int, index: int, bucket: Bucket | None) -> None:
-        """Compare the ports of one bucket with what they were."""
-        before = self._ports.pop((number, index), [None] * PORTS_PER_BUCKET)
-        after = [None] * PORTS_PER_BUCKET if bucket is None else list(bucket.ports)
-        for offset, (old, new) in enumerate(zip(before, after, strict=True)):
-            if old != new:
-                key = ("port", number, index * PORTS_PER_BUCKET + offset)
-                actual[key] = self._abstraction.cell(key)
-        if bucket is not None:
-            self._ports[number, index] = after
-
-    def _from_changes(self) -> dict[Key, Value]:
-        """The cells that the collected changes concern, as they are now; the changes are used up."""
-        shadow = self.shadow
-        actual: dict[Key, Value] = {}
-        values = shadow.frames.values
-        for change in self._changes:
-            if change.frames:
-                for hfn in change.frames:
-                    actual["frame", hfn] = frame_of(values[hfn])
-                actual[FREE] = shadow.state_counts[FrameState.FREE]
-            for space, level, page, _ in change.removed:
-                actual.update(dict.fromkeys(keys_of(space, level, page)))
-            for leaf in change.added:
-                actual.update(pages_of(leaf))
-            for bdf in change.contexts:
-                for number, device in enumerate(self.scene.machine.devices):
-                    if device.bdf == bdf:
-                        actual["device", number] = self._abstraction.cell(("device", number))
-            # The hypervisor's tuples have the fields of the specification's, and are compared as tuples.
-            for number, ref, _, entry in change.entries:
-                actual["grant", number, ref] = entry
-            for number, handle, _, mapping in change.handles:
-                actual["handle", number, handle] = mapping
-        self._changes.clear()
-        return actual
-
-    def _compare(self, state: State, actual: dict[Key, Value]) -> None:
+    def _compare(self, state: State, actual: Cells) -> None:
         """Both what changed and what should have changed must be equal on both sides."""
         get = state.get
         for key in state.written:
@@ -315,14 +259,16 @@ class Specification(Oracle):
 
     def _put(self, key: Key, value: Value) -> None:
         """Adopt one cell."""
+        self._adopted = True
         if value is None:
             del self._state[key]
         else:
             self._state[key] = self._abstraction.cell(key)
 
-    def _adopt(self, actual: dict[Key, Value], number: int) -> None:
+    def _adopt(self, actual: Cells, number: int) -> None:
         """Take over what there is."""
         state = self._state
+        self._adopted = True
         actual["pool", number] = self._abstraction.cell(("pool", number))
         for key, value in actual.items():
             if state.get(key) != value:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.ept import EP4TA
+from hvfuzz.oracles.change import DMA, LARGE_LEVEL, name_of
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
-from hvfuzz.oracles.reachability import DMA, LARGE_LEVEL, Reachability, name_of
+from hvfuzz.oracles.reachability import Reachability
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.reachability import Change
+    from hvfuzz.oracles.change import Change
 
 NOTHING_CACHED = (-1, -1)
 

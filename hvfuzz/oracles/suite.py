@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.hypervisor.observer import SILENT, Observer
 from hvfuzz.oracles.audit import Audit
+from hvfuzz.oracles.change import NOBODY
 from hvfuzz.oracles.fetch import Fetch
 from hvfuzz.oracles.finding import Finding
 from hvfuzz.oracles.host_memory import HostMemoryOracle
 from hvfuzz.oracles.moments import Listener, nothing, together
 from hvfuzz.oracles.oracle import Oracle, Scene
 from hvfuzz.oracles.ownership import Ownership
-from hvfuzz.oracles.reachability import NOBODY, Reachability
+from hvfuzz.oracles.reachability import Reachability
 from hvfuzz.oracles.recount import Recount
 from hvfuzz.oracles.secrets import Secrets
 from hvfuzz.oracles.specification import Specification
@@ -166,22 +167,39 @@ class OracleSuite(Observer):
     def op_finished(self) -> None:
         """The op, and what raced with it, is done."""
         if not self._dead:
-            self._settle(NOBODY)
-            self._op_finished()
+            try:
+                self._settle(NOBODY)
+                self._op_finished()
+            except Exception:
+                self._lost()
 
     def program_finished(self) -> None:
         """The last op is done: nothing is expected after this but `audit` and `reset`."""
         if not self._dead:
-            self._settle(NOBODY)
+            try:
+                self._settle(NOBODY)
+            except Exception:
+                self._lost()
 
     def audit(self) -> None:
         """Look at everything anew; what that finds, and watching did not, is a finding of the oracle `audit`."""
+        if self._dead:
+            return
         self._operation = _AUDIT
         self._names.clear()
         self._auditing = "audit" in self.oracles
-        for oracle in self.oracles.values():
-            oracle.audit()
+        try:
+            for oracle in self.oracles.values():
+                oracle.audit()
+        except Exception:
+            self._lost()
         self._auditing = False
+
+    def _lost(self) -> None:
+        """An oracle failed. In a state that is broken already that is no wonder, and no news; else it is our error."""
+        if not self.findings:
+            raise  # noqa: PLE0704  # called while the exception is handled
+        self._dead = True
 
     # The host.
 
@@ -198,10 +216,13 @@ class OracleSuite(Observer):
     def host_exception(self, fault: BaseException) -> None:
         """`fault` escaped the hypervisor's code, which has died of it, in the middle of whatever it did.
 
-        A fault of an oracle's own is raised again: it says nothing about the host.
+        A fault of an oracle's own says nothing about the host: it is raised again, unless the state is broken.
         """
         if _raised_here(fault):
-            raise fault
+            if not self.findings:
+                raise fault
+            self._dead = True
+            return
         for oracle in self.oracles.values():
             oracle.host_exception(fault)
         self._names.clear()

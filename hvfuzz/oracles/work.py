@@ -17,7 +17,8 @@ from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
     from hvfuzz.machine.cpu import VCpu
-    from hvfuzz.oracles.reachability import Change, Reachability
+    from hvfuzz.oracles.change import Change
+    from hvfuzz.oracles.reachability import Reachability
 
 LONG_BOUND: Final = 6_000
 """For calls that are declared long."""

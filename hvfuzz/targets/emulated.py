@@ -50,6 +50,8 @@ class System:
         observers: tuple[Observer, ...] = (self.features,) if recorder is None else (self.features, recorder)
         self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers)
         self.suite.attach()
+        if recorder is not None:
+            recorder.attach(self.machine)
         self._in_host = False
         handle_exit = self.suite.handle_exit
 
@@ -82,7 +84,7 @@ class System:
         self.restore()
         suite, features, recorder, watchdog = self.suite, self.features, self.recorder, self.watchdog
         if recorder is not None:
-            recorder.attach(self.machine)
+            recorder.begin()
         at = 0
 
         def before(index: int, op: Op) -> None:
@@ -93,11 +95,12 @@ class System:
             if recorder is not None:
                 recorder.op_started(index, op)
 
-        def after(index: int, op: Op, outcome: Outcome) -> None:
+        def after(index: int, op: Op, outcomes: list[Outcome]) -> None:
             suite.op_finished()
-            features.op_finished(outcome.code, outcome.how, outcome.status)
+            last = outcomes[-1]
+            features.op_finished(last.code, last.how, last.status)
             if recorder is not None:
-                recorder.op_finished(outcome, suite.findings)
+                recorder.op_finished(program, outcomes, suite.findings)
 
         watchdog.running = True
         try:
@@ -110,6 +113,8 @@ class System:
             return self._hung(program.ops[at], at)
         finally:
             watchdog.running = False
+        if recorder is not None:
+            recorder.findings(suite.findings)
         if digest:
             trace.final = self.memory_digest()
         return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes))
@@ -120,7 +125,10 @@ class System:
         trace.stopped = "an op did not end"
         message = f"the host computes for more than {LIMIT:.0f} s and does not come back"
         finding = Finding("work", "hang", op.kind.name, message, index)
-        return Run(trace, (*self.suite.findings, finding), tuple(self.features.hits), index + 1)
+        findings = (*self.suite.findings, finding)
+        if self.recorder is not None:
+            self.recorder.findings(findings)
+        return Run(trace, findings, tuple(self.features.hits), index + 1)
 
     def memory_digest(self) -> str:
         """SHA-256 over the frames written since boot, in order, with their numbers."""

@@ -19,6 +19,8 @@ from hvfuzz.machine.machine import Machine
 
 SPACE: Final = 1 << 14
 """Features are below this; a power of two. Two things may share a number, as in any hashed coverage map."""
+_FREED: Final = 16
+"""Where, in the states of the frames that a call changed, those that it let go of begin."""
 _MASK: Final = SPACE - 1
 _PACKAGE: Final = "hvfuzz.hypervisor."
 _FOREIGN: Final = -1
@@ -32,6 +34,8 @@ class StateFeatures(Observer):
     """
 
     __slots__ = (
+        "_frame_table",
+        "_frames",
         "_hypervisor",
         "_iommu",
         "_iommu_hits",
@@ -42,6 +46,7 @@ class StateFeatures(Observer):
         "_tlb",
         "_tlb_hits",
         "_tlb_misses",
+        "_words",
         "hits",
     )
 
@@ -49,12 +54,16 @@ class StateFeatures(Observer):
         self._tlb: Final = machine.tlb
         self._iommu: Final = machine.iommu
         self._hypervisor: Final = hypervisor
+        # Not the hypervisor's own accessors: watching is no work of the host's.
+        self._words: Final = machine.memory.words
+        self._frame_table: Final = hypervisor.frames.base >> 3
         self._names: Final[dict[Any, int]] = {}
         self.reset()
 
     def reset(self) -> None:
         """Begin a run."""
         self.hits: dict[int, None] = {}
+        self._frames = 0
         self._last_step = 0
         self._last_code = 0
         self._tlb_hits, self._tlb_misses = self._tlb.hits, self._tlb.misses
@@ -69,19 +78,30 @@ class StateFeatures(Observer):
     def call_finished(
         self, vcpu: VCpu, declaration: Declaration | None, args: Any, status: Status, result: int, reason: str
     ) -> None:
-        """(call, status, refusing check), and how full the caller's tables then are."""
+        """(call, status, refusing check), what it did to frames, how full the tables are, how big the result."""
         name = "" if declaration is None else declaration.name
         hits = self.hits
+        if self._frames:
+            hits[self._number((name, self._frames)) & _MASK] = None
+            self._frames = 0
         hits[self._number((name, int(status), reason)) & _MASK] = None
         if status == 0:
             domain = self._hypervisor.domains[vcpu.domain]
-            # `list.count` and not the arrays' own methods: watching is no work of the host's.
             grants = len(domain.grants) - list.count(domain.grants, None)
             handles = len(domain.handles) - list.count(domain.handles, None)
             pool = len(domain.pool)
             key = (name, grants.bit_length(), handles.bit_length(), pool.bit_length())
             hits[self._number(key) & _MASK] = None
+            hits[self._number((name, result.bit_length())) & _MASK] = None
         self._last_step = 0
+
+    def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
+        """A frame of this state came into use in the call: a table, for one, when a superpage is split."""
+        self._frames |= 1 << state
+
+    def frame_freed(self, hfn: int) -> None:
+        """A frame is free, or a table back in its pool."""
+        self._frames |= 1 << _FREED + (self._words[self._frame_table + hfn] >> 8 & 0xFF)
 
     def stepped(self, step: Step) -> None:
         """(kind of step, kind of the step before it in the same call)."""

@@ -20,7 +20,7 @@ CATALOGUE = catalogue(ABI)
 def test_random_programs(rigs: Any, world: int) -> None:
     rig = rigs(world)
     rng = Random(world)
-    for _ in range(30):
+    for _ in range(15):
         program = generate(rng, CATALOGUE, ops=25, worlds=(world,))
         for _ in range(3):
             rig.restore()

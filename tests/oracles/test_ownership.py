@@ -261,3 +261,10 @@ def test_registers_of_another_domains_device(own: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(exits, "emulated_device", lambda _hv, vcpu: devices[vcpu.vmcs.gpa >> 12 & 1])
     own.run(line)
     assert own.rules == ["ownership/mmio"]
+
+
+@pytest.mark.parametrize("break_it", [lambda iommu: iommu.disable(), lambda iommu: iommu.enable(0x300000)])
+def test_iommu_that_is_off_or_uses_another_root(own: Any, break_it: Callable[[Any], None]) -> None:
+    break_it(own.machine.iommu)
+    own.suite.audit()
+    assert own.rules == ["ownership/context"]

@@ -1,0 +1,1 @@
+"""What must never happen: each oracle watches machine and hypervisor for one class of violation; `suite` runs them."""

@@ -1,0 +1,286 @@
+"""The trees of tables in the shadow: every present word of every table that hardware can walk, and who maps a frame.
+
+Memory reports the words written in watched frames, and every table that becomes reachable is watched from then on:
+so following the trees costs what was written, and not what there is.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from hvfuzz.hypervisor.tables import FOREIGN
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
+from hvfuzz.machine.memory import ZERO_PAGE
+from hvfuzz.oracles.change import (
+    ADDRESS,
+    DMA,
+    DMA_RIGHTS,
+    EPT_RIGHTS,
+    LARGE,
+    LARGE_LEVEL,
+    Change,
+    Leaf,
+    Removed,
+    Table,
+    is_link,
+)
+from hvfuzz.oracles.shadow import ShadowMap
+
+if TYPE_CHECKING:
+    from hvfuzz.oracles.oracle import Scene
+
+PART: Final = 256
+ZERO_PART: Final = bytes(PART)
+_PART: Final = Struct(f"<{PART // 8}Q")
+
+
+class Trees:
+    """All trees of one machine, flat: words and frames are keys. What changes is noted in `change`."""
+
+    __slots__ = (
+        "_refilled",
+        "_written",
+        "change",
+        "entries",
+        "large",
+        "leaves",
+        "populations",
+        "root_frames",
+        "roots",
+        "scene",
+        "table_counts",
+        "tables",
+    )
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene: Final = scene
+        self.entries: Final[ShadowMap[int, int]] = ShadowMap()
+        """Word index -> present entry (leaf or table) of a reachable table."""
+        self.tables: Final[ShadowMap[int, Table]] = ShadowMap()
+        """Hfn -> the table in it."""
+        self.populations: Final[ShadowMap[int, int]] = ShadowMap()
+        """Hfn of a table -> number of its present entries; absent for none."""
+        self.leaves: Final[ShadowMap[int, tuple[int, ...]]] = ShadowMap()
+        """Hfn -> words of the 4 KiB leaves that name it."""
+        self.large: Final[ShadowMap[int, tuple[int, ...]]] = ShadowMap()
+        """Hfn >> 9 -> words of the larger leaves that name those 512 frames."""
+        self.table_counts: list[int] = []
+        """Number of reachable tables of each domain, but for roots."""
+        self.roots: Final[dict[int, int]] = {}
+        """Space -> hfn of its root table."""
+        self.root_frames: Final[dict[int, int]] = {}
+        """Hfn of a root or context table of the IOMMU -> 0."""
+        self.change = Change()
+        """What changed since the last look."""
+        self._refilled: dict[int, int] = {}
+        """Hfn of a table that was written as a whole -> 0."""
+        self._written: dict[int, list[int]] = {}
+        """Hfn of a table -> words of it written since the last look."""
+
+    def page_written(self, hfn: int) -> None:
+        """The host is about to write the whole frame: look at it once, later, and not at 512 reported words."""
+        if hfn in self.tables:
+            self.scene.machine.memory.watched[hfn] = 0
+            self._refilled[hfn] = 0
+
+    def host_access(self, hpa: int, size: int, write: bool) -> None:
+        """For suites without the oracle that looks at each access of the host."""
+        if size == PAGE_SIZE and write:
+            self.page_written(hpa >> PAGE_SHIFT)
+
+    def _look_at_entries(self, entries: list[tuple[int, int]]) -> None:
+        """Compare table words, given as (-level of the table, word).
+
+        A page can leave one place and turn up in another between two updates, and be filled with something else
+        in the meantime. So what is unlinked goes first, from the top: what is in an unlinked page is no entry.
+        """
+        self._written = {}
+        if len(entries) > 1:
+            entries.sort()
+            for _, word in entries:
+                self._written.setdefault(word >> 9, []).append(word)
+            for level, word in entries:
+                table = self.tables.get(word >> 9)
+                if table is not None and level < -1:
+                    old = self.entries.get(word, 0)
+                    if old and old != self.scene.words[word] and is_link(old, table.level):
+                        page = table.page + ((word & WORDS_PER_PAGE - 1) << 9 * (table.level - 1))
+                        self._unlink((old & ADDRESS) >> PAGE_SHIFT, Table(table.space, table.level - 1, page))
+        for _, word in entries:
+            table = self.tables.get(word >> 9)
+            if table is not None:
+                self._entry(word, table)
+
+    def _look_at_refilled(self) -> None:
+        """Compare the tables that were written as a whole, as far as they are still tables."""
+        refilled = list(self._refilled)
+        self._refilled.clear()
+        for hfn in refilled:
+            table = self.tables.get(hfn)
+            if table is None:
+                continue
+            self.scene.machine.memory.watched[hfn] = 1
+            for word in range(hfn << 9, (hfn + 1) << 9):
+                self._entry(word, table)
+
+    def _entry(self, word: int, table: Table) -> None:
+        """Take note of a table word as it is now."""
+        space, level, first = table
+        entry: int = self.scene.words[word]
+        if not entry & (DMA_RIGHTS if space & DMA else EPT_RIGHTS):
+            entry = 0
+        old = self.entries.get(word, 0)
+        if entry == old:
+            return
+        page = first + ((word & WORDS_PER_PAGE - 1) << 9 * (level - 1))
+        if old:
+            self._drop_entry(word, table, page, old, entry)
+        if entry:
+            self._add_entry(word, table, page, entry)
+        elif old:
+            population = self.populations[word >> 9] - 1
+            if population:
+                self.populations.put(word >> 9, population)
+            else:
+                self.populations.drop(word >> 9)
+                self.change.emptied.append(word >> 9)
+
+    def _add_entry(self, word: int, table: Table, page: int, entry: int) -> None:
+        """An entry is there that was not, or was another one."""
+        level = table.level
+        if word not in self.entries:
+            self.populations.put(word >> 9, self.populations.get(word >> 9, 0) + 1)
+        self.entries.put(word, entry)
+        frame = (entry & ADDRESS) >> PAGE_SHIFT
+        if is_link(entry, level):
+            self._link(frame, Table(table.space, level - 1, page))
+            return
+        rights = entry & (DMA_RIGHTS if table.space & DMA else EPT_RIGHTS)
+        foreign = entry & FOREIGN != 0
+        self.change.added.append(Leaf(word, table.space, level, page, frame, rights, foreign))
+        if level == 1:
+            self.leaves.put(frame, (*self.leaves.get(frame, ()), word))
+        else:
+            for block in range(frame >> 9, (frame >> 9) + (1 << 9 * (level - LARGE_LEVEL))):
+                self.large.put(block, (*self.large.get(block, ()), word))
+
+    def _drop_entry(self, word: int, table: Table, page: int, old: int, new: int) -> None:
+        """The entry `old` is not there any more; `new` (0: none) takes its place."""
+        level = table.level
+        frame = (old & ADDRESS) >> PAGE_SHIFT
+        if level == 1:
+            _forget(self.leaves, frame, word)
+        elif not is_link(old, level):
+            for block in range(frame >> 9, (frame >> 9) + (1 << 9 * (level - LARGE_LEVEL))):
+                _forget(self.large, block, word)
+        else:
+            self._unlink(frame, Table(table.space, level - 1, page))
+            if not new:
+                self.entries.drop(word)
+            return
+        if not new:
+            self.entries.drop(word)
+        if (old ^ new) & ADDRESS or old & ~new & EPT_RIGHTS or (old ^ new) & LARGE:
+            self.change.removed.append(Removed(table.space, level, page, old))
+
+    def _link(self, hfn: int, table: Table, root: bool = False) -> None:
+        """The frame is a table that can be reached, with all that is in it."""
+        memory = self.scene.machine.memory
+        if hfn >= memory.frames:
+            self.change.misplaced.append((table, hfn, "no memory is there"))
+            return
+        if hfn in self.tables or hfn in self.root_frames:
+            # Only the first link is followed: the tree stays a tree.
+            self.change.misplaced.append((table, hfn, f"it is a table already: {self.tables.get(hfn)}"))
+            return
+        self.tables.put(hfn, table)
+        memory.watched[hfn] = 1
+        self.change.linked.append(hfn)
+        if not root:
+            self.change.tables = True
+            self.table_counts[table.space & ~DMA] += 1
+        page = memory.read(hfn << PAGE_SHIFT, PAGE_SIZE)
+        if page == ZERO_PAGE:
+            self.change.emptied.append(hfn)
+            return
+        rights = DMA_RIGHTS if table.space & DMA else EPT_RIGHTS
+        shift = 9 * (table.level - 1)
+        first = hfn << 9
+        for start in range(0, PAGE_SIZE, PART):
+            # Most tables are nearly empty.
+            if page[start : start + PART] == ZERO_PART:
+                continue
+            index = start >> 3
+            for entry in _PART.unpack_from(page, start):
+                if entry & rights:
+                    self._add_entry(first + index, table, table.page + (index << shift), entry)
+                index += 1
+
+    def _unlink(self, hfn: int, table: Table) -> None:
+        """The frame is that table no more; what was below it cannot be reached through it either."""
+        if self.tables.get(hfn) != table:
+            return
+        self.scene.machine.memory.watched[hfn] = 0
+        self.change.tables = True
+        self.table_counts[table.space & ~DMA] -= 1
+        left = self.populations.get(hfn, 0)
+        if left:
+            self._drop_entries(hfn, table, left)
+            self.populations.drop(hfn)
+        self.tables.drop(hfn)
+
+    def _drop_entries(self, hfn: int, table: Table, left: int) -> None:
+        """Drop the `left` entries of a table that is unlinked: nearly always they are among the words just written."""
+        shift = 9 * (table.level - 1)
+        first = hfn << 9
+        for words in (self._written.get(hfn, ()), range(first, first + WORDS_PER_PAGE)):
+            for word in words:
+                entry = self.entries.get(word)
+                if entry is not None:
+                    self._drop_entry(word, table, table.page + (word - first << shift), entry, 0)
+                    left -= 1
+                    if not left:
+                        return
+
+    # Questions.
+
+    def leaf(self, word: int) -> Leaf | None:
+        """The leaf at a word, None if there is none."""
+        entry = self.entries.get(word)
+        table = self.tables.get(word >> 9)
+        if entry is None or table is None:
+            return None
+        space, level, first = table
+        if is_link(entry, level):
+            return None
+        page = first + ((word & WORDS_PER_PAGE - 1) << 9 * (level - 1))
+        rights = entry & (DMA_RIGHTS if space & DMA else EPT_RIGHTS)
+        return Leaf(word, space, level, page, (entry & ADDRESS) >> PAGE_SHIFT, rights, bool(entry & FOREIGN))
+
+    def find(self, space: int, page: int) -> Leaf | None:
+        """The leaf that maps `page` in `space`, None if it is not mapped."""
+        hfn = self.roots[space]
+        table = self.tables.get(hfn)
+        while table is not None:
+            word = (hfn << 9) + (page >> 9 * (table.level - 1) & WORDS_PER_PAGE - 1)
+            entry = self.entries.get(word)
+            if entry is None:
+                return None
+            if not is_link(entry, table.level):
+                return self.leaf(word)
+            hfn = (entry & ADDRESS) >> PAGE_SHIFT
+            below = self.tables.get(hfn)
+            if below is None or below.space != space or below.level != table.level - 1:
+                return None
+            table = below
+        return None
+
+
+def _forget(index: ShadowMap[int, tuple[int, ...]], key: int, word: int) -> None:
+    """Take one word out of a reverse index."""
+    left = tuple(other for other in index.get(key, ()) if other != word)
+    if left:
+        index.put(key, left)
+    else:
+        index.drop(key)
