@@ -5,11 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TIME ?= 60
 JOBS ?= 2
+HARNESS ?= hypercalls
 
-.PHONY: fuzz test check lint types doctor clean docs
+.PHONY: fuzz fuzz-nightly test check lint types doctor clean docs
 
 fuzz: $(STAMP) ## Fuzz the emulated hypervisor for a minute, with a live view, and leave a report in out/.
 	$(BIN)/hvfuzz fuzz hypercalls --time $(TIME) --out out
+
+fuzz-nightly: $(STAMP) ## One harness for TIME seconds on all cores, without a view: what the nightly workflow runs.
+	$(BIN)/hvfuzz fuzz $(HARNESS) --time $(TIME) --workers $(JOBS) --out out
 
 test: $(STAMP) ## The whole test-suite.
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -19,7 +19,7 @@ ENGINES: Final = ("atheris", "hypothesis", "random", "replay")
 PROGRESS_SECONDS: Final = 0.25
 LOOK_EVERY: Final = 16
 """The clock is read once in so many runs."""
-AUDIT_EVERY: Final = 64
+AUDIT_EVERY: Final = 256
 """While fuzzing, one run in so many is audited in full; replay audits every run."""
 
 
