@@ -103,7 +103,7 @@ class Layout:
     is for what comes after it.
     """
 
-    __slots__ = ("body", "construct", "fields", "header", "lowered", "maxima", "offsets", "size", "version")
+    __slots__ = ("body", "construct", "fields", "header", "known", "lowered", "maxima", "offsets", "size", "version")
 
     def __init__(self, version: int, fields: Sequence[Field]) -> None:
         self.version = version
@@ -119,6 +119,7 @@ class Layout:
         self.body = struct.Struct("<" + code[len(_HEADER.format) :])
         self.header = _HEADER.pack(self.size, version, 0)
         self.maxima = tuple(field.kind.maximum for field in self.fields)
+        self.known = len(self.fields)
 
     def decode(self, data: bytes) -> tuple[int, ...]:
         """The field values in a whole struct: what is missing is zero, what is beyond is not looked at."""
@@ -133,8 +134,10 @@ class Layout:
         `version` and `reserved` put something else into the header, as a hostile guest would: they do not
         change the length of what is returned.
         """
+        if len(values) > self.known:
+            values = values[: self.known]
         try:
-            body = self.body.pack(*values[: len(self.maxima)])
+            body = self.body.pack(*values)
         except struct.error:
             # Rare: a value too wide for its field, such as a result that a program passes on, or too few.
             given = [value & maximum for value, maximum in zip(values, self.maxima, strict=False)]

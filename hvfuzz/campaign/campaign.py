@@ -1,16 +1,17 @@
 """One campaign from beginning to end: workers fuzz, findings are confirmed, a report is written."""
 
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.confirm import Reported, confirm_all, unconfirmed
-from hvfuzz.campaign.pool import Pool, PoolError
+from hvfuzz.campaign.pool import Broken, Pool, PoolError
 from hvfuzz.campaign.report import Summary, write_report
 from hvfuzz.campaign.stop import Stop
 from hvfuzz.campaign.worker import WorkerJob
+from hvfuzz.engines.engine import write_whole
 
 
 class Campaign:
@@ -24,6 +25,8 @@ class Campaign:
         self.pool: Final = Pool(job, workers)
         self.error: str | None = None
         """Why the campaign could not go on, if it could not."""
+        self.broken = False
+        """Whether that was a mistake of hvfuzz itself."""
         self.report: Path | None = None
 
     def fuzz(self) -> Generator[None, None, None]:
@@ -34,6 +37,11 @@ class Campaign:
                     yield
                     if self.stop.wanted():
                         break
+        except Broken as error:
+            self.error, self.broken = str(error), True
+            with suppress(OSError):
+                write_whole(self.out / "broken.hvp", error.program.encode())
+                self.error += f"; the program is {self.out / 'broken.hvp'}"
         except PoolError as error:
             self.error = str(error)
         except OSError as error:
@@ -46,7 +54,7 @@ class Campaign:
         if minimise and discoveries and not self.stop.wanted():
             findings = confirm_all(discoveries, job.bug, self.out, self.workers, lambda: not self.stop.wanted())
         else:
-            findings = [unconfirmed(discovery) for discovery in discoveries]
+            findings = [unconfirmed(discovery, job.bug, self.out) for discovery in discoveries]
         notices = list(pool.notices)
         for discovery in discoveries:
             if discovery.error is not None and not _saved(findings, discovery.identity):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -15,8 +16,10 @@ from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name
 from hvfuzz.campaign.minimise import minimise
 from hvfuzz.campaign.pool import END_SECONDS, Discovery
 from hvfuzz.campaign.process import Channel, begin, end, launch
+from hvfuzz.guest.ops import catalogue
 from hvfuzz.guest.program import Program
 from hvfuzz.guest.text import parse, render
+from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.oracles.finding import Finding
 from hvfuzz.targets.emulated import EmulatedTarget
 from hvfuzz.targets.watchdog import Watchdog
@@ -54,13 +57,19 @@ class ConfirmJob(NamedTuple):
     seconds: float
 
 
-def unconfirmed(discovery: Discovery) -> Reported:
-    """The finding as the worker told it."""
-    ops = sum(1 for line in discovery.text.splitlines()[2:] if not line.strip().startswith("race "))
+def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> Reported:
+    """The finding as the worker told it; saved here, if the worker did not come to that."""
+    program = parse(discovery.text, catalogue(ABI))
+    ops = len(program.ops)
+    file = discovery.file
+    if file is None:
+        record = Record(discovery.identity, discovery.message, bug, discovery.runs, discovery.seconds, False, ops)
+        with suppress(OSError):
+            file = str(FindingStore(out / "findings").save(record, program))
     return Reported(
         discovery.identity,
         discovery.message,
-        discovery.file,
+        file,
         discovery.text,
         discovery.runs,
         discovery.seconds,
@@ -117,7 +126,7 @@ def confirm_all(
     proceed: Callable[[], bool],
 ) -> list[Reported]:
     """Confirm all findings, `workers` at a time; what `proceed` ends is reported as it was found."""
-    reported = {each.identity: unconfirmed(each) for each in discoveries}
+    reported = {each.identity: unconfirmed(each, bug, out) for each in discoveries}
     left = list(discoveries)
     seconds = min(SECONDS_EACH, SECONDS_ALL * workers / max(len(left), 1))
     running: list[tuple[subprocess.Popen[bytes], Discovery, float]] = []

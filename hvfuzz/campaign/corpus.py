@@ -1,17 +1,16 @@
 """The corpus: seeds as text files that a person can review, and what each adds in features."""
 
+import heapq
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from hvfuzz.campaign.files import ProgramFileError, read_program
+from hvfuzz.campaign.files import SUFFIX, ProgramFileError, read_program, read_seed
 from hvfuzz.engines.engine import write_whole
 from hvfuzz.guest.ops import Catalogue
 from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import render
+from hvfuzz.guest.text import MAGIC, render
 from hvfuzz.targets.target import Target
-
-SUFFIX: Final = ".hvp"
 
 
 class Entry(NamedTuple):
@@ -33,7 +32,12 @@ def seed_files(folders: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def read_seeds(folders: Iterable[Path], catalogue: Catalogue) -> list[Entry]:
+def seed_bytes(folders: Iterable[Path], catalogue: Catalogue) -> list[bytes]:
+    """The seeds in `folders` for an engine. Raises `ProgramFileError` for text that is no program."""
+    return [read_seed(path, catalogue) for path in seed_files(folders)]
+
+
+def read_entries(folders: Iterable[Path], catalogue: Catalogue) -> list[Entry]:
     """The programs of `folders`. Raises `ProgramFileError` at the first file that holds none."""
     return [Entry(path, read_program(path, catalogue)) for path in seed_files(folders)]
 
@@ -48,29 +52,37 @@ def cover(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
 
     Greedy: always the entry that adds most, of equals the one with fewest ops, then by path.
     """
-    left = sorted(entries, key=lambda entry: (len(entry.program.ops), entry.path))
+    ordered = sorted(entries, key=lambda entry: (len(entry.program.ops), entry.path))
+    # What an entry adds only ever gets less: an old figure is a bound, and most need not be computed again.
+    bounds = [(-len(entry.features), number) for number, entry in enumerate(ordered)]
+    heapq.heapify(bounds)
     kept: list[Entry] = []
     covered: set[int] = set()
-    while left:
-        best = max(left, key=lambda entry: len(entry.features - covered))
-        if not best.features - covered:
-            break
-        covered |= best.features
-        kept.append(best)
-        left.remove(best)
-    return kept, left
+    while bounds and bounds[0][0]:
+        _, number = heapq.heappop(bounds)
+        added = ordered[number].features - covered
+        if bounds and (-len(added), number) > bounds[0]:
+            heapq.heappush(bounds, (-len(added), number))
+        elif added:
+            covered |= added
+            kept.append(ordered[number])
+    chosen = {entry.path for entry in kept}
+    return kept, [entry for entry in ordered if entry.path not in chosen]
 
 
 def add(source: Path, folder: Path, catalogue: Catalogue) -> Path:
     """Write the program in `source` to `folder` as text, under its own name; returns the new path.
 
-    Raises `ProgramFileError` if `source` holds no program or another program has that name already.
+    Text is taken as it is, with its comments. Raises `ProgramFileError` if `source` holds no program, or if another
+    program has that name already.
     """
     program = read_program(source, catalogue)
-    text = render(program)
     path = folder / f"{source.stem}{SUFFIX}"
-    if path.exists() and path.read_text() != text and path.resolve() != source.resolve():
-        raise ProgramFileError(f"{path}: another program has this name")
+    if path.exists():
+        if read_program(path, catalogue) != program:
+            raise ProgramFileError(f"{path}: another program has this name")
+        return path
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.encode())
+    data = source.read_bytes()
+    write_whole(path, data if data.startswith(MAGIC.encode()) else render(program).encode())
     return path

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from hvfuzz.bugs import BugError, find_bug
-from hvfuzz.campaign.corpus import seed_files
+from hvfuzz.campaign.corpus import seed_bytes
+from hvfuzz.campaign.files import ProgramFileError
 from hvfuzz.campaign.findings import FindingStore, record_of
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session, load_engine
 from hvfuzz.guest.program import Program
@@ -54,6 +55,9 @@ class _Terminal:
             place = f"({error.filename}: {error.strerror}), shown by:\n{render(program)}"
         print(f"hvfuzz: FINDING {finding.identity} {place}\n  {finding.message}", file=sys.stderr, flush=True)
 
+    def broke(self, error: Exception, program: Program) -> None:
+        print(f"hvfuzz: a mistake of ours, shown by:\n{render(program)}", file=sys.stderr, flush=True)
+
     def progress(self, progress: Progress) -> None:
         self.last = progress
 
@@ -89,8 +93,9 @@ def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str
     with Watchdog() as watchdog, EmulatedTarget(planted, watchdog=watchdog) as target:
         job = Job(
             find_harness(harness),
-            [path.read_bytes() for path in seed_files(paths)],
+            seed_bytes(paths, target.catalogue),
             out / "corpus" / harness,
+            out / "engine",
             seed=int(seed or 0),
             seconds=seconds,
             runs=None if runs is None else int(runs),
@@ -122,7 +127,7 @@ def main(harness: str, argv: Sequence[str]) -> None:
     out = Path(os.environ.get("HVFUZZ_OUT", "out")).resolve()
     try:
         status = _fuzz(harness, flags, paths, out, os.environ.get("HVFUZZ_BUG"))
-    except (BugError, EngineError) as error:
+    except (BugError, EngineError, ProgramFileError) as error:
         print(f"hvfuzz: {error}", file=sys.stderr)
         status = EXIT_BAD_INPUT
     except OSError as error:

@@ -9,6 +9,7 @@ from hvfuzz.guest.ops import Catalogue
 from hvfuzz.guest.program import Program
 from hvfuzz.guest.text import MAGIC, TextError, parse
 
+SUFFIX: Final = ".hvp"
 MAX_FILE: Final = 1 << 20
 """Largest program file in bytes; the longest program is a small part of this."""
 
@@ -25,19 +26,34 @@ def read_program(path: Path, catalogue: Catalogue) -> Program:
     """
     data = _read(path)
     if data.startswith(MAGIC.encode()):
-        try:
-            return parse(data.decode(), catalogue)
-        except TextError as error:
-            raise ProgramFileError(f"{path}: {error}") from error
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise ProgramFileError(f"{path}: line {line}: byte {data[error.start]:#x} is not UTF-8 text") from error
+        return _parsed(path, data, catalogue)
     program = decode(data, catalogue)
     if encode(program, catalogue) != data:
         raise ProgramFileError(
             f"{path}: not a program, neither as text (its first line would be '{MAGIC}1') nor in the fuzzer's byte form"
         )
     return program
+
+
+def read_seed(path: Path, catalogue: Catalogue) -> bytes:
+    """The bytes of a seed: any at all, but for text that is no program. Raises `ProgramFileError`.
+
+    An engine would take a text with a typing error for a program in byte form.
+    """
+    data = _read(path)
+    if path.suffix == SUFFIX or data.startswith(MAGIC.encode()):
+        read_program(path, catalogue)
+    return data
+
+
+def _parsed(path: Path, data: bytes, catalogue: Catalogue) -> Program:
+    try:
+        return parse(data.decode(), catalogue)
+    except TextError as error:
+        raise ProgramFileError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ProgramFileError(f"{path}: line {line}: byte {data[error.start]:#x} is not UTF-8 text") from error
 
 
 def _read(path: Path) -> bytes:

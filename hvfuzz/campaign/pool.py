@@ -27,6 +27,14 @@ class PoolError(Exception):
     """The campaign cannot go on: what a worker said, or that workers keep dying."""
 
 
+class Broken(PoolError):
+    """The campaign cannot go on, because hvfuzz itself failed over a program (whose text is `program`)."""
+
+    def __init__(self, message: str, program: str) -> None:
+        super().__init__(f"internal error, a mistake of ours and not of yours: {message}")
+        self.program = program
+
+
 class Discovery(NamedTuple):
     """A finding as a worker told it; `file` is None if it could not be saved (`error` says why)."""
 
@@ -138,13 +146,18 @@ class Pool:
             worker.progress = Progress(**event)
         elif kind == "finding":
             known = self.discoveries.get(event["identity"])
-            if known is None or (known.file is None and event["file"] is not None):
+            if known is None:
                 others = self.progress().runs - worker.progress.runs
                 seconds = round(time.monotonic() - self._start, 3)
                 discovery = Discovery(**{**event, "runs": others + event["runs"], "seconds": seconds})
                 self.discoveries[discovery.identity] = discovery
+            elif known.file is None:
+                kept = {name: event[name] for name in ("message", "file", "text", "error")}
+                self.discoveries[known.identity] = known._replace(**kept)
         elif kind == "error":
             raise PoolError(event["message"])
+        elif kind == "broke":
+            raise Broken(f"{event['message']} (details in {worker.log})", event["text"])
 
     def _kill_overdue(self) -> None:
         if self._job.seconds is None or time.monotonic() - self._start < self._job.seconds + GRACE_SECONDS:

@@ -1,17 +1,20 @@
 """A worker process: one engine on one target; tells its parent what happens.
 
 Events: {"event": "progress", runs, ops, seconds, features, corpus, last_new},
-{"event": "finding", identity, message, file, text, runs, seconds, error}, {"event": "error", message}.
+{"event": "finding", identity, message, file, text, runs, seconds, error}, {"event": "error", message} for what is
+wrong with the job or the machine, {"event": "broke", message, text} for a mistake of hvfuzz itself.
 """
 
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
 from hvfuzz.bugs import BugError, find_bug
-from hvfuzz.campaign.corpus import seed_files
+from hvfuzz.campaign.corpus import seed_bytes
+from hvfuzz.campaign.files import ProgramFileError
 from hvfuzz.campaign.findings import FindingStore, record_of
 from hvfuzz.campaign.process import Channel, begin, end
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Progress, Session, load_engine
@@ -61,12 +64,19 @@ class _Parent:
             "file": None,
             "error": None,
         }
+        # Told before it is saved, and again after: whatever ends this process in between, one of the two knows.
+        self.channel.tell(event)
         try:
             event["file"] = str(self.store.save(record, program))
         except OSError as error:
             # The parent still gets the program's text: nothing is lost with the disk.
             event["error"] = f"cannot write {error.filename or self.store.root}: {error.strerror}"
         self.channel.tell(event)
+
+    def broke(self, error: Exception, program: Program) -> None:
+        traceback.print_exception(error)
+        message = f"{type(error).__name__}: {error}"
+        self.channel.tell({"event": "broke", "message": message, "text": render(program)})
 
     def progress(self, progress: Progress) -> None:
         self.channel.tell({"event": "progress", **progress._asdict()})
@@ -79,14 +89,15 @@ def work(job: WorkerJob, channel: Channel) -> None:
     """Do `job`; returns when its budget is spent (the atheris engine ends the process instead)."""
     bug = None if job.bug is None else find_bug(job.bug)
     out = Path(job.out)
-    seeds = [path.read_bytes() for path in seed_files(Path(folder) for folder in job.seeds)]
     # The engine's package is loaded first: what it hooks must be there before the target is built.
     engine = load_engine(job.engine)
     with Watchdog() as watchdog, EmulatedTarget(bug, watchdog=watchdog) as target:
+        seeds = seed_bytes((Path(folder) for folder in job.seeds), target.catalogue)
         task = Job(
             harness=find_harness(job.harness),
             seeds=seeds,
             corpus=out / "corpus" / job.harness,
+            scratch=out / "engine",
             shared=job.shared,
             seed=job.seed,
             seconds=job.seconds,
@@ -106,7 +117,7 @@ def main(arguments: list[str]) -> NoReturn:
     fields, channel = begin(arguments)
     try:
         work(WorkerJob(**fields), channel)
-    except (BugError, EngineError, OSError) as error:
+    except (BugError, EngineError, ProgramFileError, OSError) as error:
         end(channel, error)
     sys.exit(0)
 

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -30,6 +31,16 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = get_close_matches(name, COMMANDS, 1, 0.5)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"no command {name!r}{hint}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -69,6 +80,9 @@ def main() -> NoReturn:
         sys.exit(0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(EXIT_BAD_INPUT)
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             _fail(f"{error.format_message()} (see {error.ctx.command_path} --help)", EXIT_BAD_INPUT)

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hvfuzz.campaign.corpus import read_seeds
+from hvfuzz.campaign.corpus import read_entries
 from hvfuzz.campaign.pool import Pool
 from hvfuzz.campaign.speed import measure_reset, measure_speed, typical_programs
 from hvfuzz.campaign.worker import WorkerJob
@@ -45,7 +45,7 @@ def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Pat
     """
     console = Console(stderr=True)
     with EmulatedTarget() as target:
-        seeds = [entry.program for entry in read_seeds([corpus], target.catalogue)] if corpus.is_dir() else []
+        seeds = [entry.program for entry in read_entries([corpus], target.catalogue)] if corpus.is_dir() else []
         programs = typical_programs(target, seed, seeds)
     with console.status("measuring the op loop"):
         speeds = measure_speed(programs, rounds)

@@ -9,10 +9,9 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from hvfuzz.bugs import Bug, find_bug, known_bugs
-from hvfuzz.guest.text import parse
+from hvfuzz.bugs import Bug, BugError, find_bug, known_bugs
+from hvfuzz.guest.text import TextError, parse
 from hvfuzz.targets.emulated import EmulatedTarget
 
 
@@ -31,37 +30,47 @@ def command() -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_bugs(as_json: bool) -> None:
-    """List the bugs with their advisory, difficulty (1 easy, 5 hard) and the finding each must give."""
+    """List the bugs with their advisory, difficulty (1 easy, 5 hard) and the finding each must give.
+
+    \b
+    Example:
+      hvfuzz bugs list
+    """
     bugs = known_bugs()
     if as_json:
         print(json.dumps([_plain(bug) for bug in bugs.values()]))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("bug", "advisory", "D", "finding", "what is wrong"):
-        table.add_column(title)
+    console = Console(highlight=False)
+    width = max(map(len, bugs))
     for bug in bugs.values():
-        table.add_row(bug.name, bug.advisory, str(bug.difficulty), bug.findings[0], bug.title)
-    Console(highlight=False).print(table)
+        console.print(f"[bold]{bug.name:{width}}[/]  D{bug.difficulty}  {bug.findings[0]}", soft_wrap=True)
+        console.print(f"{'':{width}}  [dim]{escape(bug.advisory)}: {escape(bug.title)}[/]", soft_wrap=True)
 
 
 @command.command("show")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(name: str, as_json: bool) -> None:
-    """Show one bug: cause, simplification, and the program that triggers it."""
+    """Show one bug: cause, simplification, and the program that triggers it.
+
+    \b
+    Examples:
+      hvfuzz bugs show xsa-212
+      hvfuzz bugs show my_bug.py --json
+    """
     bug = find_bug(name)
     if as_json:
         print(json.dumps(_plain(bug)))
         return
     console = Console(highlight=False)
-    console.print(f"[bold]{escape(bug.name)}[/]  {escape(bug.advisory)}  (difficulty {bug.difficulty})")
-    console.print(escape(bug.title))
+    console.print(f"[bold]{escape(bug.name)}[/]  {escape(bug.advisory)}  (difficulty {bug.difficulty})", soft_wrap=True)
+    console.print(bug.title, markup=False, soft_wrap=True)
     console.print()
     console.print(escape(inspect.cleandoc(bug.story)), soft_wrap=True)
     console.print()
     console.print(f"[bold]replaces[/]  {escape(bug.replaces)}", soft_wrap=True)
     for finding in bug.findings:
-        console.print(f"[bold]finding[/]   {escape(finding)}")
+        console.print(f"[bold]finding[/]   {escape(finding)}", soft_wrap=True)
     console.print()
     click.echo(bug.trigger.strip())
 
@@ -73,6 +82,11 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
     """Run each trigger on the faulty build and on the clean one: exactly its finding, and nothing.
 
     Ends with status 1 if any bug does not behave.
+
+    \b
+    Examples:
+      hvfuzz bugs verify
+      hvfuzz bugs verify xsa-78 my_bug.py
     """
     bugs = [find_bug(name) for name in names] or list(known_bugs().values())
     console = Console(highlight=False, stderr=as_json)
@@ -82,23 +96,39 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
         good = behaves(bug, faulty, clean)
         rows.append({"bug": bug.name, "good": good, "expected": bug.findings, "faulty": faulty, "clean": clean})
         mark = "[green]ok[/]  " if good else "[bold red]BAD[/] "
-        console.print(
-            f"{mark}{bug.name:12} faulty: {', '.join(faulty) or 'nothing'}; clean: {', '.join(clean) or 'nothing'}"
-        )
+        console.print(f"{mark}{bug.name:17} {_verdict(bug, faulty, clean)}", soft_wrap=True)
     if as_json:
         print(json.dumps(rows))
     sys.exit(0 if all(row["good"] for row in rows) else 1)
 
 
+def _verdict(bug: Bug, faulty: list[str], clean: list[str]) -> str:
+    """What was found, and what was not as it should be."""
+    if not bug.trigger:
+        return "it has no trigger"
+    parts = [f"finds {', '.join(faulty) or 'nothing'}"]
+    if sorted(faulty) != sorted(bug.findings):
+        parts.append(f"should find {', '.join(bug.findings) or 'nothing'}")
+    if clean:
+        parts.append(f"the clean hypervisor gives {', '.join(clean)}")
+    return "; ".join(parts)
+
+
 def findings_of(bug: Bug, *, planted: bool) -> list[str]:
-    """The identities that the trigger of `bug` gives, with the bug planted or without."""
+    """The identities that the trigger of `bug` gives, with the bug planted or without. Raises `BugError`."""
+    if not bug.trigger:
+        return []
     with EmulatedTarget(bug if planted else None) as target:
-        return [finding.identity for finding in target.run(parse(bug.trigger, target.catalogue)).findings]
+        try:
+            program = parse(bug.trigger, target.catalogue)
+        except TextError as error:
+            raise BugError(f"{bug.name}: its trigger: {error}") from error
+        return [finding.identity for finding in target.run(program).findings]
 
 
 def behaves(bug: Bug, faulty: list[str], clean: list[str]) -> bool:
     """Whether these findings of its trigger, planted and not, are what `bug` promises."""
-    return sorted(faulty) == sorted(bug.findings) and not clean
+    return bool(faulty) and sorted(faulty) == sorted(bug.findings) and not clean
 
 
 def _plain(bug: Bug) -> dict[str, Any]:

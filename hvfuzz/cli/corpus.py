@@ -31,9 +31,15 @@ def command() -> None:
 @click.option(
     "--root", type=FOLDER, default=Path("corpus"), show_default=True, help="Folder with one folder a harness."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def stats(root: Path, as_json: bool) -> None:
-    """Count programs, ops and the state features that they reach, for each harness and for all."""
+    """Count programs, ops and the state features that they reach, for each harness and for all.
+
+    \b
+    Examples:
+      hvfuzz corpus stats
+      hvfuzz corpus stats --root my-corpus --json
+    """
     rows: list[dict[str, Any]] = []
     everything: set[int] = set()
     with EmulatedTarget() as target:
@@ -41,7 +47,7 @@ def stats(root: Path, as_json: bool) -> None:
             folder = root / harness
             if not folder.is_dir():
                 continue
-            entries = corpus.measure(corpus.read_seeds([folder], target.catalogue), target)
+            entries = corpus.measure(corpus.read_entries([folder], target.catalogue), target)
             features = frozenset[int]().union(*(entry.features for entry in entries))
             everything |= features
             ops = sum(len(entry.program.ops) for entry in entries)
@@ -69,10 +75,16 @@ def stats(root: Path, as_json: bool) -> None:
 @command.command("add")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--harness", default="hypercalls", show_default=True, help="Whose seeds they become.")
-@click.option("--root", type=click.Path(path_type=Path), default=Path("corpus"), show_default=True)
+@click.option("--root", type=click.Path(path_type=Path), default=Path("corpus"), show_default=True, help="The corpus.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of the paths written.")
 def add(files: tuple[Path, ...], harness: str, root: Path, as_json: bool) -> None:
-    """Add programs, bytes or text, to the seeds of a harness, as text."""
+    """Add programs, bytes or text, to the seeds of a harness, as text.
+
+    \b
+    Examples:
+      hvfuzz corpus add found.hvp --harness dma
+      hvfuzz corpus add out/corpus/hypercalls/* --root my-corpus
+    """
     name = find_harness(harness).name
     with EmulatedTarget() as target:
         paths = [str(corpus.add(file, root / name, target.catalogue)) for file in files]
@@ -84,9 +96,14 @@ def add(files: tuple[Path, ...], harness: str, root: Path, as_json: bool) -> Non
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def prune(folder: Path, dry_run: bool, as_json: bool) -> None:
-    """Delete the programs of FOLDER that add no state feature to the others."""
+    """Delete the programs of FOLDER that add no state feature to the others.
+
+    \b
+    Example:
+      hvfuzz corpus prune out/corpus/hypercalls --dry-run
+    """
     with EmulatedTarget() as target:
-        entries = corpus.measure(corpus.read_seeds([folder], target.catalogue), target)
+        entries = corpus.measure(corpus.read_entries([folder], target.catalogue), target)
     kept, dropped = corpus.cover(entries)
     if not dry_run:
         for entry in dropped:

@@ -119,7 +119,7 @@ def command(as_json: bool) -> None:
             for check in part():
                 checks.append(check)
                 mark = "[green]ok[/] " if check.good else "[bold red]BAD[/]"
-                console.print(f"{mark} {check.name:18} {escape(check.detail)}")
+                console.print(f"{mark} {check.name:18} {escape(check.detail)}", soft_wrap=True)
     good = all(check.good for check in checks)
     if as_json:
         print(json.dumps({"good": good, "checks": [check._asdict() for check in checks]}))

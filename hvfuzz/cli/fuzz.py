@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,15 +12,19 @@ from rich.console import Console
 
 from hvfuzz.bugs import Plant, find_bug
 from hvfuzz.campaign.campaign import Campaign
+from hvfuzz.campaign.corpus import seed_bytes
 from hvfuzz.campaign.stop import Stop
 from hvfuzz.campaign.worker import WorkerJob
 from hvfuzz.cli.live import say, watch
-from hvfuzz.engines.engine import ENGINES, Feedback, load_engine
+from hvfuzz.engines.engine import ENGINES, EngineError, Feedback, load_engine
+from hvfuzz.guest.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.harness import find_harness
 
 DEFAULT_SECONDS: Final = 60.0
 FILE: Final = click.Path(path_type=Path)
 EXIT_BAD_INPUT: Final = 2
+EXIT_INTERNAL: Final = 70
 
 
 def _seed_folders(harness: str, given: tuple[Path, ...]) -> list[str]:
@@ -29,12 +34,16 @@ def _seed_folders(harness: str, given: tuple[Path, ...]) -> list[str]:
 
 def _check_writable(out: Path) -> None:
     """Fail before the campaign and not at its first finding."""
-    out.mkdir(parents=True, exist_ok=True)
     probe = out / ".writable"
     try:
+        out.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"hvfuzz")
+    except OSError as error:
+        error.filename = str(out)
+        raise
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 @click.command("fuzz", short_help="Fuzz with worker processes and a live view.")
@@ -101,6 +110,10 @@ def command(
         seconds = DEFAULT_SECONDS
     if seed is None:
         seed = random.SystemRandom().randrange(1 << 30)
+    folders = [] if no_corpus else _seed_folders(harness, corpora)
+    seeds = seed_bytes(map(Path, folders), catalogue(ABI))  # fails here rather than in every worker
+    if engine == "replay" and not seeds:
+        raise EngineError("engine 'replay' needs seeds: give some with --corpus")
     out = out.resolve()
     _check_writable(out)
     job = WorkerJob(
@@ -112,7 +125,7 @@ def command(
         bug=str(Path(bug).resolve()) if bug is not None and bug.endswith(".py") else bug,
         feedback=feedback,
         out=str(out),
-        seeds=[] if no_corpus else _seed_folders(harness, corpora),
+        seeds=folders,
     )
     console = Console(stderr=as_json, highlight=False)
     with Stop() as stop:
@@ -135,5 +148,5 @@ def command(
     if stop.status:
         sys.exit(stop.status)
     if campaign.error is not None:
-        sys.exit(EXIT_BAD_INPUT)
+        sys.exit(EXIT_INTERNAL if campaign.broken else EXIT_BAD_INPUT)
     sys.exit(1 if summary.findings else 0)

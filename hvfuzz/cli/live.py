@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
@@ -24,6 +24,8 @@ RATE_SECONDS: Final = 3.0
 """Rates are over so long a time."""
 FRAMES_PER_SECOND: Final = 4
 MAX_WIDTH: Final = 100
+COLUMN_WIDTH: Final = 25
+"""What a figure needs with its name."""
 SHOWN_FINDINGS: Final = 8
 
 
@@ -60,40 +62,59 @@ class View:
         elapsed = max(progress.seconds - first.seconds, 0.5)
         return max(0, progress.runs - first.runs) / elapsed, max(0, progress.ops - first.ops) / elapsed
 
-    def __rich__(self) -> RenderableType:
-        progress = self.campaign.pool.progress()
+    def _figures(self, progress: Progress) -> list[tuple[str, str | Text]]:
         runs, ops = self._rates(progress)
+        seconds = self.campaign.job.seconds
+        quiet = f"{clock(max(0.0, progress.seconds - progress.last_new))} ago" if progress.features else "-"
+        found = len(self.campaign.pool.discoveries)
+        return [
+            ("programs", count(progress.runs)),
+            ("ops", count(progress.ops)),
+            ("programs/s", count(runs)),
+            ("ops/s", count(ops)),
+            ("features", count(progress.features)),
+            ("corpus", count(progress.corpus)),
+            ("last new", quiet),
+            ("findings", Text(str(found), "bold red" if found else "green")),
+            ("time", clock(progress.seconds)),
+            ("of", "-" if seconds is None else clock(seconds)),
+            ("workers", str(self.campaign.workers)),
+            ("", ""),
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        progress = self.campaign.pool.progress()
+        figures = self._figures(progress)
+        columns = next(each for each in (3, 2, 1) if options.max_width >= COLUMN_WIDTH * each or each == 1)
+        rows = -(-len(figures) // columns)
         grid = Table.grid(padding=(0, 1), expand=True)
-        for _ in range(3):
+        for _ in range(columns):
             # Figures have columns of their own, as wide as they ever get: nothing moves when a number grows.
             grid.add_column(style="dim", no_wrap=True)
             grid.add_column(justify="right", min_width=9, no_wrap=True)
             grid.add_column(ratio=1)
-        seconds = self.campaign.job.seconds
-        total = f"/{clock(seconds)}" if seconds is not None else ""
-        quiet = f"{clock(max(0.0, progress.seconds - progress.last_new))} ago" if progress.features else "-"
-        found = self.campaign.pool.discoveries
-        rows = (
-            ("programs", count(progress.runs), "features", count(progress.features), "time", clock(progress.seconds)),
-            ("ops", count(progress.ops), "corpus", count(progress.corpus), "of", total.strip("/") or "-"),
-            ("programs/s", count(runs), "last new", quiet, "workers", str(self.campaign.workers)),
-            ("ops/s", count(ops), "findings", Text(str(len(found)), "bold red" if found else "green"), "", ""),
-        )
-        for first, one, second, two, third, three in rows:
-            grid.add_row(first, one, "", second, two, "", third, three, "")
+        for row in range(rows):
+            cells: list[str | Text] = []
+            for label, figure in figures[row::rows]:
+                cells += [label, figure, ""]
+            grid.add_row(*cells)
         parts: list[RenderableType] = [grid]
+        seconds = self.campaign.job.seconds
         if seconds is not None:
             parts.append(ProgressBar(total=seconds, completed=min(progress.seconds, seconds)))
+        found = list(self.campaign.pool.discoveries.values())
         if found:
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
             table.add_column("finding", style="bold red", overflow="ellipsis", no_wrap=True, ratio=1)
             table.add_column("after", justify="right", min_width=7)
             table.add_column("programs", justify="right", min_width=8)
-            for discovery in list(found.values())[-SHOWN_FINDINGS:]:
+            for discovery in found[-SHOWN_FINDINGS:]:
                 table.add_row(discovery.identity, clock(discovery.seconds), count(discovery.runs))
             parts += [Text(), table]
+            if len(found) > SHOWN_FINDINGS:
+                parts.append(Text(f"and {len(found) - SHOWN_FINDINGS} before", "dim"))
         parts += [Text(notice, style="yellow") for notice in self.campaign.pool.notices[-3:]]
-        return Panel(Group(*parts), title=escape(self.title), title_align="left", padding=(0, 1))
+        yield Panel(Group(*parts), title=escape(self.title), title_align="left", padding=(0, 1))
 
 
 def watch(campaign: Campaign, title: str, console: Console, *, as_json: bool) -> None:
@@ -154,6 +175,8 @@ def say(console: Console, summary: Summary, out: Path, report: Path | None) -> N
     if not summary.findings:
         console.print("no findings", style="green")
     console.print(f"findings  {out / 'findings'}", markup=False, soft_wrap=True)
-    console.print(f"corpus    {out / 'corpus' / summary.harness}", markup=False, soft_wrap=True)
+    corpus = out / "corpus" / summary.harness
+    if corpus.is_dir():
+        console.print(f"corpus    {corpus}", markup=False, soft_wrap=True)
     if report is not None:
         console.print(f"report    {report}", markup=False, soft_wrap=True)

@@ -69,7 +69,11 @@ def command(
             program = minimise(program, kept, target, seconds=seconds, proceed=lambda: not stop.wanted(), step=say)
     text = render(program)
     if output is not None:
-        write_whole(output, text.encode())
+        try:
+            write_whole(output, text.encode())
+        except OSError:
+            click.echo(text, nl=False)  # the work of minutes is not to be lost
+            raise
     if as_json:
         document = {"identity": kept, "before": before, "ops": len(program.ops), "tried": tried, "program": text}
         print(json.dumps(document))

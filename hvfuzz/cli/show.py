@@ -21,7 +21,7 @@ def command(file: Path, as_json: bool) -> None:
 
     \b
     Examples:
-      hvfuzz show out/corpus/hypercalls/1f0c…        a corpus unit, as text
+      hvfuzz show out/corpus/hypercalls/1f0c0b1d25e0
       hvfuzz show unit > corpus/hypercalls/my-seed.hvp
     """
     ops = catalogue(ABI)

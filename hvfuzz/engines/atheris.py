@@ -198,12 +198,13 @@ class AtherisEngine:
         if job.feedback is not Feedback.STATE:
             instrument_hypervisor()
         corpus = job.corpus
-        corpus.mkdir(parents=True, exist_ok=True)
+        for folder in (corpus, job.scratch):
+            folder.mkdir(parents=True, exist_ok=True)
         seeds = self._write_seeds(job, session)
         session.corpus = lambda: len(seeds) + sum(1 for _ in os.scandir(corpus))
-        listed = corpus.parent / f"{job.harness.name}.seeds"
+        listed = job.scratch / f"{job.harness.name}.seeds"
         write_whole(listed, ",".join(map(str, seeds)).encode())
-        words = corpus.parent / f"{job.harness.name}.dict"
+        words = job.scratch / f"{job.harness.name}.dict"
         write_whole(words, dictionary(session.target.catalogue).encode())
         arguments = [
             sys.argv[0],
@@ -221,7 +222,7 @@ class AtherisEngine:
             "-print_final_stats=0",
             # By a list and not as a folder: the order of files in a folder is another on every machine.
             f"-seed_inputs=@{listed}",
-            f"-artifact_prefix={corpus.parent}/",
+            f"-artifact_prefix={job.scratch}/",
             *job.arguments,
             str(corpus),
         ]
@@ -236,7 +237,7 @@ class AtherisEngine:
         if not programs:
             rng = random.Random(job.seed)
             programs = [generate(rng, catalogue, kinds=job.harness.weights) for _ in range(FIRST_PROGRAMS)]
-        folder = job.corpus.parent / f".seeds-{job.harness.name}"
+        folder = job.scratch / f"{job.harness.name}-seeds"
         folder.mkdir(exist_ok=True)
         paths = []
         for program in programs:

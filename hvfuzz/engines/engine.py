@@ -4,6 +4,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -55,6 +56,10 @@ class Sink(Protocol):
 
     def progress(self, progress: Progress) -> None: ...
 
+    def broke(self, error: Exception, program: Program) -> None:
+        """hvfuzz itself, and not the host that it watches, failed over `program`."""
+        ...
+
     def ended(self) -> int:
         """An engine that cannot return is about to end the process: the exit status."""
         ...
@@ -67,6 +72,8 @@ class Job(NamedTuple):
     seeds: Sequence[bytes]
     corpus: Path
     """Folder that a coverage-guided engine keeps inputs in (by SHA-1)."""
+    scratch: Path
+    """Folder for what the engine needs besides."""
     shared: bool = False
     """Whether other workers write to that folder: the engine then loads what they find as it comes."""
     seed: int = 0
@@ -127,7 +134,11 @@ class Session:
             raise BudgetSpent
         if not runs % LOOK_EVERY:
             self._look()
-        result = self.target.run(program, audit=not runs % AUDIT_EVERY)
+        try:
+            result = self.target.run(program, audit=not runs % AUDIT_EVERY)
+        except Exception as error:
+            self.sink.broke(error, program)
+            raise
         self.runs = runs + 1
         self.ops += result.ops
         seen = self._seen
@@ -158,8 +169,11 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # what the caller, and its user, know
         raise
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from hvfuzz.abi.boot import WORLDS
@@ -28,6 +29,8 @@ ROUND: Final = 200
 """Programs of the strategy, and a tenth as many histories, in turn until the budget is spent."""
 STEPS: Final = 40
 """Rules of one history; each adds an op, and those that the op needs."""
+REMEMBERED: Final = 100_000
+"""Programs of late that are not run again."""
 
 
 def dice() -> st.SearchStrategy[Random]:
@@ -91,8 +94,10 @@ class HypothesisEngine:
         weights = job.harness.weights
         for unit in job.seeds:
             session.run(decode(unit, catalogue))
+        set_hypothesis_home_dir(job.scratch / "hypothesis")
         quiet = settings(
             max_examples=ROUND,
+            derandomize=False,  # as hypothesis' own profile for CI would have it
             database=None,
             deadline=None,
             phases=(Phase.generate,),
@@ -102,8 +107,15 @@ class HypothesisEngine:
         )
         few = settings(quiet, max_examples=ROUND // 10)
 
+        seen: set[Program] = set()
+
         def run(program: Program) -> None:
-            session.run(program)
+            # hypothesis repeats itself on purpose, which tells a machine that is always the same nothing.
+            if program not in seen:
+                if len(seen) >= REMEMBERED:
+                    seen.clear()
+                seen.add(program)
+                session.run(program)
 
         number = job.seed
         while True:

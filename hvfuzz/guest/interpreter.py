@@ -28,6 +28,14 @@ ENTRY: Final = struct.Struct("<QQQQ")
 STRUCT_ROOM: Final = 0x80
 """Bytes of the argument page kept for each batched call's struct; its arrays follow."""
 ARRAY_WORDS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_RAX: Final = int(Reg.RAX)
+_RDX: Final = int(Reg.RDX)
+_RDI: Final = int(Reg.RDI)
+_new = tuple.__new__
+"""Makes an Outcome of a tuple at a third of the cost of its constructor: there is one an op."""
+
+
+_OK: Final = Result.OK
 
 
 class HostStopped(Exception):
@@ -45,13 +53,15 @@ class _NoRoom(Exception):
 class Interpreter:
     """Executes programs on `machine`, booted as `world`; `machine.exit_handler` may raise the two exceptions above."""
 
-    __slots__ = ("_actors", "_batched", "_execute", "_late", "_layouts", "_results", "_trace", "machine")
+    __slots__ = ("_actors", "_batched", "_execute", "_late", "_layouts", "_pages", "_results", "_trace", "machine")
 
     def __init__(self, machine: Machine, catalogue: Catalogue, world: World) -> None:
         self.machine: Final = machine
         self._layouts: Final = tuple(_layouts(catalogue, domain.abi_version) for domain in world.domains)
         """For each domain the struct of each call, by opcode, as its version of the ABI has it."""
         self._actors: Final = {(vcpu.domain, vcpu.index): vcpu for vcpu in machine.vcpus}
+        self._pages: Final = tuple(argument_page(index) for index in range(max(d.vcpus for d in world.domains)))
+        """The argument page of each vCPU of a domain, by its index."""
         self._results: list[int] = []
         self._late: list[tuple[int, Op]] = []
         self._batched = 0
@@ -70,6 +80,7 @@ class Interpreter:
         """
         self._trace = trace = Trace()
         ops = program.ops
+        outcomes = trace.outcomes
         self._results = [0] * len(ops)
         self._late = []
         fetches, clock = self.machine.fetches, self.machine.clock
@@ -78,7 +89,7 @@ class Interpreter:
         try:
             while index < len(ops):
                 op = ops[index]
-                first = len(trace.outcomes)
+                first = len(outcomes)
                 if before is not None:
                     before(index, op)
                 fetches.reset()
@@ -91,7 +102,7 @@ class Interpreter:
                     late_index, late = self._late.pop(0)
                     self._perform(late_index, late, None)
                 if after is not None:
-                    after(index, op, trace.outcomes[first:])
+                    after(index, op, outcomes[first:])
                 index += 1 + self._batched
                 if clock.cycles > limit:
                     trace.stopped = "work budget"
@@ -123,14 +134,14 @@ class Interpreter:
 
     def _perform(self, index: int, op: Op, program: Program | None) -> None:
         """Execute one op on its vCPU and record the outcome; batched calls follow it only in a `program`."""
-        vcpu = self._actors.get(op.actor)
-        kind = op.kind
-        how, status, result = Result.OK, 0, 0
+        kind, actor, values, _, _ = op
+        vcpu = self._actors.get(actor)
+        how, status, result = _OK, 0, 0
         if vcpu is None or vcpu.runnable:
             how = Result.SKIPPED
         else:
             try:
-                if kind.follow is not None and op.values[kind.follow] == 0 and program is not None:
+                if kind.follow is not None and values[kind.follow] == 0 and program is not None:
                     self._batch(index, op, vcpu, program)
                     return
                 if kind.declaration is not None:
@@ -140,15 +151,16 @@ class Interpreter:
                 elif kind.name == "blob":
                     status, result = self._blob(vcpu, op)
                 elif kind.name == "vmcall":
-                    status, result = self._call(vcpu, self._number(op.values[0]), self._number(op.values[1]))
+                    status, result = self._call(vcpu, self._number(values[0]), self._number(values[1]))
                 else:
-                    values = [self._number(value) for value in op.values]
-                    result = self._execute[kind.code](vcpu, values) or 0
+                    numbers = [value if type(value) is int else self._number(value) for value in values]
+                    result = self._execute[kind.code](vcpu, numbers) or 0
             except GuestFault as fault:
                 how, status, result = Result.FAULT, fault.vector, fault.error
             except (Unreachable, _NoRoom):
                 how = Result.SKIPPED
-        self._trace.outcomes.append(Outcome(index, kind.code, how, status, result, self.machine.clock.cycles))
+        outcome = _new(Outcome, (index, kind.code, how, status, result, self.machine.clock.cycles))
+        self._trace.outcomes.append(outcome)
 
     # Arguments.
 
@@ -159,12 +171,13 @@ class Interpreter:
 
     def _argument_page(self, vcpu: VCpu) -> tuple[Gva, int]:
         """The Gva and Hpa of the vCPU's argument page, writable; a guest fault if it is not there any more."""
-        page = argument_page(vcpu.index)
+        page = self._pages[vcpu.index]
         try:
             hpa = self.machine.mmu.translate(vcpu, page, WRITE, False)
         except (EptViolation, EptMisconfiguration):
             vcpu.store(page, 8, 0)  # the guest meets what any store of its meets
-            hpa = self.machine.mmu.translate(vcpu, page, WRITE, False)
+            # It went through: the guest has put a device's registers where its arguments were.
+            raise Unreachable from None
         observer = self.machine.access_observer
         if observer is not None:
             observer(vcpu, hpa, PAGE_SIZE, WRITE)
@@ -177,9 +190,10 @@ class Interpreter:
         """
         if arrays > PAGE_SIZE:
             raise _NoRoom
+        kind, _, values, mangle, _ = op
         out: list[tuple[int, bytes]] = []
         numbers: list[int] = []
-        for position, value in enumerate(op.values):
+        for value in values:
             # The exact types, since this is the hottest loop here: a Ref is a tuple, too.
             if type(value) is int:
                 numbers.append(value)
@@ -187,14 +201,13 @@ class Interpreter:
                 numbers.append(self._results[value.op])
             else:
                 assert isinstance(value, tuple)
-                data = self._array(value, op.kind.fields[position].kind)
+                data = self._array(value, kind.fields[len(numbers)].kind)
                 if arrays + len(data) > PAGE_SIZE:
                     raise _NoRoom
-                numbers.append(argument_page(vcpu.index) + arrays)
+                numbers.append(self._pages[vcpu.index] + arrays)
                 out.append((arrays, data))
                 arrays = (arrays + len(data) + 7) & ~7
-        layout = self._layouts[vcpu.domain][op.kind.code]
-        mangle = op.mangle
+        layout = self._layouts[vcpu.domain][kind.code]
         if mangle is None:
             return layout.encode(numbers), out, arrays
         reserved = mangle.reserved or 0
@@ -210,11 +223,11 @@ class Interpreter:
 
     def _call(self, vcpu: VCpu, number: int, pointer: int) -> tuple[int, int]:
         regs = vcpu.regs
-        regs[Reg.RAX] = number & U64
-        regs[Reg.RDI] = pointer & U64
+        regs[_RAX] = number & U64
+        regs[_RDI] = pointer & U64
         vcpu.vmcall()
-        status = regs[Reg.RAX]
-        return (status - (1 << 64) if status >> 63 else status), regs[Reg.RDX]
+        status = regs[_RAX]
+        return (status - (1 << 64) if status >> 63 else status), regs[_RDX]
 
     def _hypercall(self, vcpu: VCpu, op: Op) -> tuple[int, int]:
         declaration = op.kind.declaration

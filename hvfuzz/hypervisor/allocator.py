@@ -55,9 +55,9 @@ class Allocator:
             while bits:
                 if len(chosen) == count:
                     return tuple(chosen)
-                index = bits.bit_length() - 1 if top_down else (bits & -bits).bit_length() - 1
-                bits ^= 1 << index
-                chosen.append(base + index)
+                bit = 1 << bits.bit_length() - 1 if top_down else bits & -bits
+                bits ^= bit
+                chosen.append(base + bit.bit_length() - 1)
         return tuple(chosen)
 
     def choose_blocks(self, count: int, *, top_down: bool = False) -> tuple[int, ...] | None:

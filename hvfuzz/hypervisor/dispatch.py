@@ -43,7 +43,7 @@ def vmcall(hv: Hypervisor, vcpu: VCpu) -> None:
     vmcs = vcpu.vmcs
     saved = vmcs.saved
     status, result = call(hv, vcpu, saved[RAX], saved[RDI])
-    saved[RAX] = status.word
+    saved[RAX] = status & U64  # `status.word`, without its call
     saved[RDX] = result
     saved[RIP] = saved[RIP] + vmcs.length & U64
 
@@ -56,12 +56,12 @@ def call(hv: Hypervisor, vcpu: VCpu, number: int, pointer: int) -> tuple[Status,
     if refusal is not None or declaration is None:
         return refuse(hv, vcpu, declaration, refusal or UNKNOWN)
     args = fetch_arguments(hv, vcpu, caller, declaration, pointer)
-    if isinstance(args, Refused):
+    if type(args) is Refused:
         return refuse(hv, vcpu, declaration, args)
     observer = hv.host.observer
     observer.call_started(vcpu, declaration, args)
     effect = args.check(hv, caller, vcpu)
-    if isinstance(effect, Refused):
+    if type(effect) is Refused:
         status, reason = effect
         observer.call_finished(vcpu, declaration, args, status, 0, reason)
         return status, 0
@@ -98,7 +98,7 @@ def fetch_arguments(hv: Hypervisor, vcpu: VCpu, caller: Domain, declaration: Dec
     if header is None:
         return HEADER_FAULT
     claimed = check_header(header, version)
-    if isinstance(claimed, Status):
+    if type(claimed) is not tuple:
         return HEADER_INVALID if claimed is Status.INVALID else HEADER_TOO_NEW
     size, version = claimed
     rest = size - HEADER_SIZE

@@ -94,7 +94,7 @@ class FrameTable:
 
     def word(self, hfn: int) -> int:
         """The frame's word as it stands."""
-        return self.host.read64(self.address(hfn))
+        return self.host.read64(self.base + 8 * hfn if 0 <= hfn < self.count else self.address(hfn))
 
     def frame(self, hfn: int) -> Frame:
         """The frame's word, taken apart."""
@@ -124,16 +124,16 @@ class FrameTable:
     def add_block_map(self, hfn: int) -> None:
         """Count one more leaf mapping of each of the 512 frames from `hfn` on."""
         words = self._block(hfn)
-        if any(word >> MAPS_SHIFT & COUNT_MASK == COUNT_MASK for word in words):
+        if any(word >> MAPS_SHIFT & COUNT_MASK == COUNT_MASK for word in dict.fromkeys(words)):
             raise HostBug(f"a count in block {hfn:#x} overflows")
-        self.host.write(self.address(hfn), _BLOCK.pack(*[word + ONE_MAP for word in words]))
+        self._write_block(hfn, words, ONE_MAP)
 
     def drop_block_map(self, hfn: int) -> None:
         """Count one leaf mapping less of each of the 512 frames from `hfn` on."""
         words = self._block(hfn)
-        if any(word >> MAPS_SHIFT & COUNT_MASK == 0 for word in words):
+        if any(word >> MAPS_SHIFT & COUNT_MASK == 0 for word in dict.fromkeys(words)):
             raise HostBug(f"a count in block {hfn:#x} falls below zero")
-        self.host.write(self.address(hfn), _BLOCK.pack(*[word - ONE_MAP for word in words]))
+        self._write_block(hfn, words, -ONE_MAP)
 
     def add_pin(self, hfn: int) -> None:
         """Count one more live side of a grant mapping."""
@@ -152,22 +152,32 @@ class FrameTable:
         self._drop(hfn, ONE_GRANT, GRANTS_SHIFT)
 
     def _add(self, hfn: int, one: int, shift: int) -> None:
-        address = self.address(hfn)
-        word = self.host.read64(address)
+        host = self.host
+        address = self.base + 8 * hfn if 0 <= hfn < self.count else self.address(hfn)
+        word = host.read64(address)
         if word >> shift & COUNT_MASK == COUNT_MASK:
             raise HostBug(f"a count of frame {hfn:#x} overflows")
-        self.host.write64(address, self.settled(word + one))
+        host.write64(address, self.settled(word + one))
 
     def _drop(self, hfn: int, one: int, shift: int) -> None:
-        address = self.address(hfn)
-        word = self.host.read64(address)
+        host = self.host
+        address = self.base + 8 * hfn if 0 <= hfn < self.count else self.address(hfn)
+        word = host.read64(address)
         if word >> shift & COUNT_MASK == 0:
             raise HostBug(f"a count of frame {hfn:#x} falls below zero")
-        self.host.write64(address, self.settled(word - one))
+        host.write64(address, self.settled(word - one))
 
     def _block(self, hfn: int) -> tuple[int, ...]:
         self.address(hfn + LARGE_FRAMES - 1)  # the last one exists, so all do
         return _BLOCK.unpack(self.host.read(self.address(hfn), _BLOCK.size))
+
+    def _write_block(self, hfn: int, words: tuple[int, ...], change: int) -> None:
+        first = words[0]
+        if words.count(first) == LARGE_FRAMES:  # a block that is new, or about to go: nearly always
+            data = (first + change).to_bytes(8, "little") * LARGE_FRAMES
+        else:
+            data = _BLOCK.pack(*[word + change for word in words])
+        self.host.write(self.address(hfn), data)
 
     @staticmethod
     def settled(word: int) -> int:

@@ -58,8 +58,11 @@ class HostArray(list[T]):
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: SupportsIndex | slice) -> T | list[T]:
         self.work.units += 1
-        if type(index) is int and 0 <= index < len(self):
-            return _getitem(self, index)
+        if type(index) is int and index >= 0:
+            try:
+                return _getitem(self, index)
+            except IndexError:
+                pass
         self._refuse(index, "read")
         return super().__getitem__(index)
 
@@ -69,7 +72,8 @@ class HostArray(list[T]):
     def __setitem__(self, index: slice, value: Iterable[T]) -> None: ...
     def __setitem__(self, index: SupportsIndex | slice, value: T | Iterable[T]) -> None:
         self.work.units += 1
-        self._refuse(index, "written")
+        if type(index) is not int or not 0 <= index < len(self):
+            self._refuse(index, "written")
         super().__setitem__(index, value)  # type: ignore[index, assignment]
 
     def _refuse(self, index: SupportsIndex | slice, verb: str) -> None:

@@ -171,7 +171,7 @@ class Stage2(TableTree):
 
     def any_present(self, first: int, count: int) -> bool:
         """Is any page of the range mapped?"""
-        return any(entry & RIGHTS for _, entry, _ in self.leaves(first, count))
+        return any(entry & RIGHTS for _, _, _, entries in self.runs(first, count) for entry in entries)
 
     def flush_tables(self, page: int) -> None:
         """Drop everything cached of these tables: INVEPT knows no single page."""

@@ -10,7 +10,7 @@ Law of every tree: a table page other than the root holds at least one present e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 from typing import Protocol
 
@@ -34,7 +34,12 @@ POISON = 0xF5F5_F5F5_F5F5_F502
 """Every word of a pooled table page: hardware or walkers that still descend into it see reserved bits set."""
 
 _EMPTY_PAGE = bytes(PAGE_SIZE)
-_WORD = Struct("<Q")
+_WORDS = tuple(Struct(f"<{count}Q") for count in range(ENTRIES + 1))
+
+
+def unpack_words(data: bytes) -> tuple[int, ...]:
+    """The words in part of a table."""
+    return _WORDS[len(data) >> 3].unpack(data)
 
 
 def is_table(entry: int, level: int) -> bool:
@@ -112,11 +117,11 @@ class TableTree:
         if page >> shift + 9:
             raise HostFault(f"page {page:#x} lies beyond the tables")
         # As read64 does, but without its call: nothing else happens as often in host context.
-        words, on_access = host.words, host.on_access
+        words, on_access, work = host.words, host.on_access, host.work
         address = self.root + (page >> shift & 511) * 8
         try:
             while True:
-                host.work.units += 1
+                work.units += 1
                 if on_access is not None:
                     on_access(address, 8, False)
                 entry: int = words[address >> 3]
@@ -130,17 +135,30 @@ class TableTree:
 
     def leaves(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
         """(page, entry, level) of each page of the range, in order: what `lookup` finds, a whole table at a time."""
+        for page, after, level, entries in self.runs(first, count):
+            if level > 1:
+                entry = entries[0]
+                for each in range(page, after):
+                    yield each, entry, level
+            else:
+                for each, entry in enumerate(entries, page):
+                    yield each, entry, level
+
+    def runs(self, first: int, count: int) -> Iterator[tuple[int, int, int, Sequence[int]]]:
+        """(page, page after, level, entries) of each part of the range that one table decides, in order.
+
+        Where the walk ends above level 1, there is a single entry for all of the part.
+        """
         page, end = first, first + count
         while page < end:
             entry, level, address = self.lookup(page)
-            after = min((page >> 9 * (level - 1)) + 1 << 9 * (level - 1), end)
             if level > 1:
-                yield from ((each, entry, level) for each in range(page, after))
+                shift = 9 * (level - 1)
+                after = min((page >> shift) + 1 << shift, end)
+                yield page, after, level, (entry,)
             else:
                 after = min((page & -ENTRIES) + ENTRIES, end)
-                words = self.host.read(address, 8 * (after - page))
-                for each, (word,) in enumerate(_WORD.iter_unpack(words), page):
-                    yield each, word, level
+                yield page, after, level, unpack_words(self.host.read(address, 8 * (after - page)))
             page = after
 
     def walk(self, first: int, count: int, visitor: Visitor) -> None:
@@ -185,19 +203,27 @@ class TableTree:
 
     def slot(self, page: int, level: int) -> int:
         """Host physical address of the entry of `level` for `page`; missing tables on the way come from the pool."""
+        host = self.host
+        words, on_access, work = host.words, host.on_access, host.work
         at = self.top
         table = self.root
         while True:
             address = table + (page >> 9 * (at - 1) & 511) * 8
             if at == level:
                 return address
-            entry = self.host.read64(address)
+            work.units += 1  # read64, as in `lookup`
+            if on_access is not None:
+                on_access(address, 8, False)
+            try:
+                entry: int = words[address >> 3]
+            except IndexError:
+                raise HostFault(f"word read at {address:#x}") from None
             if not entry & RIGHTS:
                 hfn = self.pool.take()
                 if hfn < 0:
                     raise HostBug("a checked mapping found the pool empty")
                 entry = hfn << PAGE_SHIFT | self.table_rights
-                self.host.write64(address, entry)
+                host.write64(address, entry)
             elif entry & LARGE:
                 raise HostBug(f"page {page:#x} lies in a large leaf")
             table = entry & ADDRESS

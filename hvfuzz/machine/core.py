@@ -109,8 +109,9 @@ class Core:
         machine = self.machine
         vmcs = self.vmcs
         vmcs.reason = reason
+        regs = self.regs
         vmcs.saved = [
-            *self.regs,
+            *regs,
             self.cr0,
             self.cr2,
             self.cr3,
@@ -120,14 +121,15 @@ class Core:
             self.msrs.copy(),
         ]
         self.in_root = True
-        machine.clock.cycles += Cost.VMEXIT
+        clock = machine.clock
+        clock.cycles += Cost.VMEXIT
         try:
             machine.exit_handler(self)
         finally:
             self.in_root = False
-        machine.clock.cycles += Cost.VMENTRY
+        clock.cycles += Cost.VMENTRY
         saved = vmcs.saved
-        self.regs[:] = saved[:REGISTERS]
+        regs[:] = saved[:REGISTERS]
         self.cr0, self.cr2, self.cr3, self.cr4, self.efer, self.cpl, self.msrs = saved[REGISTERS:]
         fault = self.pending_fault
         if fault is not None:

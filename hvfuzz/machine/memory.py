@@ -138,7 +138,11 @@ class PhysicalMemory:
         if hpa < 0 or hpa + n > self.size:
             raise BusError(hpa)
         self._raw[hpa : hpa + n] = data
-        self._touched(hpa, n)
+        frame = hpa >> PAGE_SHIFT
+        if n and (hpa & PAGE_MASK) + n <= PAGE_SIZE and not self.watched[frame]:
+            self.dirty.add(frame)  # what `_touched` comes to for nearly every write
+        else:
+            self._touched(hpa, n)
 
     def fill(self, hfn: int, word: int = 0) -> None:
         """Write `word` (64 bits) to all 512 words of a frame."""

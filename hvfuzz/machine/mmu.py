@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from hvfuzz.machine import paging
 from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE, is_canonical
 from hvfuzz.machine.clock import Cost
-from hvfuzz.machine.ept import EP4TA
+from hvfuzz.machine.ept import EP4TA, EPTP_ACCESSED_DIRTY
 from hvfuzz.machine.faults import GuestFault, Vector
 from hvfuzz.machine.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.machine.second_stage import STAGE_1, SecondStage
@@ -14,6 +14,7 @@ from hvfuzz.machine.vmcs import RFLAGS
 if TYPE_CHECKING:
     from hvfuzz.machine.core import Core
 
+_HIT_AND_REFERENCE: Final = Cost.TLB_HIT + Cost.WALK_REFERENCE
 _ORDINARY: Final = paging.P | paging.A
 _CHECKED: Final = paging.RESERVED_TABLE | paging.PS | paging.NX | _ORDINARY
 # Level by level: (level, shift of the index, reserved bits of a table entry, reserved bits of a leaf or -1 where
@@ -76,6 +77,9 @@ class Mmu(SecondStage):
         clock = self.clock
         record = self.record
         eptp = vcpu.eptp
+        cached = self.tlb.guest_physical
+        plain_reads = not eptp & EPTP_ACCESSED_DIRTY
+        ep4ta = key[2]
         no_nx = 0 if vcpu.efer & paging.EFER_NXE else paging.NX
         every = paging.RW | paging.US
         some_nx = 0
@@ -83,8 +87,14 @@ class Mmu(SecondStage):
         order = 0
         for level, shift, reserved_table, reserved_leaf, leaf_address, checked in _LEVELS:
             entry_gpa = table | (gva >> shift & 511) << 3
-            hpa = self.resolve_gpa(eptp, entry_gpa, READ, gva, True)[0] | entry_gpa & PAGE_MASK
-            clock.cycles += Cost.WALK_REFERENCE
+            # As `resolve_gpa`, without its call for a hit: four times a walk, and most walks find the upper levels.
+            seen = cached.get((ep4ta, entry_gpa >> PAGE_SHIFT))
+            if seen is not None and seen[1] & READ and plain_reads:
+                clock.cycles += _HIT_AND_REFERENCE
+                hpa = seen[0] | entry_gpa & PAGE_MASK
+            else:
+                hpa = self.resolve_gpa(eptp, entry_gpa, READ, gva, True)[0] | entry_gpa & PAGE_MASK
+                clock.cycles += Cost.WALK_REFERENCE
             # Where no memory answers, the bus floats high.
             entry = words[hpa >> 3] if hpa < size else U64
             if record is not None:

@@ -38,6 +38,10 @@ OWNED: Final = int(FrameState.OWNED)
 SHARED: Final = int(FrameState.SHARED)
 STATE: Final = 0xFF00
 """The state field of a frame word; 0 is FREE."""
+# Members of enumerations cost more to look up than globals.
+HYPERVISOR_CONNECTED: Final = HypervisorPortState.CONNECTED
+CONNECTED: Final = PortState.CONNECTED
+UNBOUND: Final = PortState.UNBOUND
 STATES: Final = tuple(RunState(number) for number in range(4))
 
 
@@ -162,9 +166,10 @@ class Abstraction:
         entry = None if bucket is None else list.__getitem__(bucket.ports, port % PORTS_PER_BUCKET)
         if entry is None:
             return None
-        connected = entry.state is HypervisorPortState.CONNECTED
-        state = PortState.CONNECTED if connected else PortState.UNBOUND
-        return Port(state, entry.remote, entry.remote_port if connected else 0, entry.pending)
+        state, remote, remote_port, pending = entry
+        if state is HYPERVISOR_CONNECTED:
+            return Port(CONNECTED, remote, remote_port, pending)
+        return Port(UNBOUND, remote, 0, pending)
 
     def _device(self, number: int) -> int | None:
         domain = self._shadow.device_domain(self._scene.machine.devices[number].bdf)

@@ -8,10 +8,12 @@ name, with the other oracle's name and rule as the rule.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from hvfuzz.oracles.oracle import Oracle, Rules
 from hvfuzz.oracles.reachability import Reachability
+
+_Index: TypeAlias = Mapping[Any, tuple[Any, ...]]
 
 
 class Audit(Oracle):
@@ -33,9 +35,9 @@ class Audit(Oracle):
         self._compare("tables", followed.tables, fresh.tables)
         self._compare("present entries of tables", followed.populations, fresh.populations)
         self._compare("context entries", followed.contexts, fresh.contexts)
-        self._compare("leaves of frames", _unordered(followed.leaves), _unordered(fresh.leaves))
-        self._compare("large leaves of blocks", _unordered(followed.large), _unordered(fresh.large))
-        self._compare("places of grant mappings", _unordered(followed.sides), _unordered(fresh.sides))
+        self._compare_unordered("leaves of frames", followed.leaves, fresh.leaves)
+        self._compare_unordered("large leaves of blocks", followed.large, fresh.large)
+        self._compare_unordered("places of grant mappings", followed.sides, fresh.sides)
         lists: tuple[tuple[str, Sequence[Any], Sequence[Any]], ...] = (
             ("frame words", followed.frames.values, fresh.frames.values),
             ("frames in each state", followed.state_counts, fresh.state_counts),
@@ -56,7 +58,11 @@ class Audit(Oracle):
                 self.report("shadow", text)
                 return
 
+    def _compare_unordered(self, what: str, followed: _Index, fresh: _Index) -> None:
+        if followed != fresh:
+            self._compare(what, _unordered(followed), _unordered(fresh))
 
-def _unordered(index: Mapping[Any, tuple[Any, ...]]) -> dict[Any, list[Any]]:
+
+def _unordered(index: _Index) -> dict[Any, list[Any]]:
     """A reverse index without the order in which things came into it."""
     return {key: sorted(values) for key, values in index.items()}

@@ -71,6 +71,7 @@ class Change:
 
     __slots__ = (
         "added",
+        "blocks",
         "contexts",
         "emptied",
         "entries",
@@ -79,12 +80,18 @@ class Change:
         "linked",
         "misplaced",
         "removed",
+        "scattered",
         "tables",
+        "unlinked",
     )
 
     def __init__(self) -> None:
         self.frames: dict[int, int] = {}
         """Hfn -> its frame word before, where that changed."""
+        self.blocks: dict[int, tuple[int, int]] = {}
+        """Hfn >> 9 -> (old, new) where 512 frames had one and the same word, and have another one now, all of them."""
+        self.scattered: dict[int, int] = self.frames
+        """`frames` without those of `blocks`."""
         self.added: list[Leaf] = []
         """Leaves that are there now, and were not, or were other ones."""
         self.removed: list[Removed] = []
@@ -102,6 +109,8 @@ class Change:
         """(domain, handle, old, new) of changed grant mappings."""
         self.tables = False
         """Some table became reachable, or unreachable."""
+        self.unlinked = False
+        """Some table became unreachable."""
 
 
 def is_link(entry: int, level: int) -> bool:

@@ -6,20 +6,29 @@ caller alone are compared with what they were.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.abi.limits import PORTS_PER_BUCKET
+from hvfuzz.abi.limits import POPULATE_LARGE, PORTS_PER_BUCKET
 from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.machine.addresses import LARGE_FRAMES
 from hvfuzz.oracles.abstraction import STATES, Abstraction, frame_of, keys_of, pages_of
-from hvfuzz.oracles.spec import FREE, Key, Value
+from hvfuzz.oracles.change import DMA, LARGE_LEVEL, differences
+from hvfuzz.oracles.spec import FREE, Block, IoPage, Key, Page, Value, frame_block, page_block
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Bucket
+    from hvfuzz.machine.cpu import VCpu
     from hvfuzz.oracles.change import Change
     from hvfuzz.oracles.oracle import Scene
     from hvfuzz.oracles.reachability import Reachability
 
 Cells = dict[Key, Value]
+FREE_STATE: Final = int(FrameState.FREE)
+# The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
+_page = partial(tuple.__new__, Page)
+_io_page = partial(tuple.__new__, IoPage)
 
 
 class Deltas:
@@ -31,10 +40,12 @@ class Deltas:
         "_base_ports",
         "_base_runs",
         "_buckets",
+        "_live",
         "_ports",
         "_runs",
         "_scene",
         "_shadow",
+        "_vcpus",
         "changes",
     )
 
@@ -44,6 +55,7 @@ class Deltas:
         self._abstraction: Final = abstraction
         self.changes: Final[list[Change]] = []
         """Changes of the shadow that were not asked about yet."""
+        self._vcpus: list[VCpu] = []
         self._runs: list[int] = []
         self._base_runs: list[int] = []
         self._buckets: list[list[Bucket | None]] = []
@@ -51,10 +63,13 @@ class Deltas:
         self._ports: dict[tuple[int, int], list[Any]] = {}
         """(domain, bucket) -> its ports."""
         self._base_ports: dict[tuple[int, int], list[Any]] = {}
+        self._live: list[Bucket] = []
+        """The buckets that there are, in the order of `_ports`."""
 
     def attach(self) -> None:
         """What there is now is known."""
-        self._base_runs = [vcpu.runnable for vcpu in self._scene.machine.vcpus]
+        self._vcpus = list(self._scene.machine.vcpus)
+        self._base_runs = [vcpu.runnable for vcpu in self._vcpus]
         self._base_buckets = [list(domain.buckets) for domain in self._shadow.domains]
         self._base_ports = {
             (number, index): list(bucket.ports)
@@ -70,10 +85,16 @@ class Deltas:
         self._runs = self._base_runs
         self._buckets = list(self._base_buckets)
         self._ports = dict(self._base_ports)
+        self._find_live()
+
+    def _find_live(self) -> None:
+        """The keys of `_ports` are other ones."""
+        found = [self._buckets[number][index] for number, index in self._ports]
+        self._live = [bucket for bucket in found if bucket is not None]
 
     def runs(self) -> Cells:
         """Virtual CPUs that changed their run state."""
-        vcpus = self._scene.machine.vcpus
+        vcpus = self._vcpus
         runs = [vcpu.runnable for vcpu in vcpus]
         before = self._runs
         if runs == before:
@@ -88,44 +109,77 @@ class Deltas:
     def look_at_ports(self, actual: Cells) -> None:
         """Add the buckets and ports that changed to `actual`."""
         saved = self._buckets
+        domains = self._shadow.domains
+        # Lists of lists are compared, whose elements are replaced when they change: so pointers, and nothing is copied.
+        if [domain.buckets for domain in domains] != saved:
+            self._look_at_buckets(actual)
+        ports_now = [bucket.ports for bucket in self._live]
+        if ports_now == list(self._ports.values()):
+            return
+        for (number, index), bucket in zip(list(self._ports), self._live, strict=True):
+            if bucket.ports != self._ports[number, index]:
+                self._note_ports(actual, number, index, bucket)
+
+    def _look_at_buckets(self, actual: Cells) -> None:
+        """Add the buckets that came and went, with their ports."""
+        saved = self._buckets
         for number, domain in enumerate(self._shadow.domains):
             if domain.buckets != saved[number]:
                 buckets = list(domain.buckets)
-                for index, (old, new) in enumerate(zip(saved[number], buckets, strict=True)):
-                    if old is not new:
-                        actual["bucket", number, index] = None if new is None else new.page
-                        self._note_ports(actual, number, index, new)
+                for index, _, new in differences(saved[number], buckets):
+                    actual["bucket", number, index] = None if new is None else new.page
+                    self._note_ports(actual, number, index, new)
                 saved[number] = buckets
-        for (number, index), ports in list(self._ports.items()):
-            bucket = saved[number][index]
-            if bucket is not None and bucket.ports != ports:
-                self._note_ports(actual, number, index, bucket)
+        self._find_live()
 
     def _note_ports(self, actual: Cells, number: int, index: int, bucket: Bucket | None) -> None:
         """Compare the ports of one bucket with what they were."""
-        before = self._ports.pop((number, index), [None] * PORTS_PER_BUCKET)
+        before = self._ports.get((number, index)) or [None] * PORTS_PER_BUCKET
         after = [None] * PORTS_PER_BUCKET if bucket is None else list(bucket.ports)
-        for offset, (old, new) in enumerate(zip(before, after, strict=True)):
-            if old != new:
-                key = ("port", number, index * PORTS_PER_BUCKET + offset)
-                actual[key] = self._abstraction.cell(key)
+        for offset, _, _ in differences(before, after):
+            key = ("port", number, index * PORTS_PER_BUCKET + offset)
+            actual[key] = self._abstraction.cell(key)
         if bucket is not None:
             self._ports[number, index] = after
+        else:
+            self._ports.pop((number, index), None)
 
-    def noted(self) -> Cells:
-        """The cells that the collected changes concern, as they are now; the changes are used up."""
+    def noted(self, blocks: list[Block] | None = None) -> Cells:
+        """The cells that the collected changes concern, as they are now; the changes are used up.
+
+        Whole blocks go to `blocks` instead, if that is given: none of their cells is among the others.
+        """
         shadow = self._shadow
         actual: Cells = {}
         values = shadow.frames.values
+        if len(self.changes) > 1:
+            blocks = None  # One change might undo a part of what another one says.
         for change in self.changes:
             if change.frames:
-                for hfn in change.frames:
+                frames: Iterable[int] = change.frames
+                if blocks is not None and len(change.frames) >= LARGE_FRAMES:
+                    frames = _take_blocks(change.frames, values, blocks)
+                for hfn in frames:
                     actual["frame", hfn] = frame_of(values[hfn])
-                actual[FREE] = shadow.state_counts[FrameState.FREE]
+                actual[FREE] = shadow.state_counts[FREE_STATE]
+            # Only where the change is nothing but new large leaves: so no cell is both here and in a block.
+            large = blocks if blocks is not None and _all_large(change) else None
             for space, level, page, _ in change.removed:
-                actual.update(dict.fromkeys(keys_of(space, level, page)))
+                if level == 1:
+                    actual["iova" if space & DMA else "page", space & ~DMA, page] = None
+                else:
+                    actual.update(dict.fromkeys(keys_of(space, level, page)))
             for leaf in change.added:
-                actual.update(pages_of(leaf))
+                _, space, level, page, frame, rights, foreign = leaf
+                if level == 1:
+                    if space & DMA:
+                        actual["iova", space & ~DMA, page] = _io_page((frame, rights, foreign))
+                    else:
+                        actual["page", space, page] = _page((frame, rights, foreign))
+                elif large is not None:
+                    large.append(page_block(space, page, frame, rights, foreign))
+                else:
+                    actual.update(pages_of(leaf))
             for bdf in change.contexts:
                 for number, device in enumerate(self._scene.machine.devices):
                     if device.bdf == bdf:
@@ -137,3 +191,30 @@ class Deltas:
                 actual["handle", number, handle] = mapping
         self.changes.clear()
         return actual
+
+
+def _all_large(change: Change) -> bool:
+    """Whether large leaves of a domain's stage 2 appeared, and nothing else changed in the tables."""
+    if change.removed or len(change.added) > POPULATE_LARGE:
+        return False
+    return all(leaf.level == LARGE_LEVEL and not leaf.space & DMA for leaf in change.added)
+
+
+def _take_blocks(changed: Iterable[int], values: list[int], blocks: list[Block]) -> list[int]:
+    """Find the whole blocks that are now in one use among the changed frames; returns the frames of no block."""
+    ordered = sorted(changed)
+    others: list[int] = []
+    at = 0
+    while at < len(ordered):
+        first = ordered[at]
+        last = at + LARGE_FRAMES - 1
+        if first % LARGE_FRAMES == 0 and last < len(ordered) and ordered[last] == first + LARGE_FRAMES - 1:
+            word = values[first]
+            use = frame_of(word)
+            if use is not None and values[first : first + LARGE_FRAMES].count(word) == LARGE_FRAMES:
+                blocks.append(frame_block(first, use))
+                at += LARGE_FRAMES
+                continue
+        others.append(first)
+        at += 1
+    return others

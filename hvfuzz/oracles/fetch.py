@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.interpreter import HostBusy
+from hvfuzz.machine.addresses import U64, WORD
 from hvfuzz.machine.vmcs import Saved
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
@@ -85,7 +86,9 @@ class Fetch(Oracle):
                 sources = [(pieces[0][0], STRUCT_MAX)]
                 if args is not None:
                     names = [field.name for field in declaration.fields if field.kind.width == POINTER]
-                    sources += [(getattr(args, name), ARRAY_MAX) for name in names]
+                    # An array is read from the element that an index names; nobody else's field is called that.
+                    skipped = WORD * getattr(args, "start", 0)
+                    sources += [((getattr(args, name) + skipped) & U64, ARRAY_MAX) for name in names]
                 if times > _covering(sources, gva):
                     self.report("twice", f"gva {gva:#x} is fetched {times} times")
                     return

@@ -8,12 +8,13 @@ allocated.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
 from hvfuzz.hypervisor.frames import STATE_SHIFT, FrameState
 from hvfuzz.hypervisor.host import HostFault
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ FREE = int(FrameState.FREE)
 HYPERVISOR = int(FrameState.HYPERVISOR)
 TABLE = int(FrameState.TABLE)
 POOL = int(FrameState.POOL)
-STATE: Final = 0xFF00
-HOST_STATES: Final = (TABLE << STATE_SHIFT, HYPERVISOR << STATE_SHIFT)
-"""The state field of frames that are the hypervisor's to touch."""
 
 
 class HostMemoryOracle(Oracle):
@@ -46,9 +44,13 @@ class HostMemoryOracle(Oracle):
 
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
-        self._frames = scene.machine.memory.frames
-        self._words = scene.words
-        self._first = scene.frame_words
+        memory = scene.machine.memory
+        self._frames = memory.frames
+        # The bytes of the frame words that hold the states, and no others.
+        first = scene.frame_words * WORD + STATE_SHIFT // 8
+        self._states = memory.data[first : first + memory.frames * WORD : WORD]
+        self.host_access: Final = self._watcher()
+        """Called when the hypervisor is about to access its mapping of host memory: see `Observer`."""
         self._pending: dict[int, int] = {}
         """Hfn -> its state when it was written."""
 
@@ -56,24 +58,32 @@ class HostMemoryOracle(Oracle):
         """Nothing is under way."""
         self._pending.clear()
 
-    def host_access(self, hpa: int, size: int, write: bool) -> None:
-        """The hypervisor is about to access its mapping of host memory."""
-        hfn = hpa >> PAGE_SHIFT
-        if size == WORD:
-            state = self._words[self._first + hfn] & STATE
-            # Nearly always. (Beyond memory this is the word of no frame, and the access itself will fault.)
-            if state in HOST_STATES:
-                return
-            if hfn < self._frames:
-                self._suspect(hfn, size, write, state >> STATE_SHIFT)
-            return
-        self._range(hfn, hpa + size - 1 >> PAGE_SHIFT, size, write)
+    def _watcher(self) -> Callable[[int, int, bool], None]:
+        """The listener for the most frequent moment of all: a plain function, with what it needs at hand."""
+        states, frames, suspect, wider = self._states, self._frames, self._suspect, self._range
+
+        def host_access(hpa: int, size: int, write: bool) -> None:
+            hfn = hpa >> PAGE_SHIFT
+            if size != WORD:
+                wider(hfn, hpa + size - 1 >> PAGE_SHIFT, size, write)
+            elif hfn < frames:  # Else the access itself will fault.
+                state = states[hfn]
+                if state != TABLE and state != HYPERVISOR:  # twice as fast as `in`
+                    suspect(hfn, size, write, state)
+
+        return host_access
 
     def _range(self, first: int, last: int, size: int, write: bool) -> None:
         """An access to more than a part of one frame."""
-        scene = self.scene
-        for hfn in range(first, min(last + 1, self._frames)):
-            state = scene.words[scene.frame_words + hfn] >> 8 & 0xFF
+        last = min(last, self._frames - 1)
+        if last - first >= LARGE_FRAMES - 1 and write and not size & PAGE_MASK:
+            states = self._states[first : last + 1].tobytes()
+            if states[0] not in (TABLE, HYPERVISOR, POOL) and states.count(states[0]) == len(states):
+                # A large leaf's frames are scrubbed.
+                self._pending = dict.fromkeys(range(first, last + 1), states[0]) | self._pending
+                return
+        for hfn in range(first, last + 1):
+            state = self._states[hfn]
             if state == TABLE:
                 if write and size == PAGE_SIZE:
                     self.shadow.page_written(hfn)

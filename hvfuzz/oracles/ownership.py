@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WORD, WRITE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.vmcs import ExitReason
 from hvfuzz.oracles.change import ADDRESS, DMA, OWNER_AND_STATE, Leaf, name_of, sides_of
-from hvfuzz.oracles.oracle import Oracle, Rules
+from hvfuzz.oracles.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.reachability import Reachability
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Mapping
@@ -63,6 +64,16 @@ class Ownership(Oracle):
         "copy": "the hypervisor copies, on behalf of a domain, only from and to frames that the domain may touch",
     }
 
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        super().__init__(scene, shadow)
+        self._size = scene.machine.memory.size
+        # The halves of the frame words that hold owner and state, and no others.
+        first = scene.frame_words * WORD
+        halves = scene.machine.memory.data[first : first + scene.machine.memory.frames * WORD].cast("H")
+        self._kinds = halves[:: WORD // 2]
+        self._own = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in shadow.domains])
+        """Domain -> owner and state of a frame that is its own."""
+
     # The tables.
 
     def settled(self, change: Change) -> None:
@@ -73,7 +84,18 @@ class Ownership(Oracle):
         leaves, large, tables = shadow.leaves, shadow.large, shadow.tables
         checked = {leaf.word for leaf in change.added}
         blocks = {leaf.frame >> 9 for leaf in change.added if leaf.level > 1}
-        for hfn, old in change.frames.items():
+        frames = change.scattered
+        for block, (old, new) in change.blocks.items():
+            if (old ^ new) & OWNER_AND_STATE and ((old ^ new) & 0xFF or not is_owned(old) or not is_owned(new)):
+                every = range(block << 9, (block + 1) << 9)
+                if not leaves.keys().isdisjoint(every) or any(hfn in every for hfn in tables):
+                    frames = change.frames
+                    break
+                for place in large.get(block, ()):
+                    # As for the first of them, so for each.
+                    if place not in checked:
+                        self._check_place(place, every.start)
+        for hfn, old in frames.items():
             new = values[hfn]
             if (old ^ new) & OWNER_AND_STATE and ((old ^ new) & 0xFF or not is_owned(old) or not is_owned(new)):
                 words = leaves.get(hfn, ())
@@ -212,7 +234,6 @@ class Ownership(Oracle):
 
     def accessed(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """An access by a guest or a device is about to be made."""
-        scene = self.scene
         if isinstance(initiator, VCpu):
             space = initiator.domain
         else:
@@ -221,10 +242,8 @@ class Ownership(Oracle):
         if (hpa & PAGE_MASK) + size > PAGE_SIZE:
             # No guest or device does that, unless something is wrong with it.
             self._accessed(space, hpa + size - 1 >> PAGE_SHIFT, access)
-        if hpa < scene.machine.memory.size:
-            word = scene.words[scene.frame_words + hfn]
-            if word & 0xFF == space & 0xFF and word & 0xFF00 in (OWNED, SHARED):
-                return
+        if hpa < self._size and space >= 0 and self._kinds[hfn] in self._own[space & ~DMA]:
+            return
         self._accessed(space, hfn, access)
 
     def _accessed(self, space: int, hfn: int, access: int) -> None:
@@ -263,14 +282,11 @@ class Ownership(Oracle):
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """The hypervisor is about to copy on behalf of `vcpu`."""
-        scene = self.scene
         hfn = hpa >> PAGE_SHIFT
         if (hpa & PAGE_MASK) + size > PAGE_SIZE:
             self._copied(vcpu.domain, hpa + size - 1 >> PAGE_SHIFT, write)
-        if 0 <= hpa < scene.machine.memory.size:
-            word = scene.words[scene.frame_words + hfn]
-            if word & 0xFF == vcpu.domain and word & 0xFF00 in (OWNED, SHARED):
-                return
+        if 0 <= hpa < self._size and self._kinds[hfn] in self._own[vcpu.domain]:
+            return
         self._copied(vcpu.domain, hfn, write)
 
     def _copied(self, number: int, hfn: int, write: bool) -> None:
@@ -296,8 +312,19 @@ class Ownership(Oracle):
     def audit(self) -> None:
         """Check every leaf, table and context entry that there is."""
         shadow = self.shadow
-        leaves = [shadow.leaf(word) for word in sorted(shadow.entries)]
-        self._check_leaves([leaf for leaf in leaves if leaf is not None])
+        values = shadow.frames.values
+        count = len(values)
+        tables = shadow.tables
+        own = {hfn: self._own[table.space & ~DMA] for hfn, table in tables.items() if table.level == 1}
+        for word, entry in sorted(shadow.entries.items()):
+            # Nearly always: a frame of the domain's own.
+            if word >> 9 in own:
+                frame = (entry & ADDRESS) >> PAGE_SHIFT
+                if frame < count and values[frame] & OWNER_AND_STATE in own[word >> 9]:
+                    continue
+            leaf = shadow.leaf(word)
+            if leaf is not None:
+                self.check_leaf(leaf)
         for hfn in sorted(shadow.tables):
             self.check_table(hfn)
         for bdf in sorted(shadow.contexts):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine import vtd
-from hvfuzz.machine.addresses import PAGE_SHIFT
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
 from hvfuzz.oracles.change import ADDRESS, DMA, DMA_LEVELS, EPT_LEVELS, NOBODY, Change, Table, differences, sides_of
 from hvfuzz.oracles.shadow import ShadowMap, ShadowWords
 from hvfuzz.oracles.trees import Trees
@@ -30,6 +30,8 @@ class Reachability(Trees):
         "_base_entries",
         "_base_handles",
         "_base_tables",
+        "_live_entries",
+        "_live_handles",
         "contexts",
         "domains",
         "frames",
@@ -56,6 +58,9 @@ class Reachability(Trees):
         self._base_handles: list[list[Mapping | None]] = []
         self._base_counts: list[int] = []
         self._base_tables: list[int] = []
+        # The hypervisor's own arrays, which stay the same objects: each is compared in one go with what it was.
+        self._live_entries: Final[list[list[Grant | None]]] = [domain.grants for domain in self.domains]
+        self._live_handles: Final[list[list[Mapping | None]]] = [domain.handles for domain in self.domains]
 
     # Base state.
 
@@ -70,15 +75,16 @@ class Reachability(Trees):
         for hfn in range(first >> 9, (first + frames - 1 >> 9) + 1):
             watched[hfn] = 1
         self.frames = ShadowWords(words[first : first + frames].tolist())
+        states = memory.data[first * 8 + 1 : (first + frames) * 8 : 8].tobytes()
         self.state_counts = [0] * 256
-        for word in self.frames.values:
-            self.state_counts[word >> 8 & 0xFF] += 1
+        for state in sorted(set(states)):
+            self.state_counts[state] = states.count(state)
         self.table_counts = [0] * len(self.domains)
         for domain in self.domains:
             self.roots[domain.id] = domain.stage2.root >> PAGE_SHIFT
             self.roots[domain.id | DMA] = domain.dma.root >> PAGE_SHIFT
         for space, root in self.roots.items():
-            self._link(root, Table(space, DMA_LEVELS if space & DMA else EPT_LEVELS, 0), root=True)
+            self._link_all(root, Table(space, DMA_LEVELS if space & DMA else EPT_LEVELS, 0))
         self._find_contexts()
         for hfn in self.root_frames:
             watched[hfn] = 1
@@ -105,7 +111,7 @@ class Reachability(Trees):
         self.table_counts = list(self._base_tables)
         self.grants = list(self._base_entries)
         self.handles = list(self._base_handles)
-        self._refilled.clear()
+        self.refilled.clear()
         self.change = Change()
         self.scene.machine.memory.written.clear()
 
@@ -129,28 +135,27 @@ class Reachability(Trees):
         `caller` is the domain whose call is over. Where no step was applied, only its grants are compared with
         what they were; those of others, which only a step changes, the audit compares.
         """
-        written = self.scene.machine.memory.written
-        changed = False
-        if written or self._refilled:
-            changed = self._follow(written)
+        scene = self.scene
+        written = scene.machine.memory.written
+        changed = (written or self.refilled) and self._follow(written)
         # Tuples that are replaced when they change: comparing lists of them is comparing pointers.
-        calls = self.scene.calls
+        calls = scene.calls
         if calls.applied:
             calls.applied = False
-            for number, domain in enumerate(self.domains):
-                if domain.grants != self.grants[number] or domain.handles != self.handles[number]:
-                    changed = True
-                    self._read_grants(number)
-        elif caller >= 0:
-            domain = self.domains[caller]
-            if domain.grants != self.grants[caller] or domain.handles != self.handles[caller]:
+            if self._live_entries != self.grants or self._live_handles != self.handles:
                 changed = True
-                self._read_grants(caller)
+                for number in range(len(self.domains)):
+                    self._read_grants(number)
+        elif caller >= 0 and (
+            self._live_entries[caller] != self.grants[caller] or self._live_handles[caller] != self.handles[caller]
+        ):
+            changed = True
+            self._read_grants(caller)
         if not changed:
             return None
         change = self.change
         self.change = Change()
-        if change.tables:
+        if change.unlinked:
             # A leaf can come and go with its table within one update.
             change.added = [leaf for leaf in change.added if self.leaf(leaf.word) == leaf]
         return change
@@ -160,15 +165,19 @@ class Reachability(Trees):
         words = self.scene.words
         first = self.scene.frame_words
         old_frames = self.frames.values
-        base_frames = self.frames.base
+        noted = self.frames.changed
         last = first + len(old_frames)
         changed = self.change
-        frames = changed.frames
         counts = self.state_counts
         tables = self.tables
         contexts = False
         entries: list[tuple[int, int]] = []
-        seen = dict.fromkeys(written)
+        many = len(written)
+        if many >= LARGE_FRAMES:
+            self._follow_blocks(written)
+        frames = changed.scattered
+        # Often it is one word, or a few different ones.
+        seen = dict.fromkeys(written) if many > 1 else (*written,)
         written.clear()
         for hpa in seen:
             word = hpa >> 3
@@ -177,10 +186,8 @@ class Reachability(Trees):
                 hfn = word - first
                 old = old_frames[hfn]
                 if new != old:
-                    if hfn not in frames:
-                        frames[hfn] = old
-                    if hfn not in base_frames:
-                        base_frames[hfn] = old
+                    frames[hfn] = old
+                    noted.append(hfn)
                     old_frames[hfn] = new
                     if (old ^ new) & 0xFF00:
                         counts[old >> 8 & 0xFF] -= 1
@@ -191,15 +198,63 @@ class Reachability(Trees):
                 entries.append((-table.level, word))
             elif word >> 9 in self.root_frames:
                 contexts = True
+        if changed.blocks:
+            changed.frames.update(frames)
         if entries:
             self._look_at_entries(entries)
-        if self._refilled:
+        if self.refilled:
             self._look_at_refilled()
         if contexts:
             self._read_contexts()
         return bool(
-            frames or changed.added or changed.removed or changed.tables or changed.contexts or changed.misplaced
+            changed.frames
+            or changed.added
+            or changed.removed
+            or changed.tables
+            or changed.contexts
+            or changed.misplaced
         )
+
+    def _follow_blocks(self, written: list[int]) -> None:
+        """Take from `written` the pages of frame words that were written as a whole, and look at each in one go.
+
+        A page of the frame table holds the words of 512 frames: those of a large leaf, where the table is aligned.
+        """
+        words = self.scene.words
+        first = self.scene.frame_words
+        values = self.frames.values
+        change = self.change
+        rest: list[int] = []
+        at = 0
+        while at < len(written):
+            hpa = written[at]
+            start = (hpa >> 3) - first
+            if (
+                hpa & PAGE_MASK
+                or not 0 <= start <= len(values) - LARGE_FRAMES
+                or start & LARGE_FRAMES - 1
+                or written[at : at + WORDS_PER_PAGE] != list(range(hpa, hpa + PAGE_SIZE, 8))
+            ):
+                rest.append(hpa)
+                at += 1
+                continue
+            at += WORDS_PER_PAGE
+            block = slice(start, start + LARGE_FRAMES)
+            old, new = values[block], words[hpa >> 3 : (hpa >> 3) + WORDS_PER_PAGE].tolist()
+            if old == new:
+                continue
+            if old.count(old[0]) != LARGE_FRAMES or new.count(new[0]) != LARGE_FRAMES:
+                rest.extend(range(hpa, hpa + PAGE_SIZE, 8))
+                continue
+            if not change.blocks:
+                change.scattered = {}
+            change.blocks[start >> 9] = (old[0], new[0])
+            change.frames.update(dict.fromkeys(range(block.start, block.stop), old[0]))
+            values[block] = new
+            self.frames.changed.append(block)
+            self.state_counts[old[0] >> 8 & 0xFF] -= LARGE_FRAMES
+            self.state_counts[new[0] >> 8 & 0xFF] += LARGE_FRAMES
+        written[:] = rest
 
     # Devices.
 

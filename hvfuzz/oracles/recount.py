@@ -25,6 +25,8 @@ OWNED = int(FrameState.OWNED)
 SHARED = int(FrameState.SHARED)
 POOL = int(FrameState.POOL)
 UNUSED = (0, 0)
+WHOLE = (1 << LARGE_FRAMES) - 1
+"""A block of which each frame is free, in the allocator's bit map."""
 
 
 class Recount(Oracle):
@@ -54,6 +56,8 @@ class Recount(Oracle):
         """Table pages of each domain, in the pool or in use."""
         self._pools: list[list[int]] = []
         self._base_pools: list[list[int]] = []
+        self._live_pools = [domain.pool for domain in shadow.domains]
+        """The hypervisor's own lists, which stay the same objects."""
 
     def attach(self) -> None:
         """Count what there is."""
@@ -79,7 +83,6 @@ class Recount(Oracle):
 
     def settled(self, change: Change) -> None:
         """Recount what this change concerns."""
-        shadow = self.shadow
         frames: dict[int, None] = {}
         entries: dict[tuple[int, int], None] = {}
         for number, _, before, after in change.handles:
@@ -97,7 +100,7 @@ class Recount(Oracle):
         self._add_frames(frames, change)
         self._check_frames(frames)
         if change.frames:
-            self._check_free(change.frames)
+            self._check_free(change)
         for number, ref in entries:
             self._check_entry(number, ref)
         for number, _, _, after in change.handles:
@@ -110,25 +113,29 @@ class Recount(Oracle):
             self.check_table(hfn)
         if change.removed:
             self._check_removed(change)
-        for number, domain in enumerate(shadow.domains):
-            pool = domain.pool
-            if change.tables or pool != self._pools[number]:
-                self.check_pool(number, pool)
+        if change.tables or self._live_pools != self._pools:
+            for number, pool in enumerate(self._live_pools):
+                if change.tables or pool != self._pools[number]:
+                    self.check_pool(number, pool)
 
     def _add_frames(self, frames: dict[int, None], change: Change) -> None:
         """The frames whose counts the change may have made wrong, but for blocks that are right as a whole."""
+        if not (change.added or change.removed or change.blocks):
+            frames.update(dict.fromkeys(change.frames))
+            return
         leaves = [(leaf.level, leaf.frame) for leaf in change.added]
         leaves += [(level, (entry & ADDRESS) >> PAGE_SHIFT) for _, level, _, entry in change.removed]
-        alike: set[int] = set()
+        alike = {block for block in change.blocks if self._alike(block)}
         for level, frame in leaves:
             if level == 1:
                 frames[frame] = None
-            elif level == LARGE_LEVEL and self._alike(frame >> 9):
+            elif level == LARGE_LEVEL and (frame >> 9 in alike or self._alike(frame >> 9)):
                 alike.add(frame >> 9)
             else:
                 frames.update(dict.fromkeys(range(frame, frame + (1 << 9 * (level - 1)))))
         if alike:
-            frames.update(dict.fromkeys([hfn for hfn in change.frames if hfn >> 9 not in alike]))
+            changed = change.scattered if change.blocks.keys() <= alike else change.frames
+            frames.update(dict.fromkeys([hfn for hfn in changed if hfn >> 9 not in alike]))
         else:
             frames.update(dict.fromkeys(change.frames))
 
@@ -161,7 +168,17 @@ class Recount(Oracle):
         if words.count(words[0]) != LARGE_FRAMES or words[0] >> 16 != len(shadow.large.get(block, ())):
             return False
         # Neither small leaves nor grants: what is left to count is the same for each.
-        return all(counted.keys().isdisjoint(frames) for counted in (shadow.leaves, self._pins, self._grants))
+        return words[0] & 0xFF00 != SHARED << 8 and self._unnamed(frames)
+
+    def _unnamed(self, frames: range) -> bool:
+        """Whether no small leaf, grant entry or mapping names any of the frames."""
+        for counted in (self.shadow.leaves, self._pins, self._grants):
+            if len(counted) < len(frames):
+                if any(hfn in frames for hfn in counted):
+                    return False
+            elif not counted.keys().isdisjoint(frames):
+                return False
+        return True
 
     def _check_frames(self, frames: dict[int, None]) -> None:
         """Compare the counts of many frames."""
@@ -267,12 +284,16 @@ class Recount(Oracle):
             if not 0 <= hfn < len(values) or values[hfn] & 0xFFFF != POOL << 8 | number:
                 self.report("pool", f"dom{number}: in the pool is {self.scene.describe(hfn)}")
 
-    def _check_free(self, frames: dict[int, int]) -> None:
+    def _check_free(self, change: Change) -> None:
         """The allocator's bit maps against the states of the frames that changed."""
         allocator = self.scene.hypervisor.allocator
         values = self.shadow.frames.values
         blocks = allocator.blocks
-        for hfn, old in frames.items():
+        scattered = change.scattered
+        for block, (old, new) in change.blocks.items():
+            if (old ^ new) & 0xFF00 and blocks[block] != (0 if new & 0xFF00 else WHOLE):
+                scattered = change.frames
+        for hfn, old in scattered.items():
             new = values[hfn]
             if (old ^ new) & 0xFF00 and (blocks[hfn >> 9] >> (hfn & 511) & 1) != (not new & 0xFF00):
                 text = "free" if new & 0xFF00 else "in use"
@@ -286,17 +307,14 @@ class Recount(Oracle):
     def audit(self) -> None:
         """Recount every frame, entry, mapping and pool."""
         shadow = self.shadow
-        frames = dict.fromkeys([hfn for hfn, word in enumerate(shadow.frames.values) if word != FREE_WORD])
-        for block in shadow.large:
-            frames.update(dict.fromkeys(range(block << 9, (block + 1) << 9)))
-        for counted in (shadow.leaves, self._pins, self._grants):
-            frames.update(dict.fromkeys(counted))
-        self._check_frames(dict.fromkeys(sorted(frames)))
-        for hfn in sorted(shadow.tables):
+        self._check_frames(dict.fromkeys(self._suspects()))
+        for hfn in sorted(shadow.tables.keys() - shadow.populations.keys()):
             self.check_table(hfn)
         for number, domain in enumerate(shadow.domains):
-            for ref in range(len(shadow.grants[number])):
-                self._check_entry(number, ref)
+            used = {ref for granter, ref in self._used if granter == number}
+            for ref, entry in enumerate(shadow.grants[number]):
+                if entry is not None or ref in used:
+                    self._check_entry(number, ref)
             for mapping in shadow.handles[number]:
                 if mapping is not None:
                     self.check_mapping(number, mapping)
@@ -307,6 +325,31 @@ class Recount(Oracle):
             words = shadow.frames.values[first : first + LARGE_FRAMES]
             free = (1 << len(words)) - 1
             if words.count(FREE_WORD) != len(words):
-                free = sum([1 << index for index, word in enumerate(words) if not word & 0xFF00])
+                digits = {word: "0" if word & 0xFF00 else "1" for word in set(words)}
+                free = int("".join([digits[word] for word in reversed(words)]), 2)
             if free != bits:
                 self.report("free", f"frames {first:#x} to {first + 511:#x}: allocator and states differ")
+
+    def _suspects(self) -> list[int]:
+        """The frames whose words do not have just the maps of their leaves, or have what asks for a closer look."""
+        shadow = self.shadow
+        values = shadow.frames.values
+        leaves = shadow.leaves
+        # A frame that is shared, pinned or granted, or named by several small leaves, is looked at anyhow.
+        suspects = {hfn for hfn, words in leaves.items() if len(words) > 1}
+        suspects.update(self._pins, self._grants)
+        for first in range(0, len(values), LARGE_FRAMES):
+            words = values[first : first + LARGE_FRAMES]
+            large = len(shadow.large.get(first >> 9, ()))
+            # The words that are right for a frame with no small leaf, and with one.
+            different = set(words)
+            none = {word for word in different if word >> 16 == large and word & 0xFF00 != SHARED << 8}
+            one = {word for word in different if word >> 16 == large + 1 and word & 0xFF00 != SHARED << 8}
+            if large > 1:
+                suspects.update(range(first, first + len(words)))
+            elif len(none) < len(different) or not leaves.keys().isdisjoint(range(first, first + len(words))):
+                for hfn, word in enumerate(words, first):
+                    named = hfn in leaves
+                    if word not in (one if named else none) or (large and named):
+                        suspects.add(hfn)
+        return sorted(suspects)

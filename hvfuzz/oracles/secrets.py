@@ -61,6 +61,9 @@ class Secrets(Oracle):
         self._groups: list[int] = []
         """Domain -> the domains, as bits, that it may have shared something with."""
         self._fresh: dict[int, None] = {}
+        self._pristine: set[int] = set()
+        """Frames that were seen to be zero while nobody had written to them since the snapshot: so they always are."""
+        self._dirty = scene.machine.memory.dirty
         self._reset_registers: dict[int, list[int]] = {}
 
     def attach(self) -> None:
@@ -73,6 +76,7 @@ class Secrets(Oracle):
             if word >> 8 & 0xFF == HYPERVISOR and not self._is_frame_table(hfn):
                 self._learn_page(hfn)
         self._reset_registers = {device.bdf: self._registers(device) for device in self.scene.machine.devices}
+        self._pristine.clear()
         self._canaries.rebase()
         self._halves.rebase()
         self.reset()
@@ -164,8 +168,11 @@ class Secrets(Oracle):
         if owner < FIRST_NO_DOMAIN:
             if state == OWNED:
                 self._fresh[hfn] = None
-                if self.scene.machine.memory.read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
-                    self._judge_fresh(hfn, owner)
+                if hfn in self._dirty or hfn not in self._pristine:
+                    if self.scene.machine.memory.read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
+                        self._judge_fresh(hfn, owner)
+                    elif hfn not in self._dirty:
+                        self._pristine.add(hfn)
         elif state == HYPERVISOR:
             self._learn_page(hfn)
 
@@ -182,7 +189,13 @@ class Secrets(Oracle):
         """Frames changed owner, or grants changed."""
         values = self.shadow.frames.values
         fresh = self._fresh
-        for hfn, old in change.frames.items():
+        frames = change.scattered
+        for block, (old, new) in change.blocks.items():
+            transferred = (old ^ new) & 0xFF and new & 0xFF < FIRST_NO_DOMAIN and new >> 8 & 0xFF >= OWNED
+            if transferred and not all(map(fresh.__contains__, range(block << 9, (block + 1) << 9))):
+                frames = change.frames
+                break
+        for hfn, old in frames.items():
             new = values[hfn]
             if (old ^ new) & 0xFF and new & 0xFF < FIRST_NO_DOMAIN and new >> 8 & 0xFF >= OWNED and hfn not in fresh:
                 self._judge_transferred(hfn, new & 0xFF)

@@ -10,7 +10,8 @@ V = TypeVar("V")
 
 
 class ShadowMap(dict[K, V], Generic[K, V]):
-    """A dict whose changes since `rebase` can be undone. Change it by `put` and `drop` only.
+    """A dict whose changes since `rebase` can be undone. From `rebase` on it is changed by `put`
+    and `drop` only.
 
     It remembers, for each key that changed, what the base had: reading costs nothing extra, and a key that changes
     a hundred times is put back once.
@@ -28,6 +29,14 @@ class ShadowMap(dict[K, V], Generic[K, V]):
             self._base[key] = self.get(key)
         self[key] = value
 
+    def put_new(self, items: list[tuple[K, V]]) -> None:
+        """Set many values, all of absent keys."""
+        base = self._base
+        for key, _ in items:
+            if key not in base:
+                base[key] = None
+        self.update(items)
+
     def drop(self, key: K) -> None:
         """Remove one key; it may be absent."""
         if key not in self._base:
@@ -40,6 +49,8 @@ class ShadowMap(dict[K, V], Generic[K, V]):
 
     def reset(self) -> None:
         """Return to the base. The order of the keys may differ from what it was: nothing may depend on it."""
+        if not self._base:
+            return
         for key, value in self._base.items():
             if value is None:
                 self.pop(key, None)
@@ -51,22 +62,25 @@ class ShadowMap(dict[K, V], Generic[K, V]):
 class ShadowWords:
     """A list of numbers whose changes since `rebase` can be undone.
 
-    Who changes `values[index]` first sets `base[index]` to the old number, if it is not there yet.
+    Who changes `values[index]` appends the index, or the slice, to `changed`.
     """
 
-    __slots__ = ("base", "values")
+    __slots__ = ("_base", "changed", "values")
 
     def __init__(self, values: list[int]) -> None:
         self.values: list[int] = values
-        self.base: dict[int, int] = {}
+        self._base: list[int] = list(values)
+        self.changed: list[int | slice] = []
 
     def rebase(self) -> None:
         """What there is now is the base."""
-        self.base.clear()
+        self._base = list(self.values)
+        self.changed.clear()
 
     def reset(self) -> None:
         """Return to the base."""
-        values = self.values
-        for index, value in self.base.items():
-            values[index] = value
-        self.base.clear()
+        values: Any = self.values
+        base: Any = self._base
+        for index in self.changed:
+            values[index] = base[index]
+        self.changed.clear()

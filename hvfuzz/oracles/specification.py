@@ -8,6 +8,7 @@ After a finding the specification adopts what there is, so that one fault does n
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import HEADER_SIZE
@@ -20,6 +21,7 @@ from hvfuzz.oracles.spec import (
     BY_NUMBER,
     GHOSTS,
     SPEC,
+    Block,
     Call,
     Key,
     Mismatch,
@@ -44,6 +46,11 @@ HLT: Final = ExitReason.HLT
 VMCALL: Final = ExitReason.VMCALL
 KNOWN: Final = 4096
 """Decoded structs that are remembered."""
+# The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
+_call = partial(tuple.__new__, Call)
+_observed = partial(tuple.__new__, Observed)
+SHADOWED: Final = frozenset({"page", "iova", "frame"})
+"""Cells that are read from the shadow, which reports all that changes in it: what it did not report is as it was."""
 CELLS: Final = (
     *("version", "vcpu", "page", "iova", "frame", "free", "grant", "handle", "bucket", "port", "device"),
     *("clock_window", "console", "pool"),
@@ -76,6 +83,9 @@ class Specification(Oracle):
         self._privileged = tuple(config.privileged for config in scene.world.domains)
         self._own_keys: tuple[tuple[Key, ...], ...] = ()
         self._known: dict[tuple[Any, ...], Any] = {}
+        self._calls = scene.calls
+        self._changes = self._deltas.changes
+        self._domains = shadow.domains
         self._clock = scene.machine.clock
         self._polls = scene.hypervisor.scheduler.polls
         self._polling = False
@@ -113,59 +123,74 @@ class Specification(Oracle):
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """Judge the call, then compare what changed."""
         state = self._state
-        running = self.scene.calls.current
-        actual = self._actual(vcpu, running.applied)
+        running = self._calls.current
+        blocks: list[Block] = []
+        if running.applied:
+            actual = self._actual(vcpu, blocks)
+        else:
+            actual = self._deltas.noted(blocks) if self._changes else {}
         wanted = self._dispatched(vcpu, running, declaration)
-        state.begin()
         mismatch: Mismatch | None
         if args is None:
-            mismatch = _refusal(wanted, status)
+            state.begin()
+            mismatch = None if wanted is status else _refusal(wanted, status)
         elif isinstance(wanted, Status):
             text = f"the call got as far as its check; the contract says {wanted.name}"
             mismatch = Mismatch("dispatch", "", text)
         elif declaration.name not in SPEC:
-            self._adopt(actual, vcpu.domain)  # A call that the contract does not know yet.
+            state.begin()
+            self._adopt(_expanded(actual, blocks), vcpu.domain)  # A call that the contract does not know yet.
             return
         else:
-            call = Call(
-                declaration.name,
-                vcpu.domain,
-                vcpu.index,
-                wanted,
-                tuple(running.reads),
-                running.cycles,
-                running.version,
+            domain = vcpu.domain
+            call = _call(
+                (
+                    declaration.name,
+                    domain,
+                    vcpu.index,
+                    wanted,
+                    tuple(running.reads),
+                    running.cycles,
+                    running.version,
+                )
             )
-            observed = Observed(
-                status,
-                result,
-                tuple(running.writes),
-                tuple(running.fresh),  # type: ignore[arg-type]
-                len(self.shadow.domains[vcpu.domain].pool),
-                self._clock.cycles,
-                tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
+            observed = _observed(
+                (
+                    status,
+                    result,
+                    tuple(running.writes),
+                    tuple(running.fresh),
+                    len(self._domains[domain].pool),
+                    self._clock.cycles,
+                    tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
+                )
             )
-            mismatch = self._judge(call, observed)
+            try:
+                mismatch = judge(state, call, observed)
+            except (LookupError, AttributeError) as error:
+                mismatch = self._senseless(call, error)
         if mismatch is None:
-            self._compare(state, actual)
+            if actual or blocks or state.touched:
+                self._compare(state, actual, blocks)
         else:
             self.report(mismatch.rule, mismatch.message)
-            self._adopt(actual, vcpu.domain)
+            self._adopt(_expanded(actual, blocks), vcpu.domain)
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """Exits other than hypercalls change nothing but who runs."""
         reason = vcpu.vmcs.reason
+        if reason is VMCALL:
+            return
         if reason is HLT:
             mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable)
             if mismatch is not None:
                 self.report(mismatch.rule, mismatch.message)
                 self._state["vcpu", vcpu.domain, vcpu.index] = STATES[vcpu.runnable]
-        if reason is not VMCALL:
-            self._judge_runs()
+        self._judge_runs()
 
     def op_finished(self) -> None:
         """What no call did must not have happened."""
-        if self._deltas.changes:
+        if self._changes:
             for key, value in self._deltas.noted().items():
                 self._judge_change(key, value)
 
@@ -175,33 +200,33 @@ class Specification(Oracle):
 
     # Judging.
 
-    def _judge(self, call: Call, observed: Observed) -> Mismatch | None:
-        """Ask the specification."""
-        state = self._state
-        before = state.checkpoint()
-        try:
-            return judge(state, call, observed)
-        except (LookupError, AttributeError) as error:
-            # What was adopted from a broken hypervisor need not make sense: a port without a peer, for one.
-            if not self._adopted:
-                raise
-            state.rollback(before)
-            return Mismatch("state", call.name, f"nothing that the contract knows: {error!r}")
+    def _senseless(self, call: Call, error: Exception) -> Mismatch:
+        """The specification failed at its own state; called while `error` is handled."""
+        # What was adopted from a broken hypervisor need not make sense: a port without a peer, for one.
+        if not self._adopted:
+            raise error
+        self._state.abandon()
+        return Mismatch("state", call.name, f"nothing that the contract knows: {error!r}")
 
     def _dispatched(self, vcpu: VCpu, running: Running, declaration: Any) -> Any:
         """What the contract makes of a call before its check: a Status to refuse it with, or its arguments."""
         if declaration is not None:
             number: int = declaration.number
-        elif running.outer is self.scene.calls.idle:
+        elif running.outer is self._calls.idle:
             number = vcpu.vmcs.saved[RAX]
         else:
             return None  # The number is in the entries of a multicall, which looks after it.
-        header, body = _struct(running)
         # A pure function of small values, which programs repeat all the time.
-        key = (number, header, body, running.version, vcpu.cpl, vcpu.domain)
+        pieces = running.struct
+        key: tuple[Any, ...]
+        if len(pieces) == 2:
+            key = (number, pieces[0][1], pieces[1][1], running.version, vcpu.cpl, vcpu.domain)
+        else:
+            key = (number, *[data for _, data in pieces], running.version, vcpu.cpl, vcpu.domain)
         known = self._known
         if key in known:
             return known[key]
+        header, body = _struct(running)
         privileged = self._privileged[vcpu.domain]
         wanted: Any = judge_dispatch(running.version, vcpu.cpl, number, header, body, privileged=privileged)
         if wanted is None:
@@ -226,16 +251,16 @@ class Specification(Oracle):
 
     # Comparing.
 
-    def _actual(self, vcpu: VCpu, applied: bool) -> Cells:
-        """The cells that may have changed in the machine, as they are now; `applied`: a step was."""
+    def _actual(self, vcpu: VCpu, blocks: list[Block]) -> Cells:
+        """The cells that may have changed in the machine by steps, as they are now; whole blocks go to `blocks`."""
         deltas = self._deltas
-        actual: Cells = deltas.noted() if deltas.changes else {}
-        if not applied:
-            return actual
+        actual: Cells = deltas.noted(blocks) if deltas.changes else {}
         self._polling = bool(self._polls)
-        actual.update(deltas.runs())
+        runs = deltas.runs()
+        if runs:
+            actual.update(runs)
         deltas.look_at_ports(actual)
-        domain = self.shadow.domains[vcpu.domain]
+        domain = self._domains[vcpu.domain]
         get = self._state.get
         version, window, console = self._own_keys[vcpu.domain]
         if domain.version != get(version):
@@ -246,12 +271,24 @@ class Specification(Oracle):
             actual[console] = bytes(domain.console)
         return actual
 
-    def _compare(self, state: State, actual: Cells) -> None:
+    def _compare(self, state: State, actual: Cells, blocks: list[Block]) -> None:
         """Both what changed and what should have changed must be equal on both sides."""
         get = state.get
-        for key in state.written:
-            if key not in actual and key[0] not in GHOSTS:
+        wanted = state.blocks
+        if _same_blocks(wanted, blocks):
+            written = state.singles
+        else:
+            written = state.written
+            actual = _expanded(actual, blocks)
+        unreported = [key for key in written if key not in actual]
+        if unreported:
+            before = state.before()
+            for key in unreported:
+                if key[0] in GHOSTS or (key[0] in SHADOWED and before.get(key) == get(key)):
+                    continue
                 actual[key] = self._abstraction.cell(key)
+        if list(map(get, actual)) == list(actual.values()):
+            return
         for key, value in actual.items():
             if get(key) != value:
                 self.report(key[0], f"cell {key} is {value} where the contract says {get(key)}")
@@ -296,6 +333,25 @@ def _refusal(wanted: Any, status: Any) -> Mismatch | None:
     if isinstance(wanted, Status):
         return Mismatch("dispatch", "", f"{name} where the contract says {wanted.name}")
     return Mismatch("dispatch", "", f"{name} where the contract has no refusal")
+
+
+def _same_blocks(wanted: list[Block], actual: list[Block]) -> bool:
+    """Whether the two sides have the same blocks, in any order; `spec.blocks` makes no two of the same cells."""
+    if not wanted and not actual:
+        return True
+    # By identity, which is quick: should one have been forgotten and made again, the cells will be compared.
+    return {id(block) for block in wanted} == {id(block) for block in actual} and len(wanted) == len(actual)
+
+
+def _expanded(actual: Cells, blocks: list[Block]) -> Cells:
+    """All cells, those of the blocks too."""
+    if not blocks:
+        return actual
+    cells: Cells = {}
+    for block in blocks:
+        cells.update(block)
+    cells.update(actual)
+    return cells
 
 
 def _struct(running: Running) -> tuple[bytes | None, bytes | None]:

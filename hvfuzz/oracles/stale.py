@@ -86,7 +86,8 @@ class Stale(Oracle):
 
     def settled(self, change: Change) -> None:
         """No cache may hold what these leaves and context entries gave."""
-        if change.removed:
+        tlb, iommu = self.scene.machine.tlb, self.scene.machine.iommu
+        if change.removed and (tlb.combined or tlb.guest_physical or iommu.iotlb):
             small = {(space, page) for space, level, page, _ in change.removed if level == 1}
             large = {(space, page >> 9, level) for space, level, page, _ in change.removed if level >= LARGE_LEVEL}
             self._check_tlb(small, large)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.hypervisor.observer import SILENT, Observer
 from hvfuzz.oracles.audit import Audit
 from hvfuzz.oracles.change import NOBODY
+from hvfuzz.oracles.exits import Exits
 from hvfuzz.oracles.fetch import Fetch
 from hvfuzz.oracles.finding import Finding
 from hvfuzz.oracles.host_memory import HostMemoryOracle
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 ORACLES: Final[tuple[type[Oracle], ...]] = (
     HostMemoryOracle,
     Fetch,
+    Exits,
     Work,
     Ownership,
     Stale,
@@ -93,6 +95,9 @@ class OracleSuite(Observer):
         for oracle in ORACLES:
             if enabled is None or oracle.name in enabled:
                 self.oracles[oracle.name] = oracle(scene, self.reachability)
+        # What there is to follow: most ops without a call leave nothing.
+        self._written: Final = machine.memory.written
+        self._refilled: Final = self.reachability.refilled
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
         self._auditing = False
         self._dead = False
@@ -168,7 +173,8 @@ class OracleSuite(Observer):
         """The op, and what raced with it, is done."""
         if not self._dead:
             try:
-                self._settle(NOBODY)
+                if self._written or self._refilled or self._calls.applied:
+                    self._settle(NOBODY)
                 self._op_finished()
             except Exception:
                 self._lost()

@@ -15,7 +15,9 @@ from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.oracles.change import (
     ADDRESS,
     DMA,
+    DMA_LEVELS,
     DMA_RIGHTS,
+    EPT_LEVELS,
     EPT_RIGHTS,
     LARGE,
     LARGE_LEVEL,
@@ -39,13 +41,13 @@ class Trees:
     """All trees of one machine, flat: words and frames are keys. What changes is noted in `change`."""
 
     __slots__ = (
-        "_refilled",
         "_written",
         "change",
         "entries",
         "large",
         "leaves",
         "populations",
+        "refilled",
         "root_frames",
         "roots",
         "scene",
@@ -73,7 +75,7 @@ class Trees:
         """Hfn of a root or context table of the IOMMU -> 0."""
         self.change = Change()
         """What changed since the last look."""
-        self._refilled: dict[int, int] = {}
+        self.refilled: dict[int, int] = {}
         """Hfn of a table that was written as a whole -> 0."""
         self._written: dict[int, list[int]] = {}
         """Hfn of a table -> words of it written since the last look."""
@@ -82,7 +84,7 @@ class Trees:
         """The host is about to write the whole frame: look at it once, later, and not at 512 reported words."""
         if hfn in self.tables:
             self.scene.machine.memory.watched[hfn] = 0
-            self._refilled[hfn] = 0
+            self.refilled[hfn] = 0
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:
         """For suites without the oracle that looks at each access of the host."""
@@ -98,29 +100,39 @@ class Trees:
         self._written = {}
         if len(entries) > 1:
             entries.sort()
-            for _, word in entries:
-                self._written.setdefault(word >> 9, []).append(word)
-            for level, word in entries:
-                table = self.tables.get(word >> 9)
-                if table is not None and level < -1:
-                    old = self.entries.get(word, 0)
-                    if old and old != self.scene.words[word] and is_link(old, table.level):
-                        page = table.page + ((word & WORDS_PER_PAGE - 1) << 9 * (table.level - 1))
-                        self._unlink((old & ADDRESS) >> PAGE_SHIFT, Table(table.space, table.level - 1, page))
+            if entries[0][0] < -1:
+                self._unlink_first(entries)
         for _, word in entries:
             table = self.tables.get(word >> 9)
             if table is not None:
                 self._entry(word, table)
 
+    def _unlink_first(self, entries: list[tuple[int, int]]) -> None:
+        """Unlink the tables that the words, which are in order, do not link any more."""
+        for _, word in entries:
+            self._written.setdefault(word >> 9, []).append(word)
+        for level, word in entries:
+            if level == -1:
+                break
+            table = self.tables.get(word >> 9)
+            if table is not None:
+                old = self.entries.get(word, 0)
+                if old and old != self.scene.words[word] and is_link(old, table.level):
+                    page = table.page + ((word & WORDS_PER_PAGE - 1) << 9 * (table.level - 1))
+                    self._unlink((old & ADDRESS) >> PAGE_SHIFT, Table(table.space, table.level - 1, page))
+
     def _look_at_refilled(self) -> None:
         """Compare the tables that were written as a whole, as far as they are still tables."""
-        refilled = list(self._refilled)
-        self._refilled.clear()
+        refilled = list(self.refilled)
+        self.refilled.clear()
         for hfn in refilled:
             table = self.tables.get(hfn)
             if table is None:
                 continue
-            self.scene.machine.memory.watched[hfn] = 1
+            memory = self.scene.machine.memory
+            memory.watched[hfn] = 1
+            if hfn not in self.populations and memory.read(hfn << PAGE_SHIFT, PAGE_SIZE) == ZERO_PAGE:
+                continue
             for word in range(hfn << 9, (hfn + 1) << 9):
                 self._entry(word, table)
 
@@ -148,17 +160,16 @@ class Trees:
 
     def _add_entry(self, word: int, table: Table, page: int, entry: int) -> None:
         """An entry is there that was not, or was another one."""
-        level = table.level
+        space, level, _ = table
         if word not in self.entries:
             self.populations.put(word >> 9, self.populations.get(word >> 9, 0) + 1)
         self.entries.put(word, entry)
         frame = (entry & ADDRESS) >> PAGE_SHIFT
-        if is_link(entry, level):
-            self._link(frame, Table(table.space, level - 1, page))
+        if level > 1 and is_link(entry, level):
+            self._link(frame, Table(space, level - 1, page))
             return
-        rights = entry & (DMA_RIGHTS if table.space & DMA else EPT_RIGHTS)
-        foreign = entry & FOREIGN != 0
-        self.change.added.append(Leaf(word, table.space, level, page, frame, rights, foreign))
+        rights = entry & (DMA_RIGHTS if space & DMA else EPT_RIGHTS)
+        self.change.added.append(Leaf(word, space, level, page, frame, rights, entry & FOREIGN != 0))
         if level == 1:
             self.leaves.put(frame, (*self.leaves.get(frame, ()), word))
         else:
@@ -184,7 +195,7 @@ class Trees:
         if (old ^ new) & ADDRESS or old & ~new & EPT_RIGHTS or (old ^ new) & LARGE:
             self.change.removed.append(Removed(table.space, level, page, old))
 
-    def _link(self, hfn: int, table: Table, root: bool = False) -> None:
+    def _link(self, hfn: int, table: Table) -> None:
         """The frame is a table that can be reached, with all that is in it."""
         memory = self.scene.machine.memory
         if hfn >= memory.frames:
@@ -197,32 +208,85 @@ class Trees:
         self.tables.put(hfn, table)
         memory.watched[hfn] = 1
         self.change.linked.append(hfn)
-        if not root:
-            self.change.tables = True
-            self.table_counts[table.space & ~DMA] += 1
-        page = memory.read(hfn << PAGE_SHIFT, PAGE_SIZE)
-        if page == ZERO_PAGE:
+        self.change.tables = True
+        self.table_counts[table.space & ~DMA] += 1
+        words = self._present(hfn, table)
+        if not words:
             self.change.emptied.append(hfn)
             return
-        rights = DMA_RIGHTS if table.space & DMA else EPT_RIGHTS
         shift = 9 * (table.level - 1)
         first = hfn << 9
-        for start in range(0, PAGE_SIZE, PART):
+        if table.level > 1:
+            for word, entry in words:
+                self._add_entry(word, table, table.page + (word - first << shift), entry)
+            return
+        # All at once: a large leaf that is split gives 512 small ones.
+        self.populations.put(hfn, len(words))
+        self.entries.put_new(words)
+        space, _, page = table
+        rights = DMA_RIGHTS if space & DMA else EPT_RIGHTS
+        offset = page - first
+        leaves = self.leaves
+        added = [
+            Leaf(word, space, 1, offset + word, (entry & ADDRESS) >> PAGE_SHIFT, entry & rights, entry & FOREIGN != 0)
+            for word, entry in words
+        ]
+        for leaf in added:
+            leaves.put(leaf.frame, (*leaves.get(leaf.frame, ()), leaf.word))
+        self.change.added += added
+
+    def _present(self, hfn: int, table: Table) -> list[tuple[int, int]]:
+        """(word, entry) of the present entries in a page that is a table."""
+        page = self.scene.machine.memory.read(hfn << PAGE_SHIFT, PAGE_SIZE)
+        if page == ZERO_PAGE:
+            return []
+        rights = DMA_RIGHTS if table.space & DMA else EPT_RIGHTS
+        first = hfn << 9
+        return [
+            (word, entry)
+            for start in range(0, PAGE_SIZE, PART)
             # Most tables are nearly empty.
-            if page[start : start + PART] == ZERO_PART:
-                continue
-            index = start >> 3
-            for entry in _PART.unpack_from(page, start):
-                if entry & rights:
-                    self._add_entry(first + index, table, table.page + (index << shift), entry)
-                index += 1
+            if page[start : start + PART] != ZERO_PART
+            for word, entry in enumerate(_PART.unpack_from(page, start), first + (start >> 3))
+            if entry & rights
+        ]
+
+    def _link_all(self, hfn: int, table: Table) -> None:
+        """As `_link`, for the base state: of which nothing is a change, and nothing is undone."""
+        memory = self.scene.machine.memory
+        if hfn >= memory.frames or hfn in self.tables or hfn in self.root_frames:
+            return
+        space, level, page = table
+        self.tables[hfn] = table
+        memory.watched[hfn] = 1
+        if page or level != (DMA_LEVELS if space & DMA else EPT_LEVELS):
+            self.table_counts[space & ~DMA] += 1
+        words = self._present(hfn, table)
+        if not words:
+            return
+        self.populations[hfn] = len(words)
+        self.entries.update(words)
+        leaves, large = self.leaves, self.large
+        if level == 1:
+            for word, entry in words:
+                frame = (entry & ADDRESS) >> PAGE_SHIFT
+                leaves[frame] = (*leaves[frame], word) if frame in leaves else (word,)
+            return
+        for word, entry in words:
+            frame = (entry & ADDRESS) >> PAGE_SHIFT
+            if is_link(entry, level):
+                first = page + (word - (hfn << 9) << 9 * (level - 1))
+                self._link_all(frame, Table(space, level - 1, first))
+            else:
+                for block in range(frame >> 9, (frame >> 9) + (1 << 9 * (level - LARGE_LEVEL))):
+                    large[block] = (*large.get(block, ()), word)
 
     def _unlink(self, hfn: int, table: Table) -> None:
         """The frame is that table no more; what was below it cannot be reached through it either."""
         if self.tables.get(hfn) != table:
             return
         self.scene.machine.memory.watched[hfn] = 0
-        self.change.tables = True
+        self.change.tables = self.change.unlinked = True
         self.table_counts[table.space & ~DMA] -= 1
         left = self.populations.get(hfn, 0)
         if left:
@@ -279,7 +343,11 @@ class Trees:
 
 def _forget(index: ShadowMap[int, tuple[int, ...]], key: int, word: int) -> None:
     """Take one word out of a reverse index."""
-    left = tuple(other for other in index.get(key, ()) if other != word)
+    words = index.get(key, ())
+    if words == (word,):
+        index.drop(key)
+        return
+    left = tuple([other for other in words if other != word])
     if left:
         index.put(key, left)
     else:

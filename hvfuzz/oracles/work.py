@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import BUCKETS, CONSOLE
 from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.machine.vmcs import ExitReason
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ OWN_BOUNDS: Final = {"grant.unmap": 800}
 GROWING: Final = ("console", "sched")
 """Families whose calls make the host remember something that is no frame, grant or port."""
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
+
+
+IO: Final = ExitReason.IO
+UART_LIMIT: Final = 256
+"""Bytes that a serial port keeps in each direction."""
 
 
 class Work(Oracle):
@@ -85,6 +91,16 @@ class Work(Oracle):
             self._check(declaration, units - self._since)
         if declaration is not None and declaration.family in GROWING:
             self._check_growth(vcpu.domain)
+
+    def exit_finished(self, vcpu: VCpu) -> None:
+        """What was done beside a call counts as well, and so does what a serial port keeps."""
+        units = self._counter.units - self._since
+        if units > LONG_BOUND:
+            self.report("preemption", f"{units} words or elements touched in one exit, bound {LONG_BOUND}")
+        if vcpu.vmcs.reason is IO:
+            uart = self.shadow.domains[vcpu.domain].uart
+            if max(len(uart.transmitted), len(uart.received)) > UART_LIMIT:
+                self.report("growth", f"{len(uart.transmitted)} bytes sent and {len(uart.received)} received are kept")
 
     def _check_growth(self, number: int) -> None:
         hypervisor = self.scene.hypervisor

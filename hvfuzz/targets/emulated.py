@@ -24,7 +24,7 @@ from hvfuzz.oracles.suite import OracleSuite
 from hvfuzz.targets.features import StateFeatures
 from hvfuzz.targets.recorder import Recorder
 from hvfuzz.targets.target import Run
-from hvfuzz.targets.watchdog import LIMIT, Hang, Watchdog
+from hvfuzz.targets.watchdog import Hang, Watchdog
 
 MEMORY_SIZE: Final = 16 << 20
 
@@ -50,10 +50,15 @@ class System:
         observers: tuple[Observer, ...] = (self.features,) if recorder is None else (self.features, recorder)
         self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers)
         self.suite.attach()
+        handle_exit = self.suite.handle_exit
+        self._watched: Final = bool(self.suite.oracles) or recorder is not None
         if recorder is not None:
             recorder.attach(self.machine)
+        elif not self._watched:
+            # A suite without oracles would have nothing to say: a bare system pays for the features alone.
+            self.hypervisor.observer = self.features
+            handle_exit = self.hypervisor.handle_exit
         self._in_host = False
-        handle_exit = self.suite.handle_exit
 
         def guarded(vcpu: VCpu) -> None:
             """Handle an exit; what escapes the host's code has stopped the host, and is a finding."""
@@ -85,18 +90,21 @@ class System:
         suite, features, recorder, watchdog = self.suite, self.features, self.recorder, self.watchdog
         if recorder is not None:
             recorder.begin()
+        watched = self._watched
         at = 0
 
         def before(index: int, op: Op) -> None:
             nonlocal at
             at = index
             watchdog.beat += 1
-            suite.op_started(index, op.kind.name)
+            if watched:
+                suite.op_started(index, op.kind.name)
             if recorder is not None:
                 recorder.op_started(index, op)
 
         def after(index: int, op: Op, outcomes: list[Outcome]) -> None:
-            suite.op_finished()
+            if watched:
+                suite.op_finished()
             last = outcomes[-1]
             features.op_finished(last.code, last.how, last.status)
             if recorder is not None:
@@ -123,7 +131,7 @@ class System:
         """What is left of a run whose op number `index` did not end."""
         trace = Trace()
         trace.stopped = "an op did not end"
-        message = f"the host computes for more than {LIMIT:.0f} s and does not come back"
+        message = f"the host computes for more than {self.watchdog.limit:.0f} s and does not come back"
         finding = Finding("work", "hang", op.kind.name, message, index)
         findings = (*self.suite.findings, finding)
         if self.recorder is not None:

@@ -6,6 +6,7 @@ features in every process. What a planted bug does is left out where it has a na
 reward the fuzzer for nothing.
 """
 
+from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
 
@@ -26,6 +27,12 @@ _PACKAGE: Final = "hvfuzz.hypervisor."
 _FOREIGN: Final = -1
 
 
+@lru_cache(1 << 16)
+def _number(key: tuple[Any, ...]) -> int:
+    """The feature of a tuple of names and counts."""
+    return crc32(repr(key).encode()) & _MASK
+
+
 class StateFeatures(Observer):
     """Collects the features of one run in `hits`, each once; `reset` begins the next.
 
@@ -33,16 +40,18 @@ class StateFeatures(Observer):
     program is a new input, and the corpus grows without end.
     """
 
+    __snapshot_leaf__ = True
     __slots__ = (
+        "_domains",
         "_frame_table",
         "_frames",
-        "_hypervisor",
         "_iommu",
         "_iommu_hits",
         "_iommu_misses",
+        "_kinds",
         "_last_code",
         "_last_step",
-        "_names",
+        "_numbers",
         "_tlb",
         "_tlb_hits",
         "_tlb_misses",
@@ -53,11 +62,13 @@ class StateFeatures(Observer):
     def __init__(self, machine: Machine, hypervisor: Hypervisor) -> None:
         self._tlb: Final = machine.tlb
         self._iommu: Final = machine.iommu
-        self._hypervisor: Final = hypervisor
         # Not the hypervisor's own accessors: watching is no work of the host's.
+        self._domains: Final = tuple(hypervisor.domains)
         self._words: Final = machine.memory.words
         self._frame_table: Final = hypervisor.frames.base >> 3
-        self._names: Final[dict[Any, int]] = {}
+        self._kinds: Final[dict[type, int]] = {}
+        self._numbers: Final[dict[Any, Any]] = {}
+        """The features of what was seen once: tuples are for calls, ints for ops (see `op_finished`)."""
         self.reset()
 
     def reset(self) -> None:
@@ -69,30 +80,35 @@ class StateFeatures(Observer):
         self._tlb_hits, self._tlb_misses = self._tlb.hits, self._tlb.misses
         self._iommu_hits, self._iommu_misses = self._iommu.hits, self._iommu.misses
 
-    def _number(self, key: Any) -> int:
-        number = self._names.get(key)
-        if number is None:
-            number = self._names[key] = crc32(repr(key).encode())
-        return number
-
     def call_finished(
         self, vcpu: VCpu, declaration: Declaration | None, args: Any, status: Status, result: int, reason: str
     ) -> None:
         """(call, status, refusing check), what it did to frames, how full the tables are, how big the result."""
         name = "" if declaration is None else declaration.name
-        hits = self.hits
+        hits, numbers = self.hits, self._numbers
         if self._frames:
-            hits[self._number((name, self._frames)) & _MASK] = None
+            changed = (name, self._frames)
+            hits[_number(changed)] = None
             self._frames = 0
-        hits[self._number((name, int(status), reason)) & _MASK] = None
+        ended = (name, status, reason)
+        number = numbers.get(ended)
+        if number is None:
+            number = numbers[ended] = _number((name, int(status), reason))
+        hits[number] = None
         if status == 0:
-            domain = self._hypervisor.domains[vcpu.domain]
-            grants = len(domain.grants) - list.count(domain.grants, None)
-            handles = len(domain.handles) - list.count(domain.handles, None)
-            pool = len(domain.pool)
-            key = (name, grants.bit_length(), handles.bit_length(), pool.bit_length())
-            hits[self._number(key) & _MASK] = None
-            hits[self._number((name, result.bit_length())) & _MASK] = None
+            domain = self._domains[vcpu.domain]
+            grants, handles = domain.grants, domain.handles
+            filled = (
+                name,
+                (len(grants) - list.count(grants, None)).bit_length(),
+                (len(handles) - list.count(handles, None)).bit_length(),
+                len(domain.pool).bit_length(),
+                result.bit_length(),
+            )
+            pair = numbers.get(filled)
+            if pair is None:
+                pair = numbers[filled] = (_number(filled[:4]), _number((name, filled[4])))
+            hits[pair[0]] = hits[pair[1]] = None
         self._last_step = 0
 
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
@@ -105,10 +121,10 @@ class StateFeatures(Observer):
 
     def stepped(self, step: Step) -> None:
         """(kind of step, kind of the step before it in the same call)."""
-        kind = self._names.get(type(step))
+        kind = self._kinds.get(type(step))
         if kind is None:
             ours = type(step).__module__.startswith(_PACKAGE)
-            kind = self._names[type(step)] = crc32(type(step).__name__.encode()) if ours else _FOREIGN
+            kind = self._kinds[type(step)] = crc32(type(step).__name__.encode()) if ours else _FOREIGN
         if kind != _FOREIGN:
             self.hits[(kind ^ (self._last_step >> 1)) & _MASK] = None
             self._last_step = kind
@@ -116,16 +132,26 @@ class StateFeatures(Observer):
     def op_finished(self, code: int, how: int, status: int) -> None:
         """(op, how it ended, which caches it hit and missed), and (op that succeeded, the one before that did)."""
         tlb, iommu = self._tlb, self._iommu
-        events = (
-            (tlb.hits > self._tlb_hits)
-            | (tlb.misses > self._tlb_misses) << 1
-            | (iommu.hits > self._iommu_hits) << 2
-            | (iommu.misses > self._iommu_misses) << 3
-        )
-        self._tlb_hits, self._tlb_misses = tlb.hits, tlb.misses
-        self._iommu_hits, self._iommu_misses = iommu.hits, iommu.misses
-        hits = self.hits
-        hits[self._number((code, how, status, events)) & _MASK] = None
+        events = 0
+        if tlb.hits > self._tlb_hits:
+            events = 1
+            self._tlb_hits = tlb.hits
+        if tlb.misses > self._tlb_misses:
+            events |= 2
+            self._tlb_misses = tlb.misses
+        if iommu.hits > self._iommu_hits:
+            events |= 4
+            self._iommu_hits = iommu.hits
+        if iommu.misses > self._iommu_misses:
+            events |= 8
+            self._iommu_misses = iommu.misses
+        hits, numbers = self.hits, self._numbers
+        # One int that holds all four (an opcode is a byte, `how` is below 4): a tuple takes longer to look up.
+        ended = ((status << 8 | code) << 2 | how) << 4 | events
+        number = numbers.get(ended)
+        if number is None:
+            number = numbers[ended] = _number((code, how, status, events))
+        hits[number] = None
         if how == 0 and status == 0:
-            hits[self._number((code, self._last_code)) & _MASK] = None
+            hits[_number((code, self._last_code))] = None
             self._last_code = code

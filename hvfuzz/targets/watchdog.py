@@ -14,14 +14,15 @@ class Hang(BaseException):
 
 
 class Watchdog:
-    """While entered, raises `Hang` in the main thread if `running`, and `beat` stands still for LIMIT to 2 * LIMIT.
+    """While entered, raises `Hang` in the main thread if `running`, and `beat` stands still for `limit` to twice that.
 
     It uses SIGVTALRM and the timer behind it, so there can be one at a time, in the main thread.
     """
 
-    __slots__ = ("_before", "_seen", "beat", "running")
+    __slots__ = ("_before", "_seen", "beat", "limit", "running")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float = LIMIT) -> None:
+        self.limit: Final = limit
         self.beat = 0
         self.running = False
         self._seen = -1
@@ -38,7 +39,7 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         self._before = signal.signal(signal.SIGVTALRM, self._look)
-        signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT, LIMIT)
+        signal.setitimer(signal.ITIMER_VIRTUAL, self.limit, self.limit)
         return self
 
     def __exit__(

@@ -40,15 +40,20 @@ def test_map_returns_to_its_base(
         assert shadow == before
 
 
-@given(st.lists(st.integers(), min_size=6, max_size=6), st.lists(st.tuples(KEYS, st.integers())))
-def test_words_return_to_their_base(base: list[int], changes: list[tuple[int, int]]) -> None:
+@given(st.lists(st.integers(), min_size=6, max_size=6), st.lists(st.tuples(KEYS, st.integers(), st.booleans())))
+def test_words_return_to_their_base(base: list[int], changes: list[tuple[int, int, bool]]) -> None:
     shadow = ShadowWords(list(base))
-    for index, value in changes:
-        shadow.base.setdefault(index, shadow.values[index])
-        shadow.values[index] = value
+    for index, value, pair in changes:
+        if pair:
+            place = slice(index & ~1, (index & ~1) + 2)
+            shadow.changed.append(place)
+            shadow.values[place] = [value, value]
+        else:
+            shadow.changed.append(index)
+            shadow.values[index] = value
     shadow.reset()
     assert shadow.values == base
-    assert not shadow.base
+    assert not shadow.changed
 
 
 ENTRIES = st.lists(st.none() | st.tuples(st.integers(0, 3)), min_size=8, max_size=8)

@@ -130,7 +130,8 @@ class DmaMap:
             frames.append(frame)
         first = self.iova >> PAGE_SHIFT
         pages = range(first, first + self.count)
-        if any(entry & ALL_RIGHTS and entry & FOREIGN for _, entry, _ in caller.dma.leaves(first, self.count)):
+        runs = caller.dma.runs(first, self.count)
+        if any(entry & ALL_RIGHTS and entry & FOREIGN for _, _, _, entries in runs for entry in entries):
             return MADE_BY_GRANT
         if caller.dma.tables_needed(pages) > len(caller.pool):
             return POOL_TOO_SMALL
@@ -196,7 +197,7 @@ def request_refusal(caller: Domain, source: int, target: int, length: int) -> Re
 def reaches(caller: Domain, iova: int, length: int, right: int) -> bool:
     """Whether the caller's devices have `right` to each page of the range."""
     first, last = iova >> PAGE_SHIFT, iova + length - 1 >> PAGE_SHIFT
-    return all(entry & right for _, entry, _ in caller.dma.leaves(first, last - first + 1))
+    return all(entry & right for _, _, _, entries in caller.dma.runs(first, last - first + 1) for entry in entries)
 
 
 def submissions(device: int, requests: Sequence[Request]) -> tuple[Step, ...]:

@@ -9,6 +9,7 @@
 Nothing here may import the hypervisor: an oracle that shares code with its subject shares its bugs.
 """
 
+from hvfuzz.oracles.spec.blocks import Block, frame_block, page_block, page_keys
 from hvfuzz.oracles.spec.cells import (
     HOST_FRAME,
     HYPERVISOR,
@@ -39,6 +40,7 @@ __all__ = [
     "HYPERVISOR",
     "SPEC",
     "Accept",
+    "Block",
     "Call",
     "ClockWindow",
     "Frame",
@@ -60,9 +62,12 @@ __all__ = [
     "arguments",
     "decode",
     "expect",
+    "frame_block",
     "judge",
     "judge_change",
     "judge_dispatch",
     "judge_halt",
+    "page_block",
+    "page_keys",
     "valid_range",
 ]

@@ -17,6 +17,7 @@ FAMILIES: Final = 0x1FF
 SINCE_2: Final = 0b111
 """Page 1: populate.flags, memory.exchange and device.dma_batch came with version 2."""
 POOL_PAGES: Final = 9
+_FAMILIES: Final = Accept(FAMILIES)
 _CONSTANTS: Final = (
     limits.GRANTS,
     limits.HANDLES,
@@ -46,7 +47,7 @@ def version(state: State, call: Call, _evidence: Evidence) -> Expected:
 def features(state: State, call: Call, _evidence: Evidence) -> Expected:
     """Bitmaps of the families, and of what is usable at the domain's version."""
     if call.args.page == 0:
-        return Accept(FAMILIES)
+        return _FAMILIES
     if call.args.page == 1:
         return Accept(SINCE_2 if state[("version", call.caller)] >= CURRENT else 0)
     return Status.INVALID

@@ -8,6 +8,7 @@ from typing import Final
 from hvfuzz.abi import limits
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.spec.blocks import numbered
 from hvfuzz.oracles.spec.cells import HOST_FRAME, Poll, Port, PortState, RunState
 from hvfuzz.oracles.spec.state import State
 from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Rule
@@ -106,7 +107,7 @@ def send(state: State, call: Call, _evidence: Evidence) -> Expected:
 
     def effect(_fresh: tuple[Hfn, ...]) -> None:
         peer: Port = state[key]
-        state[key] = peer._replace(pending=True)
+        state[key] = Port(peer.state, peer.remote, peer.remote_port, pending=True)
         for vcpu, run in vcpus(state, domain):
             if run == RunState.BLOCKED or (run == RunState.POLLING and polls(state, domain, vcpu, number)):
                 set_run(state, domain, vcpu, RunState.RUNNABLE)
@@ -139,8 +140,8 @@ def close(state: State, call: Call, _evidence: Evidence) -> Expected:
 def free_bucket(state: State, domain: int, bucket: int) -> None:
     """Give the bucket's page back if no port is left in it."""
     first = bucket * limits.PORTS_PER_BUCKET
-    ports = range(first, first + limits.PORTS_PER_BUCKET)
-    if not any(("port", domain, port) in state.cells for port in ports):
+    ports = numbered("port", domain, limits.PORTS)[first : first + limits.PORTS_PER_BUCKET]
+    if state.cells.keys().isdisjoint(ports):
         key = ("bucket", domain, bucket)
         state.release([state[key]])
         del state[key]

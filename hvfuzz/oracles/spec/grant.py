@@ -117,7 +117,8 @@ def pin(state: State, handle: Handle, host: int, device: int) -> None:
     key = ("grant", handle.granter, handle.ref)
     entry: Grant | None = state.get(key)
     if entry is not None:
-        state[key] = entry._replace(host_pins=entry.host_pins + host, device_pins=entry.device_pins + device)
+        gfn, frame, to, rights, host_pins, device_pins = entry
+        state[key] = Grant(gfn, frame, to, rights, host_pins + host, device_pins + device)
     state.count(handle.frame, maps=host + device, pins=host + device)
 
 

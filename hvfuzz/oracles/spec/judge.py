@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
+from hvfuzz.abi.limits import LARGE_ORDER
 from hvfuzz.abi.status import WORD_MASK, Status
-from hvfuzz.machine.addresses import Hfn
+from hvfuzz.machine.addresses import LARGE_FRAMES, Hfn
 from hvfuzz.oracles.spec import console, device, discovery, event, grant, memory, multicall, sched, time
-from hvfuzz.oracles.spec.state import State
+from hvfuzz.oracles.spec.blocks import frame_keys
+from hvfuzz.oracles.spec.state import Key, State
 from hvfuzz.oracles.spec.verdict import (
     POOL_NEED,
     Accept,
@@ -23,6 +26,7 @@ from hvfuzz.oracles.spec.verdict import (
     Tables,
 )
 
+OK: Final = Status.OK
 SPEC: Final[Mapping[str, Rule]] = MappingProxyType(
     {
         f"{family}.{name}" if name else family: rule
@@ -57,10 +61,13 @@ def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
     if evidence.left_over:
         gva, data = evidence.left_over[0]
         return Mismatch("fetched", call.name, f"{len(data)} bytes at {gva:#x} that the call has no use for")
+    if isinstance(expected, Accept):
+        if observed.status == OK:
+            return _accepted(state, call, expected, evidence)
+    elif observed.status == expected:
+        return _refused(state, call, evidence)
     if not _allowed(state, call, expected, evidence):
         return _wrong_status(call, expected, evidence)
-    if isinstance(expected, Accept) and observed.status == Status.OK:
-        return _accepted(state, call, expected, evidence)
     return _refused(state, call, evidence)
 
 
@@ -71,16 +78,14 @@ def expect(state: State, call: Call, observed: Observed | None = None) -> Expect
 
 
 def _allowed(state: State, call: Call, expected: Status | Accept, evidence: Evidence) -> bool:
-    """Whether the contract allows the status."""
+    """Whether the contract allows a status that is not the one that it wants."""
     status = evidence.observed.status
     if status == Status.FAULT and evidence.may_fault:
         return True
-    if not isinstance(expected, Accept):
-        return status == expected
-    if status == Status.NO_POOL and expected.tables is Tables.NEEDED:
+    if status == Status.NO_POOL and isinstance(expected, Accept) and expected.tables is Tables.NEEDED:
         pool = state.get(("pool", call.caller))
         return pool is None or pool < POOL_NEED
-    return status == Status.OK
+    return False
 
 
 def _wrong_status(call: Call, expected: Status | Accept, evidence: Evidence) -> Mismatch:
@@ -98,7 +103,7 @@ def _refused(state: State, call: Call, evidence: Evidence) -> Mismatch | None:
     observed = evidence.observed
     if observed.result:
         return Mismatch("result", call.name, f"refused, yet result {observed.result:#x}")
-    if not evidence.writes_judged and not same_bytes(None, observed.written):
+    if observed.written and not evidence.writes_judged and not same_bytes(None, observed.written):
         return Mismatch("written", call.name, f"refused, yet wrote to {observed.written[0][0]:#x}")
     if observed.fresh:
         return Mismatch("fresh", call.name, f"refused, yet took {len(observed.fresh)} frames")
@@ -114,16 +119,17 @@ def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> M
     if observed.result != accept.result:
         text = f"{observed.result:#x} where the contract says {accept.result:#x}"
         return Mismatch("result", call.name, text)
-    lost = accept.losable and not observed.written
-    if not evidence.writes_judged and not lost and not same_bytes(accept.written, observed.written):
-        return Mismatch("written", call.name, f"{observed.written} where the contract says {accept.written}")
+    if observed.written or accept.written is not None:
+        lost = accept.losable and not observed.written
+        if not evidence.writes_judged and not lost and not same_bytes(accept.written, observed.written):
+            return Mismatch("written", call.name, f"{observed.written} where the contract says {accept.written}")
     if observed.fresh or accept.fresh:
         wrong = _frames(state, accept, observed.fresh)
         if wrong:
             return Mismatch("fresh", call.name, wrong)
     key = ("pool", call.caller)
-    if observed.pool is not None and observed.pool != state.get(key):
-        before = state.get(key)
+    before = state.get(key)
+    if observed.pool is not None and observed.pool != before:
         # What is not known yet can only be adopted.
         if before is not None and not _pool_may_become(accept.tables, before, observed.pool):
             return Mismatch("pool", call.name, f"the pool went from {before} to {observed.pool}")
@@ -150,15 +156,24 @@ def _frames(state: State, accept: Accept, fresh: tuple[Hfn, ...]) -> str | None:
         return "a frame that the machine does not have"
     if len(set(fresh)) != len(fresh):
         return "the same frame twice"
-    if not state.cells.keys().isdisjoint([("frame", hfn) for hfn in fresh]):
+    unaligned = _unaligned(fresh, 1 << accept.order) if accept.order else None
+    keys: Iterable[Key]
+    if accept.order == LARGE_ORDER and unaligned is None:
+        keys = chain.from_iterable(map(frame_keys, fresh[::LARGE_FRAMES]))
+    else:
+        keys = [("frame", hfn) for hfn in fresh]
+    if not state.cells.keys().isdisjoint(keys):
         hfn = next(hfn for hfn in fresh if ("frame", hfn) in state)
         return f"frame {hfn:#x} is not free: {state.frame(hfn)}"
-    if accept.order:
-        size = 1 << accept.order
-        for at in range(0, len(fresh), size):
-            first = fresh[at]
-            if first % size or fresh[at : at + size] != tuple(range(first, first + size)):
-                return f"frames from {first:#x} on are no aligned block of {size}"
+    return unaligned
+
+
+def _unaligned(fresh: tuple[Hfn, ...], size: int) -> str | None:
+    """Whether the frames are aligned blocks of `size`; if not, which are not."""
+    for at in range(0, len(fresh), size):
+        first = fresh[at]
+        if first % size or fresh[at : at + size] != tuple(range(first, first + size)):
+            return f"frames from {first:#x} on are no aligned block of {size}"
     return None
 
 

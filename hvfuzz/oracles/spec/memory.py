@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Final
@@ -10,13 +10,16 @@ from typing import Final
 from hvfuzz.abi import limits
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import EXEC, LARGE_FRAMES, READ, WRITE, Hfn
+from hvfuzz.oracles.spec.blocks import frame_block, frame_keys, page_block, page_keys
 from hvfuzz.oracles.spec.cells import FREE_FRAME, Frame, Page
-from hvfuzz.oracles.spec.state import State
+from hvfuzz.oracles.spec.state import FREE, Key, State
 from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, pages_in
 
 TOP_DOWN: Final = 1
 RWX: Final = READ | WRITE | EXEC
 PROTECTIONS: Final = frozenset({READ, READ | WRITE, READ | EXEC, RWX})
+MOST: Final = {0: limits.POPULATE, limits.LARGE_ORDER: limits.POPULATE_LARGE}
+"""Elements of one `memory.populate`, by their order."""
 # The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick in a big populate.
 _page = partial(tuple.__new__, Page)
 
@@ -25,21 +28,33 @@ def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
     """Fresh zeroed frames appear in a range that was empty."""
     args, caller = call.args, call.caller
     first, order = args.first, args.order
-    most = {0: limits.POPULATE, limits.LARGE_ORDER: limits.POPULATE_LARGE}.get(order)
+    most = MOST.get(order)
     if most is None or args.flags & ~TOP_DOWN or not 0 < args.count <= most:
         return Status.INVALID
     frames = args.count << order
     if first % (1 << order) or first + frames > limits.MAX_GFN:
         return Status.INVALID
-    pages = [("page", caller, gfn) for gfn in range(first, first + frames)]
-    if not state.cells.keys().isdisjoint(pages):
-        return Status.EXISTS
+    pages: list[Sequence[Key]]
+    if order:
+        pages = [page_keys(caller, gfn) for gfn in range(first, first + frames, LARGE_FRAMES)]
+    else:
+        pages = [[("page", caller, gfn) for gfn in range(first, first + frames)]]
+    for keys in pages:
+        if not state.cells.keys().isdisjoint(keys):
+            return Status.EXISTS
     if not enough_frames(state, args.count, order):
         return Status.NO_MEMORY
 
     def effect(fresh: tuple[Hfn, ...]) -> None:
-        state.create(pages, map(_page, zip(fresh, repeat(RWX), repeat(False))))
-        state.allot(Frame(caller, maps=1, pins=0, grants=0), fresh)
+        use = Frame(caller, maps=1, pins=0, grants=0)
+        if order:
+            for gfn, frame in zip(range(first, first + frames, LARGE_FRAMES), fresh[::LARGE_FRAMES], strict=True):
+                state.create_block(page_block(caller, gfn, frame, RWX, False))
+                state.create_block(frame_block(frame, use))
+            state[FREE] = state.free() - frames
+        else:
+            state.create(pages[0], map(_page, zip(fresh, repeat(RWX), repeat(False))))
+            state.allot(use, fresh)
 
     return Accept(args.count, effect, fresh=frames, order=order, tables=Tables.NEEDED)
 
@@ -52,8 +67,7 @@ def enough_frames(state: State, count: int, order: int) -> bool:
         return True
     blocks = 0
     for first in range(0, state.frames - LARGE_FRAMES + 1, LARGE_FRAMES):
-        block = range(first, first + LARGE_FRAMES)
-        blocks += not any(("frame", hfn) in state.cells for hfn in block)
+        blocks += state.cells.keys().isdisjoint(frame_keys(first))
         if blocks == count:
             return True
     return False
@@ -139,7 +153,7 @@ def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
 
     def effect(fresh: tuple[Hfn, ...]) -> None:
         for gfn, page, frame in zip(gfns, old, fresh, strict=True):
-            state[("page", caller, gfn)] = page._replace(frame=frame)
+            state[("page", caller, gfn)] = Page(frame, page.rights, page.foreign)
         state.allot(Frame(caller, maps=1, pins=0, grants=0), fresh)
         state.release([page.frame for page in old])
 

@@ -28,9 +28,6 @@ def judge_change(state: State, key: Key, actual: Value, cycles: int, operation: 
             if poll is None or poll.deadline <= cycles:
                 set_run(state, domain, vcpu, RunState.RUNNABLE)
                 return None
-        if expected == RunState.RUNNABLE and actual == RunState.HALTED and not event_pending(state, domain):
-            set_run(state, domain, vcpu, RunState.HALTED)
-            return None
     return Mismatch("change", operation, f"cell {key} is {actual} where the contract says {expected}")
 
 

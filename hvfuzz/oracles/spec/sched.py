@@ -8,17 +8,18 @@ from typing import Final
 from hvfuzz.abi import limits
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.spec.blocks import numbered
 from hvfuzz.oracles.spec.cells import Poll, Port, RunState
 from hvfuzz.oracles.spec.event import set_run
 from hvfuzz.oracles.spec.state import State
-from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Rule
+from hvfuzz.oracles.spec.verdict import DONE, Accept, Call, Evidence, Expected, Rule
 
 PORT_WIDTH: Final = 4
 
 
 def yield_(_state: State, _call: Call, _evidence: Evidence) -> Expected:
     """Only time passes."""
-    return Accept()
+    return DONE
 
 
 def event_pending(state: State, domain: int) -> bool:
@@ -26,8 +27,9 @@ def event_pending(state: State, domain: int) -> bool:
     for bucket in range(limits.BUCKETS):
         if ("bucket", domain, bucket) in state.cells:
             first = bucket * limits.PORTS_PER_BUCKET
-            for number in range(first, first + limits.PORTS_PER_BUCKET):
-                port: Port | None = state.get(("port", domain, number))
+            ports = numbered("port", domain, limits.PORTS)[first : first + limits.PORTS_PER_BUCKET]
+            port: Port | None
+            for port in map(state.get, ports):
                 if port is not None and port.pending:
                     return True
     return False

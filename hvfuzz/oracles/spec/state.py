@@ -28,11 +28,13 @@ gfn (iova) of a handle without a host (device) side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
+from functools import partial
+from itertools import filterfalse, repeat
 from typing import Any, Final
 
 from hvfuzz.abi.limits import SELF
 from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.spec.blocks import Block, numbered
 from hvfuzz.oracles.spec.cells import FREE_FRAME, Frame, Page
 
 Key = tuple[Any, ...]
@@ -40,6 +42,9 @@ Value = Any
 FREE: Final = ("free",)
 GHOSTS: Final = frozenset({"poll"})
 """Cells that exist in the specification only."""
+_BLOCK: Final[Key] = ("block",)
+"""In the undo log, in place of the keys of a block; what there was before is in place of it the block itself."""
+_frame = partial(tuple.__new__, Frame)
 
 
 class State:
@@ -48,7 +53,7 @@ class State:
     `cells` and `get` are for reading. `frames` is the number of frames of the machine.
     """
 
-    __slots__ = ("_changed", "_mark", "_old", "cells", "frames", "get")
+    __slots__ = ("_blocks", "_changed", "_mark", "_old", "cells", "frames", "get")
 
     def __init__(self, frames: int, cells: Iterable[tuple[Key, Value]] = ()) -> None:
         """Start from the given cells, which are the base of `restore`."""
@@ -57,6 +62,8 @@ class State:
         self.get: Final[Callable[[Key], Any]] = self.cells.get
         self._changed: list[Key] = []
         self._old: list[Value] = []
+        self._blocks: list[int] = []
+        """Where in the log there are blocks."""
         self._mark = 0
 
     # Undo.
@@ -65,6 +72,7 @@ class State:
         """Make the present cells the base that `restore` returns to."""
         self._changed.clear()
         self._old.clear()
+        self._blocks.clear()
         self._mark = 0
 
     def restore(self) -> None:
@@ -78,24 +86,71 @@ class State:
 
     def rollback(self, checkpoint: int) -> None:
         """Return to the state that `checkpoint` named."""
-        changed, old, cells = self._changed, self._old, self.cells
-        latest_first = slice(None, checkpoint - 1 if checkpoint else None, -1)
-        for key, value in zip(changed[latest_first], old[latest_first], strict=True):
-            if value is None:
-                cells.pop(key, None)
-            else:
-                cells[key] = value
-        del changed[checkpoint:], old[checkpoint:]
+        blocks, cells = self._blocks, self.cells
+        while blocks and blocks[-1] >= checkpoint:
+            at = blocks.pop()
+            block = self._old[at]
+            self._undo(at + 1)
+            del self._changed[at:], self._old[at:]
+            for key in block:
+                del cells[key]
+        self._undo(checkpoint)
         self._mark = min(self._mark, checkpoint)
+
+    def _undo(self, checkpoint: int) -> None:
+        """Undo writes that are no blocks'."""
+        changed, old, cells = self._changed, self._old, self.cells
+        if len(changed) == checkpoint:
+            return
+        latest_first = slice(None, checkpoint - 1 if checkpoint else None, -1)
+        # The oldest write of a cell comes last, and stays.
+        undone = dict(zip(changed[latest_first], old[latest_first], strict=True))
+        cells.update(undone)
+        for key, value in undone.items():
+            if value is None:
+                del cells[key]
+        del changed[checkpoint:], old[checkpoint:]
 
     def begin(self) -> None:
         """From here on writes count as those of the next call."""
         self._mark = len(self._changed)
 
+    def abandon(self) -> None:
+        """Undo the writes since `begin`."""
+        self.rollback(self._mark)
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was written since `begin`."""
+        return len(self._changed) != self._mark
+
     @property
     def written(self) -> list[Key]:
         """The cells written since `begin`, in order; one that is written twice appears twice."""
-        return self._changed[self._mark :]
+        written = self._changed[self._mark :]
+        blocks = self.blocks
+        if not blocks:
+            return written
+        return [key for key in written if key is not _BLOCK] + [key for block in blocks for key in block]
+
+    def before(self) -> dict[Key, Value]:
+        """What the cells written since `begin` were then, None for those that were absent; blocks are left out."""
+        latest_first = slice(None, self._mark - 1 if self._mark else None, -1)
+        return dict(zip(self._changed[latest_first], self._old[latest_first], strict=True))
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks written since `begin`."""
+        mark = self._mark
+        if not self._blocks or self._blocks[-1] < mark:
+            return []
+        return [self._old[at] for at in self._blocks if at >= mark]
+
+    @property
+    def singles(self) -> list[Key]:
+        """The cells written since `begin`, but for those of blocks."""
+        written = self._changed[self._mark :]
+        return [key for key in written if key is not _BLOCK] if self._blocks else written
 
     # Writing.
 
@@ -115,6 +170,13 @@ class State:
         self._changed.extend(keys)
         self._old.extend(repeat(None, len(keys)))
         self.cells.update(zip(keys, values, strict=False))
+
+    def create_block(self, block: Block) -> None:
+        """Write the cells of a block, which are known to be absent."""
+        self._blocks.append(len(self._changed))
+        self._changed.append(_BLOCK)
+        self._old.append(block)
+        self.cells.update(block)
 
     def update(self, keys: Sequence[Key], values: Iterable[Value]) -> None:
         """Write many cells, each once; `values` may go on for longer."""
@@ -160,9 +222,8 @@ class State:
 
     def lowest_free(self, table: str, domain: int, size: int) -> int | None:
         """The lowest number that is not in use in one of the domain's tables; None if it is full."""
-        for number in range(size):
-            if (table, domain, number) not in self.cells:
-                return number
+        for key in filterfalse(self.cells.__contains__, numbered(table, domain, size)):
+            return key[2]
         return None
 
     # The host's frames.
@@ -179,5 +240,9 @@ class State:
 
     def count(self, hfn: int, maps: int = 0, pins: int = 0, grants: int = 0) -> None:
         """Add to the counts of a frame."""
-        old = self.frame(hfn)
-        self[("frame", hfn)] = Frame(old.owner, old.maps + maps, old.pins + pins, old.grants + grants)
+        key = ("frame", hfn)
+        old: Frame | None = self.get(key)
+        owner, old_maps, old_pins, old_grants = FREE_FRAME if old is None else old
+        self._changed.append(key)
+        self._old.append(old)
+        self.cells[key] = _frame((owner, old_maps + maps, old_pins + pins, old_grants + grants))

@@ -108,6 +108,8 @@ class Accept(NamedTuple):
     """The effect may have taken the guest's way to `written` away: then nothing is written."""
 
 
+DONE: Final = Accept()
+"""No more than that it succeeds."""
 Expected = Status | Accept | Mismatch
 """A Mismatch is for what only the call's own rule can tell."""
 
@@ -130,7 +132,9 @@ class Evidence:
     @property
     def left_over(self) -> tuple[Bytes, ...]:
         """Fetches that no step of the contract asked for: a word read twice, or never needed."""
-        return tuple(piece for piece in self._fetched[self._next :] if piece[1])
+        if self._next == len(self._fetched):
+            return ()
+        return tuple([piece for piece in self._fetched[self._next :] if piece[1]])
 
     def take(self, gva: int, size: int) -> bytes | None:
         """What the call copied from the range, in one or more pieces in order; None: it can only be FAULT."""

@@ -55,8 +55,8 @@ def test_halt_waits_for_an_event(bench: Any) -> None:
     assert judge_halt(bench.state, 1, 0, RunState.RUNNABLE) is not None
     assert judge_halt(bench.state, 1, 0, RunState.HALTED) is None
     assert bench.state["vcpu", 1, 0] == RunState.HALTED
-    assert judge_change(bench.state, ("vcpu", 1, 1), RunState.HALTED, 0, "hlt") is None
-    assert bench.state["vcpu", 1, 1] == RunState.HALTED
+    # The other vCPU executed nothing.
+    assert judge_change(bench.state, ("vcpu", 1, 1), RunState.HALTED, 0, "hlt") is not None
 
 
 def test_halt_goes_on_with_an_event_pending(polling: Any) -> None:

@@ -1,0 +1,99 @@
+"""The session: budgets, counting, and each identity told once; and what a file on disk looks like to a reader."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvfuzz.engines.engine import BudgetSpent, EngineError, load_engine, write_whole
+from hvfuzz.guest.program import Program
+from hvfuzz.guest.text import parse
+
+POLL = "# hvp 1\nworld pair\nsched.poll(dom1, ports=[5], count=1, timeout=0)\n"
+
+
+def poll(outcome: Any) -> Program:
+    """A program that shows the bug of XSA-221."""
+    return parse(POLL, outcome.session.target.catalogue)
+
+
+def test_the_budget_of_runs_is_kept_exactly(session: Callable[..., Any]) -> None:
+    outcome = session(runs=3)
+    for _ in range(3):
+        outcome.session.run(poll(outcome))
+    with pytest.raises(BudgetSpent):
+        outcome.session.run(poll(outcome))
+    assert outcome.session.runs == len(outcome.programs) == 3
+    assert outcome.session.ops == 3
+
+
+def test_the_budget_of_time_is_kept(session: Callable[..., Any]) -> None:
+    outcome = session(seconds=0.05)
+    with pytest.raises(BudgetSpent):
+        while True:
+            outcome.session.run(poll(outcome))
+    assert outcome.session.progress().seconds < 5
+
+
+def test_no_engine_takes_the_end_of_the_budget_for_a_mistake() -> None:
+    assert not issubclass(BudgetSpent, Exception)
+
+
+def test_a_session_can_be_stopped(session: Callable[..., Any]) -> None:
+    outcome = session()
+    outcome.session.run(poll(outcome))
+    outcome.session.stop()
+    with pytest.raises(BudgetSpent):
+        outcome.session.run(poll(outcome))
+
+
+def test_an_identity_is_told_once_and_the_session_goes_on(session: Callable[..., Any]) -> None:
+    outcome = session(bug="xsa-221")
+    for _ in range(5):
+        outcome.session.run(poll(outcome))
+    assert outcome.identities == ["host_memory/null/sched.poll"]
+    assert outcome.session.runs == 5
+    assert outcome.sink.findings[0][1] == poll(outcome)
+
+
+def test_features_are_counted_once(session: Callable[..., Any]) -> None:
+    outcome = session()
+    outcome.session.run(poll(outcome))
+    first = outcome.session.features
+    assert first > 0
+    outcome.session.run(poll(outcome))
+    assert outcome.session.features == first
+
+
+def test_a_failure_of_ours_names_its_program(session: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = session()
+
+    def fail(*args: object, **given: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(outcome.session.target, "run", fail)
+    with pytest.raises(KeyError):
+        outcome.session.run(poll(outcome))
+    assert outcome.sink.errors[0][1] == poll(outcome)
+
+
+def test_an_unknown_engine_has_a_neighbour() -> None:
+    with pytest.raises(EngineError, match="did you mean 'hypothesis'"):
+        load_engine("hypotesis")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"one")
+    with pytest.raises(TypeError):
+        write_whole(path, "no bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_named_as_the_caller_knows_it(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "file"
+    with pytest.raises(OSError, match="No such file") as raised:
+        write_whole(path, b"")
+    assert raised.value.filename == str(path)

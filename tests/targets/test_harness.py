@@ -1,0 +1,30 @@
+"""The harnesses: their weights name what there is, and a mistyped name gets its neighbour."""
+
+import random
+
+import pytest
+
+from hvfuzz.guest.generation import generate
+from hvfuzz.guest.grammar import Grammar
+from hvfuzz.guest.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
+from hvfuzz.targets.harness import HARNESSES, Harness, HarnessError, find_harness
+
+
+@pytest.mark.parametrize("harness", HARNESSES.values(), ids=list(HARNESSES))
+def test_weights_name_kinds_and_families(harness: Harness) -> None:
+    ops = catalogue(ABI)
+    weights = Grammar(ops, harness.weights).weights
+    allowed = {kind for kind, weight in weights.items() if weight}
+    rng = random.Random(1)
+    seen = {op.kind for _ in range(50) for op in generate(rng, ops, kinds=harness.weights).ops}
+    assert seen <= allowed
+
+
+def test_a_harness_is_found_by_its_name_and_by_its_file() -> None:
+    assert find_harness("dma") is find_harness("fuzz_dma")
+
+
+def test_a_mistyped_harness_has_a_neighbour() -> None:
+    with pytest.raises(HarnessError, match="did you mean 'translation'"):
+        find_harness("translate")
