@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 OWNED: Final = FrameState.OWNED << 8
 SHARED: Final = FrameState.SHARED << 8
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
+NOBODY: Final = -1
 PINS: Final = 4
 """Where, in a grant entry, the pins begin; the rest says what is granted, to whom."""
 MMIO_WINDOW: Final = range(MMIO_BASE, MMIO_BASE + DEVICES * MMIO_SIZE)
@@ -60,6 +61,7 @@ class Ownership(Oracle):
         "tree": "a table page is linked once, and is a page that is in use as a table of that domain",
         "context": "a context entry names the device table of one domain, with that domain's number",
         "access": "no guest or device touches a frame that its domain may not touch in that way",
+        "initiator": "in an exit of one domain, no other domain's device is set to work",
         "mmio": "no guest reaches the registers of a device that is not its domain's",
         "copy": "the hypervisor copies, on behalf of a domain, only from and to frames that the domain may touch",
     }
@@ -73,6 +75,8 @@ class Ownership(Oracle):
         self._kinds = halves[:: WORD // 2]
         self._own = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in shadow.domains])
         """Domain -> owner and state of a frame that is its own."""
+        self._exiting = NOBODY
+        """The domain whose exit is handled."""
 
     # The tables.
 
@@ -237,7 +241,10 @@ class Ownership(Oracle):
         if isinstance(initiator, VCpu):
             space = initiator.domain
         else:
-            space = self.shadow.device_domain(initiator.bdf) | DMA  # type: ignore[attr-defined]
+            owner = self.shadow.device_domain(initiator.bdf)  # type: ignore[attr-defined]
+            if owner not in (self._exiting, NOBODY) and self._exiting != NOBODY:
+                self.report("initiator", f"a device of dom{owner} works in an exit of dom{self._exiting}")
+            space = owner | DMA
         hfn = hpa >> PAGE_SHIFT
         if (hpa & PAGE_MASK) + size > PAGE_SIZE:
             # No guest or device does that, unless something is wrong with it.
@@ -272,8 +279,17 @@ class Ownership(Oracle):
                 return True
         return False
 
+    def exit_started(self, vcpu: VCpu) -> None:
+        """Until this exit is over, what devices do they do for the guest that left."""
+        self._exiting = vcpu.domain
+
+    def op_started(self) -> None:
+        """No exit is handled, whatever became of the last."""
+        self._exiting = NOBODY
+
     def exit_finished(self, vcpu: VCpu) -> None:
         """An access that stage 2 refused may have been emulated: then the device must be the guest's."""
+        self._exiting = NOBODY
         vmcs = vcpu.vmcs
         if vmcs.reason is EPT_VIOLATION and vcpu.pending_fault is None and vmcs.gpa in MMIO_WINDOW:
             number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE

@@ -17,7 +17,7 @@ from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.emulated import EmulatedTarget
 
 CATALOGUE = catalogue(ABI)
-NOISY = ("xsa-221", "xsa-100", "xsa-155", "xsa-78", "xsa-224")
+NOISY = ("xsa-221", "xsa-100", "xsa-78", "xsa-224")
 
 
 def ballast(trigger: str, seed: int) -> Program:
@@ -53,9 +53,8 @@ def test_a_program_gets_as_small_as_its_bug_needs(bug: str, target_of: Callable[
 def test_the_finding_that_is_kept_can_be_chosen(target_of: Callable[..., EmulatedTarget]) -> None:
     bug = find_bug("xsa-222")
     program = parse(bug.trigger, CATALOGUE)
-    for identity in bug.findings:
-        small = minimise(program, identity, target_of("xsa-222"), seconds=20)
-        assert identity in identities(small, target_of("xsa-222"))
+    small = minimise(program, bug.findings[-1], target_of("xsa-222"), seconds=20)
+    assert bug.findings[-1] in identities(small, target_of("xsa-222"))
 
 
 def test_what_is_minimal_stays(target_of: Callable[..., EmulatedTarget], text: Callable[..., str]) -> None:

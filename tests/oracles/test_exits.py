@@ -107,6 +107,19 @@ FAULTS = {
         "out(dom1, port=0x3ff, size=1, value=0x5a)\n",
         "exits/others/out",
     ),
+    "another domain's device does the work": (
+        "hvfuzz.hypervisor.steps:SubmitDma.apply",
+        """
+        from hvfuzz.hypervisor.steps import SubmitDma
+        original = SubmitDma.apply
+        def replacement(self, hv):
+            original(self._replace(device=0), hv)
+        """,
+        "device.dma_map(dom1, iova=0, gfn=0x40, count=2, rights=R|W)\n"
+        "device.dma_map(dom2, iova=0, gfn=0x40, count=2, rights=R|W)\n"
+        "device.dma_submit(dom2, device=1, from=0, to=0x1000, length=8)\n",
+        "ownership/initiator/device.dma_submit",
+    ),
     "another domain's input": (
         "hvfuzz.hypervisor.exits:ones",
         """

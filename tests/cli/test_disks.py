@@ -1,0 +1,128 @@
+"""Disks that are full or read-only: one clear line, the right status, and no finding lost."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CRASH = next((ROOT / "crashes").glob("*@xsa-221")) / "program.hvp"
+PAGE = 4096
+
+
+def hvfuzz(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    """A command in a process of its own."""
+    command = [sys.executable, "-m", "hvfuzz.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
+
+
+def mount(*arguments: str) -> None:
+    """Mount something, or skip the test where that is not allowed."""
+    try:
+        done = subprocess.run(["mount", *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command here")
+    if done.returncode:
+        pytest.skip("mounting needs rights that we do not have here")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path))
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk that is read-only (which stops even root)."""
+    path = tmp_path / "sealed"
+    path.mkdir()
+    mount("--bind", str(path), str(path))
+    try:
+        mount("-o", "remount,ro,bind", str(path))
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def assert_one_line(done: "subprocess.CompletedProcess[str]", *parts: str) -> None:
+    """The command ended with status 2 and one line that has all of `parts`."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert all(part in done.stderr for part in ("hvfuzz: ", *parts)), done.stderr
+
+
+def test_a_read_only_output_folder_is_told_at_once(sealed: Path) -> None:
+    for out in (sealed, sealed / "out"):
+        assert_one_line(hvfuzz("fuzz", "--runs", 10, "--out", out), str(out), "Read-only file system")
+
+
+def test_other_commands_that_write_are_told_as_well(sealed: Path) -> None:
+    assert_one_line(hvfuzz("abi", "--write", sealed / "ABI.md"), str(sealed / "ABI.md"), "Read-only")
+    assert_one_line(hvfuzz("corpus", "add", CRASH, "--root", sealed), str(sealed), "Read-only")
+
+
+def test_a_minimised_program_that_cannot_be_written_is_printed(sealed: Path) -> None:
+    done = hvfuzz("minimise", CRASH, "-o", sealed / "small.hvp")
+    assert_one_line(done, str(sealed / "small.hvp"))
+    assert done.stdout == CRASH.read_text()
+
+
+def test_a_full_output_folder_is_told_at_once(small: Path) -> None:
+    (small / "ballast").write_bytes(bytes(16 * PAGE))
+    assert_one_line(hvfuzz("fuzz", "--runs", 10, "--out", small), str(small), "No space left on device")
+
+
+def test_a_disk_that_fills_up_under_the_engine_ends_the_campaign(small: Path) -> None:
+    pytest.importorskip("atheris")
+    done = hvfuzz("fuzz", "--runs", 10, "--out", small, "--json")
+    assert_one_line(done, "No space left on device")
+    assert "No space left" in json.loads(done.stdout.splitlines()[-1])["error"]
+
+
+def test_a_finding_that_cannot_be_saved_is_printed(small: Path) -> None:
+    """There is room to begin with, and none for a program and its record."""
+    arguments = ("--engine", "replay", "--corpus", CRASH, "--bug", "xsa-221", "--out", small)
+    (small / "logs").mkdir()
+    (small / "findings").mkdir()
+    (small / "ballast").write_bytes(bytes(15 * PAGE))
+    done = hvfuzz("fuzz", *arguments, "--json")
+    assert done.returncode == 1, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    (finding,) = last["findings"]
+    assert finding["identity"] == "host_memory/null/sched.poll"
+    assert finding["file"] is None
+    assert finding["text"] == CRASH.read_text()
+    assert any("No space left on device" in notice for notice in last["notices"])
+    done = hvfuzz("fuzz", *arguments)
+    assert "sched.poll(" in done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_told() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hvfuzz.cli", "bugs", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "hvfuzz: output: No space left on device\n"
+
+
+def test_a_reader_that_leaves_is_no_mistake() -> None:
+    command = f"{sys.executable} -m hvfuzz.cli abi | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
