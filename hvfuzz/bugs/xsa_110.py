@@ -25,7 +25,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.exits:step_over",
     replacement=step_over,
     findings=("exits/registers/cpuid",),
-    difficulty=2,
+    difficulty=4,
     story=__doc__,
     trigger="""\
 # hvp 1

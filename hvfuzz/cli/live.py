@@ -10,7 +10,6 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +23,7 @@ RATE_SECONDS: Final = 3.0
 """Rates are over so long a time."""
 FRAMES_PER_SECOND: Final = 4
 MAX_WIDTH: Final = 100
+FRAME_WIDTH: Final = 4
 COLUMN_WIDTH: Final = 25
 """What a figure needs with its name."""
 SHOWN_FINDINGS: Final = 8
@@ -101,7 +101,9 @@ class View:
         parts: list[RenderableType] = [grid]
         seconds = self.campaign.job.seconds
         if seconds is not None:
-            parts.append(ProgressBar(total=seconds, completed=min(progress.seconds, seconds)))
+            width = options.max_width - FRAME_WIDTH
+            done = round(width * min(progress.seconds / seconds, 1.0))
+            parts.append(Text.assemble(("━" * done, "green"), ("─" * (width - done), "dim")))
         found = list(self.campaign.pool.discoveries.values())
         if found:
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)

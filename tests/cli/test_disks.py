@@ -102,6 +102,8 @@ def test_a_finding_that_cannot_be_saved_is_printed(small: Path) -> None:
     assert finding["file"] is None
     assert finding["text"] == CRASH.read_text()
     assert any("No space left on device" in notice for notice in last["notices"])
+    for path in small.rglob("*.*"):
+        path.unlink() if path.is_file() else None
     done = hvfuzz("fuzz", *arguments)
     assert "sched.poll(" in done.stdout
 
