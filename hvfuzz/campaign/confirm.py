@@ -91,17 +91,19 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> Reported:
         Watchdog() as watchdog,
         EmulatedTarget(None if job.bug is None else find_bug(job.bug), watchdog=watchdog) as target,
     ):
-        program = parse(discovery.text, target.catalogue)
+        program = found = parse(discovery.text, target.catalogue)
         finding = _shown(program, identity, target)
         message = discovery.message if finding is None else finding.message
         stale = False
         if finding is not None:
             program = minimise(program, identity, target, seconds=job.seconds, proceed=proceed)
-            message = (_shown(program, identity, target) or finding).message
+            if program != found:
+                message = (_shown(program, identity, target) or finding).message
             # A bucket of an earlier campaign may hold what this build does not show any more.
             kept = store.root / bucket_name(identity, job.bug) / PROGRAM
             try:
-                stale = kept.exists() and _shown(read_program(kept, target.catalogue), identity, target) is None
+                old = read_program(kept, target.catalogue) if kept.exists() else found
+                stale = old != found and _shown(old, identity, target) is None
             except ProgramFileError:
                 stale = True
         confirmed = finding is not None

@@ -75,9 +75,9 @@ def load_record(folder: Path) -> Record:
     return Record(**{name: fields[name] for name in _TYPES})
 
 
-def planted_beside(program: Path) -> str | None:
-    """The bug that the record beside `program` names, if there is a record and it names one."""
-    return load_record(program.parent).bug if (program.parent / RECORD).is_file() else None
+def record_beside(program: Path) -> Record | None:
+    """The record of the bucket that `program` lies in, if it lies in one."""
+    return load_record(program.parent) if (program.parent / RECORD).is_file() else None
 
 
 class FindingStore:

@@ -61,6 +61,8 @@ class Minimiser:
 
     def _cut_tail(self) -> None:
         """What comes after the finding is of no use."""
+        if not self._proceed():
+            return
         findings = self._target.run(self.program).findings
         at = next((finding.op for finding in findings if finding.identity == self._identity), -1)
         if 0 <= at < len(self.program.ops) - 1:

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from hvfuzz.campaign.files import ProgramFileError, read_program
+from hvfuzz.campaign.findings import record_beside
 from hvfuzz.campaign.minimise import minimise
 from hvfuzz.campaign.stop import Stop
 from hvfuzz.cli.repro import bug_for
@@ -21,7 +22,7 @@ from hvfuzz.targets.watchdog import Watchdog
 @click.command("minimise", short_help="Make a program smaller while it keeps its finding.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--bug", help="Plant this bug (default: the one that finding.json beside FILE names; 'none' for none).")
-@click.option("--identity", help="The finding to keep (default: the first that the program shows).")
+@click.option("--identity", help="The finding to keep (default: the one of FILE's folder, or else the first).")
 @click.option(
     "--time",
     "seconds",
@@ -56,7 +57,9 @@ def command(
             shown = ", ".join(identities) or "none"
             wanted = f"{identity!r}" if identity else "a finding"
             raise ProgramFileError(f"{file}: does not show {wanted} (findings: {shown}); is its --bug planted?")
-        kept = identity or identities[0]
+        record = record_beside(file)
+        known = record.identity if record is not None and record.identity in identities else identities[0]
+        kept = identity or known
         before = len(program.ops)
         tried = 0
 

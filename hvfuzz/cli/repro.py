@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from hvfuzz.bugs import Bug, find_bug
 from hvfuzz.campaign.files import read_program
-from hvfuzz.campaign.findings import planted_beside
+from hvfuzz.campaign.findings import record_beside
 from hvfuzz.targets.emulated import EmulatedTarget
 from hvfuzz.targets.recorder import Recorder
 from hvfuzz.targets.watchdog import Watchdog
@@ -21,8 +21,10 @@ NO_BUG = "none"
 
 def bug_for(file: Path, named: str | None) -> Bug | None:
     """The bug to plant for the program in `file`: the one named, or else the one that the record beside it names."""
-    name = planted_beside(file) if named is None else named
-    return None if name in (None, NO_BUG) else find_bug(name or "")
+    if named is None:
+        record = record_beside(file)
+        named = NO_BUG if record is None or record.bug is None else record.bug
+    return None if named == NO_BUG else find_bug(named)
 
 
 def style_of(line: str) -> str:

@@ -18,8 +18,6 @@ from hvfuzz.targets.target import Run, Target
 
 ENGINES: Final = ("atheris", "hypothesis", "random", "replay")
 PROGRESS_SECONDS: Final = 0.25
-LOOK_EVERY: Final = 16
-"""The clock is read once in so many runs."""
 AUDIT_EVERY: Final = 256
 """While fuzzing, one run in so many is audited in full; replay audits every run."""
 
@@ -132,8 +130,7 @@ class Session:
         runs = self.runs
         if self._stopped or (self.job.runs is not None and runs >= self.job.runs):
             raise BudgetSpent
-        if not runs % LOOK_EVERY:
-            self._look()
+        self._look()
         try:
             result = self.target.run(program, audit=not runs % AUDIT_EVERY)
         except Exception as error:

@@ -4,7 +4,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Final, Self
 
-LIMIT: Final = 4.0
+LIMIT: Final = 2.0
 """Seconds of this process's own computing (not of the clock on the wall: a busy machine is no reason) that one op may
 take. The longest legal op takes some hundredths."""
 

@@ -16,7 +16,7 @@ from hvfuzz.campaign.findings import (
     Record,
     bucket_name,
     load_record,
-    planted_beside,
+    record_beside,
 )
 from hvfuzz.guest.ops import catalogue
 from hvfuzz.guest.program import Program
@@ -64,7 +64,9 @@ def test_a_planted_bug_never_takes_the_place_of_a_real_finding(tmp_path: Path) -
     assert len({real, planted, own}) == 3
     assert (planted.parent.name, own.parent.name) == (f"{real.parent.name}@xsa-78", f"{real.parent.name}@mine")
     assert kept(real) == 5
-    assert [planted_beside(path) for path in (real, planted, own)] == [None, "xsa-78", "/home/me/mine.py"]
+    records = [record_beside(path) for path in (real, planted, own)]
+    assert [record and record.bug for record in records] == [None, "xsa-78", "/home/me/mine.py"]
+    assert record_beside(tmp_path / "loose.hvp") is None
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def wait_for_a_finding(out: Path) -> None:
 @pytest.mark.parametrize("engine", ["atheris", "hypothesis", "random"])
 def test_each_engine_finds_an_easy_bug_and_goes_on(tmp_path: Path, engine: str) -> None:
     status, last, errors = fuzz(
-        tmp_path / "out", "--engine", engine, "--runs", "250", "--seed", "1", "--bug", EASY, "--no-minimise"
+        tmp_path / "out", "--engine", engine, "--runs", "80", "--seed", "1", "--bug", EASY, "--no-minimise"
     )
     assert status == 1, errors
     assert "specification/status/grant.create" in [finding["identity"] for finding in last["findings"]]
@@ -95,7 +95,7 @@ def test_each_feedback_grows_a_corpus(tmp_path: Path, feedback: str) -> None:
 def test_the_same_seed_gives_the_same_campaign(tmp_path: Path, engine: str) -> None:
     figures = []
     for number in range(2):
-        arguments = ("--engine", engine, "--runs", "200", "--seed", "7", "--bug", EASY, "--no-minimise")
+        arguments = ("--engine", engine, "--runs", "120", "--seed", "7", "--bug", EASY, "--no-minimise")
         _, last, _ = fuzz(tmp_path / str(number), *arguments)
         found = [(finding["identity"], finding["runs"]) for finding in last["findings"]]
         figures.append((last["runs"], last["ops"], last["features"], found))

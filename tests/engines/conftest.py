@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.engines.engine import BudgetSpent, Job, Progress, Session, load_engine
@@ -79,7 +80,7 @@ def session(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
 
 
 @pytest.fixture
-def fuzz(session: Callable[..., Outcome]) -> Callable[..., Outcome]:
+def fuzz(session: Callable[..., Outcome]) -> Iterator[Callable[..., Outcome]]:
     """fuzz(engine, bug=..., **job) runs an engine in this process to the end of its budget."""
 
     def run(engine: str, **given: object) -> Outcome:
@@ -88,4 +89,5 @@ def fuzz(session: Callable[..., Outcome]) -> Callable[..., Outcome]:
             load_engine(engine).fuzz(outcome.session.job, outcome.session)
         return outcome
 
-    return run
+    yield run
+    set_hypothesis_home_dir(None)  # the engine moved it, for its process

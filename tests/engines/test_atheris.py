@@ -117,3 +117,9 @@ def test_a_mutator_that_fails_does_not_hang_the_engine(tmp_path: Path) -> None:
     events, errors = fuzz(tmp_path, runs=100, spoil=True)
     assert events[-1]["runs"] == 100
     assert "spoiled" in errors
+
+
+def test_a_comma_in_the_name_of_the_folder_does_no_harm(tmp_path: Path) -> None:
+    seed = "# hvp 1\nworld pair\nsched.poll(dom1, ports=[5], count=1, timeout=0)\n"
+    events, _ = fuzz(tmp_path / "a,b", bug="xsa-221", seeds=[seed], runs=5)
+    assert "found" in events[1]

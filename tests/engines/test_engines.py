@@ -11,7 +11,6 @@ from hvfuzz.guest.ops import catalogue
 from hvfuzz.guest.program import defect
 from hvfuzz.guest.text import parse
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.targets.harness import find_harness
 
 CATALOGUE = catalogue(ABI)
 SEED = "# hvp 1\nworld pair\nr0 = event.alloc(dom1, remote=dom2)\nevent.close(dom1, port=r0)\n"
@@ -19,8 +18,8 @@ SEED = "# hvp 1\nworld pair\nr0 = event.alloc(dom1, remote=dom2)\nevent.close(do
 
 @pytest.mark.parametrize("engine", ["random", "hypothesis"])
 def test_the_same_seed_gives_the_same_programs(engine: str, fuzz: Callable[..., Any]) -> None:
-    runs = [fuzz(engine, seed=seed, runs=40).programs for seed in (3, 3, 4)]
-    assert len(runs[0]) == 40
+    runs = [fuzz(engine, seed=seed, runs=25).programs for seed in (3, 3, 4)]
+    assert len(runs[0]) == 25
     assert runs[0] == runs[1] != runs[2]
 
 
@@ -41,10 +40,10 @@ def test_seeds_come_first_as_they_are(engine: str, fuzz: Callable[..., Any]) -> 
 
 @pytest.mark.parametrize("engine", ["random", "hypothesis"])
 def test_the_harness_limits_the_ops(engine: str, fuzz: Callable[..., Any]) -> None:
-    programs = fuzz(engine, harness="multicall", runs=80, seed=2).programs
+    programs = fuzz(engine, harness="abi", runs=50, seed=2).programs
     families = {op.kind.family for program in programs for op in program.ops}
-    assert "multicall" in families
-    assert all(find_harness("multicall").weights.get(family, 1) for family in families)
+    assert "raw" in families
+    assert not families & {"trap", "tlb"}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def test_the_harness_limits_the_ops(engine: str, fuzz: Callable[..., Any]) -> No
     [("random", "xsa-100"), ("random", "xsa-155"), ("hypothesis", "pkvm-09cce60bddd"), ("hypothesis", "xsa-155")],
 )
 def test_planted_bugs_are_found_without_seeds(engine: str, bug: str, fuzz: Callable[..., Any]) -> None:
-    outcome = fuzz(engine, bug=bug, seed=1, runs=300)
+    outcome = fuzz(engine, bug=bug, seed=1, runs=120)
     assert {identity.split("/")[0] for identity in outcome.identities} >= {find_bug(bug).oracle}
 
 
@@ -70,6 +69,6 @@ def test_replay_runs_each_seed_once_and_ends(fuzz: Callable[..., Any]) -> None:
 
 
 def test_the_state_machine_makes_long_dependent_histories(fuzz: Callable[..., Any]) -> None:
-    programs = fuzz("hypothesis", seed=1, runs=160).programs
+    programs = fuzz("hypothesis", seed=1, runs=110).programs
     histories = [program for program in programs if len(program.ops) > 30]
     assert any(op.kind.name == "grant.unmap" for program in histories for op in program.ops)
