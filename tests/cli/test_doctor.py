@@ -1,0 +1,53 @@
+"""The commands that look at hvfuzz itself: doctor and bench."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import hvfuzz.campaign.speed
+import hvfuzz.cli.doctor
+from hvfuzz.bugs import known_bugs
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less of everything."""
+    monkeypatch.setattr(hvfuzz.cli.doctor, "CLEAN_SECONDS", 0.5)
+    monkeypatch.setattr(hvfuzz.campaign.speed, "BATCH", 12)
+
+
+def test_doctor_finds_all_well(run: Run) -> None:
+    done = run("doctor", "--json")
+    document = json.loads(done.out)
+    assert [check for check in document["checks"] if not check["good"]] == []
+    assert (done.status, document["good"]) == (0, True)
+    names = {check["name"] for check in document["checks"]}
+    assert names >= {"python", "atheris", "planted bugs", "engine atheris", "engine hypothesis", "engine random"}
+
+
+def test_doctor_says_what_is_ill(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug = known_bugs()["xsa-221"]
+    deaf = replace(bug, name="deaf", replacement=lambda domain, port: None)
+    monkeypatch.setattr(hvfuzz.cli.doctor, "known_bugs", lambda: {"xsa-221": bug, "deaf": deaf})
+    monkeypatch.setattr(hvfuzz.cli.doctor, "ENGINES", ())
+    done = run("doctor")
+    assert done.status == 1
+    assert (
+        "BAD planted bugs       1 of 2 found by their oracle, and silent on the clean build; not so: deaf" in done.out
+    )
+
+
+def test_bench_gives_figures_with_their_spread(run: Run) -> None:
+    done = run("bench", "speed", "--rounds", 3, "--engine-time", 0, "--json")
+    assert done.status == 0, done.err
+    document = json.loads(done.out)
+    assert [row["name"] for row in document["speed"]][:2] == ["bare emulator", "with oracles"]
+    for row in document["speed"]:
+        assert 0 < row["slowest"] <= row["ops_per_second"] <= row["fastest"]
+    assert [row["memory"] for row in document["reset"]] == [16 << 20, 1 << 30]
+    assert "of bare" in run("bench", "speed", "--rounds", 3, "--engine-time", 0).out
