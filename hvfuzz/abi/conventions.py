@@ -109,6 +109,10 @@ def _domains() -> str:
         Guest frame numbers of RAM lie below `MAX_GFN` ({limits.MAX_GFN:#x}); a range that is not wholly below
         is `INVALID`. Rights are R = 1, W = 2, X = 4, or-ed.
 
+        Device addresses lie below {limits.IOVA_LIMIT:#x}, and outside {limits.IOVA_HOLE.start:#x} to
+        {limits.IOVA_HOLE.stop:#x} (exclusive), which are interrupt messages and never translated: a range of
+        device pages that reaches beyond, or touches these, is `INVALID`.
+
         A call that needs new table pages (a level of EPT or IOMMU tables, the split of a superpage) takes
         them from the domain's pool, and is refused with `NO_POOL` before anything changes if these are too
         few.

@@ -32,6 +32,8 @@ MAX_GFN = 0x800
 """Guest frame numbers of RAM lie below (8 MiB of guest physical space)."""
 IOVA_LIMIT = 1 << 39
 """Device addresses lie below: three-level second-stage tables."""
+IOVA_HOLE = range(0xFEE0_0000, 0xFEF0_0000)
+"""Device addresses that are interrupt messages: the IOMMU translates none of them, so nothing can be mapped there."""
 LARGE_ORDER = 9
 
 # Structs.

@@ -26,6 +26,7 @@ BUG = Bug(
     replacement=array_ok,
     findings=(
         "host_memory/hole/memory.exchange",
+        "host_memory/header/memory.exchange",
         "fetch/unvalidated/memory.exchange",
         "ownership/copy/memory.exchange",
         "specification/status/memory.exchange",

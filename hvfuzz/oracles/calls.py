@@ -29,6 +29,8 @@ TABLE: Final = int(FrameState.TABLE)
 
 Bytes = tuple[int, bytes]
 """(gva, what was read there)"""
+Touch = tuple[bool, int, int]
+"""(write, hpa, size): bytes of frames that the contract names, by gfn, grant or device address."""
 
 
 class Ended(NamedTuple):
@@ -51,11 +53,14 @@ class Running:
         "cycles",
         "declaration",
         "fresh",
+        "garbled",
         "mark",
+        "moving",
         "nested",
         "outer",
         "reads",
         "struct",
+        "touched",
         "transfers",
         "version",
         "writes",
@@ -89,6 +94,12 @@ class Running:
         """What it wrote."""
         self.transfers: list[bytes] = []
         """What it wrote to frames, without an address of the guest's."""
+        self.touched: list[Touch] = []
+        """What it, or a device that it set to work, moved between frames, in order."""
+        self.moving = b""
+        """What it read last from a frame, without an address of the guest's: on its way to another one."""
+        self.garbled = False
+        """What it wrote to a frame is not what it read from one."""
         self.fresh: list[int] = []
         """Frames that it took from the free ones, in order."""
         self.nested: list[Ended] = []
@@ -172,6 +183,11 @@ class Calls:
             self._write = (gva, hpa, size)
         elif gva != NO_GVA:
             self.current.reads.append((gva, self._bytes(hpa, size)))
+        else:
+            self.current.moving = self._bytes(hpa, size)
+        if gva == NO_GVA:
+            self.current.touched.append((write, hpa, size))
+            return
         if (gva < HYPERVISOR_HOLE_END and gva + size > LOW_END) or gva + size > U64 + 1:
             self.strayed(vcpu, gva, hpa, size, write)
 
@@ -182,7 +198,9 @@ class Calls:
         gva, hpa, size = self._write
         self._write = None
         if gva == NO_GVA:
-            self.current.transfers.append(self._bytes(hpa, size))
+            data = self._bytes(hpa, size)
+            self.current.transfers.append(data)
+            self.current.garbled |= data != self.current.moving
         else:
             self.current.writes.append((gva, self._bytes(hpa, size)))
 

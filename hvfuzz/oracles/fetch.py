@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.interpreter import HostBusy
-from hvfuzz.machine.addresses import U64, WORD
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, U64, WORD, WRITE
+from hvfuzz.machine.ept import EP4TA
+from hvfuzz.machine.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.machine.vmcs import Saved
+from hvfuzz.oracles.calls import NO_GVA
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.spec import valid_range
+from hvfuzz.oracles.walk import guest_virtual
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
@@ -34,6 +39,7 @@ class Fetch(Oracle):
     name = "fetch"
     rules: ClassVar[Rules] = {
         "twice": "no word of guest memory is fetched twice for one argument of a call",
+        "translated": "a copy at a guest's address goes where the guest's own tables lead, with the right it needs",
         "unvalidated": "every guest copy lies where a guest may point: canonical, no wrap, not in the hole",
         "privilege": "no call from user mode, or of a privileged kind by an ordinary domain, gets beyond dispatch",
         "version": "no call that is newer than the domain's version gets beyond dispatch",
@@ -43,6 +49,8 @@ class Fetch(Oracle):
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
         self._privileged = tuple(config.privileged for config in scene.world.domains)
+        self._tlb = scene.machine.tlb
+        self._memory = scene.machine.memory
 
     # Exits.
 
@@ -93,6 +101,23 @@ class Fetch(Oracle):
                     self.report("twice", f"gva {gva:#x} is fetched {times} times")
                     return
             end = max(end, gva + size)
+
+    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """A copy is about to be made: nearly always, the TLB holds the translation that it is made with."""
+        pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
+        entry = self._tlb.combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT))
+        if entry is None or entry[0] | gva & PAGE_MASK != hpa or (write and not entry[1] & WRITE):
+            self._judge_translation(vcpu, gva, hpa, size, write)
+
+    def _judge_translation(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """Ask the tables; addresses that no guest may name are judged elsewhere, and frames have no address."""
+        if gva == NO_GVA or not valid_range(gva, size):
+            return
+        tlb = self._tlb
+        if guest_virtual(self._memory, vcpu, gva, write) != hpa and not len(tlb.combined) >= tlb.capacity > 0:
+            # (Where the TLB is full, it may have held another translation, until the last page of this copy.)
+            way = "to" if write else "from"
+            self.report("translated", f"gva {gva:#x} of dom{vcpu.domain} is taken for {hpa:#x}: a copy {way} there")
 
     def strayed(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """A copy is about to be made at an address that no guest may name."""

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
+from hvfuzz.hypervisor.allocator import HEAP_HEADER
 from hvfuzz.hypervisor.frames import STATE_SHIFT, FrameState
 from hvfuzz.hypervisor.host import HostFault
-from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD
+from hvfuzz.hypervisor.hypervisor import CONTROL_AREA
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
@@ -25,6 +28,9 @@ FREE = int(FrameState.FREE)
 HYPERVISOR = int(FrameState.HYPERVISOR)
 TABLE = int(FrameState.TABLE)
 POOL = int(FrameState.POOL)
+CONTROL: Final = CONTROL_AREA >> PAGE_SHIFT
+OUTSIDE_HEADER: Final = PAGE_MASK & ~(HEAP_HEADER - 1)
+"""Bits of an address that are all clear in the header of a heap page."""
 
 
 class HostMemoryOracle(Oracle):
@@ -35,6 +41,7 @@ class HostMemoryOracle(Oracle):
         "free": "the hypervisor does not touch a free frame, but to fill in the header of a page it then allocates",
         "freed": "the hypervisor does not touch a table page that it gave back",
         "guest": "the hypervisor touches a domain's frame only by a guest copy, or to scrub it before it is freed",
+        "header": "the header of a heap page, and the control area, stay as they were made",
         "hole": "no copy on behalf of a guest resolves to the hypervisor's own address range",
         "null": "the hypervisor follows no null pointer",
         "bounds": "the hypervisor indexes no array outside its bounds",
@@ -44,7 +51,7 @@ class HostMemoryOracle(Oracle):
 
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
-        memory = scene.machine.memory
+        self._memory = memory = scene.machine.memory
         self._frames = memory.frames
         # The bytes of the frame words that hold the states, and no others.
         first = scene.frame_words * WORD + STATE_SHIFT // 8
@@ -53,29 +60,53 @@ class HostMemoryOracle(Oracle):
         """Called when the hypervisor is about to access its mapping of host memory: see `Observer`."""
         self._pending: dict[int, int] = {}
         """Hfn -> its state when it was written."""
+        self._headers: Final[ShadowMap[int, bytes]] = ShadowMap()
+        """Hfn of a heap page -> its header, once it has one."""
+        self._control = b""
+
+    def attach(self) -> None:
+        """The heap pages that there are have the headers that they should have."""
+        self._control = self._memory.read(CONTROL_AREA, PAGE_SIZE)
+        # The control area and the frame table lie at fixed places, below the heap.
+        heap = self.scene.frame_words + self._frames + WORDS_PER_PAGE - 1 >> 9
+        for hfn in range(heap, self._frames):
+            if self._states[hfn] == HYPERVISOR:
+                self._headers[hfn] = self._header(hfn)
+        self._headers.rebase()
+        self.reset()
 
     def reset(self) -> None:
         """Nothing is under way."""
         self._pending.clear()
+        self._headers.reset()
+
+    def _header(self, hfn: int) -> bytes:
+        """The header that a heap page has now."""
+        return self._memory.read(hfn << PAGE_SHIFT, HEAP_HEADER)
 
     def _watcher(self) -> Callable[[int, int, bool], None]:
         """The listener for the most frequent moment of all: a plain function, with what it needs at hand."""
         states, frames, suspect, wider = self._states, self._frames, self._suspect, self._range
+        overwritten = self._overwritten
 
         def host_access(hpa: int, size: int, write: bool) -> None:
             hfn = hpa >> PAGE_SHIFT
             if size != WORD:
-                wider(hfn, hpa + size - 1 >> PAGE_SHIFT, size, write)
+                wider(hpa, size, write)
             elif hfn < frames:  # Else the access itself will fault.
                 state = states[hfn]
-                if state != TABLE and state != HYPERVISOR:  # twice as fast as `in`
-                    suspect(hfn, size, write, state)
+                if state != TABLE:
+                    if state != HYPERVISOR:
+                        suspect(hfn, size, write, state)
+                    elif write and (not hpa & OUTSIDE_HEADER or hfn == CONTROL):
+                        overwritten(hfn)
 
         return host_access
 
-    def _range(self, first: int, last: int, size: int, write: bool) -> None:
-        """An access to more than a part of one frame."""
-        last = min(last, self._frames - 1)
+    def _range(self, hpa: int, size: int, write: bool) -> None:
+        """An access to more, or less, than a word."""
+        first = hpa >> PAGE_SHIFT
+        last = min(hpa + size - 1 >> PAGE_SHIFT, self._frames - 1)
         if last - first >= LARGE_FRAMES - 1 and write and not size & PAGE_MASK:
             states = self._states[first : last + 1].tobytes()
             if states[0] not in (TABLE, HYPERVISOR, POOL) and states.count(states[0]) == len(states):
@@ -89,6 +120,8 @@ class HostMemoryOracle(Oracle):
                     self.shadow.page_written(hfn)
             elif state != HYPERVISOR:
                 self._suspect(hfn, size, write, state)
+            elif write and size & PAGE_MASK and (hfn > first or not hpa & OUTSIDE_HEADER or hfn == CONTROL):
+                self._overwritten(hfn)
 
     def _suspect(self, hfn: int, size: int, write: bool, state: int) -> None:
         """An access to a frame that is not the hypervisor's."""
@@ -99,13 +132,24 @@ class HostMemoryOracle(Oracle):
         rule = "free" if state == FREE else "freed" if state == POOL else "guest"
         self.report(rule, f"{size} bytes {way} in {self.scene.describe(hfn)}")
 
+    def _overwritten(self, hfn: int) -> None:
+        """The first bytes of a frame of the hypervisor's are written; before it is announced, that is as it should."""
+        if hfn == CONTROL:
+            self.report("header", "the control area is written")
+        elif hfn in self._headers:
+            self.report("header", f"the header of heap page {hfn:#x} is written")
+
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
         """What was written to the free frame was its header."""
+        if state == HYPERVISOR:
+            self._headers.put(hfn, self._header(hfn))
         if self._pending:
             self._pending.pop(hfn, None)
 
     def frame_freed(self, hfn: int) -> None:
         """What was written to the frame was the scrubbing."""
+        if hfn in self._headers:
+            self._headers.drop(hfn)
         if self._pending:
             self._pending.pop(hfn, None)
 
@@ -132,6 +176,14 @@ class HostMemoryOracle(Oracle):
         if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
             way = "to" if write else "from"
             self.report("hole", f"{size} bytes {way} gva {gva:#x}, which is {self.scene.describe(hpa >> PAGE_SHIFT)}")
+
+    def audit(self) -> None:
+        """Look at what nobody may have changed, by whatever way."""
+        if self._memory.read(CONTROL_AREA, PAGE_SIZE) != self._control:
+            self.report("header", "the control area has changed")
+        for hfn, header in sorted(self._headers.items()):
+            if self._header(hfn) != header:
+                self.report("header", f"the header of heap page {hfn:#x} has changed")
 
     def host_exception(self, fault: BaseException) -> None:
         """Name the rule after what went wrong, never after a number in it."""

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import WRITE
+from hvfuzz.machine.core import POLLING
+from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.vmcs import RAX, ExitReason
 from hvfuzz.oracles.abstraction import STATES, Abstraction
 from hvfuzz.oracles.deltas import Cells, Deltas
@@ -27,6 +30,7 @@ from hvfuzz.oracles.spec import (
     Mismatch,
     Nested,
     Observed,
+    Poll,
     State,
     Value,
     decode,
@@ -37,7 +41,6 @@ from hvfuzz.oracles.spec import (
 )
 
 if TYPE_CHECKING:
-    from hvfuzz.machine.cpu import VCpu
     from hvfuzz.oracles.calls import Running
     from hvfuzz.oracles.change import Change
     from hvfuzz.oracles.reachability import Reachability
@@ -67,6 +70,7 @@ class Specification(Oracle):
         "status": "the status is one that the contract allows",
         "result": "the result is the one that the contract says",
         "fetched": "only what the contract names is read from guest memory, in its order",
+        "moved": "what the contract says, and no more, is moved between frames, by a device or by the host",
         "written": "what the contract says, and no more, is written to guest memory",
         "fresh": "as many free frames are taken as the contract says, and they were free",
         "nested": "a multicall makes the calls that its entries ask for, and tells the guest how they ended",
@@ -90,6 +94,9 @@ class Specification(Oracle):
         self._polls = scene.hypervisor.scheduler.polls
         self._polling = False
         self._adopted = False
+        self._vcpus = scene.machine.vcpus
+        self._due: list[VCpu] = []
+        """VCpus whose poll had run out of time when the present exit began."""
 
     def attach(self) -> None:
         """The machine as it is now is right by definition."""
@@ -107,6 +114,7 @@ class Specification(Oracle):
         self._deltas.reset()
         self._polling = False
         self._adopted = False
+        self._due = []
 
     # Moments.
 
@@ -163,6 +171,8 @@ class Specification(Oracle):
                     len(self._domains[domain].pool),
                     self._clock.cycles,
                     tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
+                    tuple(running.touched),
+                    running.garbled,
                 )
             )
             try:
@@ -176,8 +186,21 @@ class Specification(Oracle):
             self.report(mismatch.rule, mismatch.message)
             self._adopt(_expanded(actual, blocks), vcpu.domain)
 
+    def accessed(self, initiator: object, hpa: int, size: int, access: int) -> None:
+        """What a device does while a call runs, it does for that call."""
+        if type(initiator) is not VCpu and self._calls.running:
+            self._calls.current.touched.append((access == WRITE, hpa, size))
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """Take note of polls that have run out of time: now is when they are looked at."""
+        self._due = [polling for polling in self._vcpus if polling.runnable == POLLING and self._has_expired(polling)]
+
     def exit_finished(self, vcpu: VCpu) -> None:
         """Exits other than hypercalls change nothing but who runs."""
+        for polling in self._due:
+            if polling.runnable == POLLING:
+                text = f"vCPU {polling.index} of dom{polling.domain} polls on although its time is over"
+                self.report("change", text)
         reason = vcpu.vmcs.reason
         if reason is VMCALL:
             return
@@ -199,6 +222,11 @@ class Specification(Oracle):
         self._deltas.changes.clear()
 
     # Judging.
+
+    def _has_expired(self, vcpu: VCpu) -> bool:
+        """Whether the time is over for which a polling vCPU waits; one that nobody made poll never waits long."""
+        poll: Poll | None = self._state.get(("poll", vcpu.domain, vcpu.index))
+        return poll is not None and poll.deadline <= self._clock.cycles
 
     def _senseless(self, call: Call, error: Exception) -> Mismatch:
         """The specification failed at its own state; called while `error` is handled."""

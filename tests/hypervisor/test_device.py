@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hvfuzz.abi.boot import ARG_ARRAYS, DEVICES, MMIO_BASE, WORLDS_BY_NAME, argument_page, direct_map
-from hvfuzz.abi.limits import BATCH, DMA_LENGTH, DMA_PAGES, IOVA_LIMIT, MAX_GFN, SELF
+from hvfuzz.abi.limits import BATCH, DMA_LENGTH, DMA_PAGES, IOVA_HOLE, IOVA_LIMIT, MAX_GFN, SELF
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.boot import boot, guest_address
 from hvfuzz.hypervisor.hypervisor import Hypervisor
@@ -108,6 +108,11 @@ def test_a_device_that_changes_hands_takes_nothing_along(guests: Guests) -> None
         (Status.INVALID, {"iova": SOURCE + 1}),
         (Status.INVALID, {"iova": IOVA_LIMIT}),
         (Status.INVALID, {"iova": IOVA_LIMIT - PAGE_SIZE, "count": 2}),
+        (Status.INVALID, {"iova": IOVA_HOLE.start}),
+        (Status.INVALID, {"iova": IOVA_HOLE.start - PAGE_SIZE, "count": 2}),
+        (Status.INVALID, {"iova": IOVA_HOLE.stop - PAGE_SIZE, "count": 2}),
+        (Status.OK, {"iova": IOVA_HOLE.start - PAGE_SIZE}),
+        (Status.OK, {"iova": IOVA_HOLE.stop}),
         (Status.INVALID, {"iova": U64 & ~0xFFF}),
         (Status.INVALID, {"gfn": MAX_GFN}),
         (Status.INVALID, {"gfn": MAX_GFN - 1, "count": 2}),
@@ -163,6 +168,7 @@ def test_an_empty_pool_refuses_tables_only(guests: Guests) -> None:
         (Status.INVALID, {"count": DMA_PAGES + 1}),
         (Status.INVALID, {"iova": SOURCE + 8}),
         (Status.INVALID, {"iova": IOVA_LIMIT}),
+        (Status.INVALID, {"iova": IOVA_HOLE.start}),
         (Status.NOT_PRESENT, {"count": 3}),
         (Status.NOT_PRESENT, {"iova": 0}),
     ],

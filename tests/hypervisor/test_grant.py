@@ -221,6 +221,7 @@ def test_read_only_mappings(
         ({"gfn": 0x800, "granter": 9}, Status.INVALID),
         ({"flags": DEVICE, "iova": 0x5008, "granter": 9}, Status.INVALID),
         ({"flags": DEVICE, "iova": 1 << 39, "granter": 9}, Status.INVALID),
+        ({"flags": DEVICE, "iova": 0xFEEF_F000, "granter": 9}, Status.INVALID),
         ({"granter": 9, "ref": 99}, Status.NO_DOMAIN),
         ({"granter": 2, "ref": 99}, Status.INVALID),
         ({"granter": SELF, "ref": 99}, Status.INVALID),

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.abi.boot import HYPERVISOR_HOLE_START
+from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_START, USER_BASE
 from hvfuzz.hypervisor import access, dispatch
 from hvfuzz.hypervisor.hypercalls import device, multicall
+from hvfuzz.machine.addresses import PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.vmcs import Saved
 
 ARGS = 0xFFFF_8800_0001_1000
@@ -106,7 +107,58 @@ def test_address_that_a_guest_may_not_name(fetch: Any, gva: int, size: int, writ
 @pytest.mark.parametrize(("gva", "size"), [(0, 8), ((1 << 47) - 8, 8), (2**64 - 8, 8), (0xFFFF_8800_0000_0000, 1)])
 def test_address_that_a_guest_may_name(fetch: Any, gva: int, size: int) -> None:
     vcpu = fetch.machine.vcpus[1]
-    assert fetch.during(lambda: fetch.suite.guest_copy(vcpu, gva, 0x1000, size, False)) == []
+    # (It does not translate to that, which is another rule's business.)
+    assert fetch.during(lambda: fetch.suite.guest_copy(vcpu, gva, 0x1000, size, False)) == ["fetch/translated"]
+
+
+@pytest.mark.parametrize("access", [READ, WRITE])
+def test_a_copy_goes_where_the_tables_lead(fetch: Any, access: int) -> None:
+    """With what the TLB holds, and without: the tables in memory say the same."""
+    vcpu, write = fetch.machine.vcpus[1], access == WRITE
+    for gva in (ARGS, ARGS + 0xFF8, DIRECT_MAP + 0x40008, USER_BASE):
+        hpa = fetch.machine.mmu.translate(vcpu, gva, access, False)
+        for wrong in (0, 8, PAGE_SIZE, -PAGE_SIZE):
+            for flush in (False, True):
+                if flush:
+                    fetch.machine.tlb.invept(None)
+                found = fetch.during(lambda: fetch.suite.guest_copy(vcpu, gva, hpa + wrong, 8, write))  # noqa: B023
+                assert found == (["fetch/translated"] if wrong else [])
+                fetch.restore()
+
+
+def test_a_copy_to_a_page_that_stage_2_has_read_only(fetch: Any) -> None:
+    fetch.run("memory.protect(dom1, first=0x41, count=1, rights=R)")
+    vcpu = fetch.machine.vcpus[1]
+    gva = DIRECT_MAP + 0x41000
+    hpa = fetch.machine.mmu.translate(vcpu, gva, READ, False)
+    assert fetch.during(lambda: fetch.suite.guest_copy(vcpu, gva, hpa, 8, False)) == []
+    assert fetch.during(lambda: fetch.suite.guest_copy(vcpu, gva, hpa, 8, True)) == ["fetch/translated"]
+
+
+def test_a_copy_to_a_page_that_stage_1_has_read_only(fetch: Any) -> None:
+    fetch.run(f"pte(dom1, gva={DIRECT_MAP + 0x41000:#x}, level=1, entry=0x41021)")
+    vcpu = fetch.machine.vcpus[1]
+    gva = DIRECT_MAP + 0x41000
+    hpa = fetch.machine.mmu.translate(vcpu, gva, READ, False)
+    assert fetch.during(lambda: fetch.suite.guest_copy(vcpu, gva, hpa, 8, True)) == ["fetch/translated"]
+    fetch.restore()
+    fetch.run(
+        f"pte(dom1, gva={DIRECT_MAP + 0x41000:#x}, level=1, entry=0x41021)", "mov_cr(dom1, register=0, value=0x80000033)"
+    )
+    assert fetch.during(lambda: fetch.suite.guest_copy(vcpu, gva, hpa, 8, True)) == []
+
+
+def test_copies_with_a_stale_translation_are_the_guests_own_fault(rig: Any) -> None:
+    """The guest changes an entry and flushes nothing: the processor may go on with the old page, and so the host."""
+    rig.run(
+        f"load(dom1, gva={ARGS:#x}, size=8)",
+        f"pte(dom1, gva={ARGS:#x}, level=1, entry=0x42063)",
+        "event.alloc(dom1, remote=dom2)",
+        "memory.exchange(dom1, gfns=[0x50, 0x51], out=[0, 0], count=2, start=0)",
+        "tlb(dom1, capacity=0)",
+        "event.alloc(dom1, remote=dom2)",
+    )
+    assert rig.rules == []
 
 
 def entitled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,13 @@ import pytest
 
 from hvfuzz.abi.decode import decode_body
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import access, dispatch, ports, steps
+from hvfuzz.hypervisor import access, dispatch, grants, ports, scheduler, steps
 from hvfuzz.hypervisor.domains import Mapping
 from hvfuzz.hypervisor.effects import NOTHING, Effect, Refused
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.hypervisor.hypercalls import console, discovery, event, grant, memory, multicall
 from hvfuzz.machine.addresses import PAGE_SHIFT
+from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.oracles import specification
 from hvfuzz.oracles.spec import SPEC
 
@@ -202,6 +203,77 @@ def test_poll_that_runs_out(spec: Any) -> None:
     assert all(outcome.status == 0 for outcome in trace.outcomes)
     spec.suite.audit()
     assert identities(spec) == []
+
+
+POLL = (
+    "r0 = event.alloc(dom1, remote=2)",
+    "sched.poll(dom1.0, ports=[r0], count=1, timeout=5000)",
+    "sched.yield(dom1.1)",
+)
+
+
+@pytest.mark.parametrize("exit_op", ["cpuid(dom1.1, leaf=0)", "discovery.version(dom2, want=2)"])
+def test_poll_that_goes_on_for_ever(spec: Any, monkeypatch: pytest.MonkeyPatch, exit_op: str) -> None:
+    monkeypatch.setattr(scheduler.Scheduler, "expire", lambda *_: None)
+    spec.run(*POLL, exit_op)
+    assert identities(spec) == [f"change/{exit_op.partition('(')[0]}"]
+
+
+def test_poll_that_the_scheduler_has_forgotten(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    poll = scheduler.Scheduler.poll
+
+    def forgetful(self: Any, *rest: Any) -> None:
+        poll(self, *rest)
+        self.polls.clear()
+
+    monkeypatch.setattr(scheduler.Scheduler, "poll", forgetful)
+    spec.run(*POLL, "cpuid(dom1.1, leaf=0)")
+    assert identities(spec) == ["change/cpuid"]
+
+
+COPY = "grant.copy(dom1, from=0x40, to=0x41, from_offset=0, to_offset=8, length=16)"
+SUBMIT = "device.dma_submit(dom1, device=0, from=0x1000, to=0x2000, length=8)"
+
+
+@pytest.mark.parametrize("change", [{"dest": 8}, {"source": 8}, {"length": -8}, {"dest": 1 << 12}])
+def test_copy_of_other_bytes_than_were_asked_for(
+    spec: Any, monkeypatch: pytest.MonkeyPatch, change: dict[str, int]
+) -> None:
+    """All of them are within frames that the caller may use."""
+    apply = grants.CopyBytes.apply
+
+    def displaced(self: Any, hv: Any) -> None:
+        apply(self._replace(**{name: getattr(self, name) + by for name, by in change.items()}), hv)
+
+    monkeypatch.setattr(grants.CopyBytes, "apply", displaced)
+    spec.run(COPY)
+    assert identities(spec) == ["moved/grant.copy"]
+
+
+def test_copy_that_garbles(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec.run("store(dom1, gva=0xffff880000040000, size=8, value=0x1234)", COPY)
+    assert identities(spec) == []
+    copy = PhysicalMemory.copy
+    monkeypatch.setattr(PhysicalMemory, "copy", lambda self, dest, source, n: copy(self, dest + 8, source, n))
+    spec.run(COPY)
+    assert identities(spec) == ["moved/grant.copy"]
+
+
+@pytest.mark.parametrize("change", [{"source": 8}, {"target": 0x800}, {"length": 8}])
+def test_dma_of_other_bytes_than_were_validated(
+    spec: Any, monkeypatch: pytest.MonkeyPatch, change: dict[str, int]
+) -> None:
+    apply = steps.SubmitDma.apply
+
+    def displaced(self: Any, hv: Any) -> None:
+        apply(self._replace(**{name: getattr(self, name) + by for name, by in change.items()}), hv)
+
+    mapped = "device.dma_map(dom1, iova=0x1000, gfn=0x40, count=2, rights=R|W)"
+    spec.run(mapped, SUBMIT)
+    assert identities(spec) == []
+    monkeypatch.setattr(steps.SubmitDma, "apply", displaced)
+    spec.run(SUBMIT)
+    assert identities(spec) == ["moved/device.dma_submit"]
 
 
 def test_change_that_no_call_made(spec: Any) -> None:

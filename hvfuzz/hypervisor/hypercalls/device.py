@@ -17,7 +17,7 @@ from hvfuzz.abi.kinds import (
     GfnArg,
     IovaArg,
 )
-from hvfuzz.abi.limits import BATCH, DMA_LENGTH, DMA_PAGES, IOVA_LIMIT
+from hvfuzz.abi.limits import BATCH, DMA_LENGTH, DMA_PAGES, IOVA_HOLE, IOVA_LIMIT
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor import access
 from hvfuzz.hypervisor.effects import Effect, Refused, Step
@@ -88,8 +88,11 @@ class Deassign:
 
 
 def iova_range_ok(iova: int, count: int) -> bool:
-    """Whether `count` (1 .. 64) pages from device address `iova` on are aligned and within 39 bits."""
-    return 0 < count <= DMA_PAGES and not iova & PAGE_MASK and iova + (count << PAGE_SHIFT) <= IOVA_LIMIT
+    """Whether `count` (1 .. 64) pages from device address `iova` on are aligned, in 39 bits and not in the hole."""
+    end = iova + (count << PAGE_SHIFT)
+    if not 0 < count <= DMA_PAGES or iova & PAGE_MASK or end > IOVA_LIMIT:
+        return False
+    return end <= IOVA_HOLE.start or iova >= IOVA_HOLE.stop
 
 
 @hypercall(

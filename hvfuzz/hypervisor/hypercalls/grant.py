@@ -18,7 +18,7 @@ from hvfuzz.abi.kinds import (
     Offset,
     Rights,
 )
-from hvfuzz.abi.limits import IOVA_LIMIT, MAX_GFN, UNMAP
+from hvfuzz.abi.limits import IOVA_HOLE, IOVA_LIMIT, MAX_GFN, UNMAP
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor import grants
 from hvfuzz.hypervisor.domains import Grant, Mapping
@@ -131,7 +131,7 @@ class Map:
             return Refused(Status.INVALID, "flags")
         if flags & HOST and gfn >= MAX_GFN:
             return Refused(Status.INVALID, "gfn out of range")
-        if flags & DEVICE and (iova & PAGE_MASK or iova >= IOVA_LIMIT):
+        if flags & DEVICE and (iova & PAGE_MASK or iova >= IOVA_LIMIT or iova in IOVA_HOLE):
             return Refused(Status.INVALID, "iova out of range")
         granter = hv.resolve(caller, self.granter)
         if granter is None:

@@ -8,11 +8,11 @@ from typing import Any, Final
 from hvfuzz.abi import limits
 from hvfuzz.abi.boot import DEVICES
 from hvfuzz.abi.status import Status
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, WRITE, Hfn
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE, Hfn
 from hvfuzz.oracles.spec.cells import IoPage, Page
 from hvfuzz.oracles.spec.memory import owned
 from hvfuzz.oracles.spec.state import State
-from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, pages_in
+from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, Touch, move, pages_in
 
 IO_PAGES: Final = limits.IOVA_LIMIT >> PAGE_SHIFT
 IO_RIGHTS: Final = (READ, WRITE, READ | WRITE)
@@ -56,7 +56,8 @@ def io_range(args: Any) -> range | None:
     first = args.iova >> PAGE_SHIFT
     if args.iova & PAGE_MASK or not pages_in(first, args.count, IO_PAGES, limits.DMA_PAGES):
         return None
-    return range(first, first + args.count)
+    pages = range(first, first + args.count)
+    return None if any(page << PAGE_SHIFT in limits.IOVA_HOLE for page in (pages[0], pages[-1])) else pages
 
 
 def dma_map(state: State, call: Call, _evidence: Evidence) -> Expected:
@@ -133,13 +134,28 @@ def transfer(state: State, caller: int, source: int, dest: int, length: int) -> 
     return None
 
 
+def moves(state: State, caller: int, source: int, dest: int, length: int) -> list[Touch]:
+    """What a copy that is not refused touches: piece by piece, none of them across a page at either end."""
+    touched: list[Touch] = []
+    while length:
+        size = min(length, PAGE_SIZE - (source & PAGE_MASK), PAGE_SIZE - (dest & PAGE_MASK))
+        touched += move(address(state, caller, source), address(state, caller, dest), size)
+        source, dest, length = source + size, dest + size, length - size
+    return touched
+
+
+def address(state: State, caller: int, iova: int) -> int:
+    """The host physical address behind a device address that is mapped."""
+    page: IoPage = state[("iova", caller, iova >> PAGE_SHIFT)]
+    return page.frame << PAGE_SHIFT | iova & PAGE_MASK
+
+
 def dma_submit(state: State, call: Call, _evidence: Evidence) -> Expected:
     """One copy by a device of the caller."""
-    args = call.args
-    refusal = usable(state, call.caller, args.device)
-    if refusal is None:
-        refusal = transfer(state, call.caller, args.from_, args.to, args.length)
-    return Accept(args.length) if refusal is None else refusal
+    args, caller = call.args, call.caller
+    request = args.from_, args.to, args.length
+    refusal = usable(state, caller, args.device) or transfer(state, caller, *request)
+    return refusal or Accept(args.length, moved=tuple(moves(state, caller, *request)))
 
 
 def dma_batch(state: State, call: Call, evidence: Evidence) -> Expected:
@@ -157,12 +173,14 @@ def dma_batch(state: State, call: Call, evidence: Evidence) -> Expected:
     words = evidence.words(args.ring + 8, REQUEST_WORDS * count)
     if words is None:
         return Status.FAULT
+    touched: list[Touch] = []
     for at in range(0, len(words), REQUEST_WORDS):
         source, dest, length = words[at : at + REQUEST_WORDS]
         refusal = transfer(state, caller, source, dest, length)
         if refusal is not None:
             return refusal
-    return Accept(count)
+        touched += moves(state, caller, source, dest, length)
+    return Accept(count, moved=tuple(touched))
 
 
 RULES: Final[Mapping[str, Rule]] = {

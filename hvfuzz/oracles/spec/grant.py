@@ -11,7 +11,7 @@ from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRI
 from hvfuzz.oracles.spec.cells import Grant, Handle, IoPage, Page
 from hvfuzz.oracles.spec.memory import owned
 from hvfuzz.oracles.spec.state import State
-from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables
+from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, move
 
 HOST: Final = 1
 DEVICE: Final = 2
@@ -77,7 +77,7 @@ def map_grant(state: State, call: Call, _evidence: Evidence) -> Expected:
         return Status.INVALID
     if host and args.gfn >= limits.MAX_GFN:
         return Status.INVALID
-    if device and (args.iova & PAGE_MASK or args.iova >= limits.IOVA_LIMIT):
+    if device and (args.iova & PAGE_MASK or args.iova >= limits.IOVA_LIMIT or args.iova in limits.IOVA_HOLE):
         return Status.INVALID
     granter = state.resolve(caller, args.granter)
     if granter is None:
@@ -167,14 +167,17 @@ def copy(state: State, call: Call, _evidence: Evidence) -> Expected:
     if args.flags & ~(SOURCE_REF | DEST_REF) or args.length == 0 or end > PAGE_SIZE:
         return Status.INVALID
     source = copied(state, caller, args.flags & SOURCE_REF, args.from_domain, args.from_, READ)
-    if source is not None:
+    if isinstance(source, Status):
         return source
     dest = copied(state, caller, args.flags & DEST_REF, args.to_domain, args.to, WRITE)
-    return Accept(args.length) if dest is None else dest
+    if isinstance(dest, Status):
+        return dest
+    start = (source << PAGE_SHIFT) + args.from_offset
+    return Accept(args.length, moved=move(start, (dest << PAGE_SHIFT) + args.to_offset, args.length))
 
 
-def copied(state: State, caller: int, is_ref: int, domain: int, value: int, access: int) -> Status | None:
-    """Why one end of a copy is refused, if it is."""
+def copied(state: State, caller: int, is_ref: int, domain: int, value: int, access: int) -> int | Status:
+    """The frame at one end of a copy, or why it is refused."""
     if is_ref:
         granter = state.resolve(caller, domain)
         if granter is None:
@@ -186,7 +189,7 @@ def copied(state: State, caller: int, is_ref: int, domain: int, value: int, acce
         holder = state.page(caller, value) or Status.NOT_PRESENT
     if isinstance(holder, Status):
         return holder
-    return None if holder.rights & access else Status.NOT_PERMITTED
+    return holder.frame if holder.rights & access else Status.NOT_PERMITTED
 
 
 RULES: Final[Mapping[str, Rule]] = {

@@ -24,6 +24,7 @@ from hvfuzz.oracles.spec.verdict import (
     Observed,
     Rule,
     Tables,
+    Touch,
 )
 
 OK: Final = Status.OK
@@ -105,6 +106,8 @@ def _refused(state: State, call: Call, evidence: Evidence) -> Mismatch | None:
         return Mismatch("result", call.name, f"refused, yet result {observed.result:#x}")
     if observed.written and not evidence.writes_judged and not same_bytes(None, observed.written):
         return Mismatch("written", call.name, f"refused, yet wrote to {observed.written[0][0]:#x}")
+    if observed.touched:
+        return Mismatch("moved", call.name, f"refused, yet moved {_touches(observed.touched)}")
     if observed.fresh:
         return Mismatch("fresh", call.name, f"refused, yet took {len(observed.fresh)} frames")
     before = state.get(("pool", call.caller))
@@ -123,6 +126,11 @@ def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> M
         lost = accept.losable and not observed.written
         if not evidence.writes_judged and not lost and not same_bytes(accept.written, observed.written):
             return Mismatch("written", call.name, f"{observed.written} where the contract says {accept.written}")
+    if observed.touched != accept.moved:
+        text = f"moved {_touches(observed.touched)} where the contract says {_touches(accept.moved)}"
+        return Mismatch("moved", call.name, text)
+    if observed.garbled:
+        return Mismatch("moved", call.name, "what was written is not what was read")
     if observed.fresh or accept.fresh:
         wrong = _frames(state, accept, observed.fresh)
         if wrong:
@@ -175,6 +183,12 @@ def _unaligned(fresh: tuple[Hfn, ...], size: int) -> str | None:
         if first % size or fresh[at : at + size] != tuple(range(first, first + size)):
             return f"frames from {first:#x} on are no aligned block of {size}"
     return None
+
+
+def _touches(touched: tuple[Touch, ...]) -> str:
+    """What was moved, in words."""
+    parts = [f"{size} bytes {'to' if write else 'from'} {hpa:#x}" for write, hpa, size in touched]
+    return ", ".join(parts) or "nothing"
 
 
 def same_bytes(expected: Bytes | None, written: tuple[Bytes, ...]) -> bool:

@@ -22,6 +22,8 @@ from hvfuzz.oracles.spec.state import State
 
 Bytes = tuple[int, bytes]
 """Guest memory that a call copied: its guest virtual address, and the bytes."""
+Touch = tuple[bool, int, int]
+"""Bytes that were moved from or to a frame: whether written, host physical address, size."""
 POOL_NEED: Final = 4
 """No call needs more table pages than this; a domain with as many is never refused with NO_POOL."""
 
@@ -58,7 +60,8 @@ class Observed(NamedTuple):
     the frames that it took from the free ones, each 4 KiB of a larger block, in the order of the guest frames
     that they are for; an event bucket is one. `pool` is the number of free table pages of the caller
     afterwards, or None if nobody looked. `cycles` is the clock at the end. `nested` are the calls made by a
-    multicall.
+    multicall. `touched` are the bytes of frames that were read and written, in order, for the guest but not at an
+    address of its own: by a device, or from frame to frame; `garbled` if the latter wrote something else than it read.
     """
 
     status: int
@@ -68,12 +71,14 @@ class Observed(NamedTuple):
     pool: int | None = None
     cycles: int = 0
     nested: tuple[Nested, ...] = ()
+    touched: tuple[Touch, ...] = ()
+    garbled: bool = False
 
 
 class Mismatch(NamedTuple):
     """What was observed is not what the contract allows.
 
-    `rule` is status, result, fetched, written, fresh, pool, nested or change.
+    `rule` is status, result, fetched, written, moved, fresh, pool, nested or change.
     """
 
     rule: str
@@ -106,6 +111,8 @@ class Accept(NamedTuple):
     written: Bytes | None = None
     losable: bool = False
     """The effect may have taken the guest's way to `written` away: then nothing is written."""
+    moved: tuple[Touch, ...] = ()
+    """The bytes that are moved between frames."""
 
 
 DONE: Final = Accept()
@@ -172,6 +179,11 @@ class Evidence:
 
 
 Rule = Callable[[State, Call, Evidence], Expected]
+
+
+def move(source: int, dest: int, size: int) -> tuple[Touch, Touch]:
+    """What is seen of `size` bytes that go from one host physical address to another, each in one page."""
+    return (False, source, size), (True, dest, size)
 
 
 def valid_range(gva: int, size: int) -> bool:

@@ -100,7 +100,7 @@ class Bench:
             return Observed(expected)
         fresh = self.fresh(expected.fresh, expected.order)
         written = () if expected.written is None else (expected.written,)
-        return Observed(Status.OK, expected.result, written, fresh, cycles=call.cycles)
+        return Observed(Status.OK, expected.result, written, fresh, cycles=call.cycles, touched=expected.moved)
 
     def run(self, name: str, **given: Any) -> int | Status:
         """Make the call; its result, or the status that refused it, which has then changed nothing."""
@@ -142,3 +142,10 @@ def bench() -> Bench:
 def new_bench() -> type[Bench]:
     """For tests that need several worlds, or one of another size."""
     return Bench
+
+
+@pytest.fixture
+def granted(bench: Any) -> Any:
+    """Domain 1 granted its page 8 to domain 2, as entry 0."""
+    assert bench.run("grant.create", gfn=8, to=2, rights=3) == 0
+    return bench

@@ -41,13 +41,6 @@ def hfn(domain: int, gfn: int) -> int:
 
 
 @pytest.fixture
-def granted(bench: Any) -> Any:
-    """Domain 1 granted its page 8 to domain 2, as entry 0."""
-    assert bench.run("grant.create", gfn=8, to=2, rights=3) == 0
-    return bench
-
-
-@pytest.fixture
 def paired(bench: Any) -> Any:
     """Port 0 of domain 1 and port 0 of domain 2 are a pair."""
     bench.run("event.alloc", remote=2)

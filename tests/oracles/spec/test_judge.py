@@ -140,9 +140,45 @@ def test_every_word_is_fetched_once(bench: Any) -> None:
     call = bench.call("device.dma_batch", ring=GVA, fetched=[header, two[1]])
     assert verdict(bench, call, Observed(OK, 1)) == "fetched"
     call = bench.call("device.dma_batch", ring=GVA, fetched=two)
-    assert verdict(bench, call, Observed(OK, 2)) is None
+    first = bench.state[("iova", 1, 0)].frame << 12
+    touched = ((False, first, 8), (True, first, 8)) * 2
+    assert verdict(bench, call, Observed(OK, 2, touched=touched)) is None
     call = bench.call("sched.yield", fetched=[header])
     assert verdict(bench, call, Observed(OK)) == "fetched"
+
+
+@pytest.mark.parametrize("flags", [0, 1, 2, 3])
+def test_a_copy_goes_between_the_frames_that_are_named(granted: Any, flags: int) -> None:
+    names = {"from_domain": 1, "to_domain": 1, "from_": 0 if flags & 1 else 8, "to": 0 if flags & 2 else 9}
+    call = granted.call("grant.copy", caller=2, flags=flags, **names, from_offset=8, to_offset=16, length=24)
+    lent = granted.state[("page", 1, 8)].frame << 12
+    own = {gfn: granted.state[("page", 2, gfn)].frame << 12 for gfn in (8, 9)}
+    source, dest = lent if flags & 1 else own[8], lent if flags & 2 else own[9]
+    right = ((False, source + 8, 24), (True, dest + 16, 24))
+    assert verdict(granted, call, Observed(OK, 24, touched=right)) is None
+    assert verdict(granted, call, Observed(OK, 24, touched=right, garbled=True)) == "moved"
+    assert verdict(granted, call, Observed(OK, 24, touched=right[:1])) == "moved"
+    assert verdict(granted, call, Observed(OK, 24, touched=right * 2)) == "moved"
+    for at in range(2):
+        for wrong in ((not right[at][0], *right[at][1:]), (right[at][0], right[at][1] + 8, 24), (*right[at][:2], 25)):
+            touched = tuple(wrong if place == at else each for place, each in enumerate(right))
+            assert verdict(granted, call, Observed(OK, 24, touched=touched)) == "moved"
+
+
+def test_a_device_copies_page_by_page_and_only_where_the_tables_lead(bench: Any) -> None:
+    bench.run("device.dma_map", iova=0x1000, gfn=9, count=3, rights=3)
+    first = bench.state[("iova", 1, 1)].frame << 12
+    call = bench.call("device.dma_submit", from_=0x1800, to=0x2FFC, length=0x900)
+    pieces = [(0x800, 0x1FFC, 4), (0x804, 0x2000, 0x7FC), (0x1000, 0x27FC, 0x100)]
+    right = tuple(
+        touch for source, dest, size in pieces for touch in ((False, first + source, size), (True, first + dest, size))
+    )
+    assert verdict(bench, call, Observed(OK, 0x900, touched=right)) is None
+    assert verdict(bench, call, Observed(OK, 0x900, touched=right[:-1])) == "moved"
+    assert verdict(bench, call, Observed(OK, 0x900, touched=())) == "moved"
+    other = bench.call("device.dma_submit", from_=0x1800, to=0x4FFC, length=0x900)
+    assert verdict(bench, other, Observed(Status.FAULT)) is None
+    assert verdict(bench, other, Observed(Status.FAULT, touched=right)) == "moved"
 
 
 def test_a_piece_for_each_page_is_one_fetch(bench: Any) -> None:
