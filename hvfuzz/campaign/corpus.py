@@ -21,6 +21,12 @@ class Entry(NamedTuple):
     features: frozenset[int] = frozenset()
 
 
+def seed_folders(harness: str, given: Iterable[Path] = ()) -> list[str]:
+    """Where a campaign of `harness` takes its seeds from, wherever its workers run: what was `given`, or its corpus."""
+    usual = Path("corpus") / harness
+    return [str(folder.resolve()) for folder in given] or [str(path.resolve()) for path in (usual,) if path.is_dir()]
+
+
 def seed_files(folders: Iterable[Path]) -> list[Path]:
     """The files in `folders` (or the files named), by path; hidden ones and folders are left out."""
     found: list[Path] = []

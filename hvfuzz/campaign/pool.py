@@ -83,8 +83,8 @@ class Pool:
         self.notices: Final[list[str]] = []
         """What a person should know: a worker that was killed and replaced."""
 
-    def run(self) -> Generator[None, None, None]:
-        """Run to the end; yields several times a second, so that the caller can show how far it is, or stop.
+    def run(self, poll: float = POLL_SECONDS) -> Generator[None, None, None]:
+        """Run to the end; yields every `poll` seconds or oftener, so that the caller can show how far it is, or stop.
 
         Raises `PoolError`. Whatever happens, no worker outlives this generator.
         """
@@ -96,7 +96,7 @@ class Pool:
                 if share != 0:
                     self._launch(number, share)
             while self._workers:
-                for key, _ in self._selector.select(POLL_SECONDS):
+                for key, _ in self._selector.select(poll):
                     if self._listen(key.data):
                         self._replace(key.data, self._remove(key.data))
                 self._kill_overdue()

@@ -45,6 +45,11 @@ class WorkerJob(NamedTuple):
     arguments: tuple[str, ...] = ()
 
 
+def bug_argument(bug: str) -> str:
+    """`bug`, a name or a file as its user gave it, as a worker finds it, wherever that runs."""
+    return str(Path(bug).resolve()) if bug.endswith(".py") else bug
+
+
 class _Parent:
     """The sink of a worker: saves each finding, then tells the parent."""
 

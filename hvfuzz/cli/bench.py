@@ -14,13 +14,26 @@ from hvfuzz.campaign.corpus import read_entries
 from hvfuzz.campaign.pool import Pool
 from hvfuzz.campaign.speed import measure_reset, measure_speed, typical_programs
 from hvfuzz.campaign.worker import WorkerJob
+from hvfuzz.cli.bench_bugs import bugs
+from hvfuzz.cli.bench_clean import clean
 from hvfuzz.engines.engine import Feedback
 from hvfuzz.targets.emulated import EmulatedTarget
 
 
-@click.group("bench", short_help="Measure: speed.")
+@click.group("bench", short_help="Measure: speed, bugs found, false alarms.")
 def command() -> None:
-    """Measure hvfuzz on this machine."""
+    """Measure hvfuzz on this machine.
+
+    \b
+    Examples:
+      hvfuzz bench speed
+      hvfuzz bench bugs xsa-212 xsa-222 --trials 5
+      hvfuzz bench clean --ops 1000000
+    """
+
+
+command.add_command(bugs)
+command.add_command(clean)
 
 
 @command.command("speed")

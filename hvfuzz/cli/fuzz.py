@@ -12,9 +12,9 @@ from rich.console import Console
 
 from hvfuzz.bugs import Plant, find_bug
 from hvfuzz.campaign.campaign import Campaign
-from hvfuzz.campaign.corpus import seed_bytes
+from hvfuzz.campaign.corpus import seed_bytes, seed_folders
 from hvfuzz.campaign.stop import Stop
-from hvfuzz.campaign.worker import WorkerJob
+from hvfuzz.campaign.worker import WorkerJob, bug_argument
 from hvfuzz.cli.live import say, watch
 from hvfuzz.engines.engine import ENGINES, EngineError, Feedback, load_engine
 from hvfuzz.guest.ops import catalogue
@@ -25,11 +25,6 @@ DEFAULT_SECONDS: Final = 60.0
 FILE: Final = click.Path(path_type=Path)
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERNAL: Final = 70
-
-
-def _seed_folders(harness: str, given: tuple[Path, ...]) -> list[str]:
-    folders = given or tuple(path for path in (Path("corpus") / harness,) if path.is_dir())
-    return [str(folder.resolve()) for folder in folders]
 
 
 def _check_writable(out: Path) -> None:
@@ -110,7 +105,7 @@ def command(
         seconds = DEFAULT_SECONDS
     if seed is None:
         seed = random.SystemRandom().randrange(1 << 30)
-    folders = [] if no_corpus else _seed_folders(harness, corpora)
+    folders = [] if no_corpus else seed_folders(harness, corpora)
     seeds = seed_bytes(map(Path, folders), catalogue(ABI))  # fails here rather than in every worker
     if engine == "replay" and not seeds:
         raise EngineError("engine 'replay' needs seeds: give some with --corpus")
@@ -122,7 +117,7 @@ def command(
         seed=seed,
         seconds=seconds,
         runs=runs,
-        bug=str(Path(bug).resolve()) if bug is not None and bug.endswith(".py") else bug,
+        bug=None if bug is None else bug_argument(bug),
         feedback=feedback,
         out=str(out),
         seeds=folders,

@@ -119,6 +119,18 @@ def test_ctrl_c_ends_minimising_with_what_there_is(terminal: Callable[..., Termi
     assert "Traceback" not in shown.seen
 
 
+def test_ctrl_c_ends_a_benchmark_with_what_is_measured(terminal: Callable[..., Terminal]) -> None:
+    arguments = ("--trials", "3", "--time", "50", "--engine", "random")
+    shown = terminal("bench", "bugs", "pkvm-09cce60bddd", "xsa-222", *arguments)
+    shown.wait_for("xsa-222: 3 of 6 trials, 3 found")
+    os.write(shown.handle, b"\x03")
+    assert shown.status() == 130
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.seen)
+    assert re.search(r"pkvm-09cce60bddd +2 +3 of 3 +\d", text)
+    assert re.search(r"xsa-222 +4 +0 of 0 +-", text)
+    assert "Traceback" not in text
+
+
 @pytest.fixture
 def campaign(tmp_path: Path) -> Campaign:
     """A campaign that has not begun."""
