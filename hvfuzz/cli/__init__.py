@@ -61,10 +61,11 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from hvfuzz.campaign.files import ProgramFileError
     from hvfuzz.campaign.findings import FindingFileError
     from hvfuzz.campaign.pool import PoolError
+    from hvfuzz.campaign.traces import TraceError
     from hvfuzz.engines.engine import EngineError
     from hvfuzz.targets.harness import HarnessError
 
-    return BugError, ProgramFileError, FindingFileError, PoolError, EngineError, HarnessError
+    return BugError, ProgramFileError, FindingFileError, PoolError, TraceError, EngineError, HarnessError
 
 
 def _fail(message: str, status: int) -> NoReturn:

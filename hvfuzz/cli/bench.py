@@ -16,11 +16,12 @@ from hvfuzz.campaign.speed import measure_reset, measure_speed, typical_programs
 from hvfuzz.campaign.worker import WorkerJob
 from hvfuzz.cli.bench_bugs import bugs
 from hvfuzz.cli.bench_clean import clean
+from hvfuzz.cli.bench_traces import traces
 from hvfuzz.engines.engine import Feedback
 from hvfuzz.targets.emulated import EmulatedTarget
 
 
-@click.group("bench", short_help="Measure: speed, bugs found, false alarms.")
+@click.group("bench", short_help="Measure: speed, bugs found, false alarms, determinism.")
 def command() -> None:
     """Measure hvfuzz on this machine.
 
@@ -29,11 +30,13 @@ def command() -> None:
       hvfuzz bench speed
       hvfuzz bench bugs xsa-212 xsa-222 --trials 5
       hvfuzz bench clean --ops 1000000
+      hvfuzz bench traces --programs 10000
     """
 
 
 command.add_command(bugs)
 command.add_command(clean)
+command.add_command(traces)
 
 
 @command.command("speed")

@@ -143,7 +143,8 @@ def test_a_copy_to_a_page_that_stage_1_has_read_only(fetch: Any) -> None:
     assert fetch.during(lambda: fetch.suite.guest_copy(vcpu, gva, hpa, 8, True)) == ["fetch/translated"]
     fetch.restore()
     fetch.run(
-        f"pte(dom1, gva={DIRECT_MAP + 0x41000:#x}, level=1, entry=0x41021)", "mov_cr(dom1, register=0, value=0x80000033)"
+        f"pte(dom1, gva={DIRECT_MAP + 0x41000:#x}, level=1, entry=0x41021)",
+        "mov_cr(dom1, register=0, value=0x80000033)",
     )
     assert fetch.during(lambda: fetch.suite.guest_copy(vcpu, gva, hpa, 8, True)) == []
 
