@@ -79,9 +79,7 @@ class Allocator:
         """Take the free block of 512 frames that starts at `hfn` into use."""
         self._claim(hfn, LARGE_FRAMES)
         self.frames.assign(hfn, owner, state, LARGE_FRAMES)
-        allocated = self.host.observer.frame_allocated
-        for frame in range(hfn, hfn + LARGE_FRAMES):
-            allocated(frame, owner, state)
+        self.host.observer.block_allocated(hfn, owner, state)
 
     def alloc_page(self, owner: int, state: FrameState) -> int:
         """A zeroed frame for a domain, or -1 when there is none."""
@@ -149,6 +147,9 @@ class Allocator:
         self.blocks[number] |= bits
         self.available += frames
         self.lowest = min(self.lowest, number)
-        freed = self.host.observer.frame_freed
-        for frame in range(hfn, hfn + frames):
-            freed(frame)
+        observer = self.host.observer
+        if frames == LARGE_FRAMES:
+            observer.block_freed(hfn)
+        else:
+            for frame in range(hfn, hfn + frames):
+                observer.frame_freed(frame)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hvfuzz.machine.addresses import LARGE_FRAMES
+
 if TYPE_CHECKING:
     from hvfuzz.abi.status import Status
     from hvfuzz.hypervisor.effects import Step
@@ -30,6 +32,16 @@ class Observer:
 
     def frame_freed(self, hfn: int) -> None:
         """Frame `hfn` is free (or back in a paging pool: state POOL); it is scrubbed and its word written."""
+
+    def block_allocated(self, first: int, owner: int, state: int) -> None:
+        """The 512 frames from `first` on are in use from now on, all in the same way."""
+        for hfn in range(first, first + LARGE_FRAMES):
+            self.frame_allocated(hfn, owner, state)
+
+    def block_freed(self, first: int) -> None:
+        """The 512 frames from `first` on are free."""
+        for hfn in range(first, first + LARGE_FRAMES):
+            self.frame_freed(hfn)
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:
         """The hypervisor itself is about to access host memory, through its own mapping."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import U64
+from hvfuzz.machine.addresses import LARGE_FRAMES, U64
 from hvfuzz.machine.memory import BusError
 from hvfuzz.oracles.moments import Listener, nothing
 
@@ -174,6 +174,10 @@ class Calls:
         """A frame was taken; pages that a pool lends to tables were not free before."""
         if state != TABLE:
             self.current.fresh.append(hfn)
+
+    def block_allocated(self, first: int, owner: int, state: int) -> None:
+        """A block was taken from the free ones."""
+        self.current.fresh += range(first, first + LARGE_FRAMES)
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Something is about to be copied."""

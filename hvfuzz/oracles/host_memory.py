@@ -153,6 +153,20 @@ class HostMemoryOracle(Oracle):
         if self._pending:
             self._pending.pop(hfn, None)
 
+    def block_allocated(self, first: int, owner: int, state: int) -> None:
+        """As for a frame; nothing is written to a block before."""
+        if self._pending:
+            self._settle_block(first)
+
+    def block_freed(self, first: int) -> None:
+        """As for a frame."""
+        if self._pending:
+            self._settle_block(first)
+
+    def _settle_block(self, first: int) -> None:
+        for hfn in range(first, first + LARGE_FRAMES):
+            self._pending.pop(hfn, None)
+
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """What was neither allocated nor freed should not have been written."""
         if self._pending:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from hvfuzz.machine.addresses import LARGE_FRAMES
+
 PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "exit_started": "vcpu",
@@ -19,6 +21,8 @@ PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
         "settled": "change",
         "frame_allocated": "hfn, owner, state",
         "frame_freed": "hfn",
+        "block_allocated": "first, owner, state",
+        "block_freed": "first",
         "host_access": "hpa, size, write",
         "guest_copy": "vcpu, gva, hpa, size, write",
         "strayed": "vcpu, gva, hpa, size, write",
@@ -38,6 +42,32 @@ Listener = Callable[..., None]
 
 def nothing(*_: Any) -> None:
     """Where nobody listens."""
+
+
+def each_allocated(listener: Listener) -> Listener:
+    """What to call for a block that is allocated, if `listener` only knows frames."""
+
+    def block_allocated(first: int, owner: int, state: int) -> None:
+        for hfn in range(first, first + LARGE_FRAMES):
+            listener(hfn, owner, state)
+
+    return block_allocated
+
+
+def each_freed(listener: Listener) -> Listener:
+    """What to call for a block that is freed, if `listener` only knows frames."""
+
+    def block_freed(first: int) -> None:
+        for hfn in range(first, first + LARGE_FRAMES):
+            listener(hfn)
+
+    return block_freed
+
+
+OF_FRAMES: Final = MappingProxyType(
+    {"block_allocated": ("frame_allocated", each_allocated), "block_freed": ("frame_freed", each_freed)}
+)
+"""Moments of whole blocks: the moment of a frame, and what makes its listener one of blocks."""
 
 
 def together(moment: str, listeners: Sequence[Listener]) -> Listener:

@@ -9,8 +9,10 @@ An oracle takes part in a moment by defining a method of that name; a moment tha
 | settled(change)                                            | a call or op is over, and tables, frame words or    |
 |                                                            | grants changed                                      |
 | call_finished(vcpu, declaration, args, status, result, reason) | after that                                      |
-| frame_allocated, frame_freed, host_access, guest_copy,     |                                                     |
-| step, stepped, preemption_point                            | as in `hypervisor.observer`                         |
+| frame_allocated, frame_freed, host_access, guest_copy,     | as in `hypervisor.observer`                         |
+| step, stepped, preemption_point                            |                                                     |
+| block_allocated, block_freed                               | as there; who defines the moments of frames only is |
+|                                                            | told of each frame of a block                       |
 | accessed(initiator, hpa, size, access)                     | a guest or a device is about to access memory       |
 | op_started(), op_finished()                                | around each op of the program                       |
 | host_exception(fault)                                      | an exception escaped host context                   |

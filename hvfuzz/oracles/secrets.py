@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, READ, WORD, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, READ, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.machine.vmcs import RAX, RCX, RDX, Reg
@@ -175,6 +175,16 @@ class Secrets(Oracle):
                         self._pristine.add(hfn)
         elif state == HYPERVISOR:
             self._learn_page(hfn)
+
+    def block_allocated(self, first: int, owner: int, state: int) -> None:
+        """As for each of its frames; nearly always it is known of all of them that they are zero."""
+        frames = range(first, first + LARGE_FRAMES)
+        known = self._dirty.isdisjoint(frames) and self._pristine.issuperset(frames)
+        if known and owner < FIRST_NO_DOMAIN and state == OWNED:
+            self._fresh.update(dict.fromkeys(frames))
+            return
+        for hfn in frames:
+            self.frame_allocated(hfn, owner, state)
 
     def _judge_fresh(self, hfn: int, owner: int) -> None:
         words = self.scene.words[hfn << 9 : (hfn << 9) + WORDS_PER_PAGE].tolist()

@@ -12,7 +12,7 @@ from hvfuzz.oracles.exits import Exits
 from hvfuzz.oracles.fetch import Fetch
 from hvfuzz.oracles.finding import Finding
 from hvfuzz.oracles.host_memory import HostMemoryOracle
-from hvfuzz.oracles.moments import Listener, nothing, together
+from hvfuzz.oracles.moments import OF_FRAMES, Listener, nothing, together
 from hvfuzz.oracles.oracle import Oracle, Scene
 from hvfuzz.oracles.ownership import Ownership
 from hvfuzz.oracles.reachability import Reachability
@@ -46,6 +46,8 @@ NAMES: Final = tuple(oracle.name for oracle in ORACLES)
 _FORWARDED: Final = (
     "frame_allocated",
     "frame_freed",
+    "block_allocated",
+    "block_freed",
     "host_access",
     "guest_copy",
     "step",
@@ -118,18 +120,26 @@ class OracleSuite(Observer):
 
     def _listeners(self, moment: str) -> Listener:
         """What to call at `moment`: the oracles that define it, then the observers that override it."""
-        listeners = [getattr(oracle, moment) for oracle in self.oracles.values() if hasattr(oracle, moment)]
-        if self.oracles and hasattr(self._calls, moment):
-            # First of all: the oracles may ask what runs.
-            listeners.insert(0, getattr(self._calls, moment))
+        # First of all the calls: the oracles may ask what runs.
+        watchers = [self._calls, *self.oracles.values()] if self.oracles else []
+        listeners = [listener for watcher in watchers if (listener := self._listener(watcher, moment))]
         if moment == "host_access" and not listeners and self._shadowed:
             listeners = [self.reachability.host_access]
-        base = getattr(Observer, moment, None)
-        if base is not None:
-            listeners += [
-                getattr(observer, moment) for observer in self._observers if getattr(type(observer), moment) is not base
-            ]
+        if hasattr(Observer, moment):
+            listeners += [listener for observer in self._observers if (listener := self._listener(observer, moment))]
         return together(moment, listeners)
+
+    @staticmethod
+    def _listener(watcher: Any, moment: str) -> Listener | None:
+        """What `watcher` does at `moment`; None if that is nothing. Who knows frames is told of each in a block."""
+        listener: Listener | None = getattr(watcher, moment, None)
+        if listener is not None and getattr(type(watcher), moment, None) is not getattr(Observer, moment, nothing):
+            return listener
+        if moment in OF_FRAMES:
+            moment_of_frame, each = OF_FRAMES[moment]
+            one = OracleSuite._listener(watcher, moment_of_frame)
+            return None if one is None else each(one)
+        return None
 
     def attach(self) -> None:
         """Start to watch the machine as it is now: this state is the base that `reset` returns to."""

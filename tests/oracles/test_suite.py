@@ -15,7 +15,7 @@ from hvfuzz.guest.interpreter import HostStopped
 from hvfuzz.guest.ops import catalogue
 from hvfuzz.guest.program import Program
 from hvfuzz.hypervisor.boot import boot
-from hvfuzz.hypervisor.frames import ONE_MAP
+from hvfuzz.hypervisor.frames import ONE_MAP, FrameState
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.observer import Observer
 from hvfuzz.hypervisor.stage2 import Stage2
@@ -100,6 +100,27 @@ def test_observers_hear_the_hypervisor_too() -> None:
         hv.allocator.free_page(hv.allocator.alloc_heap_page())
         suite.call_finished(hv.machine.vcpus[0], ABI.by_name["sched.yield"], None, 0, 0, "")
     assert heard == ["freed", "sched.yield"] * 2
+
+
+def test_who_knows_frames_hears_of_each_frame_of_a_block() -> None:
+    heard: list[int] = []
+
+    class Listener(Observer):
+        def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
+            heard.append(hfn)
+
+        def frame_freed(self, hfn: int) -> None:
+            heard.remove(hfn)
+
+    hv = boot(WORLDS[0])
+    suite = OracleSuite(hv.machine, hv, WORLDS[0], None, (Listener(),))
+    suite.attach()
+    blocks = hv.allocator.choose_blocks(1)
+    assert blocks is not None
+    hv.allocator.take_block(blocks[0], 1, FrameState.OWNED)
+    assert heard == list(range(blocks[0], blocks[0] + 512))
+    hv.allocator.free_block(blocks[0])
+    assert heard == []
 
 
 def test_reset_forgets_findings_and_violations(rig: Any) -> None:
