@@ -1,4 +1,4 @@
-"""The hypercalls that run at this moment, each with what it copied from and to its guest, and the frames it took.
+"""What runs at this moment: the exit, and its hypercalls, each with its copies from and to the guest, and its frames.
 
     exit --header, body--> call_started --copies, steps, calls within--> call_finished
 
@@ -18,9 +18,12 @@ from hvfuzz.oracles.moments import Listener, nothing
 
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
+    from hvfuzz.hypervisor.hypervisor import Hypervisor
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.machine.machine import Machine
 
+NOBODY: Final = -1
+"""In place of a domain."""
 NO_GVA: Final = -1
 """Address of a copy between frames that were validated as frames: it has none in the guest's address space."""
 LOW_END: Final = 1 << 47
@@ -109,12 +112,36 @@ class Calls:
     """The stack of running calls; the innermost is `current`, and where no call runs, that is `idle`."""
 
     __snapshot_leaf__ = True
-    __slots__ = ("_clock", "_domains", "_memory", "_write", "applied", "current", "idle", "strayed")
+    __slots__ = (
+        "_clock",
+        "_domains",
+        "_read",
+        "_work",
+        "_write",
+        "applied",
+        "current",
+        "ended",
+        "exiting",
+        "idle",
+        "left",
+        "since",
+        "strayed",
+    )
 
-    def __init__(self, machine: Machine, domains: list[Any]) -> None:
-        self._memory: Final = machine.memory
+    def __init__(self, machine: Machine, hypervisor: Hypervisor) -> None:
+        self._read: Final = machine.memory.read
         self._clock: Final = machine.clock
-        self._domains: Final = domains
+        # Not the hypervisor's own array: watching is no work of the host's.
+        self._domains: Final = list.copy(hypervisor.domains)
+        self._work: Final = hypervisor.host.work
+        self.exiting: int = NOBODY
+        """The domain whose exit is handled."""
+        self.left: list[Any] = []
+        """The registers with which it left, and what else an exit saves."""
+        self.since: int = 0
+        """Work of the host, at the last point where it could have been preempted."""
+        self.ended: tuple[int, int] = (0, 0)
+        """Status and result of the call that ended last: of those in one exit, the outermost."""
         self.idle: Running = Running(None, None, None, [], 0, 0)
         self.current: Running = self.idle
         self._write: tuple[int, int, int] | None = None
@@ -134,6 +161,14 @@ class Calls:
         self.idle = self.current = Running(None, None, None, [], 0, 0)
         self._write = None
         self.applied = False
+        self.exiting = NOBODY
+        self.ended = (0, 0)
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """The host begins to work."""
+        self.exiting = vcpu.domain
+        self.left = vcpu.vmcs.saved.copy()
+        self.since = self._work.units
 
     def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> Running:
         """A call begins."""
@@ -153,6 +188,7 @@ class Calls:
 
     def finished(self, status: int, result: int) -> None:
         """The innermost call is over; `written` was called."""
+        self.ended = (status, result)
         call = self.current
         outer = call.outer
         if outer is None:
@@ -211,7 +247,7 @@ class Calls:
     def _bytes(self, hpa: int, size: int) -> bytes:
         """What is there; nothing, where no memory is."""
         try:
-            return self._memory.read(hpa, size)
+            return self._read(hpa, size)
         except BusError:
             return b""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NOBODY: Final = -1
-"""In place of a domain: no call is over."""
 DMA: Final = 0x100
 """Added to a domain's number: the space of its devices."""
 EPT_LEVELS: Final = 4

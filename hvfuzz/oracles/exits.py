@@ -46,35 +46,30 @@ class Exits(Oracle):
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
         self._vcpus: Final = scene.machine.vcpus
-        self._before: list[Any] = []
-        self._outcome: tuple[int, int] = (0, 0)
+        self._calls: Final = scene.calls
         self._devices: list[tuple[Any, ...]] = []
         self._uarts: list[Uart] = []
 
     # Moments.
 
-    def exit_started(self, vcpu: VCpu) -> None:
-        """Remember what the guest left with."""
-        self._before = vcpu.vmcs.saved.copy()
+    def trap_started(self, vcpu: VCpu) -> None:
+        """Remember what the guest's device or serial port is like."""
         reason = vcpu.vmcs.reason
         if reason is EPT_VIOLATION:
             self._devices = [_registers(device) for device in self.scene.machine.devices]
         elif reason is IO:
             self._uarts = [_copy(domain.uart) for domain in self.shadow.domains]
 
-    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
-        """Of nested calls the outermost is the last: its outcome is what the guest must find."""
-        self._outcome = (status & U64, result)
-
     def exit_finished(self, vcpu: VCpu) -> None:
         """Compare with what the guest enters again with."""
         vmcs = vcpu.vmcs
-        expected = self._before
+        expected = self._calls.left
         # The exit copied the MSRs, and the handler could have changed that copy in place.
         expected[MSRS] = vcpu.msrs
         reason = vmcs.reason
         if reason is VMCALL:
-            expected[RAX], expected[RDX] = self._outcome
+            status, expected[RDX] = self._calls.ended
+            expected[RAX] = status & U64
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
         elif reason is EPT_VIOLATION:
             self._expect_access(vcpu, expected)

@@ -77,13 +77,10 @@ class Fetch(Oracle):
         if declaration.since > self.scene.calls.current.version:
             self.report("version", f"a call of version {declaration.since} by dom{vcpu.domain}")
 
-    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
+    def copied(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Judge what the call fetched."""
         call = self.scene.calls.current
-        struct = call.struct
-        # Nearly always: a header, the body that follows it, and nothing else.
-        if call.reads or (len(struct) > 1 and struct[0][0] + len(struct[0][1]) != struct[1][0]) or len(struct) > 2:
-            self._judge([(gva, len(data)) for gva, data in struct + call.reads], declaration, args)
+        self._judge([(gva, len(data)) for gva, data in call.struct + call.reads], declaration, args)
 
     def _judge(self, pieces: list[Piece], declaration: Any, args: Any) -> None:
         """Report a word that was fetched more often than there are arguments that it belongs to."""

@@ -16,9 +16,12 @@ PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "exit_started": "vcpu",
         "exit_finished": "vcpu",
+        "trap_started": "vcpu",
+        "trap_finished": "vcpu",
         "call_started": "vcpu, declaration, args",
         "call_finished": "vcpu, declaration, args, status, result, reason",
         "settled": "change",
+        "copied": "vcpu, declaration, args",
         "frame_allocated": "hfn, owner, state",
         "frame_freed": "hfn",
         "block_allocated": "first, owner, state",

@@ -5,9 +5,13 @@ An oracle takes part in a moment by defining a method of that name; a moment tha
 | moment                                                     | when                                                |
 |------------------------------------------------------------|-----------------------------------------------------|
 | exit_started(vcpu), exit_finished(vcpu)                    | around the handling of a VM exit                    |
+| trap_started(vcpu), trap_finished(vcpu)                    | likewise, after those, of an exit that is no        |
+|                                                            | hypercall                                           |
 | call_started(vcpu, declaration, args)                      | a hypercall is decoded, or refused by dispatch      |
 | settled(change)                                            | a call or op is over, and tables, frame words or    |
 |                                                            | grants changed                                      |
+| copied(vcpu, declaration, args)                            | then, if a call copied more than its struct, or     |
+|                                                            | that in an unusual way                              |
 | call_finished(vcpu, declaration, args, status, result, reason) | after that                                      |
 | frame_allocated, frame_freed, host_access, guest_copy,     | as in `hypervisor.observer`                         |
 | step, stepped, preemption_point                            |                                                     |
@@ -57,7 +61,7 @@ class Scene:
         self.words: Final = machine.memory.words
         self.frame_words: Final = hypervisor.frames.base >> 3
         """Index, among `words`, of the frame word of frame 0."""
-        self.calls: Final = Calls(machine, hypervisor.domains)
+        self.calls: Final = Calls(machine, hypervisor)
         self.report: Final = report
         """report(oracle, rule, message)"""
 

@@ -15,6 +15,7 @@ from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WORD, WRITE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.vmcs import ExitReason
+from hvfuzz.oracles.calls import NOBODY
 from hvfuzz.oracles.change import ADDRESS, DMA, OWNER_AND_STATE, Leaf, name_of, sides_of
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.reachability import Reachability
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 OWNED: Final = FrameState.OWNED << 8
 SHARED: Final = FrameState.SHARED << 8
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
-NOBODY: Final = -1
 PINS: Final = 4
 """Where, in a grant entry, the pins begin; the rest says what is granted, to whom."""
 MMIO_WINDOW: Final = range(MMIO_BASE, MMIO_BASE + DEVICES * MMIO_SIZE)
@@ -75,8 +75,7 @@ class Ownership(Oracle):
         self._kinds = halves[:: WORD // 2]
         self._own = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in shadow.domains])
         """Domain -> owner and state of a frame that is its own."""
-        self._exiting = NOBODY
-        """The domain whose exit is handled."""
+        self._calls = scene.calls
 
     # The tables.
 
@@ -242,8 +241,9 @@ class Ownership(Oracle):
             space = initiator.domain
         else:
             owner = self.shadow.device_domain(initiator.bdf)  # type: ignore[attr-defined]
-            if owner not in (self._exiting, NOBODY) and self._exiting != NOBODY:
-                self.report("initiator", f"a device of dom{owner} works in an exit of dom{self._exiting}")
+            exiting = self._calls.exiting
+            if owner not in (exiting, NOBODY) and exiting != NOBODY:
+                self.report("initiator", f"a device of dom{owner} works in an exit of dom{exiting}")
             space = owner | DMA
         hfn = hpa >> PAGE_SHIFT
         if (hpa & PAGE_MASK) + size > PAGE_SIZE:
@@ -279,17 +279,8 @@ class Ownership(Oracle):
                 return True
         return False
 
-    def exit_started(self, vcpu: VCpu) -> None:
-        """Until this exit is over, what devices do they do for the guest that left."""
-        self._exiting = vcpu.domain
-
-    def op_started(self) -> None:
-        """No exit is handled, whatever became of the last."""
-        self._exiting = NOBODY
-
-    def exit_finished(self, vcpu: VCpu) -> None:
+    def trap_finished(self, vcpu: VCpu) -> None:
         """An access that stage 2 refused may have been emulated: then the device must be the guest's."""
-        self._exiting = NOBODY
         vmcs = vcpu.vmcs
         if vmcs.reason is EPT_VIOLATION and vcpu.pending_fault is None and vmcs.gpa in MMIO_WINDOW:
             number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine import vtd
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
-from hvfuzz.oracles.change import ADDRESS, DMA, DMA_LEVELS, EPT_LEVELS, NOBODY, Change, Table, differences, sides_of
+from hvfuzz.oracles.calls import NOBODY
+from hvfuzz.oracles.change import ADDRESS, DMA, DMA_LEVELS, EPT_LEVELS, Change, Table, differences, sides_of
 from hvfuzz.oracles.shadow import ShadowMap, ShadowWords
 from hvfuzz.oracles.trees import Trees
 
@@ -30,8 +31,10 @@ class Reachability(Trees):
         "_base_entries",
         "_base_handles",
         "_base_tables",
+        "_calls",
         "_live_entries",
         "_live_handles",
+        "_words_written",
         "contexts",
         "domains",
         "frames",
@@ -58,6 +61,8 @@ class Reachability(Trees):
         self._base_handles: list[list[Mapping | None]] = []
         self._base_counts: list[int] = []
         self._base_tables: list[int] = []
+        self._calls: Final = scene.calls
+        self._words_written: Final = scene.machine.memory.written
         # The hypervisor's own arrays, which stay the same objects: each is compared in one go with what it was.
         self._live_entries: Final[list[list[Grant | None]]] = [domain.grants for domain in self.domains]
         self._live_handles: Final[list[list[Mapping | None]]] = [domain.handles for domain in self.domains]
@@ -135,11 +140,9 @@ class Reachability(Trees):
         `caller` is the domain whose call is over. Where no step was applied, only its grants are compared with
         what they were; those of others, which only a step changes, the audit compares.
         """
-        scene = self.scene
-        written = scene.machine.memory.written
+        written, calls = self._words_written, self._calls
         changed = (written or self.refilled) and self._follow(written)
         # Tuples that are replaced when they change: comparing lists of them is comparing pointers.
-        calls = scene.calls
         if calls.applied:
             calls.applied = False
             if self._live_entries != self.grants or self._live_handles != self.handles:

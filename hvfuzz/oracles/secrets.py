@@ -131,15 +131,14 @@ class Secrets(Oracle):
         """The host is done with an exit: look at the registers that it may have set."""
         saved = vcpu.vmcs.saved
         if (saved[RAX] | saved[RBX] | saved[RCX] | saved[RDX]) & CANARY_BITS:
-            halves = self._halves
+            regs, halves = vcpu.regs, self._halves
             for register in (RAX, RBX, RCX, RDX):
                 value = saved[register]
-                if value >> 32 in halves or value & HALF - 1 in halves:
+                # What did not change, the guest put there itself.
+                if value != regs[register] and (value >> 32 in halves or value & HALF - 1 in halves):
                     self._in_register(vcpu, register, value)
 
     def _in_register(self, vcpu: VCpu, register: int, value: int) -> None:
-        if vcpu.regs[register] == value:
-            return  # The guest put it there itself.
         for half in (value >> 32, value & HALF - 1):
             owner = self._halves.get(half, vcpu.domain)
             if self._secret_from(owner, vcpu.domain):
@@ -147,7 +146,7 @@ class Secrets(Oracle):
                 self.report("register", f"dom{vcpu.domain} finds a secret of {_name(owner)} in {name}")
                 return
 
-    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
+    def copied(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Look at what was copied."""
         call = self.scene.calls.current
         for _, data in call.writes:

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.reachability import Reachability
 
 HLT: Final = ExitReason.HLT
-VMCALL: Final = ExitReason.VMCALL
 KNOWN: Final = 4096
 """Decoded structs that are remembered."""
 # The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
@@ -196,15 +195,15 @@ class Specification(Oracle):
         self._due = [polling for polling in self._vcpus if polling.runnable == POLLING and self._has_expired(polling)]
 
     def exit_finished(self, vcpu: VCpu) -> None:
-        """Exits other than hypercalls change nothing but who runs."""
+        """A poll that was due is over."""
         for polling in self._due:
             if polling.runnable == POLLING:
                 text = f"vCPU {polling.index} of dom{polling.domain} polls on although its time is over"
                 self.report("change", text)
-        reason = vcpu.vmcs.reason
-        if reason is VMCALL:
-            return
-        if reason is HLT:
+
+    def trap_finished(self, vcpu: VCpu) -> None:
+        """Exits other than hypercalls change nothing but who runs."""
+        if vcpu.vmcs.reason is HLT:
             mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable)
             if mismatch is not None:
                 self.report(mismatch.rule, mismatch.message)

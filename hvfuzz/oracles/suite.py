@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.hypervisor.observer import SILENT, Observer
+from hvfuzz.machine.vmcs import ExitReason
 from hvfuzz.oracles.audit import Audit
-from hvfuzz.oracles.change import NOBODY
+from hvfuzz.oracles.calls import NOBODY
 from hvfuzz.oracles.exits import Exits
 from hvfuzz.oracles.fetch import Fetch
 from hvfuzz.oracles.finding import Finding
@@ -59,6 +60,9 @@ _PACKAGE: Final = "hvfuzz.oracles."
 _BOOT: Final = "boot"
 _AUDIT: Final = "audit"
 _UNKNOWN_CALL: Final = "vmcall"
+VMCALL: Final = ExitReason.VMCALL
+STRUCT_PIECES: Final = 2
+"""Copies in which a struct is fetched: header, body."""
 
 
 class OracleSuite(Observer):
@@ -89,7 +93,6 @@ class OracleSuite(Observer):
         self._seen: dict[tuple[str, str, str], None] = {}
         self._op = -1
         self._operation = _BOOT
-        self._names: list[str] = []
         scene = Scene(machine, hypervisor, world, self._report)
         self._calls: Final = scene.calls
         self.reachability: Final = Reachability(scene)
@@ -97,9 +100,7 @@ class OracleSuite(Observer):
         for oracle in ORACLES:
             if enabled is None or oracle.name in enabled:
                 self.oracles[oracle.name] = oracle(scene, self.reachability)
-        # What there is to follow: most ops without a call leave nothing.
-        self._written: Final = machine.memory.written
-        self._refilled: Final = self.reachability.refilled
+        self._update: Final = self.reachability.update
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
         self._auditing = False
         self._dead = False
@@ -109,20 +110,29 @@ class OracleSuite(Observer):
         for moment in _FORWARDED:
             setattr(self, moment, self._listeners(moment))
         self._call_started = self._listeners("call_started")
+        self._copied = self._listeners("copied")
         self._call_finished = self._listeners("call_finished")
         self._settled = self._listeners("settled")
         self._exit_started = self._listeners("exit_started")
         self._exit_finished = self._listeners("exit_finished")
+        self._trap_started = self._listeners("trap_started")
+        self._trap_finished = self._listeners("exit_finished", "trap_finished")
         self._reentered = self._listeners("reentered")
         self._calls.strayed = self._listeners("strayed")
         self._op_started = self._listeners("op_started")
         self._op_finished = self._listeners("op_finished")
 
-    def _listeners(self, moment: str) -> Listener:
-        """What to call at `moment`: the oracles that define it, then the observers that override it."""
+    def _listeners(self, moment: str, after: str = "") -> Listener:
+        """What to call at `moment`: the oracles that define it, then the observers that override it.
+
+        With `after`, a moment of the same parameters, each oracle is told of that one too.
+        """
         # First of all the calls: the oracles may ask what runs.
         watchers = [self._calls, *self.oracles.values()] if self.oracles else []
-        listeners = [listener for watcher in watchers if (listener := self._listener(watcher, moment))]
+        moments = (moment, after) if after else (moment,)
+        listeners = [
+            listener for watcher in watchers for each in moments if (listener := self._listener(watcher, each))
+        ]
         if moment == "host_access" and not listeners and self._shadowed:
             listeners = [self.reachability.host_access]
         if hasattr(Observer, moment):
@@ -164,7 +174,6 @@ class OracleSuite(Observer):
         self._auditing = False
         self._dead = False
         self._handling = False
-        self._names.clear()
         self._calls.reset()
         if self._shadowed:
             self.reachability.reset()
@@ -177,14 +186,14 @@ class OracleSuite(Observer):
         """Op number `index` of the program, of the kind `operation`, is about to be performed."""
         self._op = index
         self._operation = operation
+        self._calls.exiting = NOBODY  # Whatever became of the last exit.
         self._op_started()
 
     def op_finished(self) -> None:
         """The op, and what raced with it, is done."""
         if not self._dead:
             try:
-                if self._written or self._refilled or self._calls.applied:
-                    self._settle(NOBODY)
+                self._settle(NOBODY)
                 self._op_finished()
             except Exception:
                 self._lost()
@@ -202,7 +211,7 @@ class OracleSuite(Observer):
         if self._dead:
             return
         self._operation = _AUDIT
-        self._names.clear()
+        self._calls.current = self._calls.idle
         self._auditing = "audit" in self.oracles
         try:
             for oracle in self.oracles.values():
@@ -225,8 +234,14 @@ class OracleSuite(Observer):
             self._reentered(vcpu)
         self._handling = True
         self._exit_started(vcpu)
-        self._handle_exit(vcpu)
-        self._exit_finished(vcpu)
+        if vcpu.vmcs.reason is VMCALL:
+            self._handle_exit(vcpu)
+            self._exit_finished(vcpu)
+        else:
+            self._trap_started(vcpu)
+            self._handle_exit(vcpu)
+            self._trap_finished(vcpu)
+        self._calls.exiting = NOBODY
         self._handling = False
 
     def host_exception(self, fault: BaseException) -> None:
@@ -241,7 +256,6 @@ class OracleSuite(Observer):
             return
         for oracle in self.oracles.values():
             oracle.host_exception(fault)
-        self._names.clear()
         self._dead = True
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:
@@ -249,29 +263,41 @@ class OracleSuite(Observer):
 
     def call_started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> None:
         """See `Observer`."""
-        self._names.append(_UNKNOWN_CALL if declaration is None else declaration.name)
         self._calls.started(vcpu, declaration, args)
         self._call_started(vcpu, declaration, args)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """See `Observer`."""
-        self._calls.written()
+        calls = self._calls
+        calls.written()
         self._settle(vcpu.domain)
+        call = calls.current
+        struct = call.struct
+        # Nearly always: a header, the body that follows it, and nothing else.
+        if (
+            call.reads
+            or call.writes
+            or call.transfers
+            or len(struct) != STRUCT_PIECES
+            or struct[0][0] + len(struct[0][1]) != struct[1][0]
+        ):
+            self._copied(vcpu, declaration, args)
         self._call_finished(vcpu, declaration, args, status, result, reason)
-        self._calls.finished(status, result)
-        if self._names:
-            self._names.pop()
+        calls.finished(status, result)
 
     def _settle(self, caller: int) -> None:
         """Bring the shadow of the tables up to date, and let the oracles look at what changed."""
         if self._shadowed:
-            change = self.reachability.update(caller)
+            change = self._update(caller)
             if change is not None:
                 self._settled(change)
 
     def _report(self, oracle: str, rule: str, message: str) -> None:
         """Keep the first finding of each identity; a call within an op is what the finding is named after."""
-        operation = self._names[-1] if self._names else self._operation
+        operation = self._operation
+        call = self._calls.current
+        if call is not self._calls.idle:
+            operation = _UNKNOWN_CALL if call.declaration is None else call.declaration.name
         if self._auditing and oracle != _AUDIT:
             if any(seen[:2] == (oracle, rule) for seen in self._seen):
                 return

@@ -27,8 +27,8 @@ SHORT_BOUND: Final = 800
 """For the other ones."""
 OWN_BOUNDS: Final = {"grant.unmap": 800}
 """For calls whose preemption points lie closer together."""
-GROWING: Final = ("console", "sched")
-"""Families whose calls make the host remember something that is no frame, grant or port."""
+GROWING: Final = ("console.", "sched.")
+"""What the names of calls begin with that make the host remember something that is no frame, grant or port."""
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
 
 
@@ -51,24 +51,20 @@ class Work(Oracle):
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
         self._counter = scene.hypervisor.host.work
-        self._since = 0
+        self._calls = scene.calls
         self._heap_bound = 0
 
     def attach(self) -> None:
         """Each domain may have all its buckets allocated."""
         self._heap_bound = self.shadow.state_counts[HYPERVISOR] + BUCKETS * len(self.shadow.domains)
 
-    def exit_started(self, vcpu: VCpu) -> None:
-        """The host begins to work."""
-        self._since = self._counter.units
-
     def preemption_point(self) -> None:
         """The host could do something else now."""
+        calls = self._calls
         units = self._counter.units
-        if units - self._since > SHORT_BOUND:
-            call = self.scene.calls.current.declaration
-            self._check(call, units - self._since)
-        self._since = units
+        if units - calls.since > SHORT_BOUND:
+            self._check(calls.current.declaration, units - calls.since)
+        calls.since = units
 
     def _check(self, call: Declaration | None, units: int) -> None:
         bound = SHORT_BOUND
@@ -86,17 +82,20 @@ class Work(Oracle):
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """What the caller may have made the host do, and remember."""
-        units = self._counter.units
-        if units - self._since > SHORT_BOUND:
-            self._check(declaration, units - self._since)
-        if declaration is not None and declaration.family in GROWING:
+        units = self._counter.units - self._calls.since
+        if units > SHORT_BOUND:
+            self._check(declaration, units)
+        if declaration is not None and declaration.name.startswith(GROWING):
             self._check_growth(vcpu.domain)
 
     def exit_finished(self, vcpu: VCpu) -> None:
-        """What was done beside a call counts as well, and so does what a serial port keeps."""
-        units = self._counter.units - self._since
+        """What was done beside a call counts as well."""
+        units = self._counter.units - self._calls.since
         if units > LONG_BOUND:
             self.report("preemption", f"{units} words or elements touched in one exit, bound {LONG_BOUND}")
+
+    def trap_finished(self, vcpu: VCpu) -> None:
+        """What a serial port keeps counts, too."""
         if vcpu.vmcs.reason is IO:
             uart = self.shadow.domains[vcpu.domain].uart
             if max(len(uart.transmitted), len(uart.received)) > UART_LIMIT:
