@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import LARGE_FRAMES, U64
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64, WORD
 from hvfuzz.machine.memory import BusError
 from hvfuzz.oracles.moments import Listener, nothing
 
@@ -29,6 +29,8 @@ NO_GVA: Final = -1
 LOW_END: Final = 1 << 47
 """First address above the lower canonical half; the upper one begins with the hypervisor's hole."""
 TABLE: Final = int(FrameState.TABLE)
+OWNED: Final = FrameState.OWNED << 8
+SHARED: Final = FrameState.SHARED << 8
 
 Bytes = tuple[int, bytes]
 """(gva, what was read there)"""
@@ -117,14 +119,18 @@ class Calls:
         "_domains",
         "_read",
         "_work",
-        "_write",
+        "alien",
         "applied",
+        "copying",
         "current",
         "ended",
         "exiting",
         "idle",
+        "kinds",
         "left",
+        "own",
         "since",
+        "size",
         "strayed",
     )
 
@@ -134,6 +140,13 @@ class Calls:
         # Not the hypervisor's own array: watching is no work of the host's.
         self._domains: Final = list.copy(hypervisor.domains)
         self._work: Final = hypervisor.host.work
+        self.size: Final = machine.memory.size
+        # The halves of the frame words that hold owner and state, and no others.
+        first, last = hypervisor.frames.base, hypervisor.frames.base + machine.memory.frames * WORD
+        self.kinds: Final = machine.memory.data[first:last].cast("H")[:: WORD // 2]
+        """Owner and state of each frame."""
+        self.own: Final = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in self._domains])
+        """Domain -> owner and state of a frame that is its own."""
         self.exiting: int = NOBODY
         """The domain whose exit is handled."""
         self.left: list[Any] = []
@@ -144,10 +157,12 @@ class Calls:
         """Status and result of the call that ended last: of those in one exit, the outermost."""
         self.idle: Running = Running(None, None, None, [], 0, 0)
         self.current: Running = self.idle
-        self._write: tuple[int, int, int] | None = None
+        self.copying: tuple[int, int, int] | None = None
         """(gva, hpa, size) of a write that was announced: the bytes are there at the next moment."""
         self.strayed: Listener = nothing
         """Told of a copy at an address that no guest may name; told what `guest_copy` is told."""
+        self.alien: Listener = nothing
+        """Told of a copy from or to a frame that is not the domain's own, or beyond one; told the same."""
         self.applied = False
         """A step was applied since whoever looks at this looked last."""
 
@@ -159,7 +174,7 @@ class Calls:
     def reset(self) -> None:
         """No call runs, and nothing was copied."""
         self.idle = self.current = Running(None, None, None, [], 0, 0)
-        self._write = None
+        self.copying = None
         self.applied = False
         self.exiting = NOBODY
         self.ended = (0, 0)
@@ -172,7 +187,7 @@ class Calls:
 
     def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> Running:
         """A call begins."""
-        if self._write is not None:
+        if self.copying is not None:
             self.written()
         outer = self.current
         reads = outer.reads
@@ -200,7 +215,7 @@ class Calls:
 
     def step(self, step: Any) -> None:
         """A step begins, which may be a call."""
-        if self._write is not None:
+        if self.copying is not None:
             self.written()
         call = self.current
         call.mark = len(call.reads)
@@ -217,39 +232,45 @@ class Calls:
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Something is about to be copied."""
-        if self._write is not None:
+        if self.copying is not None:
             self.written()
         if write:
-            self._write = (gva, hpa, size)
-        elif gva != NO_GVA:
-            self.current.reads.append((gva, self._bytes(hpa, size)))
+            self.copying = (gva, hpa, size)
         else:
-            self.current.moving = self._bytes(hpa, size)
+            try:
+                data = self._read(hpa, size)
+            except BusError:
+                data = b""
+            if gva != NO_GVA:
+                self.current.reads.append((gva, data))
+            else:
+                self.current.moving = data
         if gva == NO_GVA:
             self.current.touched.append((write, hpa, size))
-            return
         if (gva < HYPERVISOR_HOLE_END and gva + size > LOW_END) or gva + size > U64 + 1:
             self.strayed(vcpu, gva, hpa, size, write)
+        if (
+            (hpa & PAGE_MASK) + size > PAGE_SIZE
+            or not 0 <= hpa < self.size
+            or self.kinds[hpa >> PAGE_SHIFT] not in self.own[vcpu.domain]
+        ):
+            self.alien(vcpu, gva, hpa, size, write)
 
     def written(self) -> None:
         """Take note of the bytes of the last write, if they were not looked at yet."""
-        if self._write is None:
+        if self.copying is None:
             return
-        gva, hpa, size = self._write
-        self._write = None
+        gva, hpa, size = self.copying
+        self.copying = None
+        try:
+            data = self._read(hpa, size)
+        except BusError:
+            data = b""  # There is nothing, where no memory is.
         if gva == NO_GVA:
-            data = self._bytes(hpa, size)
             self.current.transfers.append(data)
             self.current.garbled |= data != self.current.moving
         else:
-            self.current.writes.append((gva, self._bytes(hpa, size)))
-
-    def _bytes(self, hpa: int, size: int) -> bytes:
-        """What is there; nothing, where no memory is."""
-        try:
-            return self._read(hpa, size)
-        except BusError:
-            return b""
+            self.current.writes.append((gva, data))
 
 
 def _struct_start(reads: list[Bytes], mark: int) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.reachability import Reachability
 
 Cells = dict[Key, Value]
+NO_PORTS: Final[list[Any]] = [None] * PORTS_PER_BUCKET
 FREE_STATE: Final = int(FrameState.FREE)
 # The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
 _page = partial(tuple.__new__, Page)
@@ -40,7 +41,9 @@ class Deltas:
         "_base_ports",
         "_base_runs",
         "_buckets",
+        "_known_ports",
         "_live",
+        "_live_buckets",
         "_ports",
         "_runs",
         "_scene",
@@ -63,14 +66,19 @@ class Deltas:
         self._ports: dict[tuple[int, int], list[Any]] = {}
         """(domain, bucket) -> its ports."""
         self._base_ports: dict[tuple[int, int], list[Any]] = {}
+        self._live_buckets: list[list[Bucket | None]] = []
+        """The hypervisor's own arrays, which stay the same objects."""
         self._live: list[Bucket] = []
         """The buckets that there are, in the order of `_ports`."""
+        self._known_ports: list[list[Any]] = []
+        """The values of `_ports`."""
 
     def attach(self) -> None:
         """What there is now is known."""
         self._vcpus = list(self._scene.machine.vcpus)
         self._base_runs = [vcpu.runnable for vcpu in self._vcpus]
-        self._base_buckets = [list(domain.buckets) for domain in self._shadow.domains]
+        self._live_buckets = [domain.buckets for domain in self._shadow.domains]
+        self._base_buckets = [list(buckets) for buckets in self._live_buckets]
         self._base_ports = {
             (number, index): list(bucket.ports)
             for number, buckets in enumerate(self._base_buckets)
@@ -91,6 +99,7 @@ class Deltas:
         """The keys of `_ports` are other ones."""
         found = [self._buckets[number][index] for number, index in self._ports]
         self._live = [bucket for bucket in found if bucket is not None]
+        self._known_ports = list(self._ports.values())
 
     def runs(self) -> Cells:
         """Virtual CPUs that changed their run state."""
@@ -108,38 +117,36 @@ class Deltas:
 
     def look_at_ports(self, actual: Cells) -> None:
         """Add the buckets and ports that changed to `actual`."""
-        saved = self._buckets
-        domains = self._shadow.domains
         # Lists of lists are compared, whose elements are replaced when they change: so pointers, and nothing is copied.
-        if [domain.buckets for domain in domains] != saved:
+        if self._live_buckets != self._buckets:
             self._look_at_buckets(actual)
         ports_now = [bucket.ports for bucket in self._live]
-        if ports_now == list(self._ports.values()):
-            return
-        for (number, index), bucket in zip(list(self._ports), self._live, strict=True):
-            if bucket.ports != self._ports[number, index]:
-                self._note_ports(actual, number, index, bucket)
+        if ports_now != self._known_ports:
+            for (number, index), live in zip(list(self._ports), ports_now, strict=True):
+                if live != self._ports[number, index]:
+                    self._note_ports(actual, number, index, live)
+            self._known_ports = list(self._ports.values())
 
     def _look_at_buckets(self, actual: Cells) -> None:
         """Add the buckets that came and went, with their ports."""
         saved = self._buckets
-        for number, domain in enumerate(self._shadow.domains):
-            if domain.buckets != saved[number]:
-                buckets = list(domain.buckets)
+        for number, live in enumerate(self._live_buckets):
+            if live != saved[number]:
+                buckets = list(live)
                 for index, _, new in differences(saved[number], buckets):
                     actual["bucket", number, index] = None if new is None else new.page
-                    self._note_ports(actual, number, index, new)
+                    self._note_ports(actual, number, index, None if new is None else new.ports)
                 saved[number] = buckets
         self._find_live()
 
-    def _note_ports(self, actual: Cells, number: int, index: int, bucket: Bucket | None) -> None:
-        """Compare the ports of one bucket with what they were."""
-        before = self._ports.get((number, index)) or [None] * PORTS_PER_BUCKET
-        after = [None] * PORTS_PER_BUCKET if bucket is None else list(bucket.ports)
+    def _note_ports(self, actual: Cells, number: int, index: int, ports: list[Any] | None) -> None:
+        """Compare the ports of one bucket, if it is there, with what they were."""
+        before = self._ports.get((number, index)) or NO_PORTS
+        after = NO_PORTS if ports is None else list(ports)
         for offset, _, _ in differences(before, after):
             key = ("port", number, index * PORTS_PER_BUCKET + offset)
             actual[key] = self._abstraction.cell(key)
-        if bucket is not None:
+        if ports is not None:
             self._ports[number, index] = after
         else:
             self._ports.pop((number, index), None)

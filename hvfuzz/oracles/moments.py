@@ -29,6 +29,7 @@ PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
         "host_access": "hpa, size, write",
         "guest_copy": "vcpu, gva, hpa, size, write",
         "strayed": "vcpu, gva, hpa, size, write",
+        "alien": "vcpu, gva, hpa, size, write",
         "reentered": "vcpu",
         "step": "step",
         "stepped": "step",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WORD, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.vmcs import ExitReason
 from hvfuzz.oracles.calls import NOBODY
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OWNED: Final = FrameState.OWNED << 8
 SHARED: Final = FrameState.SHARED << 8
+OWNED_OR_SHARED: Final = (OWNED, SHARED)
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 PINS: Final = 4
 """Where, in a grant entry, the pins begin; the rest says what is granted, to whom."""
@@ -42,7 +43,7 @@ RULE_OF_STATE: Final[dict[int, str]] = {
 
 def is_owned(word: int) -> bool:
     """Whether a frame with this word is a domain's, shared or not."""
-    return word & 0xFF00 in (OWNED, SHARED)
+    return word & 0xFF00 in OWNED_OR_SHARED
 
 
 class Ownership(Oracle):
@@ -68,22 +69,38 @@ class Ownership(Oracle):
 
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
-        self._size = scene.machine.memory.size
-        # The halves of the frame words that hold owner and state, and no others.
-        first = scene.frame_words * WORD
-        halves = scene.machine.memory.data[first : first + scene.machine.memory.frames * WORD].cast("H")
-        self._kinds = halves[:: WORD // 2]
-        self._own = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in shadow.domains])
-        """Domain -> owner and state of a frame that is its own."""
         self._calls = scene.calls
+        self._size = scene.calls.size
+        self._kinds = scene.calls.kinds
+        self._own = scene.calls.own
 
     # The tables.
 
     def settled(self, change: Change) -> None:
         """Check the leaves, tables and contexts that this change concerns."""
+        # Most changes are small, and of one kind: each kind is looked for before anything is made ready for it.
+        if change.added:
+            self._check_leaves(change.added)
+        if change.frames:
+            self._check_users(change)
+        if change.tables or change.misplaced:
+            for hfn in change.linked:
+                self.check_table(hfn)
+            for table, hfn, why in change.misplaced:
+                self._report_misplaced(table, hfn, why)
+        for number, _, mapping, _ in change.handles:
+            if mapping is not None:
+                self._check_sides(number, mapping)
+        for number, ref, old_entry, entry in change.entries:
+            if old_entry is not None and (entry is None or entry[:PINS] != old_entry[:PINS]):
+                self._check_granted(number, ref)
+        for bdf in change.contexts:
+            self.check_context(bdf)
+
+    def _check_users(self, change: Change) -> None:
+        """Check who maps the frames that have another owner or use now."""
         shadow = self.shadow
         values = shadow.frames.values
-        self._check_leaves(change.added)
         leaves, large, tables = shadow.leaves, shadow.large, shadow.tables
         checked = {leaf.word for leaf in change.added}
         blocks = {leaf.frame >> 9 for leaf in change.added if leaf.level > 1}
@@ -100,7 +117,10 @@ class Ownership(Oracle):
                         self._check_place(place, every.start)
         for hfn, old in frames.items():
             new = values[hfn]
-            if (old ^ new) & OWNER_AND_STATE and ((old ^ new) & 0xFF or not is_owned(old) or not is_owned(new)):
+            # As `is_owned`, without its calls.
+            if (old ^ new) & OWNER_AND_STATE and (
+                (old ^ new) & 0xFF or old & 0xFF00 not in OWNED_OR_SHARED or new & 0xFF00 not in OWNED_OR_SHARED
+            ):
                 words = leaves.get(hfn, ())
                 if hfn >> 9 in blocks and len(large[hfn >> 9]) == 1 and not words:
                     continue
@@ -111,18 +131,6 @@ class Ownership(Oracle):
                         self._check_place(place, hfn)
                 if hfn in tables:
                     self.check_table(hfn)
-        for hfn in change.linked:
-            self.check_table(hfn)
-        for table, hfn, why in change.misplaced:
-            self._report_misplaced(table, hfn, why)
-        for number, _, mapping, _ in change.handles:
-            if mapping is not None:
-                self._check_sides(number, mapping)
-        for number, ref, old_entry, entry in change.entries:
-            if old_entry is not None and (entry is None or entry[:PINS] != old_entry[:PINS]):
-                self._check_granted(number, ref)
-        for bdf in change.contexts:
-            self.check_context(bdf)
 
     def _check_leaves(self, leaves: Iterable[Leaf]) -> None:
         """Check leaves, few or many."""
@@ -132,7 +140,7 @@ class Ownership(Oracle):
             # Nearly always: a frame of the domain's own.
             if leaf.level == 1 and leaf.frame < count:
                 word = values[leaf.frame]
-                if word & 0xFF == leaf.space & 0xFF and word & 0xFF00 in (OWNED, SHARED):
+                if word & 0xFF == leaf.space & 0xFF and word & 0xFF00 in OWNED_OR_SHARED:
                     continue
             self.check_leaf(leaf)
 
@@ -142,8 +150,13 @@ class Ownership(Oracle):
         owner = leaf.space & 0xFF
         if leaf.level > 1:
             words = self.shadow.frames.values[frame : frame + leaf.frames]
-            if len(words) == leaf.frames and {word & 0xFFFF for word in words} <= {OWNED | owner, SHARED | owner}:
-                return
+            if len(words) == leaf.frames:
+                own = self._own[owner]
+                # Nearly always all the words are one and the same.
+                if words[0] & OWNER_AND_STATE in own and words.count(words[0]) == len(words):
+                    return
+                if {word & OWNER_AND_STATE for word in words} <= {*own}:
+                    return
         for hfn in range(frame, frame + leaf.frames):
             if self._check_reach(leaf, hfn):
                 return
@@ -156,7 +169,7 @@ class Ownership(Oracle):
             return True
         word = self.shadow.frames.values[hfn]
         kind = word & 0xFF00
-        if kind in (OWNED, SHARED):
+        if kind in OWNED_OR_SHARED:
             if word & 0xFF == leaf.space & 0xFF:
                 return False
             rights = self._granted(leaf, hfn, word & 0xFF)
@@ -287,14 +300,11 @@ class Ownership(Oracle):
             if self.shadow.device_domain(self.scene.machine.devices[number].bdf) != vcpu.domain:
                 self.report("mmio", f"an access by dom{vcpu.domain} to the registers of device {number} is emulated")
 
-    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
-        """The hypervisor is about to copy on behalf of `vcpu`."""
-        hfn = hpa >> PAGE_SHIFT
+    def alien(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """The hypervisor is about to copy on behalf of `vcpu`, and not just within a frame of its domain's own."""
         if (hpa & PAGE_MASK) + size > PAGE_SIZE:
             self._copied(vcpu.domain, hpa + size - 1 >> PAGE_SHIFT, write)
-        if 0 <= hpa < self._size and self._kinds[hfn] in self._own[vcpu.domain]:
-            return
-        self._copied(vcpu.domain, hfn, write)
+        self._copied(vcpu.domain, hpa >> PAGE_SHIFT, write)
 
     def _copied(self, number: int, hfn: int, write: bool) -> None:
         """Check one frame that is copied from or to."""

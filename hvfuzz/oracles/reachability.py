@@ -63,7 +63,8 @@ class Reachability(Trees):
         self._base_tables: list[int] = []
         self._calls: Final = scene.calls
         self._words_written: Final = scene.machine.memory.written
-        # The hypervisor's own arrays, which stay the same objects: each is compared in one go with what it was.
+        # The hypervisor's own arrays, which stay the same objects: each is compared in one go with what it was. Their
+        # elements are tuples, which are replaced when they change: so pointers are compared.
         self._live_entries: Final[list[list[Grant | None]]] = [domain.grants for domain in self.domains]
         self._live_handles: Final[list[list[Mapping | None]]] = [domain.handles for domain in self.domains]
 
@@ -142,16 +143,13 @@ class Reachability(Trees):
         """
         written, calls = self._words_written, self._calls
         changed = (written or self.refilled) and self._follow(written)
-        # Tuples that are replaced when they change: comparing lists of them is comparing pointers.
         if calls.applied:
             calls.applied = False
             if self._live_entries != self.grants or self._live_handles != self.handles:
                 changed = True
                 for number in range(len(self.domains)):
                     self._read_grants(number)
-        elif caller >= 0 and (
-            self._live_entries[caller] != self.grants[caller] or self._live_handles[caller] != self.handles[caller]
-        ):
+        elif caller >= 0 and self.regranted(caller):
             changed = True
             self._read_grants(caller)
         if not changed:
@@ -162,6 +160,10 @@ class Reachability(Trees):
             # A leaf can come and go with its table within one update.
             change.added = [leaf for leaf in change.added if self.leaf(leaf.word) == leaf]
         return change
+
+    def regranted(self, number: int) -> bool:
+        """Whether a domain's grant or handle table is different from what it was."""
+        return self._live_entries[number] != self.grants[number] or self._live_handles[number] != self.handles[number]
 
     def _follow(self, written: list[int]) -> bool:
         """Look at the written words; whether any is different from what it was."""

@@ -6,7 +6,8 @@ agree with are in the frame words, in the grant entries, in the pools and in the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hvfuzz.hypervisor.frames import FREE_WORD, FrameState
 from hvfuzz.hypervisor.tables import FOREIGN
@@ -83,7 +84,8 @@ class Recount(Oracle):
 
     def settled(self, change: Change) -> None:
         """Recount what this change concerns."""
-        frames: dict[int, None] = {}
+        frames: dict[int, Any] = {}
+        """In order, each once; the values are of no use."""
         entries: dict[tuple[int, int], None] = {}
         for number, _, before, after in change.handles:
             self._count_mapping(number, before, after)
@@ -118,10 +120,10 @@ class Recount(Oracle):
                 if change.tables or pool != self._pools[number]:
                     self.check_pool(number, pool)
 
-    def _add_frames(self, frames: dict[int, None], change: Change) -> None:
+    def _add_frames(self, frames: dict[int, Any], change: Change) -> None:
         """The frames whose counts the change may have made wrong, but for blocks that are right as a whole."""
         if not (change.added or change.removed or change.blocks):
-            frames.update(dict.fromkeys(change.frames))
+            frames.update(change.frames)
             return
         leaves = [(leaf.level, leaf.frame) for leaf in change.added]
         leaves += [(level, (entry & ADDRESS) >> PAGE_SHIFT) for _, level, _, entry in change.removed]
@@ -137,7 +139,7 @@ class Recount(Oracle):
             changed = change.scattered if change.blocks.keys() <= alike else change.frames
             frames.update(dict.fromkeys([hfn for hfn in changed if hfn >> 9 not in alike]))
         else:
-            frames.update(dict.fromkeys(change.frames))
+            frames.update(change.frames)
 
     # What there is.
 
@@ -180,7 +182,7 @@ class Recount(Oracle):
                 return False
         return True
 
-    def _check_frames(self, frames: dict[int, None]) -> None:
+    def _check_frames(self, frames: Iterable[int]) -> None:
         """Compare the counts of many frames."""
         shadow = self.shadow
         values = shadow.frames.values

@@ -61,6 +61,9 @@ class Secrets(Oracle):
         self._groups: list[int] = []
         """Domain -> the domains, as bits, that it may have shared something with."""
         self._fresh: dict[int, None] = {}
+        """Frames of domains that were allocated, and looked at, since the last change."""
+        self._fresh_blocks: dict[int, None] = {}
+        """Hfn >> 9 of blocks of such frames."""
         self._pristine: set[int] = set()
         """Frames that were seen to be zero while nobody had written to them since the snapshot: so they always are."""
         self._dirty = scene.machine.memory.dirty
@@ -87,6 +90,7 @@ class Secrets(Oracle):
         self._halves.reset()
         self._groups = [1 << domain.id for domain in self.shadow.domains]
         self._fresh.clear()
+        self._fresh_blocks.clear()
 
     def _is_frame_table(self, hfn: int) -> bool:
         first = self.scene.frame_words >> 9
@@ -180,7 +184,7 @@ class Secrets(Oracle):
         frames = range(first, first + LARGE_FRAMES)
         known = self._dirty.isdisjoint(frames) and self._pristine.issuperset(frames)
         if known and owner < FIRST_NO_DOMAIN and state == OWNED:
-            self._fresh.update(dict.fromkeys(frames))
+            self._fresh_blocks[first >> 9] = None
             return
         for hfn in frames:
             self.frame_allocated(hfn, owner, state)
@@ -197,18 +201,20 @@ class Secrets(Oracle):
     def settled(self, change: Change) -> None:
         """Frames changed owner, or grants changed."""
         values = self.shadow.frames.values
-        fresh = self._fresh
+        fresh, fresh_blocks = self._fresh, self._fresh_blocks
         frames = change.scattered
         for block, (old, new) in change.blocks.items():
             transferred = (old ^ new) & 0xFF and new & 0xFF < FIRST_NO_DOMAIN and new >> 8 & 0xFF >= OWNED
-            if transferred and not all(map(fresh.__contains__, range(block << 9, (block + 1) << 9))):
+            if transferred and block not in fresh_blocks:
                 frames = change.frames
                 break
         for hfn, old in frames.items():
             new = values[hfn]
-            if (old ^ new) & 0xFF and new & 0xFF < FIRST_NO_DOMAIN and new >> 8 & 0xFF >= OWNED and hfn not in fresh:
+            transferred = (old ^ new) & 0xFF and new & 0xFF < FIRST_NO_DOMAIN and new >> 8 & 0xFF >= OWNED
+            if transferred and hfn not in fresh and hfn >> 9 not in fresh_blocks:
                 self._judge_transferred(hfn, new & 0xFF)
         fresh.clear()
+        fresh_blocks.clear()
         for bdf in change.contexts:
             self._check_device(bdf)
         for number, _, _, entry in change.entries:

@@ -156,7 +156,7 @@ class Specification(Oracle):
                     domain,
                     vcpu.index,
                     wanted,
-                    tuple(running.reads),
+                    tuple(running.reads) if running.reads else (),
                     running.cycles,
                     running.version,
                 )
@@ -165,8 +165,8 @@ class Specification(Oracle):
                 (
                     status,
                     result,
-                    tuple(running.writes),
-                    tuple(running.fresh),
+                    tuple(running.writes) if running.writes else (),
+                    tuple(running.fresh) if running.fresh else (),
                     len(self._domains[domain].pool),
                     self._clock.cycles,
                     tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),

@@ -100,7 +100,9 @@ class OracleSuite(Observer):
         for oracle in ORACLES:
             if enabled is None or oracle.name in enabled:
                 self.oracles[oracle.name] = oracle(scene, self.reachability)
-        self._update: Final = self.reachability.update
+        # What there is to follow: most ops, and most calls, leave nothing.
+        self._written: Final = machine.memory.written
+        self._refilled: Final = self.reachability.refilled
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
         self._auditing = False
         self._dead = False
@@ -119,6 +121,7 @@ class OracleSuite(Observer):
         self._trap_finished = self._listeners("exit_finished", "trap_finished")
         self._reentered = self._listeners("reentered")
         self._calls.strayed = self._listeners("strayed")
+        self._calls.alien = self._listeners("alien")
         self._op_started = self._listeners("op_started")
         self._op_finished = self._listeners("op_finished")
 
@@ -143,7 +146,8 @@ class OracleSuite(Observer):
     def _listener(watcher: Any, moment: str) -> Listener | None:
         """What `watcher` does at `moment`; None if that is nothing. Who knows frames is told of each in a block."""
         listener: Listener | None = getattr(watcher, moment, None)
-        if listener is not None and getattr(type(watcher), moment, None) is not getattr(Observer, moment, nothing):
+        inherited = listener is not None and getattr(type(watcher), moment, None) is getattr(Observer, moment, nothing)
+        if listener is not None and listener is not nothing and not inherited:
             return listener
         if moment in OF_FRAMES:
             moment_of_frame, each = OF_FRAMES[moment]
@@ -193,7 +197,8 @@ class OracleSuite(Observer):
         """The op, and what raced with it, is done."""
         if not self._dead:
             try:
-                self._settle(NOBODY)
+                if self._written or self._refilled or self._calls.applied:
+                    self._settle(NOBODY)
                 self._op_finished()
             except Exception:
                 self._lost()
@@ -269,8 +274,11 @@ class OracleSuite(Observer):
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """See `Observer`."""
         calls = self._calls
-        calls.written()
-        self._settle(vcpu.domain)
+        if calls.copying is not None:
+            calls.written()
+        caller = vcpu.domain
+        if self._shadowed and (self._written or self._refilled or calls.applied or self.reachability.regranted(caller)):
+            self._settle(caller)
         call = calls.current
         struct = call.struct
         # Nearly always: a header, the body that follows it, and nothing else.
@@ -288,7 +296,7 @@ class OracleSuite(Observer):
     def _settle(self, caller: int) -> None:
         """Bring the shadow of the tables up to date, and let the oracles look at what changed."""
         if self._shadowed:
-            change = self._update(caller)
+            change = self.reachability.update(caller)
             if change is not None:
                 self._settled(change)
 
