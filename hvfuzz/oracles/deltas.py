@@ -170,7 +170,7 @@ class Deltas:
                     actual["frame", hfn] = frame_of(values[hfn])
                 actual[FREE] = shadow.state_counts[FREE_STATE]
             # Only where the change is nothing but new large leaves: so no cell is both here and in a block.
-            large = blocks if blocks is not None and _all_large(change) else None
+            large = blocks if blocks is not None and change.added and _all_large(change) else None
             for space, level, page, _ in change.removed:
                 if level == 1:
                     actual["iova" if space & DMA else "page", space & ~DMA, page] = None
@@ -202,7 +202,7 @@ class Deltas:
 
 def _all_large(change: Change) -> bool:
     """Whether large leaves of a domain's stage 2 appeared, and nothing else changed in the tables."""
-    if change.removed or len(change.added) > POPULATE_LARGE:
+    if change.removed or len(change.added) > POPULATE_LARGE or change.added[0].level != LARGE_LEVEL:
         return False
     return all(leaf.level == LARGE_LEVEL and not leaf.space & DMA for leaf in change.added)
 

@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 HLT: Final = ExitReason.HLT
 KNOWN: Final = 4096
 """Decoded structs that are remembered."""
+UNKNOWN: Final = object()
+"""In place of one that is not."""
+STRUCT_PIECES: Final = 2
+"""Copies in which nearly every struct is fetched: header, body."""
 # The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
 _call = partial(tuple.__new__, Call)
 _observed = partial(tuple.__new__, Observed)
@@ -136,7 +140,15 @@ class Specification(Oracle):
             actual = self._actual(vcpu, blocks)
         else:
             actual = self._deltas.noted(blocks) if self._changes else {}
-        wanted = self._dispatched(vcpu, running, declaration)
+        struct = running.struct
+        wanted: Any = UNKNOWN
+        if declaration is not None and len(struct) == STRUCT_PIECES:
+            (_, header), (_, body) = struct
+            wanted = self._known.get(
+                (declaration.number, header, body, running.version, vcpu.cpl, vcpu.domain), UNKNOWN
+            )
+        if wanted is UNKNOWN:
+            wanted = self._dispatched(vcpu, running, declaration)
         mismatch: Mismatch | None
         if args is None:
             state.begin()
@@ -244,12 +256,7 @@ class Specification(Oracle):
         else:
             return None  # The number is in the entries of a multicall, which looks after it.
         # A pure function of small values, which programs repeat all the time.
-        pieces = running.struct
-        key: tuple[Any, ...]
-        if len(pieces) == 2:
-            key = (number, pieces[0][1], pieces[1][1], running.version, vcpu.cpl, vcpu.domain)
-        else:
-            key = (number, *[data for _, data in pieces], running.version, vcpu.cpl, vcpu.domain)
+        key = (number, *[data for _, data in running.struct], running.version, vcpu.cpl, vcpu.domain)
         known = self._known
         if key in known:
             return known[key]
@@ -302,7 +309,7 @@ class Specification(Oracle):
         """Both what changed and what should have changed must be equal on both sides."""
         get = state.get
         wanted = state.blocks
-        if _same_blocks(wanted, blocks):
+        if not (wanted or blocks) or _same_blocks(wanted, blocks):
             written = state.singles
         else:
             written = state.written
@@ -364,8 +371,6 @@ def _refusal(wanted: Any, status: Any) -> Mismatch | None:
 
 def _same_blocks(wanted: list[Block], actual: list[Block]) -> bool:
     """Whether the two sides have the same blocks, in any order; `spec.blocks` makes no two of the same cells."""
-    if not wanted and not actual:
-        return True
     # By identity, which is quick: should one have been forgotten and made again, the cells will be compared.
     return {id(block) for block in wanted} == {id(block) for block in actual} and len(wanted) == len(actual)
 
