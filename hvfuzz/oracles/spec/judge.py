@@ -66,8 +66,8 @@ def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
         if observed.status == OK:
             return _accepted(state, call, expected, evidence)
     elif observed.status == expected:
-        _, result, written, fresh, pool, _, _ = observed
-        if not (result or written or fresh) and pool == state.get(("pool", call.caller)):
+        _, result, written, fresh, pool, _, _, touched, _ = observed
+        if not (result or written or fresh or touched) and pool == state.get(("pool", call.caller)):
             return None  # as nearly all that are refused
         return _refused(state, call, evidence)
     if not _allowed(state, call, expected, evidence):
