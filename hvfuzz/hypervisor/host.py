@@ -32,12 +32,16 @@ class HostBug(AssertionError):
 
 
 class Work:
-    """Work done by the hypervisor, in units of one word, element or whole page touched; watchers take differences."""
+    """Work done by the hypervisor, in units of one word, element or whole page touched; watchers take differences.
 
-    __slots__ = ("units",)
+    `stores` counts the elements of arrays that were written: while it stands still, so does every array.
+    """
+
+    __slots__ = ("stores", "units")
 
     def __init__(self) -> None:
         self.units = 0
+        self.stores = 0
 
 
 class HostArray(list[T]):
@@ -72,6 +76,7 @@ class HostArray(list[T]):
     def __setitem__(self, index: slice, value: Iterable[T]) -> None: ...
     def __setitem__(self, index: SupportsIndex | slice, value: T | Iterable[T]) -> None:
         self.work.units += 1
+        self.work.stores += 1
         if type(index) is not int or not 0 <= index < len(self):
             self._refuse(index, "written")
         super().__setitem__(index, value)  # type: ignore[index, assignment]

@@ -14,6 +14,7 @@ from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64, WORD
 from hvfuzz.machine.memory import BusError
+from hvfuzz.machine.vmcs import Saved
 from hvfuzz.oracles.moments import Listener, nothing
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ NO_GVA: Final = -1
 LOW_END: Final = 1 << 47
 """First address above the lower canonical half; the upper one begins with the hypervisor's hole."""
 TABLE: Final = int(FrameState.TABLE)
+MSRS: Final = int(Saved.MSRS)
 OWNED: Final = FrameState.OWNED << 8
 SHARED: Final = FrameState.SHARED << 8
 
@@ -55,6 +57,7 @@ class Running:
     __slots__ = (
         "applied",
         "args",
+        "begun",
         "cycles",
         "declaration",
         "fresh",
@@ -108,6 +111,8 @@ class Running:
         self.fresh: list[int] = []
         """Frames that it took from the free ones, in order."""
         self.nested: list[Ended] = []
+        self.begun = 0
+        """Calls that began within it."""
 
 
 class Calls:
@@ -119,10 +124,12 @@ class Calls:
         "_domains",
         "_read",
         "_work",
+        "acting",
         "alien",
         "applied",
         "copying",
         "current",
+        "cycles",
         "ended",
         "exiting",
         "idle",
@@ -132,6 +139,7 @@ class Calls:
         "since",
         "size",
         "strayed",
+        "worked",
     )
 
     def __init__(self, machine: Machine, hypervisor: Hypervisor) -> None:
@@ -151,6 +159,10 @@ class Calls:
         """The domain whose exit is handled."""
         self.left: list[Any] = []
         """The registers with which it left, and what else an exit saves."""
+        self.cycles: int = 0
+        """The clock when the exit began."""
+        self.acting: tuple[tuple[int, int], ...] | None = None
+        """(domain, index) of the vCPUs that may act in the present op; None: any of them."""
         self.since: int = 0
         """Work of the host, at the last point where it could have been preempted."""
         self.ended: tuple[int, int] = (0, 0)
@@ -163,6 +175,8 @@ class Calls:
         """Told of a copy at an address that no guest may name; told what `guest_copy` is told."""
         self.alien: Listener = nothing
         """Told of a copy from or to a frame that is not the domain's own, or beyond one; told the same."""
+        self.worked = False
+        """A step was applied, or an exit other than a call handled, in the present op."""
         self.applied = False
         """A step was applied since whoever looks at this looked last."""
 
@@ -177,13 +191,19 @@ class Calls:
         self.copying = None
         self.applied = False
         self.exiting = NOBODY
+        self.acting = None
+        self.worked = False
         self.ended = (0, 0)
 
     def exit_started(self, vcpu: VCpu) -> None:
         """The host begins to work."""
         self.exiting = vcpu.domain
-        self.left = vcpu.vmcs.saved.copy()
+        self.left = left = vcpu.vmcs.saved.copy()
+        if left[MSRS]:
+            left[MSRS] = left[MSRS].copy()  # The handler could change it in place.
         self.since = self._work.units
+        self.cycles = self._clock.cycles
+        self.idle.begun = 0
 
     def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> Running:
         """A call begins."""
@@ -196,6 +216,7 @@ class Calls:
             start = _struct_start(reads, start)
         struct = reads[start:]
         del reads[start:]
+        outer.begun += 1
         version: int = self._domains[vcpu.domain].version
         call = Running(outer, declaration, args, struct, self._clock.cycles, version)
         self.current = call
@@ -219,7 +240,7 @@ class Calls:
             self.written()
         call = self.current
         call.mark = len(call.reads)
-        call.applied = self.applied = True
+        call.applied = self.applied = self.worked = True
 
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
         """A frame was taken; pages that a pool lends to tables were not free before."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.abi.limits import POPULATE_LARGE, PORTS_PER_BUCKET
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import LARGE_FRAMES
-from hvfuzz.oracles.abstraction import STATES, Abstraction, frame_of, keys_of, pages_of
+from hvfuzz.oracles.abstraction import Abstraction, frame_of, keys_of, pages_of, run_state
 from hvfuzz.oracles.change import DMA, LARGE_LEVEL, differences
 from hvfuzz.oracles.spec import FREE, Block, IoPage, Key, Page, Value, frame_block, page_block
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Bucket
+    from hvfuzz.hypervisor.domains import Bucket, Domain
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.oracles.change import Change
     from hvfuzz.oracles.oracle import Scene
@@ -38,17 +38,21 @@ class Deltas:
     __slots__ = (
         "_abstraction",
         "_base_buckets",
+        "_base_own",
         "_base_ports",
         "_base_runs",
         "_buckets",
         "_known_ports",
         "_live",
         "_live_buckets",
+        "_own",
         "_ports",
         "_runs",
         "_scene",
         "_shadow",
+        "_stores",
         "_vcpus",
+        "_work",
         "changes",
     )
 
@@ -72,6 +76,11 @@ class Deltas:
         """The buckets that there are, in the order of `_ports`."""
         self._known_ports: list[list[Any]] = []
         """The values of `_ports`."""
+        self._work: Final = scene.hypervisor.host.work
+        self._stores = 0
+        self._own: list[tuple[Any, ...]] = []
+        """What `_own` gave for each domain."""
+        self._base_own: list[tuple[Any, ...]] = []
 
     def attach(self) -> None:
         """What there is now is known."""
@@ -85,6 +94,7 @@ class Deltas:
             for index, bucket in enumerate(buckets)
             if bucket is not None
         }
+        self._base_own = [_own(domain) for domain in self._shadow.domains]
         self.reset()
 
     def reset(self) -> None:
@@ -93,6 +103,8 @@ class Deltas:
         self._runs = self._base_runs
         self._buckets = list(self._base_buckets)
         self._ports = dict(self._base_ports)
+        self._own = list(self._base_own)
+        self._stores = self._work.stores
         self._find_live()
 
     def _find_live(self) -> None:
@@ -110,13 +122,32 @@ class Deltas:
             return {}
         self._runs = runs
         return {
-            ("vcpu", vcpu.domain, vcpu.index): STATES[run]
+            ("vcpu", vcpu.domain, vcpu.index): run_state(run)
             for vcpu, run, old in zip(vcpus, runs, before, strict=True)
             if run != old
         }
 
+    def look_at_domains(self, actual: Cells) -> None:
+        """Add what changed in the domains themselves to `actual`: versions, clock windows, consoles."""
+        for number, (domain, (version, window, reads, console)) in enumerate(
+            zip(self._shadow.domains, self._own, strict=True)
+        ):
+            if (
+                domain.version != version
+                or domain.clock_reads != reads
+                or domain.clock_window != window
+                or domain.console != console
+            ):
+                self._own[number] = _own(domain)
+                for name in ("version", "clock_window", "console"):
+                    key = (name, number)
+                    actual[key] = self._abstraction.cell(key)
+
     def look_at_ports(self, actual: Cells) -> None:
         """Add the buckets and ports that changed to `actual`."""
+        if self._work.stores == self._stores:
+            return
+        self._stores = self._work.stores
         # Lists of lists are compared, whose elements are replaced when they change: so pointers, and nothing is copied.
         if self._live_buckets != self._buckets:
             self._look_at_buckets(actual)
@@ -198,6 +229,11 @@ class Deltas:
                 actual["handle", number, handle] = mapping
         self.changes.clear()
         return actual
+
+
+def _own(domain: Domain) -> tuple[Any, ...]:
+    """What is looked at in the domain itself. A console is compared byte by byte: it is changed in place."""
+    return domain.version, domain.clock_window, domain.clock_reads, bytes(domain.console)
 
 
 def _all_large(change: Change) -> bool:

@@ -1,8 +1,8 @@
 """What a VM exit may do to vCPUs and devices: its own vCPU's registers as the reason says, and nobody else's.
 
 Hypercalls are judged by the specification; this is the rest of the way: what the guest finds in its registers
-afterwards, whatever it left for, and that an exit of one domain leaves the vCPUs, serial ports and device registers
-of the others alone.
+afterwards, whatever it left for, and that an exit leaves alone what it has no business with: other vCPUs (which in an
+op only change if they act in it), serial ports, and the registers of devices that it was not told to use.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from hvfuzz.abi.boot import CPUID_SIGNATURE, CPUID_VERSION, DEVICES, MMIO_BASE, 
 from hvfuzz.abi.versions import CURRENT
 from hvfuzz.hypervisor.exits import SIGNATURE
 from hvfuzz.machine.addresses import U64
+from hvfuzz.machine.devices.device import ACCESS_SIZES
+from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
 from hvfuzz.machine.devices.uart import Uart
 from hvfuzz.machine.ept import Qualification
 from hvfuzz.machine.faults import Vector
 from hvfuzz.machine.vmcs import RAX, RCX, REGISTERS, RIP, ExitReason, Reg, Saved
+from hvfuzz.oracles.bystanders import Bystanders
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
 if TYPE_CHECKING:
@@ -25,11 +28,14 @@ if TYPE_CHECKING:
 
 RDX: Final = int(Reg.RDX)
 RBX: Final = int(Reg.RBX)
-MSRS: Final = int(Saved.MSRS)
 FINAL: Final = int(Qualification.FINAL)
 VMCALL: Final = ExitReason.VMCALL
 IO: Final = ExitReason.IO
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
+
+
+PROGRAMMED: Final = 3
+"""Registers of a DMA engine, from the first on, that hold what was written to them."""
 
 
 class Exits(Oracle):
@@ -40,34 +46,65 @@ class Exits(Oracle):
     rules: ClassVar[Rules] = {
         "registers": "an exit leaves its vCPU's registers as they were, but for what its reason changes, and to what",
         "fault": "an access that stage 2 refuses is emulated, or gives the guest #GP(0), as the contract says",
-        "others": "an exit leaves the state of other vCPUs, other domains' serial ports and other devices alone",
+        "device": "a register that a guest writes to a device of its own gets that value, and the others keep theirs",
+        "others": "an exit leaves the state of other vCPUs, serial ports and devices alone, but for those it is about",
+        "control": "no exit changes what vCPUs run on: EPTP, VPID, intercepts; nor that the IOMMU is on",
+        "call": "a VMCALL is one call, which ends, and no other exit is one; only a call copies guest memory",
+        "clock": "time never goes back",
     }
 
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
         self._vcpus: Final = scene.machine.vcpus
         self._calls: Final = scene.calls
+        self._clock: Final = scene.machine.clock
+        self._iommu: Final = scene.machine.iommu
         self._devices: list[tuple[Any, ...]] = []
         self._uarts: list[Uart] = []
+        self._intercepts: list[int] = []
+        """Of each vCPU."""
+        self._root = 0
+        self._bystanders: Final = Bystanders(scene)
+
+    def attach(self) -> None:
+        """Everything is as it should be."""
+        self._intercepts = [vcpu.vmcs.intercepts for vcpu in self._vcpus]
+        self._root = self._iommu.root_table
+        self._bystanders.attach([domain.uart for domain in self.shadow.domains])
+
+    def reset(self) -> None:
+        """The machine is back at its snapshot."""
+        self._bystanders.reset()
 
     # Moments.
 
     def trap_started(self, vcpu: VCpu) -> None:
         """Remember what the guest's device or serial port is like."""
+        self._calls.worked = True
         reason = vcpu.vmcs.reason
         if reason is EPT_VIOLATION:
             self._devices = [_registers(device) for device in self.scene.machine.devices]
+            self._bystanders.devices.add((vcpu.vmcs.gpa - MMIO_BASE) // MMIO_SIZE)
         elif reason is IO:
             self._uarts = [_copy(domain.uart) for domain in self.shadow.domains]
+            self._bystanders.ports = True
+
+    def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
+        """Calls that set a device to work, or reset it, name it."""
+        if args is not None and declaration.name.startswith("device."):
+            number = getattr(args, "device", None)
+            if number is not None:
+                self._bystanders.devices.add(number)
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """Compare with what the guest enters again with."""
         vmcs = vcpu.vmcs
-        expected = self._calls.left
-        # The exit copied the MSRs, and the handler could have changed that copy in place.
-        expected[MSRS] = vcpu.msrs
+        calls = self._calls
+        expected = calls.left
         reason = vmcs.reason
         if reason is VMCALL:
+            if calls.idle.begun != 1 or calls.current is not calls.idle:
+                self._miscalled(f"{calls.idle.begun} calls in one VMCALL")
             status, expected[RDX] = self._calls.ended
             expected[RAX] = status & U64
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
@@ -81,9 +118,41 @@ class Exits(Oracle):
                 expected[RAX], expected[RBX], expected[RCX], expected[RDX] = _cpuid(vmcs.leaf)
         if vmcs.saved != expected:
             self._differs(vcpu, expected)
-        for other in self._vcpus:
-            if other.pending_fault is not None and other is not vcpu:
-                self.report("others", f"an exit of dom{vcpu.domain} makes a fault pending for dom{other.domain}")
+        if vcpu.pending_fault is not None and reason is not EPT_VIOLATION:
+            self.report("fault", f"{reason.name} gives the guest {vcpu.pending_fault}")
+        idle = calls.idle
+        if idle.reads or idle.writes or idle.touched or calls.copying is not None:
+            self._miscalled(f"guest memory is copied in {reason.name}, outside of a call")
+        if self._clock.cycles < calls.cycles:
+            self.report("clock", f"the exit began at {calls.cycles} cycles and ends at {self._clock.cycles}")
+        if not self._iommu.enabled or self._iommu.root_table != self._root:
+            self.report("control", f"the IOMMU is {'on' if self._iommu.enabled else 'off'} after {reason.name}")
+        if vcpu.vmcs.intercepts != self._intercepts[vcpu.id]:
+            self.report("control", f"{reason.name} changes which instructions of dom{vcpu.domain} exit")
+
+    def trap_finished(self, vcpu: VCpu) -> None:
+        """Only a VMCALL is a call."""
+        if self._calls.idle.begun:
+            self._miscalled(f"{self._calls.idle.begun} calls in an exit for {vcpu.vmcs.reason.name}")
+
+    def op_finished(self) -> None:
+        """Compare everything that this op was not about with what it was before; not worth it if it did nothing."""
+        calls = self._calls
+        if calls.worked:
+            calls.worked = False
+            for rule, text in self._bystanders.changes(calls.acting):
+                self.report(rule, text)
+        else:
+            self._bystanders.acted(calls.acting)
+
+    def _miscalled(self, text: str) -> None:
+        """Something is wrong with which calls there were; for the next exit, none was."""
+        calls = self._calls
+        calls.copying = None
+        for copies in (calls.idle.reads, calls.idle.writes, calls.idle.touched):
+            copies.clear()
+        calls.current = calls.idle
+        self.report("call", text)
 
     # What is expected.
 
@@ -110,6 +179,11 @@ class Exits(Oracle):
                 expected[RAX] = device.mmio_read(vmcs.operand & MMIO_SIZE - 1, vmcs.width)
             if fault is not None:
                 self.report("fault", f"an access to dom{vcpu.domain}'s own device gives {fault}")
+            elif vmcs.write:
+                wanted = _written(self._devices[number], vmcs.operand & MMIO_SIZE - 1, vmcs.width, expected[RAX])
+                if _registers(device)[: len(wanted)] != wanted:
+                    text = f"dom{vcpu.domain} writes {vmcs.width} bytes at {vmcs.operand & MMIO_SIZE - 1:#x}"
+                    self.report("device", f"{text}: registers {_registers(device)}")
         elif fault is None or fault.vector != Vector.GP or fault.error:
             self.report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} gives {fault}")
         for other, before in zip(machine.devices, self._devices, strict=True):
@@ -141,6 +215,17 @@ def _cpuid(leaf: int) -> tuple[int, int, int, int]:
         words = (int.from_bytes(SIGNATURE[at : at + 4], "little") for at in (0, 4, 8))
         return (CPUID_VERSION, *words)  # type: ignore[return-value]
     return (CURRENT, 0, 0, 0) if leaf == CPUID_VERSION else (0, 0, 0, 0)
+
+
+def _written(registers: tuple[int, ...], offset: int, width: int, value: int) -> tuple[int, ...]:
+    """The registers that only a write changes, after this one: source, target and length of a DMA engine."""
+    kept = list(registers[:PROGRAMMED])
+    if width in ACCESS_SIZES and not offset & width - 1 and offset >> 3 < PROGRAMMED:
+        shift = (offset & 7) << 3
+        mask = (1 << 8 * width) - 1
+        word = kept[offset >> 3] & ~(mask << shift) | (value & mask) << shift
+        kept[offset >> 3] = min(word, MAX_LENGTH) if offset >> 3 == Register.LENGTH >> 3 else word
+    return tuple(kept)
 
 
 def _registers(device: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ double fetch if they do not belong to two arguments.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import STRUCT_MAX
@@ -14,10 +15,10 @@ from hvfuzz.guest.interpreter import HostBusy
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, U64, WORD, WRITE
 from hvfuzz.machine.ept import EP4TA
 from hvfuzz.machine.paging import CR3_PCID, CR4_PCIDE
-from hvfuzz.machine.vmcs import Saved
-from hvfuzz.oracles.calls import NO_GVA
+from hvfuzz.machine.vmcs import RAX, Reg, Saved
+from hvfuzz.oracles.calls import NO_GVA, Bytes
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
-from hvfuzz.oracles.spec import valid_range
+from hvfuzz.oracles.spec import BY_NAME, valid_range
 from hvfuzz.oracles.walk import guest_virtual
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.reachability import Reachability
 
 CPL: Final = int(Saved.CPL)
+RDI: Final = int(Reg.RDI)
+ENTRY: Final = struct.Struct("<QQQQ")
+"""An entry of a multicall: number, address of the struct, status, result."""
+MULTICALL: Final = BY_NAME["multicall"].number
 ARRAY_MAX: Final = 512
 """Bytes of the longest array that a call takes."""
 POINTER: Final = 8
@@ -40,6 +45,7 @@ class Fetch(Oracle):
     rules: ClassVar[Rules] = {
         "twice": "no word of guest memory is fetched twice for one argument of a call",
         "translated": "a copy at a guest's address goes where the guest's own tables lead, with the right it needs",
+        "asked": "the call is the one that the caller names, and its struct is read where the caller says",
         "unvalidated": "every guest copy lies where a guest may point: canonical, no wrap, not in the hole",
         "privilege": "no call from user mode, or of a privileged kind by an ordinary domain, gets beyond dispatch",
         "version": "no call that is newer than the domain's version gets beyond dispatch",
@@ -49,6 +55,7 @@ class Fetch(Oracle):
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
         super().__init__(scene, shadow)
         self._privileged = tuple(config.privileged for config in scene.world.domains)
+        self._calls = scene.calls
         self._tlb = scene.machine.tlb
         self._memory = scene.machine.memory
 
@@ -67,6 +74,9 @@ class Fetch(Oracle):
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """A call passed dispatch, or was refused by it (then `args` is None)."""
+        pieces = self._calls.current.struct
+        if pieces or declaration is not None:
+            self._judge_asked(declaration, pieces)
         if args is None:
             return
         ring = vcpu.cpl or vcpu.vmcs.saved[CPL]
@@ -76,6 +86,30 @@ class Fetch(Oracle):
             self.report("privilege", f"a privileged call by dom{vcpu.domain}")
         if declaration.since > self.scene.calls.current.version:
             self.report("version", f"a call of version {declaration.since} by dom{vcpu.domain}")
+
+    def _judge_asked(self, declaration: Any, pieces: list[Bytes]) -> None:
+        """Compare the call, and where its struct was read, with what the caller put into registers or into an entry."""
+        number, pointer = self._asked()
+        if declaration is not None and declaration.number != number:
+            self.report("asked", f"call {declaration.number:#x} is made where the caller asks for {number:#x}")
+        # What is read again is judged as that.
+        for gva, data in pieces[:2]:
+            if gva != pointer & U64:
+                self.report("asked", f"a struct is read at {gva:#x}, where the caller's is at {pointer & U64:#x}")
+                return
+            pointer = gva + len(data)
+
+    def _asked(self) -> tuple[int, int]:
+        """Number and struct of the call that begins now; (-1, -1) if nobody asks for one."""
+        calls = self._calls
+        outer = calls.current.outer
+        if outer is None or outer is calls.idle:
+            return calls.left[RAX], calls.left[RDI]
+        data = b"".join([piece for _, piece in outer.reads])
+        entries = ENTRY.iter_unpack(data[: len(data) // ENTRY.size * ENTRY.size])
+        # An entry that would nest is refused before it is a call.
+        asked = [(number, pointer) for number, pointer, _, _ in entries if number != MULTICALL]
+        return asked[outer.begun - 1] if outer.begun <= len(asked) else (-1, -1)
 
     def copied(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Judge what the call fetched."""
@@ -111,10 +145,18 @@ class Fetch(Oracle):
         if gva == NO_GVA or not valid_range(gva, size):
             return
         tlb = self._tlb
-        if guest_virtual(self._memory, vcpu, gva, write) != hpa and not len(tlb.combined) >= tlb.capacity > 0:
-            # (Where the TLB is full, it may have held another translation, until the last page of this copy.)
+        if guest_virtual(self._memory, vcpu, gva, write) != hpa:
+            # All pages of a copy are translated before the first is written. Where the TLB is full, it may have held
+            # another translation until then; where it holds nothing, the first page may have been a table of the next.
+            if len(tlb.combined) >= tlb.capacity and (tlb.capacity or self._continues(gva)):
+                return
             way = "to" if write else "from"
             self.report("translated", f"gva {gva:#x} of dom{vcpu.domain} is taken for {hpa:#x}: a copy {way} there")
+
+    def _continues(self, gva: int) -> bool:
+        """Whether a write at `gva` goes on where the last one of the call ended."""
+        writes = self.scene.calls.current.writes
+        return bool(writes) and writes[-1][0] + len(writes[-1][1]) == gva
 
     def strayed(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """A copy is about to be made at an address that no guest may name."""

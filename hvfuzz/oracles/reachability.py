@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine import vtd
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
-from hvfuzz.oracles.calls import NOBODY
 from hvfuzz.oracles.change import ADDRESS, DMA, DMA_LEVELS, EPT_LEVELS, Change, Table, differences, sides_of
 from hvfuzz.oracles.shadow import ShadowMap, ShadowWords
 from hvfuzz.oracles.trees import Trees
@@ -34,7 +33,9 @@ class Reachability(Trees):
         "_calls",
         "_live_entries",
         "_live_handles",
+        "_stores",
         "_words_written",
+        "_work",
         "contexts",
         "domains",
         "frames",
@@ -62,6 +63,8 @@ class Reachability(Trees):
         self._base_counts: list[int] = []
         self._base_tables: list[int] = []
         self._calls: Final = scene.calls
+        self._work: Final = scene.hypervisor.host.work
+        self._stores = self._work.stores
         self._words_written: Final = scene.machine.memory.written
         # The hypervisor's own arrays, which stay the same objects: each is compared in one go with what it was. Their
         # elements are tuples, which are replaced when they change: so pointers are compared.
@@ -102,6 +105,7 @@ class Reachability(Trees):
             self._read_grants(domain.id)
         memory.written.clear()
         self.change = Change()
+        self._stores = self._work.stores
         self._base_counts = list(self.state_counts)
         self._base_tables = list(self.table_counts)
         self._base_entries = list(self.grants)
@@ -119,6 +123,7 @@ class Reachability(Trees):
         self.handles = list(self._base_handles)
         self.refilled.clear()
         self.change = Change()
+        self._stores = self._work.stores
         self.scene.machine.memory.written.clear()
 
     def _shadows(self) -> tuple[ShadowMap[Any, Any] | ShadowWords, ...]:
@@ -135,23 +140,17 @@ class Reachability(Trees):
 
     # Following.
 
-    def update(self, caller: int = NOBODY) -> Change | None:
-        """Follow what was written since the last update; None if that was nothing of interest.
-
-        `caller` is the domain whose call is over. Where no step was applied, only its grants are compared with
-        what they were; those of others, which only a step changes, the audit compares.
-        """
+    def update(self) -> Change | None:
+        """Follow what was written since the last update; None if that was nothing of interest."""
         written, calls = self._words_written, self._calls
         changed = (written or self.refilled) and self._follow(written)
-        if calls.applied:
+        if calls.applied or self.stored:
             calls.applied = False
+            self._stores = self._work.stores
             if self._live_entries != self.grants or self._live_handles != self.handles:
                 changed = True
                 for number in range(len(self.domains)):
                     self._read_grants(number)
-        elif caller >= 0 and self.regranted(caller):
-            changed = True
-            self._read_grants(caller)
         if not changed:
             return None
         change = self.change
@@ -161,9 +160,10 @@ class Reachability(Trees):
             change.added = [leaf for leaf in change.added if self.leaf(leaf.word) == leaf]
         return change
 
-    def regranted(self, number: int) -> bool:
-        """Whether a domain's grant or handle table is different from what it was."""
-        return self._live_entries[number] != self.grants[number] or self._live_handles[number] != self.handles[number]
+    @property
+    def stored(self) -> bool:
+        """Whether an array of the hypervisor's, such as a table of grants, was written since the last update."""
+        return self._work.stores != self._stores
 
     def _follow(self, written: list[int]) -> bool:
         """Look at the written words; whether any is different from what it was."""

@@ -17,7 +17,7 @@ from hvfuzz.machine.addresses import WRITE
 from hvfuzz.machine.core import POLLING
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.vmcs import RAX, ExitReason
-from hvfuzz.oracles.abstraction import STATES, Abstraction
+from hvfuzz.oracles.abstraction import Abstraction, run_state
 from hvfuzz.oracles.deltas import Cells, Deltas
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.spec import (
@@ -88,7 +88,6 @@ class Specification(Oracle):
         self._state = State(scene.machine.memory.frames)
         self._deltas = Deltas(scene, shadow, self._abstraction)
         self._privileged = tuple(config.privileged for config in scene.world.domains)
-        self._own_keys: tuple[tuple[Key, ...], ...] = ()
         self._known: dict[tuple[Any, ...], Any] = {}
         self._calls = scene.calls
         self._changes = self._deltas.changes
@@ -105,10 +104,6 @@ class Specification(Oracle):
         """The machine as it is now is right by definition."""
         self._state = State(self.scene.machine.memory.frames, self._abstraction.cells().items())
         self._deltas.attach()
-        self._own_keys = tuple(
-            (("version", number), ("clock_window", number), ("console", number))
-            for number in range(len(self.shadow.domains))
-        )
         self.reset()
 
     def reset(self) -> None:
@@ -136,10 +131,7 @@ class Specification(Oracle):
         state = self._state
         running = self._calls.current
         blocks: list[Block] = []
-        if running.applied:
-            actual = self._actual(vcpu, blocks)
-        else:
-            actual = self._deltas.noted(blocks) if self._changes else {}
+        actual = self._actual(blocks, running.applied)
         struct = running.struct
         wanted: Any = UNKNOWN
         if declaration is not None and len(struct) == STRUCT_PIECES:
@@ -153,6 +145,8 @@ class Specification(Oracle):
         if args is None:
             state.begin()
             mismatch = None if wanted is status else _refusal(wanted, status)
+            if running.writes or running.touched:
+                mismatch = Mismatch("written", "", "refused before its check, yet it wrote")
         elif isinstance(wanted, Status):
             text = f"the call got as far as its check; the contract says {wanted.name}"
             mismatch = Mismatch("dispatch", "", text)
@@ -219,14 +213,17 @@ class Specification(Oracle):
             mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable)
             if mismatch is not None:
                 self.report(mismatch.rule, mismatch.message)
-                self._state["vcpu", vcpu.domain, vcpu.index] = STATES[vcpu.runnable]
+                self._state["vcpu", vcpu.domain, vcpu.index] = run_state(vcpu.runnable)
         self._judge_runs()
 
     def op_finished(self) -> None:
         """What no call did must not have happened."""
-        if self._changes:
-            for key, value in self._deltas.noted().items():
-                self._judge_change(key, value)
+        deltas = self._deltas
+        changed = deltas.noted() if self._changes else {}
+        deltas.look_at_ports(changed)
+        deltas.look_at_domains(changed)
+        for key, value in changed.items():
+            self._judge_change(key, value)
 
     def host_exception(self, fault: BaseException) -> None:
         """The host is dead: its effects are half done."""
@@ -237,7 +234,7 @@ class Specification(Oracle):
     def _has_expired(self, vcpu: VCpu) -> bool:
         """Whether the time is over for which a polling vCPU waits; one that nobody made poll never waits long."""
         poll: Poll | None = self._state.get(("poll", vcpu.domain, vcpu.index))
-        return poll is not None and poll.deadline <= self._clock.cycles
+        return poll is not None and poll.latest <= self._clock.cycles
 
     def _senseless(self, call: Call, error: Exception) -> Mismatch:
         """The specification failed at its own state; called while `error` is handled."""
@@ -285,8 +282,11 @@ class Specification(Oracle):
 
     # Comparing.
 
-    def _actual(self, vcpu: VCpu, blocks: list[Block]) -> Cells:
-        """The cells that may have changed in the machine by steps, as they are now; whole blocks go to `blocks`."""
+    def _actual(self, blocks: list[Block], applied: bool) -> Cells:
+        """The cells that may have changed in the machine, as they are now; whole blocks go to `blocks`.
+
+        What is not found out through a table, and was not changed by an applied step, is looked at when the op ends.
+        """
         deltas = self._deltas
         actual: Cells = deltas.noted(blocks) if deltas.changes else {}
         self._polling = bool(self._polls)
@@ -294,15 +294,8 @@ class Specification(Oracle):
         if runs:
             actual.update(runs)
         deltas.look_at_ports(actual)
-        domain = self._domains[vcpu.domain]
-        get = self._state.get
-        version, window, console = self._own_keys[vcpu.domain]
-        if domain.version != get(version):
-            actual[version] = domain.version
-        if domain.clock_reads and (domain.clock_window, domain.clock_reads) != get(window):
-            actual[window] = self._abstraction.cell(window)
-        if domain.console and domain.console != get(console):
-            actual[console] = bytes(domain.console)
+        if applied:
+            deltas.look_at_domains(actual)
         return actual
 
     def _compare(self, state: State, actual: Cells, blocks: list[Block]) -> None:

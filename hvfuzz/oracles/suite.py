@@ -71,6 +71,7 @@ class OracleSuite(Observer):
     `attach` once, when the system is booted and before its snapshot is taken. Then for each program: `reset` (after
     the machine was put back), `op_started` and `op_finished` around each op, `program_finished`, perhaps `audit`.
     `findings` has the first finding of each identity, in order. `observers` hear what the hypervisor says as well.
+    Where a bug is `planted`, a state of which an oracle can make no sense is a finding; else it is our error.
     VM exits must go through `handle_exit`.
     """
 
@@ -83,6 +84,8 @@ class OracleSuite(Observer):
         world: World,
         enabled: frozenset[str] | None = None,
         observers: Iterable[Observer] = (),
+        *,
+        planted: bool = False,
     ) -> None:
         unknown = sorted(enabled - set(NAMES)) if enabled is not None else []
         if unknown:
@@ -104,6 +107,7 @@ class OracleSuite(Observer):
         self._written: Final = machine.memory.written
         self._refilled: Final = self.reachability.refilled
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
+        self._planted: Final = planted
         self._auditing = False
         self._dead = False
         self._handling = False
@@ -186,10 +190,14 @@ class OracleSuite(Observer):
 
     # The program.
 
-    def op_started(self, index: int, operation: str) -> None:
-        """Op number `index` of the program, of the kind `operation`, is about to be performed."""
+    def op_started(self, index: int, operation: str, acting: tuple[tuple[int, int], ...] | None = None) -> None:
+        """Op number `index` of the program, of the kind `operation`, is about to be performed.
+
+        `acting` are the vCPUs that may act in it, as (domain, index); None: any of them.
+        """
         self._op = index
         self._operation = operation
+        self._calls.acting = acting
         self._calls.exiting = NOBODY  # Whatever became of the last exit.
         self._op_started()
 
@@ -197,19 +205,19 @@ class OracleSuite(Observer):
         """The op, and what raced with it, is done."""
         if not self._dead:
             try:
-                if self._written or self._refilled or self._calls.applied:
-                    self._settle(NOBODY)
+                if self._written or self._refilled or self._calls.applied or self.reachability.stored:
+                    self._settle()
                 self._op_finished()
-            except Exception:
-                self._lost()
+            except Exception as error:
+                self._lost(error)
 
     def program_finished(self) -> None:
         """The last op is done: nothing is expected after this but `audit` and `reset`."""
         if not self._dead:
             try:
-                self._settle(NOBODY)
-            except Exception:
-                self._lost()
+                self._settle()
+            except Exception as error:
+                self._lost(error)
 
     def audit(self) -> None:
         """Look at everything anew; what that finds, and watching did not, is a finding of the oracle `audit`."""
@@ -221,14 +229,16 @@ class OracleSuite(Observer):
         try:
             for oracle in self.oracles.values():
                 oracle.audit()
-        except Exception:
-            self._lost()
+        except Exception as error:
+            self._lost(error)
         self._auditing = False
 
-    def _lost(self) -> None:
+    def _lost(self, error: Exception) -> None:
         """An oracle failed. In a state that is broken already that is no wonder, and no news; else it is our error."""
         if not self.findings:
-            raise  # noqa: PLE0704  # called while the exception is handled
+            if not self._planted:
+                raise error
+            self._report("specification", "state", f"an oracle can make no sense of what there is: {error!r}")
         self._dead = True
 
     # The host.
@@ -249,15 +259,13 @@ class OracleSuite(Observer):
         self._calls.exiting = NOBODY
         self._handling = False
 
-    def host_exception(self, fault: BaseException) -> None:
+    def host_exception(self, fault: Exception) -> None:
         """`fault` escaped the hypervisor's code, which has died of it, in the middle of whatever it did.
 
         A fault of an oracle's own says nothing about the host: it is raised again, unless the state is broken.
         """
         if _raised_here(fault):
-            if not self.findings:
-                raise fault
-            self._dead = True
+            self._lost(fault)
             return
         for oracle in self.oracles.values():
             oracle.host_exception(fault)
@@ -276,9 +284,8 @@ class OracleSuite(Observer):
         calls = self._calls
         if calls.copying is not None:
             calls.written()
-        caller = vcpu.domain
-        if self._shadowed and (self._written or self._refilled or calls.applied or self.reachability.regranted(caller)):
-            self._settle(caller)
+        if self._shadowed and (self._written or self._refilled or calls.applied or self.reachability.stored):
+            self._settle()
         call = calls.current
         struct = call.struct
         # Nearly always: a header, the body that follows it, and nothing else.
@@ -293,10 +300,10 @@ class OracleSuite(Observer):
         self._call_finished(vcpu, declaration, args, status, result, reason)
         calls.finished(status, result)
 
-    def _settle(self, caller: int) -> None:
+    def _settle(self) -> None:
         """Bring the shadow of the tables up to date, and let the oracles look at what changed."""
         if self._shadowed:
-            change = self.reachability.update(caller)
+            change = self.reachability.update()
             if change is not None:
                 self._settled(change)
 

@@ -9,9 +9,10 @@ from hvfuzz.abi.boot import WORLDS, World
 from hvfuzz.bugs import Bug, Plant
 from hvfuzz.guest.interpreter import HostBusy, HostStopped, Interpreter
 from hvfuzz.guest.ops import Catalogue, catalogue
-from hvfuzz.guest.program import Op, Program
+from hvfuzz.guest.program import Actor, Op, Program
 from hvfuzz.guest.trace import Outcome, Trace
 from hvfuzz.hypervisor.boot import boot
+from hvfuzz.hypervisor.host import HostFault
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.hypervisor import Hypervisor
 from hvfuzz.hypervisor.observer import Observer
@@ -40,6 +41,8 @@ class System:
         oracles: frozenset[str] | None,
         recorder: Recorder | None,
         watchdog: Watchdog | None,
+        *,
+        planted: bool = False,
     ) -> None:
         self.hypervisor: Final[Hypervisor] = boot(world, memory_size)
         self.machine: Final[Machine] = self.hypervisor.machine
@@ -48,7 +51,7 @@ class System:
         self.recorder: Final = recorder
         self.watchdog: Final = Watchdog() if watchdog is None else watchdog
         observers: tuple[Observer, ...] = (self.features,) if recorder is None else (self.features, recorder)
-        self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers)
+        self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers, planted=planted)
         self.suite.attach()
         handle_exit = self.suite.handle_exit
         self._watched: Final = bool(self.suite.oracles) or recorder is not None
@@ -98,7 +101,7 @@ class System:
             at = index
             watchdog.beat += 1
             if watched:
-                suite.op_started(index, op.kind.name)
+                suite.op_started(index, op.kind.name, acting(op))
             if recorder is not None:
                 recorder.op_started(index, op)
 
@@ -148,6 +151,21 @@ class System:
         return digest.hexdigest()
 
 
+def _dead_at_boot(fault: Exception) -> Run:
+    """A hypervisor with a bug that does not live to see its first exit."""
+    trace = Trace()
+    trace.stopped = "the host died at boot"
+    rule = "fault" if isinstance(fault, HostFault) else f"exception:{type(fault).__name__}"
+    return Run(trace, (Finding("host_memory", rule, "boot", str(fault), -1),), (), 0)
+
+
+def acting(op: Op) -> tuple[Actor, ...] | None:
+    """The vCPUs that may act in an op; None for a batch, which may run with a race of one of the ops it takes along."""
+    if op.kind.follow is not None:
+        return None
+    return (op.actor,) if op.race is None else (op.actor, op.race.op.actor)
+
+
 class EmulatedTarget:
     """The emulated hypervisor, with one bug planted or none; the bug is there only while a program runs.
 
@@ -179,14 +197,25 @@ class EmulatedTarget:
         if system is None:
             with self._planted:
                 system = System(
-                    WORLDS[world], self._memory_size, self.catalogue, self._oracles, self._recorder, self._watchdog
+                    WORLDS[world],
+                    self._memory_size,
+                    self.catalogue,
+                    self._oracles,
+                    self._recorder,
+                    self._watchdog,
+                    planted=self.bug is not None,
                 )
             self._systems[world] = system
         return system
 
     def run(self, program: Program, *, audit: bool = True, digest: bool = False) -> Run:
         """Execute `program` from the booted state of its world; see `Target.run`."""
-        system = self.system(program.world)
+        try:
+            system = self.system(program.world)
+        except Exception as fault:
+            if self.bug is None:
+                raise
+            return _dead_at_boot(fault)
         with self._planted:
             return system.run(program, audit, digest)
 

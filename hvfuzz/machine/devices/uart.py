@@ -46,10 +46,12 @@ MSR_CONNECTED: Final = 0xB0
 class Uart:
     """The serial port of one domain. It raises no interrupt: drivers poll LSR or IIR.
 
-    `transmitted` keeps the last TRANSMITTED_LIMIT bytes sent; `received` holds what is still to be read.
+    `transmitted` keeps the last TRANSMITTED_LIMIT bytes sent; `received` holds what is still to be read. While
+    `accesses` stands still, nothing was done to it from either side.
     """
 
     __slots__ = (
+        "accesses",
         "divisor",
         "fifo",
         "ier",
@@ -63,12 +65,14 @@ class Uart:
     )
 
     def __init__(self) -> None:
+        self.accesses: int = 0
         self.transmitted = bytearray()
         self.received: list[int] = []
         self.reset()
 
     def reset(self) -> None:
         """The state after power-on; nothing that was sent or received is left."""
+        self.accesses += 1
         self.transmitted.clear()
         self.received.clear()
         self.divisor: int = 1
@@ -83,6 +87,7 @@ class Uart:
 
     def port_read(self, offset: int, size: int) -> int:
         """IN of 1, 2 or 4 bytes: that many registers, as from an 8-bit device; ones beyond the last."""
+        self.accesses += 1
         value = 0
         for i in range(size):
             byte = self._read(offset + i) if 0 <= offset + i < PORTS else 0xFF
@@ -91,12 +96,14 @@ class Uart:
 
     def port_write(self, offset: int, size: int, value: int) -> None:
         """OUT of 1, 2 or 4 bytes: that many registers; ignored beyond the last."""
+        self.accesses += 1
         for i in range(size):
             if 0 <= offset + i < PORTS:
                 self._write(offset + i, value >> (i << 3) & 0xFF)
 
     def receive(self, byte: int) -> None:
         """Let a byte arrive on the line; with no room (16 bytes, or 1 without FIFO) it is an overrun."""
+        self.accesses += 1
         if len(self.received) < (RECEIVE_FIFO if self.fifo else 1):
             self.received.append(byte & 0xFF)
             return

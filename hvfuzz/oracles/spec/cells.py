@@ -30,10 +30,14 @@ class PortState(IntEnum):
 
 
 class Poll(NamedTuple):
-    """A vCPU that polls waits for one of `ports`, until `deadline` (virtual cycles)."""
+    """A vCPU that polls waits for one of `ports`, in virtual cycles at least until `deadline`, at most until `latest`.
+
+    The time that it asked for begins somewhere within the call.
+    """
 
     ports: tuple[int, ...]
     deadline: int
+    latest: int
 
 
 class Page(NamedTuple):

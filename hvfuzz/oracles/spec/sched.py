@@ -82,7 +82,8 @@ def poll(state: State, call: Call, evidence: Evidence) -> Expected:
         return Status.AGAIN
 
     def effect(_fresh: tuple[Hfn, ...]) -> None:
-        wait = Poll(tuple(ports), call.cycles + args.timeout)
+        end = max(evidence.observed.cycles, call.cycles)
+        wait = Poll(tuple(ports), call.cycles + args.timeout, end + args.timeout)
         set_run(state, caller, call.vcpu, RunState.POLLING, wait)
 
     return Accept(effect=effect)

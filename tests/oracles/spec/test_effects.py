@@ -308,7 +308,7 @@ def test_sched_poll(paired: Any) -> None:
     poll = {"ports": GVA, "count": 2, "fetched": [(GVA, paired.words(1, 0, width=4))], "cycles": 1000}
     assert changed(paired, "sched.poll", timeout=7, **poll) == (
         0,
-        {("vcpu", 1, 0): RunState.POLLING, ("poll", 1, 0): Poll((1, 0), 1007)},
+        {("vcpu", 1, 0): RunState.POLLING, ("poll", 1, 0): Poll((1, 0), 1007, 1007)},
     )
     paired.run("event.send", caller=2, port=0)
     assert changed(paired, "sched.poll", timeout=7, **poll) == (2, {})
