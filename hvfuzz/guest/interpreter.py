@@ -19,6 +19,7 @@ from hvfuzz.guest.trace import Outcome, Result, Trace
 from hvfuzz.machine.addresses import PAGE_SIZE, U64, WRITE, Gva
 from hvfuzz.machine.cpu import Reg, VCpu
 from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault
+from hvfuzz.machine.fetches import NO_TRIGGER
 from hvfuzz.machine.machine import Machine
 
 WORK_BUDGET: Final = 1 << 32
@@ -86,13 +87,18 @@ class Interpreter:
         fetches, clock = self.machine.fetches, self.machine.clock
         limit = clock.cycles + WORK_BUDGET
         index = first = 0
+        log = fetches.log
         try:
             while index < len(ops):
                 op = ops[index]
                 first = len(outcomes)
                 if before is not None:
                     before(index, op)
-                fetches.reset()
+                # As its `reset`, without the call.
+                fetches.count = 0
+                log.clear()
+                fetches.trigger = NO_TRIGGER
+                fetches.action = None
                 if op.race is not None:
                     self._arm(index, op)
                 self._batched = 0

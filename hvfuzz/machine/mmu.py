@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from hvfuzz.machine.core import Core
 
 _HIT_AND_REFERENCE: Final = Cost.TLB_HIT + Cost.WALK_REFERENCE
+# Plain ints: flags of an enumeration make a new member of it of every combination.
+_CODE_P, _CODE_W, _CODE_U, _CODE_RSVD, _CODE_I = (
+    int(code)
+    for code in (
+        paging.PageFaultCode.P,
+        paging.PageFaultCode.W,
+        paging.PageFaultCode.U,
+        paging.PageFaultCode.RSVD,
+        paging.PageFaultCode.I,
+    )
+)
+_PF: Final = Vector.PF
 _ORDINARY: Final = paging.P | paging.A
 _CHECKED: Final = paging.RESERVED_TABLE | paging.PS | paging.NX | _ORDINARY
 # Level by level: (level, shift of the index, reserved bits of a table entry, reserved bits of a leaf or -1 where
@@ -107,7 +119,7 @@ class Mmu(SecondStage):
                 self._page_fault(vcpu, gva, access, user, 0)
             leaf = level == 1 or (reserved_leaf != -1 and entry & paging.PS)
             if entry & (no_nx | (reserved_leaf if leaf else reserved_table)):
-                self._page_fault(vcpu, gva, access, user, paging.PageFaultCode.P | paging.PageFaultCode.RSVD)
+                self._page_fault(vcpu, gva, access, user, _CODE_P | _CODE_RSVD)
             every &= entry
             some_nx |= entry & paging.NX
             if leaf:
@@ -124,7 +136,7 @@ class Mmu(SecondStage):
             or (access & EXEC and some_nx)
             or (not user_page if user else user_page and self._supervisor_denied(vcpu, access, smap))
         ):
-            self._page_fault(vcpu, gva, access, user, paging.PageFaultCode.P)
+            self._page_fault(vcpu, gva, access, user, _CODE_P)
         wanted = entry | paging.A | (paging.D if access & WRITE else 0)
         if wanted != entry:
             self._set_flags(eptp, entry_gpa, gva, wanted)
@@ -148,9 +160,9 @@ class Mmu(SecondStage):
     def _page_fault(vcpu: "Core", gva: int, access: int, user: bool, code: int) -> NoReturn:
         """Raise the #PF of this access; `code` holds the error code's P and RSVD (SDM Vol. 3A, 4.7)."""
         if access & WRITE:
-            code |= paging.PageFaultCode.W
+            code |= _CODE_W
         if user:
-            code |= paging.PageFaultCode.U
+            code |= _CODE_U
         if access & EXEC and (vcpu.efer & paging.EFER_NXE or vcpu.cr4 & paging.CR4_SMEP):
-            code |= paging.PageFaultCode.I
-        raise GuestFault(Vector.PF, int(code), gva)
+            code |= _CODE_I
+        raise GuestFault(_PF, code, gva)

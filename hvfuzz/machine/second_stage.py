@@ -15,6 +15,9 @@ STAGE_2: Final = 2
 WalkStep = tuple[int, int, int, int, int]
 """(stage, level 4..1, Hpa of the table, index of the entry, the entry as it was read)"""
 
+# Plain ints: flags of an enumeration make a new member of it of every combination.
+_LINEAR_VALID: Final = int(ept.Qualification.LINEAR_VALID)
+_FINAL: Final = int(ept.Qualification.FINAL)
 _PLAIN_TABLE: Final = ept.RESERVED_TABLE | ept.LARGE | ept.RIGHTS
 _GPA_LIMIT: Final = 1 << 48
 """A 4-level EPT translates 48 bits (SDM Vol. 3C, 29.3.2)."""
@@ -123,7 +126,7 @@ def _qualify(access: int, rights: int, gva: int | None, walking: bool) -> int:
     """The exit qualification of a violation (SDM Vol. 3C, table 28-7)."""
     qualification = access & (READ | WRITE | EXEC) | rights << 3
     if gva is not None:
-        qualification |= ept.Qualification.LINEAR_VALID
+        qualification |= _LINEAR_VALID
         if not walking:
-            qualification |= ept.Qualification.FINAL
-    return int(qualification)
+            qualification |= _FINAL
+    return qualification

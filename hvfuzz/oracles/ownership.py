@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Mapping
     from hvfuzz.oracles.change import Change, Table
 
+TABLE: Final = FrameState.TABLE << 8
 OWNED: Final = FrameState.OWNED << 8
 SHARED: Final = FrameState.SHARED << 8
 OWNED_OR_SHARED: Final = (OWNED, SHARED)
@@ -228,7 +229,7 @@ class Ownership(Oracle):
         if table is None:
             return
         word = self.shadow.frames.values[hfn]
-        if word & OWNER_AND_STATE != FrameState.TABLE << 8 | table.space & 0xFF:
+        if word & OWNER_AND_STATE != TABLE | table.space & 0xFF:
             text = f"{name_of(table.space)}: level {table.level} table for page {table.page:#x} is"
             self.report("tree", f"{text} {self.scene.describe(hfn)}")
 
