@@ -189,7 +189,7 @@ class PhysicalMemory:
         """Go back to the snapshot; costs the dirty frames only, whatever the size of the memory."""
         base = self._base
         raw = self._raw
-        for hfn in sorted(self.dirty):
+        for hfn in self.dirty:  # in whatever order: each is a frame of its own
             start = hfn << PAGE_SHIFT
             raw[start : start + PAGE_SIZE] = base.get(hfn, ZERO_PAGE)
         self.dirty.clear()

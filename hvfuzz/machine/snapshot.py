@@ -63,7 +63,7 @@ class Snapshot:
     - Refused with TypeError: instances with a `__dict__`, unset slots, and whatever else could hide state.
     """
 
-    __slots__ = ("_assignments", "_clears", "_dicts", "_fills", "_restores", "_sequences")
+    __slots__ = ("_assignments", "_clears", "_dicts", "_fills", "_restores", "_sequences", "_slices")
     __snapshot_leaf__ = True
 
     def __init__(self, *roots: object) -> None:
@@ -74,6 +74,8 @@ class Snapshot:
         self._sequences: list[tuple[Any, Any]] = []
         """(list, bytearray or array; its contents): restored by slice assignment."""
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self._slices: list[tuple[Callable[[slice, Any], None], Any]] = []
+        """(assignment to a slice, contents) of subclasses of list."""
         self._fills: list[tuple[Callable[[], None], Callable[[Any], None], Any]] = []
         """(clear, extend or update, contents) of the other containers: sets, deques, subclasses."""
         self._restores: list[Callable[[], None]] = []
@@ -108,6 +110,8 @@ class Snapshot:
         for mapping, items in self._dicts:
             mapping.clear()
             mapping.update(items)
+        for put, contents in self._slices:
+            put(_ALL, contents)
         for clear, fill, contents in self._fills:
             clear()
             fill(contents)
@@ -157,6 +161,8 @@ class Snapshot:
         elif isinstance(item, (set, dict)):
             contents = dict(item) if isinstance(item, dict) else set(item)
             self._fills.append((_bound(base, "clear", item), _bound(base, "update", item), contents))
+        elif isinstance(item, list):
+            self._slices.append((_bound(base, "__setitem__", item), list(item)))
         else:
             self._fills.append((_bound(base, "clear", item), _bound(base, "extend", item), tuple(item)))
 

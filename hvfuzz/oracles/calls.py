@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64, WORD
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD
+from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.memory import BusError
 from hvfuzz.machine.vmcs import Saved
 from hvfuzz.oracles.moments import Listener, nothing
@@ -20,7 +21,6 @@ from hvfuzz.oracles.moments import Listener, nothing
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
     from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
     from hvfuzz.machine.machine import Machine
 
 NOBODY: Final = -1
@@ -98,9 +98,10 @@ class Running:
         """Reads before its present step."""
         self.reads: list[Bytes] = []
         """What it read beyond its struct."""
-        self.writes: list[Bytes] = []
+        # Most calls have none of these.
+        self.writes: tuple[Bytes, ...] = ()
         """What it wrote."""
-        self.transfers: list[bytes] = []
+        self.transfers: tuple[bytes, ...] = ()
         """What it wrote to frames, without an address of the guest's."""
         self.touched: list[Touch] = []
         """What it, or a device that it set to work, moved between frames, in order."""
@@ -110,7 +111,7 @@ class Running:
         """What it wrote to a frame is not what it read from one."""
         self.fresh: list[int] = []
         """Frames that it took from the free ones, in order."""
-        self.nested: list[Ended] = []
+        self.nested: tuple[Ended, ...] = ()
         self.begun = 0
         """Calls that began within it."""
 
@@ -135,7 +136,9 @@ class Calls:
         "idle",
         "kinds",
         "left",
+        "loading",
         "own",
+        "reached",
         "since",
         "size",
         "strayed",
@@ -177,6 +180,10 @@ class Calls:
         """Told of a copy from or to a frame that is not the domain's own, or beyond one; told the same."""
         self.worked = False
         """A step was applied, or an exit other than a call handled, in the present op."""
+        self.reached: Listener = nothing
+        """Told of an access by a device, or by a guest to what is not just a frame of its own."""
+        self.loading: Listener = nothing
+        """Told of a load by a guest."""
         self.applied = False
         """A step was applied since whoever looks at this looked last."""
 
@@ -187,13 +194,17 @@ class Calls:
 
     def reset(self) -> None:
         """No call runs, and nothing was copied."""
-        self.idle = self.current = Running(None, None, None, [], 0, 0)
-        self.copying = None
+        self.abandon()
         self.applied = False
         self.exiting = NOBODY
         self.acting = None
         self.worked = False
         self.ended = (0, 0)
+
+    def abandon(self) -> None:
+        """Whatever ran, and was copied outside of a call, is forgotten."""
+        self.idle = self.current = Running(None, None, None, [], 0, 0)
+        self.copying = None
 
     def exit_started(self, vcpu: VCpu) -> None:
         """The host begins to work."""
@@ -231,7 +242,7 @@ class Calls:
             return
         outer.mark = len(outer.reads)
         if outer is not self.idle and call.declaration is not None and call.args is not None:
-            outer.nested.append(Ended(call.declaration.number, status, result))
+            outer.nested += (Ended(call.declaration.number, status, result),)
         self.current = outer
 
     def step(self, step: Any) -> None:
@@ -277,6 +288,20 @@ class Calls:
         ):
             self.alien(vcpu, gva, hpa, size, write)
 
+    def accessed(self, initiator: Any, hpa: int, size: int, access: int) -> None:
+        """A guest or a device is about to access memory: nearly always a guest, and a frame of its own."""
+        if type(initiator) is not VCpu:
+            self.reached(initiator, hpa, size, access)
+            return
+        if (
+            (hpa & PAGE_MASK) + size > PAGE_SIZE
+            or hpa >= self.size
+            or self.kinds[hpa >> PAGE_SHIFT] not in self.own[initiator.domain]
+        ):
+            self.reached(initiator, hpa, size, access)
+        if access == READ:
+            self.loading(initiator, hpa, size)
+
     def written(self) -> None:
         """Take note of the bytes of the last write, if they were not looked at yet."""
         if self.copying is None:
@@ -288,10 +313,10 @@ class Calls:
         except BusError:
             data = b""  # There is nothing, where no memory is.
         if gva == NO_GVA:
-            self.current.transfers.append(data)
+            self.current.transfers += (data,)
             self.current.garbled |= data != self.current.moving
         else:
-            self.current.writes.append((gva, data))
+            self.current.writes += ((gva, data),)
 
 
 def _struct_start(reads: list[Bytes], mark: int) -> int:

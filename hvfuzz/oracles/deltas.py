@@ -38,6 +38,7 @@ class Deltas:
     __slots__ = (
         "_abstraction",
         "_base_buckets",
+        "_base_known",
         "_base_own",
         "_base_ports",
         "_base_runs",
@@ -70,6 +71,8 @@ class Deltas:
         self._ports: dict[tuple[int, int], list[Any]] = {}
         """(domain, bucket) -> its ports."""
         self._base_ports: dict[tuple[int, int], list[Any]] = {}
+        self._base_known: list[list[Any]] = []
+        """The values of `_base_ports`."""
         self._live_buckets: list[list[Bucket | None]] = []
         """The hypervisor's own arrays, which stay the same objects."""
         self._live: list[Bucket] = []
@@ -95,17 +98,22 @@ class Deltas:
             if bucket is not None
         }
         self._base_own = [_own(domain) for domain in self._shadow.domains]
+        self._base_known = list(self._base_ports.values())
+        self._buckets = list(self._base_buckets)
+        self._ports = dict(self._base_ports)
+        self._find_live()
         self.reset()
 
     def reset(self) -> None:
         """The machine is back at its snapshot."""
         self.changes.clear()
         self._runs = self._base_runs
-        self._buckets = list(self._base_buckets)
-        self._ports = dict(self._base_ports)
+        if self._buckets != self._base_buckets or self._known_ports != self._base_known:
+            self._buckets = list(self._base_buckets)
+            self._ports = dict(self._base_ports)
+            self._find_live()
         self._own = list(self._base_own)
         self._stores = self._work.stores
-        self._find_live()
 
     def _find_live(self) -> None:
         """The keys of `_ports` are other ones."""

@@ -147,11 +147,7 @@ class Exits(Oracle):
 
     def _miscalled(self, text: str) -> None:
         """Something is wrong with which calls there were; for the next exit, none was."""
-        calls = self._calls
-        calls.copying = None
-        for copies in (calls.idle.reads, calls.idle.writes, calls.idle.touched):
-            copies.clear()
-        calls.current = calls.idle
+        self._calls.abandon()
         self.report("call", text)
 
     # What is expected.

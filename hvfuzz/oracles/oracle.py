@@ -17,7 +17,11 @@ An oracle takes part in a moment by defining a method of that name; a moment tha
 | step, stepped, preemption_point                            |                                                     |
 | block_allocated, block_freed                               | as there; who defines the moments of frames only is |
 |                                                            | told of each frame of a block                       |
-| accessed(initiator, hpa, size, access)                     | a guest or a device is about to access memory       |
+| strayed(vcpu, gva, hpa, size, write)                       | a copy at an address that no guest may name         |
+| alien(vcpu, gva, hpa, size, write)                         | a copy, and not just in a frame of the caller's own |
+| reached(initiator, hpa, size, access)                      | a device is about to access memory, or a guest what |
+|                                                            | is not just a frame of its own                      |
+| loading(vcpu, hpa, size)                                   | a guest is about to load                            |
 | op_started(), op_finished()                                | around each op of the program                       |
 | host_exception(fault)                                      | an exception escaped host context                   |
 | audit()                                                    | everything is looked at anew                        |

@@ -249,8 +249,8 @@ class Ownership(Oracle):
 
     # The act.
 
-    def accessed(self, initiator: object, hpa: int, size: int, access: int) -> None:
-        """An access by a guest or a device is about to be made."""
+    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
+        """An access by a device, or to what is not plainly the guest's, is about to be made."""
         if isinstance(initiator, VCpu):
             space = initiator.domain
         else:

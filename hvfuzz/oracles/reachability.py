@@ -26,6 +26,7 @@ class Reachability(Trees):
     """The shadow of one machine. `attach` reads everything; from then on `update` follows, and `reset` goes back."""
 
     __slots__ = (
+        "_all_shadows",
         "_base_counts",
         "_base_entries",
         "_base_handles",
@@ -62,6 +63,7 @@ class Reachability(Trees):
         self._base_handles: list[list[Mapping | None]] = []
         self._base_counts: list[int] = []
         self._base_tables: list[int] = []
+        self._all_shadows: tuple[ShadowMap[Any, Any] | ShadowWords, ...] = ()
         self._calls: Final = scene.calls
         self._work: Final = scene.hypervisor.host.work
         self._stores = self._work.stores
@@ -110,12 +112,13 @@ class Reachability(Trees):
         self._base_tables = list(self.table_counts)
         self._base_entries = list(self.grants)
         self._base_handles = list(self.handles)
-        for shadow in self._shadows():
+        self._all_shadows = self._shadows()
+        for shadow in self._all_shadows:
             shadow.rebase()
 
     def reset(self) -> None:
         """The machine is back at its snapshot: so is the shadow."""
-        for shadow in self._shadows():
+        for shadow in self._all_shadows:
             shadow.reset()
         self.state_counts = list(self._base_counts)
         self.table_counts = list(self._base_tables)
@@ -124,7 +127,7 @@ class Reachability(Trees):
         self.refilled.clear()
         self.change = Change()
         self._stores = self._work.stores
-        self.scene.machine.memory.written.clear()
+        self._words_written.clear()
 
     def _shadows(self) -> tuple[ShadowMap[Any, Any] | ShadowWords, ...]:
         return (

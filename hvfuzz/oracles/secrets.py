@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, READ, WORD, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.machine.vmcs import RAX, RCX, RDX, Reg
@@ -113,17 +113,15 @@ class Secrets(Oracle):
 
     # What a guest sees.
 
-    def accessed(self, initiator: object, hpa: int, size: int, access: int) -> None:
+    def loading(self, vcpu: VCpu, hpa: int, size: int) -> None:
         """A guest is about to load: look at the words that it will get."""
-        if access != READ or not isinstance(initiator, VCpu):
-            return
         word = hpa >> 3
         last = (hpa + size - 1) >> 3
         words = self.scene.words
         if hpa + size > self.scene.machine.memory.size:
             return
         if words[word] in self._canaries or (last != word and words[last] in self._canaries):
-            self._loaded(initiator.domain, word, last)
+            self._loaded(vcpu.domain, word, last)
 
     def _loaded(self, domain: int, word: int, last: int) -> None:
         for value in self.scene.words[word : last + 1].tolist():

@@ -171,7 +171,7 @@ class Specification(Oracle):
                 (
                     status,
                     result,
-                    tuple(running.writes) if running.writes else (),
+                    running.writes,
                     tuple(running.fresh) if running.fresh else (),
                     len(self._domains[domain].pool),
                     self._clock.cycles,
@@ -191,7 +191,7 @@ class Specification(Oracle):
             self.report(mismatch.rule, mismatch.message)
             self._adopt(_expanded(actual, blocks), vcpu.domain)
 
-    def accessed(self, initiator: object, hpa: int, size: int, access: int) -> None:
+    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """What a device does while a call runs, it does for that call."""
         if type(initiator) is not VCpu and self._calls.running:
             self._calls.current.touched.append((access == WRITE, hpa, size))

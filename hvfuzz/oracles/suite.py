@@ -103,6 +103,7 @@ class OracleSuite(Observer):
         for oracle in ORACLES:
             if enabled is None or oracle.name in enabled:
                 self.oracles[oracle.name] = oracle(scene, self.reachability)
+        self._resets: Final = [each.reset for each in self.oracles.values() if type(each).reset is not Oracle.reset]
         # What there is to follow: most ops, and most calls, leave nothing.
         self._written: Final = machine.memory.written
         self._refilled: Final = self.reachability.refilled
@@ -126,6 +127,8 @@ class OracleSuite(Observer):
         self._reentered = self._listeners("reentered")
         self._calls.strayed = self._listeners("strayed")
         self._calls.alien = self._listeners("alien")
+        self._calls.reached = self._listeners("reached")
+        self._calls.loading = self._listeners("loading")
         self._op_started = self._listeners("op_started")
         self._op_finished = self._listeners("op_finished")
 
@@ -170,8 +173,9 @@ class OracleSuite(Observer):
         # The most frequent moment of all costs nothing when nobody listens to it.
         host.watch(SILENT if self.host_access is nothing else self)
         host.observer = self
-        accessed = self._listeners("accessed")
-        self.machine.access_observer = None if accessed is nothing else accessed
+        calls = self._calls
+        heard = calls.reached is not nothing or calls.loading is not nothing
+        self.machine.access_observer = calls.accessed if heard else None
 
     def reset(self) -> None:
         """The machine was put back to its snapshot: forget the run."""
@@ -185,8 +189,8 @@ class OracleSuite(Observer):
         self._calls.reset()
         if self._shadowed:
             self.reachability.reset()
-        for oracle in self.oracles.values():
-            oracle.reset()
+        for reset in self._resets:
+            reset()
 
     # The program.
 
