@@ -245,8 +245,13 @@ class Interpreter:
         for offset, array in arrays:
             memory.write(hpa + offset, array)
         mangle = op.mangle
-        pointer = page if mangle is None or mangle.pointer is None else mangle.pointer
-        return self._call(vcpu, declaration.number, pointer)
+        # As `_call`, without its call.
+        regs = vcpu.regs
+        regs[_RAX] = declaration.number
+        regs[_RDI] = page if mangle is None or mangle.pointer is None else mangle.pointer & U64
+        vcpu.vmcall()
+        status = regs[_RAX]
+        return (status - (1 << 64) if status >> 63 else status), regs[_RDX]
 
     def _blob(self, vcpu: VCpu, op: Op) -> tuple[int, int]:
         words = op.values[1]

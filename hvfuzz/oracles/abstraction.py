@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.limits import PORTS_PER_BUCKET
+from hvfuzz.hypervisor.domains import Port as HypervisorPort
 from hvfuzz.hypervisor.domains import PortState as HypervisorPortState
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.oracles.change import DMA, Leaf
@@ -164,12 +165,7 @@ class Abstraction:
             return None
         bucket = list.__getitem__(buckets, index)
         entry = None if bucket is None else list.__getitem__(bucket.ports, port % PORTS_PER_BUCKET)
-        if entry is None:
-            return None
-        state, remote, remote_port, pending = entry
-        if state is HYPERVISOR_CONNECTED:
-            return Port(CONNECTED, remote, remote_port, pending)
-        return Port(UNBOUND, remote, 0, pending)
+        return port_of(entry)
 
     def _device(self, number: int) -> int | None:
         domain = self._shadow.device_domain(self._scene.machine.devices[number].bdf)
@@ -181,6 +177,16 @@ class Abstraction:
 
     def _console(self, number: int) -> bytes | None:
         return bytes(self._domains[number].console) or None
+
+
+def port_of(entry: HypervisorPort | None) -> Port | None:
+    """The port cell that an entry of a bucket stands for."""
+    if entry is None:
+        return None
+    state, remote, remote_port, pending = entry
+    if state is HYPERVISOR_CONNECTED:
+        return Port(CONNECTED, remote, remote_port, pending)
+    return Port(UNBOUND, remote, 0, pending)
 
 
 @lru_cache(maxsize=1024)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.abi.limits import POPULATE_LARGE, PORTS_PER_BUCKET
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import LARGE_FRAMES
-from hvfuzz.oracles.abstraction import Abstraction, frame_of, keys_of, pages_of, run_state
+from hvfuzz.oracles.abstraction import Abstraction, frame_of, keys_of, pages_of, port_of, run_state
 from hvfuzz.oracles.change import DMA, LARGE_LEVEL, differences
 from hvfuzz.oracles.spec import FREE, Block, IoPage, Key, Page, Value, frame_block, page_block
 
@@ -182,9 +182,9 @@ class Deltas:
         """Compare the ports of one bucket, if it is there, with what they were."""
         before = self._ports.get((number, index)) or NO_PORTS
         after = NO_PORTS if ports is None else list(ports)
-        for offset, _, _ in differences(before, after):
-            key = ("port", number, index * PORTS_PER_BUCKET + offset)
-            actual[key] = self._abstraction.cell(key)
+        first = index * PORTS_PER_BUCKET
+        for offset, _, entry in differences(before, after):
+            actual["port", number, first + offset] = port_of(entry)
         if ports is not None:
             self._ports[number, index] = after
         else:

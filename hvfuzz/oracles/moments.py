@@ -34,6 +34,7 @@ PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
         "step": "step",
         "stepped": "step",
         "preemption_point": "",
+        "accessed": "initiator, hpa, size, access",
         "reached": "initiator, hpa, size, access",
         "loading": "vcpu, hpa, size",
         "op_started": "",

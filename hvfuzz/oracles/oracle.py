@@ -19,6 +19,7 @@ An oracle takes part in a moment by defining a method of that name; a moment tha
 |                                                            | told of each frame of a block                       |
 | strayed(vcpu, gva, hpa, size, write)                       | a copy at an address that no guest may name         |
 | alien(vcpu, gva, hpa, size, write)                         | a copy, and not just in a frame of the caller's own |
+| accessed(initiator, hpa, size, access)                     | a guest or a device is about to access memory       |
 | reached(initiator, hpa, size, access)                      | a device is about to access memory, or a guest what |
 |                                                            | is not just a frame of its own                      |
 | loading(vcpu, hpa, size)                                   | a guest is about to load                            |

@@ -173,9 +173,8 @@ class OracleSuite(Observer):
         # The most frequent moment of all costs nothing when nobody listens to it.
         host.watch(SILENT if self.host_access is nothing else self)
         host.observer = self
-        calls = self._calls
-        heard = calls.reached is not nothing or calls.loading is not nothing
-        self.machine.access_observer = calls.accessed if heard else None
+        accessed = self._listeners("accessed")
+        self.machine.access_observer = None if accessed is nothing else accessed
 
     def reset(self) -> None:
         """The machine was put back to its snapshot: forget the run."""

@@ -165,6 +165,10 @@ def _frames(state: State, accept: Accept, fresh: tuple[Hfn, ...]) -> str | None:
         return f"{len(fresh)} frames where the contract says {accept.fresh}"
     if len(fresh) == 1 and not accept.order and 0 <= fresh[0] < state.frames and ("frame", fresh[0]) not in state:
         return None  # as below, for what is the most frequent
+    if len(fresh) == LARGE_FRAMES and accept.order == LARGE_ORDER and _unaligned(fresh, LARGE_FRAMES) is None:
+        first = fresh[0]
+        if 0 <= first <= state.frames - LARGE_FRAMES and state.cells.keys().isdisjoint(frame_keys(first)):
+            return None  # the same, for a whole block, in which each frame is there once
     if min(fresh) < 0 or max(fresh) >= state.frames:
         return "a frame that the machine does not have"
     if len(set(fresh)) != len(fresh):
