@@ -7,7 +7,7 @@ TIME ?= 60
 JOBS ?= 2
 HARNESS ?= hypercalls
 
-.PHONY: fuzz fuzz-nightly test check lint types doctor clean docs
+.PHONY: fuzz fuzz-nightly test coverage check lint types doctor clean docs
 
 fuzz: $(STAMP) ## Fuzz the emulated hypervisor for a minute, with a live view, and leave a report in out/.
 	$(BIN)/hvfuzz fuzz hypercalls --time $(TIME) --out out
@@ -17,6 +17,14 @@ fuzz-nightly: $(STAMP) ## One harness for TIME seconds on all cores, without a v
 
 test: $(STAMP) ## The whole test-suite.
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# The report stands in a pipe, which hides its status: the last line is there to fail if the total is too low.
+coverage: $(STAMP) ## The test-suite with its coverage of hvfuzz/: lists the files below 90 %, fails if the total is.
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(JOBS)
+	$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report | awk '$$1 == "TOTAL" || $$4 + 0 < 90'
+	@$(BIN)/coverage report --format=total
 
 check: $(STAMP) ## The one gate before a commit: format, lint, types, tests.
 	$(BIN)/ruff format --check .
@@ -43,4 +51,4 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist

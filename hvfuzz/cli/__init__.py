@@ -79,8 +79,6 @@ def main() -> NoReturn:
     try:
         cli.main(standalone_mode=False)
         sys.exit(0)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(EXIT_BAD_INPUT)

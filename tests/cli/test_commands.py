@@ -42,7 +42,9 @@ def test_help_has_examples(run: Run, command: str) -> None:
     assert run("--help").out.count(command) >= 1
 
 
-@pytest.mark.parametrize("arguments", [("frob",), ("repro",), ("fuzz", "--time", "never"), ("show", "--frob", "x")])
+@pytest.mark.parametrize(
+    "arguments", [("frob",), ("repro",), ("fuzz", "--time", "never"), ("show", "--frob", "x"), ("--", "-x")]
+)
 def test_a_wrong_command_line_is_one_line(run: Run, arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.status == 2
@@ -117,6 +119,9 @@ def test_a_truncated_unit_is_refused(run: Run, tmp_path: Path) -> None:
     unit = tmp_path / "unit"
     unit.write_bytes(encode(parse(CLEAN, ops), ops))
     assert run("show", unit).out == CLEAN
+    document = json.loads(run("show", unit, "--json").out)
+    assert (document["world"], document["ops"]) == ("pair", CLEAN.replace("r0 = ", "").splitlines()[2:])
+    assert bytes.fromhex(document["bytes"]) == unit.read_bytes()
     unit.write_bytes(unit.read_bytes()[:-3])
     assert run("show", unit).status == 2
 
@@ -171,6 +176,40 @@ def test_bugs(run: Run) -> None:
     assert run("bugs", "show", "xsa-2120").status == 2
 
 
+OWN = """\
+from hvfuzz.bugs import Bug
+
+def polled_port(domain, port):
+    return None
+
+BUG = Bug("mine", "hvfuzz.hypervisor.hypercalls.sched:polled_port", polled_port,
+          findings={findings}, trigger={trigger!r})
+"""
+POLL = "# hvp 1\nworld pair\nsched.poll(dom1, ports=[], count=1, timeout=0)\n"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "findings", "status", "words"),
+    [
+        ("", (), 1, "it has no trigger"),
+        (POLL, ("host_memory/null/sched.poll",), 1, "finds nothing; should find host_memory/null/sched.poll"),
+        (POLL.replace("dom1", "dom7"), (), 2, "mine: its trigger: line 3"),
+    ],
+)
+def test_a_bug_that_does_not_behave(
+    run: Run, tmp_path: Path, trigger: str, findings: tuple[str, ...], status: int, words: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(OWN.format(trigger=trigger, findings=findings))
+    done = run("bugs", "verify", path)
+    assert done.status == status
+    assert words in done.out + done.err
+    if status == 1:
+        assert done.out.startswith("BAD mine ")
+        (row,) = json.loads(run("bugs", "verify", path, "--json").out)
+        assert (row["bug"], row["good"], row["expected"]) == ("mine", False, list(findings))
+
+
 def test_corpus(run: Run, tmp_path: Path, clean: Path) -> None:
     assert run("corpus", "add", clean, "--root", tmp_path / "corpus").status == 0
     added = tmp_path / "corpus" / "hypercalls" / "clean.hvp"
@@ -182,6 +221,9 @@ def test_corpus(run: Run, tmp_path: Path, clean: Path) -> None:
     assert rows[-1]["programs"] == 2
     assert "hypercalls" in run("corpus", "stats", "--root", tmp_path / "corpus").out
     assert "would" in run("corpus", "prune", added.parent, "--dry-run").out
+    document = json.loads(run("corpus", "prune", added.parent, "--dry-run", "--json").out)
+    assert sorted(document["kept"] + document["dropped"]) == sorted(map(str, added.parent.iterdir()))
+    assert len(document["dropped"]) == 1
     assert len(list(added.parent.iterdir())) == 2
     assert run("corpus", "prune", added.parent).status == 0
     assert len(list(added.parent.iterdir())) == 1

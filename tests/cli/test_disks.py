@@ -121,10 +121,3 @@ def test_output_that_cannot_be_written_is_told() -> None:
         )
     assert done.returncode == 2
     assert done.stderr == "hvfuzz: output: No space left on device\n"
-
-
-def test_a_reader_that_leaves_is_no_mistake() -> None:
-    command = f"{sys.executable} -m hvfuzz.cli abi | head -n 1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.stderr == ""
-    assert done.stdout.count("\n") == 1

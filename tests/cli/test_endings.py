@@ -1,0 +1,78 @@
+"""How a command ends that is interrupted, that nobody reads, or that fails by a mistake of hvfuzz itself."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CRASH = next((ROOT / "crashes").glob("*@xsa-221")) / "program.hvp"
+Run = Callable[..., Any]
+
+
+def command(*arguments: object) -> list[str]:
+    """A command line."""
+    return [sys.executable, "-m", "hvfuzz.cli", *map(str, arguments)]
+
+
+def test_no_command_is_a_call_for_help(run: Run) -> None:
+    done = run()
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith("Usage: ")
+    assert "hvfuzz doctor" in done.err
+
+
+def test_ctrl_c_is_one_line() -> None:
+    with subprocess.Popen(
+        command("bugs", "verify"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ok ")
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.lstrip("\n")) == (130, "hvfuzz: interrupted\n")
+    assert "xsa-78" not in rest, "it ended before the last bug"
+
+
+def test_a_reader_that_leaves_is_no_mistake() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(command("abi"), stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    finally:
+        os.close(writer)
+    assert done.returncode != 0
+    assert done.stderr == ""
+
+
+BROKEN = '''"""A bug that breaks hvfuzz itself, and not the hypervisor."""
+from hvfuzz.bugs import Bug
+
+def divide(*args):
+    """Fail where no guest can be the reason."""
+    raise ZeroDivisionError("oracles divide by zero")
+
+BUG = Bug("broken", "hvfuzz.oracles.suite:OracleSuite.op_finished", divide)
+'''
+
+
+def test_a_mistake_of_ours_is_one_line_and_its_details_are_kept(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = tmp_path / "broken.py"
+    path.write_text(BROKEN)
+    done = run("repro", CRASH, "--bug", path)
+    assert done.status == 70
+    assert done.err.startswith("hvfuzz: internal error, a mistake of ours and not of yours: ZeroDivisionError: oracles")
+    assert done.err.count("\n") == 1
+    (details,) = tmp_path.glob("hvfuzz-error-*.txt")
+    assert str(details) in done.err
+    assert details.read_text().startswith("Traceback")
+    assert 'raise ZeroDivisionError("oracles divide by zero")' in details.read_text()
