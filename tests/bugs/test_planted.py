@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from hvfuzz.abi.limits import BATCH
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug, BugError, find_bug, known_bugs, planted
-from hvfuzz.guest.text import parse
+from hvfuzz.campaign.corpus import read_entries
+from hvfuzz.guest.program import Program
+from hvfuzz.guest.text import parse, render
 from hvfuzz.hypervisor.hypercalls import sched
 from hvfuzz.oracles.suite import NAMES
 from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.targets.target import Run
 
+ROOT = Path(__file__).parents[2]
 BUGS = known_bugs()
 WITHOUT_BUG = {"audit"}
 """Not an oracle of the hypervisor but of the oracles: it compares what they found with a full recomputation."""
@@ -38,6 +44,53 @@ def test_a_trigger_raises_its_findings_on_its_own_build_only(
     found = [finding.identity for finding in target.run(parse(BUGS[trigger].trigger, target.catalogue)).findings]
     expected = BUGS[trigger].findings if trigger == name else ()
     assert sorted(found) == sorted(expected)
+
+
+def results(run: Run) -> list[tuple[int, ...]]:
+    """What the guests of a run saw. (How long it took them is not the same in a faulty build.)"""
+    return [(each.op, each.code, each.how, each.status, each.result) for each in run.trace.outcomes]
+
+
+@pytest.fixture(scope="module")
+def seeds() -> list[tuple[Program, list[tuple[int, ...]]]]:
+    """The programs of the corpus, with what the clean hypervisor answers."""
+    with EmulatedTarget() as target:
+        entries = read_entries(sorted((ROOT / "corpus").iterdir()), target.catalogue)
+        return [(entry.program, results(target.run(entry.program, audit=False))) for entry in entries]
+
+
+def test_a_bug_is_one_difference_and_no_other(
+    build: tuple[str | None, EmulatedTarget], seeds: list[tuple[Program, list[tuple[int, ...]]]]
+) -> None:
+    """Where no oracle sees the faulty build at fault, guests cannot tell it from the clean one."""
+    quiet = 0
+    for program, expected in seeds:
+        run = build[1].run(program, audit=False)
+        if not run.findings:
+            quiet += 1
+            assert results(run) == expected, render(program)
+    assert quiet > len(seeds) / 2
+
+
+RING = "device.dma_batch(dom1, device=0, ring={ring})"
+LAST_WORD = "store(dom1, gva=DIRECT+0xffff8, size=8, value=1)\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (RING.format(ring="0x10"), Status.FAULT),
+        (RING.format(ring="[0]"), Status.INVALID),
+        (RING.format(ring=f"[{BATCH + 1}]"), Status.INVALID),
+        (LAST_WORD + RING.format(ring="DIRECT+0xffff8"), Status.FAULT),
+    ],
+    ids=["unreadable", "no request", "too many", "at the end of memory"],
+)
+def test_a_bad_ring_is_refused_by_the_build_of_xsa_155_too(lines: str, status: Status) -> None:
+    for build in (None, BUGS["xsa-155"]):
+        with EmulatedTarget(build) as target:
+            outcomes = target.run(parse(f"# hvp 1\nworld pair\n{lines}\n", target.catalogue)).trace.outcomes
+        assert outcomes[-1].status == status
 
 
 @pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))

@@ -66,6 +66,43 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], bug: str, message: st
     assert done.stderr.count("\n") == 1
 
 
+def test_an_output_folder_that_cannot_be_is_one_line() -> None:
+    done = run(Path("/proc/nowhere"), "-runs=5")
+    assert done.returncode == 2
+    assert done.stderr.startswith("hvfuzz: /proc/nowhere")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_finding_that_cannot_be_saved_is_printed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "findings").write_text("a file where a folder should be")
+    done = run(out, CRASH, bug="xsa-221")
+    assert done.returncode == 1, done.stderr
+    assert "hvfuzz: FINDING host_memory/null/sched.poll (" in done.stderr
+    assert CRASH.read_text() in done.stderr
+
+
+BROKEN = '''"""A bug that breaks hvfuzz itself, and not the hypervisor."""
+from hvfuzz.bugs import Bug
+
+def divide(*args):
+    """Fail where no guest can be the reason."""
+    raise ZeroDivisionError("oracles divide by zero")
+
+BUG = Bug("broken", "hvfuzz.oracles.suite:OracleSuite.op_finished", divide)
+'''
+
+
+def test_a_mistake_of_ours_is_shown_with_its_program(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(BROKEN)
+    done = run(tmp_path / "out", CRASH, bug=str(path))
+    assert done.returncode != 0
+    assert f"hvfuzz: a mistake of ours, shown by:\n{CRASH.read_text()}" in done.stderr
+    assert "ZeroDivisionError: oracles divide by zero" in done.stderr
+
+
 def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
     environment = {**os.environ, "HVFUZZ_OUT": str(tmp_path / "out"), "HVFUZZ_BUG": "xsa-221"}
     with subprocess.Popen(command("-seed=1"), stderr=subprocess.PIPE, text=True, env=environment) as process:

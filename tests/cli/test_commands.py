@@ -1,6 +1,7 @@
 """Every command as a user meets it: what it prints, its JSON, its exit status, and its one line for bad input."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 import hvfuzz.cli
+import hvfuzz.cli.live
 from hvfuzz.bugs import known_bugs
 from hvfuzz.guest.binary import encode
 from hvfuzz.guest.ops import catalogue
@@ -261,6 +263,23 @@ def test_fuzz_of_the_clean_hypervisor_finds_nothing(run: Run, tmp_path: Path) ->
     done = run("fuzz", "dma", "--engine", "random", "--runs", 50, "--seed", 3, "--out", tmp_path / "out")
     assert done.status == 0, done.err
     assert "no findings" in done.out
+
+
+def test_fuzz_tells_how_far_it_is_line_by_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hvfuzz.cli.live, "PLAIN_SECONDS", 0.3)
+    arguments = ("fuzz", "--engine", "random", "--time", 1.5, "--seed", 3, "--no-minimise", "--bug", "pkvm-09cce60bddd")
+    done = run(*arguments, "--out", tmp_path / "one", "--json")
+    *lines, last = map(json.loads, done.out.splitlines())
+    assert lines
+    assert set(lines[0]) == {"runs", "ops", "seconds", "features", "corpus", "last_new", "findings"}
+    for figure in ("runs", "ops", "seconds"):
+        figures = [line[figure] for line in (*lines, last)]
+        assert figures == sorted(figures)
+    shown = run(*arguments, "--out", tmp_path / "other").out.splitlines()
+    assert "FINDING specification/status/grant.create" in shown
+    assert any(
+        re.fullmatch(r"0:0\d  programs \S+  ops \S+  features \d+  corpus \d+  findings [1-9]", line) for line in shown
+    )
 
 
 @pytest.mark.parametrize(

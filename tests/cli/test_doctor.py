@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 import hvfuzz.campaign.speed
+import hvfuzz.cli.bench
 import hvfuzz.cli.doctor
 from hvfuzz.bugs import known_bugs
+from hvfuzz.engines.engine import Feedback
 
 Run = Callable[..., Any]
 
@@ -34,20 +36,32 @@ def test_doctor_says_what_is_ill(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     bug = known_bugs()["xsa-221"]
     deaf = replace(bug, name="deaf", replacement=lambda domain, port: None)
     monkeypatch.setattr(hvfuzz.cli.doctor, "known_bugs", lambda: {"xsa-221": bug, "deaf": deaf})
-    monkeypatch.setattr(hvfuzz.cli.doctor, "ENGINES", ())
+    monkeypatch.setattr(hvfuzz.cli.doctor, "PACKAGES", ("click", "hvfuzz-is-no-such-package"))
+    monkeypatch.setattr(hvfuzz.cli.doctor, "ENGINES", ("steam",))
     done = run("doctor")
     assert done.status == 1
     assert (
         "BAD planted bugs       1 of 2 found by their oracle, and silent on the clean build; not so: deaf" in done.out
     )
+    assert "ok  click " in done.out
+    assert "BAD hvfuzz-is-no-such-package not installed: pip install hvfuzz" in done.out
+    assert "BAD engine steam       no engine 'steam'" in done.out
 
 
-def test_bench_gives_figures_with_their_spread(run: Run) -> None:
-    done = run("bench", "speed", "--rounds", 3, "--engine-time", 0, "--json")
+def test_bench_gives_figures_with_their_spread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("atheris")
+    monkeypatch.setattr(hvfuzz.cli.bench, "Feedback", [Feedback.STATE])  # instrumenting takes longer than this test
+    done = run("bench", "speed", "--rounds", 3, "--engine-time", 1, "--json")
     assert done.status == 0, done.err
     document = json.loads(done.out)
     assert [row["name"] for row in document["speed"]][:2] == ["bare emulator", "with oracles"]
     for row in document["speed"]:
         assert 0 < row["slowest"] <= row["ops_per_second"] <= row["fastest"]
     assert [row["memory"] for row in document["reset"]] == [16 << 20, 1 << 30]
-    assert "of bare" in run("bench", "speed", "--rounds", 3, "--engine-time", 0).out
+    (engine,) = document["engine"]
+    assert engine["feedback"] == "state"
+    assert 0 < engine["runs"] <= engine["ops"]
+    assert 0 < engine["seconds"] < 60
+    shown = run("bench", "speed", "--rounds", 3, "--engine-time", 0.1).out
+    for words in ("of bare", "with oracles", "atheris, feedback state", "1024 MiB"):
+        assert words in shown
