@@ -266,8 +266,8 @@ def test_fuzz_of_the_clean_hypervisor_finds_nothing(run: Run, tmp_path: Path) ->
 
 
 def test_fuzz_tells_how_far_it_is_line_by_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hvfuzz.cli.live, "PLAIN_SECONDS", 0.3)
-    arguments = ("fuzz", "--engine", "random", "--time", 1.5, "--seed", 3, "--no-minimise", "--bug", "pkvm-09cce60bddd")
+    monkeypatch.setattr(hvfuzz.cli.live, "PLAIN_SECONDS", 0.1)
+    arguments = ("fuzz", "--engine", "random", "--runs", 150, "--seed", 3, "--no-minimise", "--bug", "pkvm-09cce60bddd")
     done = run(*arguments, "--out", tmp_path / "one", "--json")
     *lines, last = map(json.loads, done.out.splitlines())
     assert lines
@@ -278,7 +278,7 @@ def test_fuzz_tells_how_far_it_is_line_by_line(run: Run, tmp_path: Path, monkeyp
     shown = run(*arguments, "--out", tmp_path / "other").out.splitlines()
     assert "FINDING specification/status/grant.create" in shown
     assert any(
-        re.fullmatch(r"0:0\d  programs \S+  ops \S+  features \d+  corpus \d+  findings [1-9]", line) for line in shown
+        re.fullmatch(r"0:0\d  programs \S+  ops \S+  features \d+  corpus \d+  findings \d+", line) for line in shown
     )
 
 
