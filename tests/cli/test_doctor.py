@@ -18,8 +18,9 @@ Run = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less of everything."""
-    monkeypatch.setattr(hvfuzz.cli.doctor, "CLEAN_SECONDS", 0.5)
+    """Less of everything, and patience with a machine that is busy: an engine is done when it finds its bug."""
+    monkeypatch.setattr(hvfuzz.cli.doctor, "CLEAN_SECONDS", 2.0)
+    monkeypatch.setattr(hvfuzz.cli.doctor, "ENGINE_SECONDS", 60.0)
     monkeypatch.setattr(hvfuzz.campaign.speed, "BATCH", 12)
 
 
@@ -51,7 +52,7 @@ def test_doctor_says_what_is_ill(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 def test_bench_gives_figures_with_their_spread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("atheris")
     monkeypatch.setattr(hvfuzz.cli.bench, "Feedback", [Feedback.STATE])  # instrumenting takes longer than this test
-    done = run("bench", "speed", "--rounds", 3, "--engine-time", 1, "--json")
+    done = run("bench", "speed", "--rounds", 3, "--engine-time", 2, "--json")
     assert done.status == 0, done.err
     document = json.loads(done.out)
     assert [row["name"] for row in document["speed"]][:2] == ["bare emulator", "with oracles"]

@@ -122,4 +122,5 @@ def test_a_mutator_that_fails_does_not_hang_the_engine(tmp_path: Path) -> None:
 def test_a_comma_in_the_name_of_the_folder_does_no_harm(tmp_path: Path) -> None:
     seed = "# hvp 1\nworld pair\nsched.poll(dom1, ports=[5], count=1, timeout=0)\n"
     events, _ = fuzz(tmp_path / "a,b", bug="xsa-221", seeds=[seed], runs=5)
-    assert "found" in events[1]
+    first = next(event for event in events if "found" in event)  # how often progress is told is a matter of time
+    assert first["runs"] <= 3
