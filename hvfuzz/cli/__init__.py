@@ -13,7 +13,7 @@ import click
 
 import hvfuzz
 
-COMMANDS: Final = ("fuzz", "repro", "minimise", "show", "bugs", "corpus", "bench", "doctor", "abi")
+COMMANDS: Final = ("fuzz", "repro", "minimise", "show", "bugs", "corpus", "bench", "reference", "doctor", "abi")
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERNAL: Final = 70
 EXAMPLES: Final = """\b
@@ -63,9 +63,19 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from hvfuzz.campaign.pool import PoolError
     from hvfuzz.campaign.traces import TraceError
     from hvfuzz.engines.engine import EngineError
+    from hvfuzz.references.reference import ReferenceError
     from hvfuzz.targets.harness import HarnessError
 
-    return BugError, ProgramFileError, FindingFileError, PoolError, TraceError, EngineError, HarnessError
+    return (
+        BugError,
+        ProgramFileError,
+        FindingFileError,
+        PoolError,
+        TraceError,
+        EngineError,
+        ReferenceError,
+        HarnessError,
+    )
 
 
 def _fail(message: str, status: int) -> NoReturn:

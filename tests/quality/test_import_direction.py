@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = (
     "machine",
+    "references",
     "abi",
     "guest",
     "hypervisor",
@@ -23,10 +24,15 @@ LAYERS = (
 FORBIDDEN = (
     ("hvfuzz/hypervisor/", "hvfuzz.guest"),
     ("hvfuzz/machine/", "hvfuzz.guest"),
+    ("hvfuzz/abi/", "hvfuzz.references"),
     ("hvfuzz/oracles/spec/", "hvfuzz.hypervisor"),
 )
 #: Heavy packages, and the only file of hvfuzz/ that may import each.
-ONLY_IN = {"atheris": "hvfuzz/engines/atheris.py", "hypothesis": "hvfuzz/engines/hypothesis.py"}
+ONLY_IN = {
+    "atheris": "hvfuzz/engines/atheris.py",
+    "hypothesis": "hvfuzz/engines/hypothesis.py",
+    "unicorn": "hvfuzz/references/unicorn.py",
+}
 
 
 def imports(source: str, package: str) -> Iterator[str]:
