@@ -13,7 +13,7 @@ import click
 
 import hvfuzz
 
-COMMANDS: Final = ("fuzz", "repro", "minimise", "show", "bugs", "corpus", "bench", "reference", "doctor", "abi")
+COMMANDS: Final = ("fuzz", "repro", "minimise", "show", "walk", "bugs", "corpus", "bench", "reference", "doctor", "abi")
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERNAL: Final = 70
 EXAMPLES: Final = """\b

@@ -8,7 +8,7 @@ from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.ept import EP4TA, EPTP_ACCESSED_DIRTY
 from hvfuzz.machine.faults import GuestFault, Vector
 from hvfuzz.machine.paging import CR3_PCID, CR4_PCIDE
-from hvfuzz.machine.second_stage import STAGE_1, SecondStage
+from hvfuzz.machine.second_stage import CACHED, STAGE_1, SecondStage
 from hvfuzz.machine.vmcs import RFLAGS
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class Mmu(SecondStage):
             if seen is not None and seen[1] & READ and plain_reads:
                 clock.cycles += _HIT_AND_REFERENCE
                 hpa = seen[0] | entry_gpa & PAGE_MASK
+                if record is not None:
+                    record.append((CACHED, 0, seen[0], entry_gpa >> PAGE_SHIFT, seen[1]))
             else:
                 hpa = self.resolve_gpa(eptp, entry_gpa, READ, gva, True)[0] | entry_gpa & PAGE_MASK
                 clock.cycles += Cost.WALK_REFERENCE

@@ -9,11 +9,13 @@ from hvfuzz.machine.faults import EptMisconfiguration, EptViolation
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.tlb import GuestPhysicalEntry, Tlb
 
+CACHED: Final = 0
 STAGE_1: Final = 1
 STAGE_2: Final = 2
 
 WalkStep = tuple[int, int, int, int, int]
-"""(stage, level 4..1, Hpa of the table, index of the entry, the entry as it was read)"""
+"""(stage, level 4..1, Hpa of the table, index of the entry, the entry as it was read); or, where a guest-physical
+mapping of the TLB served instead of tables, (CACHED, 0, Hpa of the page, gpa >> 12, rights)."""
 
 # Plain ints: flags of an enumeration make a new member of it of every combination.
 _LINEAR_VALID: Final = int(ept.Qualification.LINEAR_VALID)
@@ -34,7 +36,7 @@ _LEVELS: Final = (
 class SecondStage:
     """Translates Gpas of any EPT of the machine, through the guest-physical mappings of the TLB.
 
-    `record` is None, or a list to which each reference to a table is appended as a WalkStep.
+    `record` is None, or a list to which each reference to a table, or what spared it, is appended as a WalkStep.
     """
 
     __slots__ = ("clock", "memory", "record", "tlb")
@@ -62,6 +64,8 @@ class SecondStage:
         entry = self.tlb.guest_physical.get((eptp & ept.EP4TA, gpa >> PAGE_SHIFT))
         if entry is not None and entry[1] & access == access:
             self.clock.cycles += Cost.TLB_HIT
+            if self.record is not None:
+                self.record.append((CACHED, 0, entry[0], gpa >> PAGE_SHIFT, entry[1]))
             return entry
         return self._walk_ept(eptp, gpa, access, gva, walking)
 

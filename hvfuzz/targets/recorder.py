@@ -102,7 +102,9 @@ class Recorder(Observer):
         if machine is None or not machine.mmu.record:
             return
         steps, machine.mmu.record = machine.mmu.record, []
-        words = [f"{STAGES[step[0]]} L{step[1]}[{step[3]}]={step[4]:#x}" for step in steps]
+        words = [f"{STAGES[stage]} L{level}[{index}]={entry:#x}" for stage, level, _, index, entry in steps if stage]
+        if not words:
+            return
         if words == self._walked:
             self.lines.append(f"        walk   the same {len(words)} table entries again")
             return
