@@ -1,0 +1,67 @@
+"""Stage 1 of our MMU against Unicorn: the same cases to both, and whole outcomes compared, all of RAM among them."""
+
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
+
+from hvfuzz.references.reference import MOST_DIFFERENCES, Difference, Quirk, Report
+from hvfuzz.references.stage1.case import Case, Outcome, changes
+from hvfuzz.references.stage1.generation import cases as generate
+from hvfuzz.references.stage1.model import Model
+from hvfuzz.references.stage1.quirks import EARLY_ACCESSED, without_early_accessed
+from hvfuzz.references.unicorn import NEEDS, Unicorn
+
+_REPORTED_EVERY: Final = 256
+
+
+class Stage1:
+    """x86-64 4-level paging (SDM Vol. 3A, 4.5 to 4.8) as Unicorn, which shares no code with us, implements it."""
+
+    @property
+    def name(self) -> str:
+        return "stage1"
+
+    @property
+    def needs(self) -> str:
+        return NEEDS
+
+    @property
+    def quirks(self) -> tuple[Quirk, ...]:
+        return (EARLY_ACCESSED,)
+
+    def compare(self, cases: int, seed: int, progress: Callable[[int], None]) -> Report:
+        """Compare that many cases; raises ReferenceError if Unicorn is not installed, or cannot go on."""
+        model = Model()
+        unicorn = Unicorn(model.initial)
+        differences: list[Difference] = []
+        started = time.perf_counter()
+        done = early = 0
+        for number, case in enumerate(islice(generate(seed), cases)):
+            ours = model.run(case)
+            unicorn.load(case.entries)
+            theirs = [unicorn.access(case, access) for access in case.accesses]
+            done += 1
+            our_ram, raw = model.memory(), unicorn.memory()
+            their_ram = without_early_accessed(case, theirs, raw)
+            early += their_ram is not raw
+            if ours != theirs or our_ram != their_ram:
+                differences.append(
+                    Difference(
+                        number,
+                        str(case),
+                        _describe(case, ours, model.initial, our_ram),
+                        _describe(case, theirs, model.initial, their_ram),
+                    )
+                )
+                if len(differences) == MOST_DIFFERENCES:
+                    break
+            if not done % _REPORTED_EVERY:
+                progress(done)
+        seconds = time.perf_counter() - started
+        progress(done)
+        return Report(self.name, unicorn.version, seed, done, seconds, tuple(differences), {EARLY_ACCESSED.name: early})
+
+
+def _describe(case: Case, outcomes: list[Outcome], initial: bytes, after: bytes) -> str:
+    return f"{', then '.join(map(str, outcomes))}; {changes(case.entries, initial, after)}"
