@@ -1,5 +1,7 @@
 """The IOMMU: Intel VT-d in legacy mode, with the two caches that software has to invalidate.
 
+Software has two ways to it: the methods here, and `registers`, where every command is as the manual has it.
+
     bdf --root entry--> context table --context entry--> second-level tables --> Hpa
          \\_______ context_cache: bdf _______/ \\_______ iotlb: (did, page) _______/
 
@@ -14,15 +16,18 @@ What the manual ("VT-d spec", chapters 3, 6, 7, 9) leaves to the implementation 
 - A cached translation that lacks the right is walked again, and the outcome of that walk counts and takes its
   place: more rights need no invalidation, fewer rights do.
 - Requests to 0xFEExxxxx are interrupts (3.14): they come out as they are, without a look at any table.
-- Faults are not compressed: each takes a recording register, as long as there is one.
+- Faults are not compressed, unless asked for: each takes a recording register, as long as there is one (7.2.1).
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_MASK, PAGE_SHIFT
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.vtd import INTERRUPT_RANGE, WIDTH_OF_LEVELS, FaultReason, TranslationType
+from hvfuzz.machine.vtd_faults import FaultLog, FaultRecord
+from hvfuzz.machine.vtd_queue import InvalidationQueue
+from hvfuzz.machine.vtd_registers import VtdRegisters
 from hvfuzz.machine.vtd_tables import Blocked, Context, VtdTables
 
 IOTLB_CAPACITY: Final = 64
@@ -46,23 +51,13 @@ class DmaFault(Exception):
         return f"DMA of device {self.bdf:#06x} to iova {self.iova:#x} blocked: {self.reason.name}"
 
 
-class FaultRecord(NamedTuple):
-    """One fault recording register (10.4.14)."""
-
-    reason: FaultReason
-    bdf: int
-    page: int
-    """The IOVA, bits 0 to 11 clear."""
-    access: int
-    """READ, WRITE or both."""
-
-
 class Iommu:
     """The one IOMMU, in front of every device.
 
     After reset translation is off and every request comes out as it is (10.4.4, GCMD_REG.TE). Addresses are
     plain ints: an Iova in, an Hpa out. `host_width` (HAW) is where reserved bits of table entries begin; a
-    context entry may ask for 39 bits of IOVA, or for 48 if `guest_width` (MGAW) is 48.
+    context entry may ask for 39 bits of IOVA, or for 48 if `guest_width` (MGAW) is 48. There are `fault_records`
+    fault recording registers; `compress_faults` keeps them for one pending fault of each requester.
     """
 
     __slots__ = (
@@ -70,17 +65,26 @@ class Iommu:
         "clock",
         "context_cache",
         "enabled",
-        "faults",
         "hits",
         "iotlb",
+        "log",
         "misses",
-        "overflow",
+        "queue",
+        "registers",
+        "root_set",
         "root_table",
         "tables",
     )
 
     def __init__(
-        self, memory: PhysicalMemory, clock: Clock, *, host_width: int = MAXPHYADDR, guest_width: int = 48
+        self,
+        memory: PhysicalMemory,
+        clock: Clock,
+        *,
+        host_width: int = MAXPHYADDR,
+        guest_width: int = 48,
+        fault_records: int = FAULT_RECORDS,
+        compress_faults: bool = False,
     ) -> None:
         self.clock = clock
         self.tables: VtdTables = VtdTables(memory, clock, host_width, guest_width)
@@ -88,22 +92,40 @@ class Iommu:
         self.enabled: bool = False
         self.root_table: int = 0
         """Hpa of the root table in use."""
+        self.root_set: bool = False
+        """GSTS_REG.RTPS: software has set a root table."""
         self.context_cache: dict[int, Context] = {}
         """bdf -> what its context entry said, oldest first."""
         self.iotlb: dict[tuple[int, int], tuple[int, int]] = {}
         """(did, iova >> 12) -> (Hpa of the page, rights READ | WRITE), oldest first."""
         self.capacity: int = IOTLB_CAPACITY
         """Entries that the IOTLB holds; change it by `set_capacity`."""
-        self.faults: list[FaultRecord] = []
-        """The fault recording registers in use, oldest first."""
-        self.overflow: bool = False
-        """FSTS_REG.PFO: a fault was lost as no register was free; none is recorded until this is cleared."""
+        self.log: FaultLog = FaultLog(fault_records, compress=compress_faults)
+        """The fault recording registers, and what else FSTS_REG shows."""
         self.hits: int = 0
         self.misses: int = 0
+        self.queue: InvalidationQueue = InvalidationQueue(self)
+        """Off until software enables it by `registers`."""
+        self.registers: VtdRegisters = VtdRegisters(self)
+
+    @property
+    def faults(self) -> list[FaultRecord]:
+        """What the fault recording registers in use say, oldest first."""
+        return self.log.pending()
+
+    @property
+    def overflow(self) -> bool:
+        """FSTS_REG.PFO: a fault was lost as no register was free; none is recorded until this is cleared."""
+        return self.log.overflow
+
+    def set_root_table(self, root_table: int) -> None:
+        """Use the root table at Hpa `root_table` from now on (GCMD_REG.SRTP)."""
+        self.root_table = root_table & ~PAGE_MASK
+        self.root_set = True
 
     def enable(self, root_table: int) -> None:
         """Use the root table at Hpa `root_table` and translate from now on (GCMD_REG.SRTP, then TE)."""
-        self.root_table = root_table & ~PAGE_MASK
+        self.set_root_table(root_table)
         self.enabled = True
 
     def disable(self) -> None:
@@ -121,13 +143,15 @@ class Iommu:
 
     def clear_faults(self) -> None:
         """Free all fault recording registers, and clear the overflow."""
-        self.faults.clear()
-        self.overflow = False
+        for index in range(len(self.log.records)):
+            self.log.clear_record(index)
+        self.log.clear_status(overflow=True)
 
-    def invalidate_context(self, bdf: int | None = None, did: int | None = None) -> None:
+    def invalidate_context(self, bdf: int | None = None, did: int | None = None, *, ignore: int = 0) -> None:
         """Forget context entries (6.5.1.1): of one device, of one domain, or both; without an argument, all.
 
-        Translations made with their help stay in the IOTLB.
+        Bits of the requester id that are set in `ignore` are not compared (the function mask). Translations made
+        with the help of the entries stay in the IOTLB.
         """
         self.clock.cycles += Cost.FLUSH
         cache = self.context_cache
@@ -135,7 +159,7 @@ class Iommu:
             cache.clear()
             return
         for key in list(cache):
-            if (bdf is None or key == bdf) and (did is None or cache[key].did == did):
+            if (bdf is None or not (key ^ bdf) & ~ignore) and (did is None or cache[key].did == did):
                 del cache[key]
 
     def invalidate_iotlb(self, did: int | None = None, iova: int | None = None, order: int = 0) -> None:
@@ -206,10 +230,7 @@ class Iommu:
         return context
 
     def _blocked(self, reason: FaultReason, bdf: int, iova: int, access: int, fpd: bool) -> DmaFault:
-        """Record the fault, if software wants it and there is room for it (7.3.1), and make the exception."""
-        if not fpd and not self.overflow:
-            if len(self.faults) < FAULT_RECORDS:
-                self.faults.append(FaultRecord(reason, bdf, iova & ~PAGE_MASK, access))
-            else:
-                self.overflow = True
+        """Record the fault, if software wants it and there is room for it (7.2.1), and make the exception."""
+        if not fpd:
+            self.log.record(reason, bdf, iova, access)
         return DmaFault(reason, bdf, iova)
