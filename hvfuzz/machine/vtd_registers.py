@@ -66,6 +66,9 @@ CCMD_ICC: Final = 1 << 31
 CCMD_REQUEST_SHIFT: Final = 29
 CCMD_ACTUAL_SHIFT: Final = 27
 """CIRG, what is asked for, and CAIG, what was done (0: nothing); both in the high half."""
+CCMD_READABLE_LOW: Final = 0xFFFF
+"""DID; SID and FM are write-only (10.4.7)."""
+CCMD_READABLE_HIGH: Final = 0x1F << CCMD_ACTUAL_SHIFT
 IOTLB_IVT: Final = 1 << 31
 IOTLB_REQUEST_SHIFT: Final = 28
 IOTLB_ACTUAL_SHIFT: Final = 25
@@ -83,6 +86,8 @@ _WRITABLE: Final = {
     Register.IVA + 4: U32,
 }
 """Registers that keep what is written, and which bits of it."""
+_READABLE: Final = {Register.CCMD: CCMD_READABLE_LOW, Register.IVA: 0, Register.IVA + 4: 0}
+"""Registers that do not show all that was written."""
 
 
 def capabilities(guest_width: int, records: int) -> int:
@@ -166,7 +171,7 @@ class VtdRegisters:
             return _read_event(log.event, offset - Register.FECTL)
         if Register.IECTL <= offset <= Register.IEUADDR:
             return _read_event(queue.completion, offset - Register.IECTL)
-        return self.words.get(offset, 0) if offset not in (Register.IVA, Register.IVA + 4) else 0
+        return self.words.get(offset, 0) & _READABLE.get(offset, U32)
 
     def _read_record(self, offset: int) -> int:
         """A doubleword of a fault recording register; 0 once F is clear."""
@@ -224,7 +229,7 @@ class VtdRegisters:
             asked = value >> CCMD_REQUEST_SHIFT & 3
             done = perform_context(self._iommu, asked, low & 0xFFFF, low >> 16, value & 3)
             value = value & ~(CCMD_ICC | 3 << CCMD_ACTUAL_SHIFT) | (asked << CCMD_ACTUAL_SHIFT if done else 0)
-        self.words[Register.CCMD + 4] = value
+        self.words[Register.CCMD + 4] = value & CCMD_READABLE_HIGH
 
     def _invalidate_iotlb(self, value: int) -> None:
         """IOTLB_REG (6.5.1.2), with the address of IVA_REG; IAIG is 0 if the request was not a valid one."""

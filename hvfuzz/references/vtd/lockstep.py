@@ -1,0 +1,414 @@
+"""Both sides do the steps of a case one by one; whatever software or memory can tell of them is compared."""
+
+import random
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Self, assert_never
+
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, WRITE
+from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.vtd_queue import WAIT_INTERRUPT, WAIT_STATUS, DescriptorType, Granularity
+from hvfuzz.machine.vtd_registers import CCMD_ICC, GLOBAL_QIE, GLOBAL_SRTP, GLOBAL_TE, IOTLB_IVT, Register
+from hvfuzz.references.vtd import quirks
+from hvfuzz.references.vtd.board import Board
+from hvfuzz.references.vtd.qemu import DEVICES, VTD_BASE, Qemu
+from hvfuzz.references.vtd.steps import (
+    QUEUE,
+    ROOT,
+    SCRATCH,
+    SCRATCH_TABLES,
+    STATUS,
+    Case,
+    ClearFaults,
+    Descriptor,
+    Dma,
+    InvalidateContext,
+    InvalidateIotlb,
+    MaskEvents,
+    SetRoot,
+    Step,
+    Store,
+    SwitchTranslation,
+    Wait,
+    slot,
+)
+
+QUEUE_ENTRIES: Final = 256
+ALL: Final = 2**64 - 1
+FAULT_FIELDS: Final = ALL & ~(0xFFFFF << 40)
+"""A fault recording register's high word without PV."""
+ACTUAL_GRANULARITY: Final = 3 << 59
+FAULT_PENDING: Final = 1 << 63
+QUEUE_ERROR: Final = 1 << 4
+ACCEPTED_TYPES: Final = (3, 4, 6, 7)
+"""Types of descriptors that QEMU takes for features that it does not report."""
+_NONCES: Final = 1 << 16
+
+
+class Mismatch(Exception):
+    """The sides do not agree: what was looked at, and what each says."""
+
+    def __init__(self, what: str, model: str, reference: str) -> None:
+        super().__init__(what, model, reference)
+        self.what = what
+        self.model = model
+        self.reference = reference
+
+
+class _Check(NamedTuple):
+    what: str
+    command: str
+    expected: int | bytes
+    mask: int = ALL
+
+    def judge(self, answer: str) -> None:
+        """Raise Mismatch if the answer is not the expected one."""
+        if isinstance(self.expected, bytes):
+            if answer != f"0x{self.expected.hex()}":
+                raise Mismatch(self.what, f"0x{self.expected.hex()}", answer)
+        elif int(answer, 16) & self.mask != self.expected & self.mask:
+            raise Mismatch(self.what, f"{self.expected & self.mask:#x}", f"{int(answer, 16) & self.mask:#x}")
+
+
+class _Piece(NamedTuple):
+    """Part of a DMA, within a page."""
+
+    iova: int
+    start: int
+    """Offset in the DMA."""
+    size: int
+
+
+class Lockstep:
+    """A board and a QEMU in the same state, as a context manager; `run` says how a case went.
+
+    After a Mismatch they are not in the same state any more, and a new Lockstep is needed.
+    """
+
+    def __init__(self, width: int, memory: PhysicalMemory) -> None:
+        self.board: Final = Board(width, memory)
+        self.qemu: Final = Qemu(width)
+        self._commands: list[str] = []
+        self._checks: list[tuple[int, _Check]] = []
+        self._written: set[int] = set()
+        """Table words that are not zero."""
+        self._tail = 0
+        self._masked = True
+        self._nonces = nonces(random.Random(width))
+        self._nonce = 0
+
+    def __enter__(self) -> Self:
+        self.qemu.__enter__()
+        try:
+            self._start()
+        except BaseException:
+            self.qemu.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.qemu.close()
+
+    def run(self, case: Case) -> None:
+        """Do a case on both sides. Raises Mismatch at the first thing that differs, ReferenceError if QEMU fails."""
+        self.board.quirks.clear()
+        self._reset(case)
+        for step in case.steps:
+            self._step(step)
+        self._flush()
+
+    # Start and reset.
+
+    def _start(self) -> None:
+        """Scratch tables, data in the devices' buffers, and translation on with an empty root table."""
+        board = self.board
+        for level in range(4, 1, -1):
+            self._store(slot(SCRATCH_TABLES, SCRATCH, level), SCRATCH_TABLES[level - 2] | READ | WRITE)
+        self._store(slot(SCRATCH_TABLES, SCRATCH, 1), SCRATCH | READ | WRITE)
+        for number in range(len(DEVICES)):
+            self._put(SCRATCH, self._next_nonce(PAGE_SIZE - 1))
+            self._dma(Dma(number, SCRATCH, PAGE_SIZE - 1, False, 0))
+            assert any(board.buffers[number])
+        self._observe(Register.CAP, 8)
+        self._write(Register.IQA, QUEUE, 8)
+        self._root(ROOT)
+        self._switch(True)
+        self._flush()
+
+    def _reset(self, case: Case) -> None:
+        """Undo what the last case left, write the tables of this one, and empty the caches."""
+        queue = self.board.iommu.queue
+        if case.queued and not queue.enabled:
+            self._tail = 0
+            self._write(Register.IQT, 0, 8)
+            self._command(queued=True)
+        elif queue.enabled and not case.queued:
+            self._submit(DescriptorType.WAIT | WAIT_STATUS, STATUS)  # QEMU switches off after a wait descriptor only
+            self._command(queued=False)
+            self._observe(Register.IQH, 8)
+        if not self.board.iommu.enabled:
+            self._switch(True)
+        if self.board.iommu.root_table != ROOT:
+            self._root(ROOT)
+        self._clear(ClearFaults())
+        if not self._masked:
+            self._mask(MaskEvents(True))
+        fresh = {store.hpa for store in case.tables}
+        for hpa in sorted(self._written - fresh):
+            self._put(hpa, bytes(8))
+        self._written.clear()
+        for store in case.tables:
+            self._step(store)
+        self._invalidate_context(InvalidateContext(Granularity.GLOBAL))
+        self._invalidate_iotlb(InvalidateIotlb(Granularity.GLOBAL))
+
+    # Steps.
+
+    def _step(self, step: Step) -> None:
+        match step:
+            case Store():
+                self._store(step.hpa, step.value)
+                self._written.add(step.hpa)
+            case Dma():
+                self._dma(step)
+            case InvalidateContext():
+                self._invalidate_context(step)
+            case InvalidateIotlb():
+                self._invalidate_iotlb(step)
+            case Wait():
+                self._wait(step)
+            case Descriptor():
+                self._descriptor(step)
+            case ClearFaults():
+                self._clear(step)
+            case MaskEvents():
+                self._mask(step)
+            case SetRoot():
+                self._root(step.hpa)
+            case SwitchTranslation():
+                self._switch(step.on)
+            case _:
+                assert_never(step)
+
+    def _dma(self, step: Dma) -> None:
+        board, bdf = self.board, DEVICES[step.device]
+        access = WRITE if step.to_memory else READ
+        pieces = list(_pieces(step))
+        went = [board.reach(bdf, piece.iova, access) for piece in pieces]
+        self._note_dma(step, went)
+        places: dict[int, int] = {}
+        for piece, hpa in zip(pieces, went, strict=True):
+            pages = [*step.watch, *([hpa & ~PAGE_MASK] if hpa is not None else [])]
+            places |= {page | piece.iova & PAGE_MASK: piece.size for page in pages if page < board.memory.size}
+        for hpa, size in places.items():
+            self._put(hpa, bytes(size) if step.to_memory else self._next_nonce(size))
+        buffer = board.buffers[step.device]
+        for piece, hpa in zip(pieces, went, strict=True):
+            start = step.buffer + piece.start
+            if hpa is not None and hpa + piece.size <= board.memory.size:
+                if step.to_memory:
+                    board.memory.write(hpa, buffer[start : start + piece.size])
+                else:
+                    buffer[start : start + piece.size] = board.memory.read(hpa, piece.size)
+            elif not step.to_memory:
+                buffer[start : start + piece.size] = bytes(piece.size)
+        self._commands += self.qemu.dma(step.device, step.buffer, step.iova, step.size, to_memory=step.to_memory)
+        self._flush()
+        checks = self._fault_checks()
+        if step.to_memory:
+            checks += [
+                _Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", board.memory.read(hpa, size))
+                for hpa, size in places.items()
+            ]
+        answers = self.qemu.finish(step.device, [check.command for check in checks])
+        for check, answer in zip(checks, answers, strict=True):
+            check.judge(answer)
+
+    def _note_dma(self, step: Dma, went: list[int | None]) -> None:
+        """Count the quirks that a DMA meets, apart from those of translation."""
+        board = self.board
+        missing = [hpa is None or hpa >= board.memory.size for hpa in went]
+        if any(missing) and not all(missing):
+            board.meet(quirks.PARTIAL)
+        if any(missing) and not step.to_memory:
+            board.meet(quirks.NO_MEMORY)
+
+    def _invalidate_context(self, step: InvalidateContext) -> None:
+        board = self.board
+        before = dict(board.iommu.context_cache)
+        if board.iommu.queue.enabled:
+            low = DescriptorType.CONTEXT | step.granularity << 4 | step.did << 16
+            self._submit(low | step.bdf << 32 | step.function_mask << 48, 0)
+        else:
+            high = CCMD_ICC | step.granularity << 29 | step.function_mask
+            self._write(Register.CCMD, high << 32 | step.bdf << 16 | step.did, 8)
+            coarser = step.granularity == Granularity.DOMAIN
+            self._observe(Register.CCMD, 8, ALL & ~ACTUAL_GRANULARITY if coarser else ALL)
+        board.lose_contexts(step, before)
+
+    def _invalidate_iotlb(self, step: InvalidateIotlb) -> None:
+        address = step.iova & ~PAGE_MASK | step.order
+        if self.board.iommu.queue.enabled:
+            self._submit(DescriptorType.IOTLB | step.granularity << 4 | step.did << 16, address)
+        else:
+            self._write(Register.IVA, address, 8)
+            self._write(Register.IOTLB, (IOTLB_IVT | step.granularity << 28 | step.did) << 32, 8)
+            self._observe(Register.IOTLB, 8)
+        self.board.lose_translations(step)
+
+    def _wait(self, step: Wait) -> None:
+        low = DescriptorType.WAIT | (WAIT_INTERRUPT if step.interrupt else WAIT_STATUS)
+        self._submit(low | step.data << 32, STATUS)
+        self._observe_memory(STATUS, 4)
+        self._observe(Register.ICS, 4)
+        self._observe(Register.IECTL, 4)
+
+    def _descriptor(self, step: Descriptor) -> None:
+        """An invalid descriptor; then software puts a valid one in its place, and the queue goes on."""
+        at = QUEUE + self._tail * 16
+        accepted = step.low & 0xF in ACCEPTED_TYPES
+        self._submit(step.low, step.high, observed=not accepted)
+        log = self.board.iommu.log
+        if not log.queue_error:
+            raise AssertionError(f"the model takes the invalid descriptor {step.low:#x}, {step.high:#x}")
+        wait = DescriptorType.WAIT | WAIT_STATUS | at << 32 & ALL
+        if accepted:
+            self.board.meet(quirks.QUEUE_TYPES)
+            # Our model goes on as QEMU did, and nobody is told.
+            self.board.memory.store64(at, int(DescriptorType.WAIT))
+            self.board.memory.store64(at + 8, 0)
+            self.board.iommu.registers.write(Register.FSTS, 4, QUEUE_ERROR)
+            self._observe(Register.IQH, 8)
+            return
+        self._commands += self._tail_command()
+        self._observe(Register.IQH, 8)
+        self._store(at, wait)
+        self._store(at + 8, STATUS)
+        self.board.meet(quirks.QUEUE_RESUME)
+        self._write(Register.FSTS, QUEUE_ERROR, 4)
+        self._commands += self._tail_command()
+        for register in (Register.IQH, Register.FSTS, Register.FECTL):
+            self._observe(register, 4)
+        self._observe_memory(STATUS, 4)
+
+    def _clear(self, step: ClearFaults) -> None:
+        event = self.board.iommu.log.event
+        pending = event.pending
+        if step.record:
+            self._write(Register.FRCD + 12, FAULT_PENDING >> 32, 4)
+        if pending and not event.pending:
+            self.board.meet(quirks.EVENT_PENDING)
+        self._write(Register.FSTS, 1 if step.overflow else 0, 4)
+        self._write(Register.ICS, 1, 4)
+        self._observe(Register.FSTS, 4)
+        self._observe(Register.FECTL, 4)
+
+    def _mask(self, step: MaskEvents) -> None:
+        self._masked = step.masked
+        for register in (Register.FECTL, Register.IECTL):
+            self._write(register, 1 << 31 if step.masked else 0, 4)
+            self._observe(register, 4)
+
+    def _root(self, hpa: int) -> None:
+        self._write(Register.RTADDR, hpa, 8)
+        self._command(root=True)
+        self.board.lose_everything()
+
+    def _switch(self, on: bool) -> None:
+        self._command(translate=on)
+        self.board.lose_everything()
+
+    # What both sides are told and asked.
+
+    def _command(self, *, translate: bool | None = None, queued: bool | None = None, root: bool = False) -> None:
+        """Write GCMD_REG: what is not named stays as it is."""
+        iommu = self.board.iommu
+        value = GLOBAL_SRTP if root else 0
+        value |= GLOBAL_TE if (iommu.enabled if translate is None else translate) else 0
+        value |= GLOBAL_QIE if (iommu.queue.enabled if queued is None else queued) else 0
+        self._write(Register.GCMD, value, 4)
+        self._observe(Register.GSTS, 4)
+
+    def _submit(self, low: int, high: int, *, observed: bool = True) -> None:
+        """Queue a descriptor."""
+        at = QUEUE + self._tail * 16
+        self._store(at, low)
+        self._store(at + 8, high)
+        self._tail = (self._tail + 1) % QUEUE_ENTRIES
+        self._write(Register.IQT, self._tail << 4, 8)
+        if observed:
+            self._observe(Register.IQH, 8)
+            self._observe(Register.FSTS, 4)
+
+    def _tail_command(self) -> list[str]:
+        return [f"writeq {VTD_BASE + Register.IQT:#x} {self._tail << 4:#x}"]
+
+    def _fault_checks(self) -> list[_Check]:
+        """The fault status, and the record if there is one."""
+        registers = self.board.iommu.registers
+        high = registers.read(Register.FRCD + 8, 8)
+        pending = high & FAULT_PENDING != 0
+        if pending:
+            self.board.meet(quirks.PASID_BITS)
+        checks = [
+            self._check(Register.FSTS, 4),
+            self._check(Register.FRCD + 8, 8, FAULT_FIELDS if pending else FAULT_PENDING),
+            self._check(Register.FECTL, 4),
+        ]
+        return [*checks, self._check(Register.FRCD, 8)] if pending else checks
+
+    def _check(self, register: int, size: int, mask: int = ALL) -> _Check:
+        what = f"register {register:#x}"
+        command = f"read{'q' if size == 8 else 'l'} {VTD_BASE + register:#x}"
+        return _Check(what, command, self.board.iommu.registers.read(register, size), mask)
+
+    def _observe(self, register: int, size: int, mask: int = ALL) -> None:
+        """Compare a register when the commands so far are sent."""
+        self._later(self._check(register, size, mask))
+
+    def _observe_memory(self, hpa: int, size: int) -> None:
+        self._later(_Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", self.board.memory.read(hpa, size)))
+
+    def _later(self, check: _Check) -> None:
+        self._checks.append((len(self._commands), check))
+        self._commands.append(check.command)
+
+    def _write(self, register: int, value: int, size: int) -> None:
+        self.board.iommu.registers.write(register, size, value)
+        self._commands.append(f"write{'q' if size == 8 else 'l'} {VTD_BASE + register:#x} {value:#x}")
+
+    def _store(self, hpa: int, value: int) -> None:
+        self.board.memory.store64(hpa, value)
+        self._commands.append(f"writeq {hpa:#x} {value:#x}")
+
+    def _put(self, hpa: int, data: bytes) -> None:
+        self.board.memory.write(hpa, data)
+        self._commands.append(f"write {hpa:#x} {len(data):#x} 0x{data.hex()}")
+
+    def _flush(self) -> None:
+        """Send the commands so far, and judge the answers."""
+        commands, checks = self._commands, self._checks
+        self._commands, self._checks = [], []
+        answers = self.qemu.run(commands)
+        for at, check in checks:
+            check.judge(answers[at])
+
+    def _next_nonce(self, size: int) -> bytes:
+        """Bytes that were not used lately."""
+        if self._nonce + size > _NONCES:
+            self._nonce = 0
+        self._nonce += size
+        return self._nonces[self._nonce - size : self._nonce]
+
+
+def nonces(rng: random.Random) -> bytes:
+    """Random bytes with bits 0 to 2 clear and others not: neither a present entry nor an interrupt that wakes."""
+    return bytes(rng.choices(range(8, 256, 8), k=_NONCES))
+
+
+def _pieces(step: Dma) -> Iterator[_Piece]:
+    done = 0
+    while done < step.size:
+        iova = step.iova + done & ALL
+        size = min(step.size - done, PAGE_SIZE - (iova & PAGE_MASK))
+        yield _Piece(iova, done, size)
+        done += size

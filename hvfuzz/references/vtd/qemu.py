@@ -1,0 +1,195 @@
+"""A QEMU process with an Intel IOMMU and two edu devices, driven by qtest commands over a socket pair.
+
+The processor halts at once; whatever happens, happens because a command asks for it. Nothing of the process has a
+name: the socket, the firmware and the error output are file descriptors, so nothing can be left behind.
+"""
+
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+from hvfuzz.references.reference import ReferenceError, program
+
+PROGRAM: Final = "qemu-system-x86_64"
+PACKAGE: Final = "qemu-system-x86"
+MEMORY: Final = 2 << 30
+"""Bytes of RAM: all of it below the PCI hole, and two 1 GiB pages."""
+VTD_BASE: Final = 0xFED9_0000
+DEVICES: Final = (4 << 3, 5 << 3)
+"""Requester ids of the edu devices: 00:04.0 and 00:05.0."""
+EDU_IDENTITY: Final = 0x010000ED
+EDU_BUFFER: Final = 0x40000
+"""Where a device's own buffer starts, as it names it in its DMA registers."""
+EDU_SOURCE, EDU_DESTINATION, EDU_COUNT, EDU_COMMAND = 0x80, 0x88, 0x90, 0x98
+EDU_RUN: Final = 1
+EDU_TO_MEMORY: Final = 2
+
+_FIRMWARE_SIZE: Final = 1 << 16
+_RESET_VECTOR: Final = 0xFFF0
+_HALT: Final = bytes([0xFA, 0xF4, 0xEB, 0xFD])
+"""cli; hlt; jmp to the hlt."""
+_BATCH: Final = 64
+"""Commands under way at once; their answers must fit the socket's buffer while nobody reads."""
+_SECONDS: Final = 20.0
+_MOST_POLLS: Final = 20_000
+
+
+class Qemu:
+    """A running process, as a context manager. Raises ReferenceError if it is missing, dies or does not answer.
+
+    `width` is 39 or 48: the address width of the IOMMU, guest and host alike.
+    """
+
+    def __init__(self, width: int) -> None:
+        path = program(PROGRAM, PACKAGE)
+        firmware = os.memfd_create("firmware")
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        self._socket.settimeout(_SECONDS)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._answers = b""
+        try:
+            os.write(firmware, (bytes(_RESET_VECTOR) + _HALT).ljust(_FIRMWARE_SIZE, b"\xf4"))
+            self._process = subprocess.Popen(
+                [path, *_arguments(width, firmware, theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._errors,
+                stderr=self._errors,
+                pass_fds=(firmware, theirs.fileno()),
+                start_new_session=True,  # an interrupt from the keyboard is for us, and we end it
+            )
+        except BaseException:
+            self._errors.close()
+            ours.close()
+            raise
+        finally:
+            os.close(firmware)
+            theirs.close()
+
+    def __enter__(self) -> Self:
+        try:
+            for number in range(len(DEVICES)):
+                self._plug_in(number)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+        self._errors.close()
+
+    def run(self, commands: Sequence[str]) -> list[str]:
+        """Send qtest commands; the answer of each, without its "OK"."""
+        answers: list[str] = []
+        for start in range(0, len(commands), _BATCH):
+            batch = commands[start : start + _BATCH]
+            try:
+                self._socket.sendall(("\n".join(batch) + "\n").encode())
+                lines = self._receive(len(batch))
+            except OSError as error:
+                raise ReferenceError(f"{PROGRAM} {self._fate(error)}") from None
+            for command, line in zip(batch, lines, strict=True):
+                if not line.startswith("OK"):
+                    raise ReferenceError(f"{PROGRAM} refuses {command[:60]!r}: {line}")
+                answers.append(line[3:])
+        return answers
+
+    def dma(self, number: int, buffer: int, address: int, size: int, *, to_memory: bool) -> list[str]:
+        """The commands that start a DMA of device `number` between its buffer, from that offset on, and `address`."""
+        base = edu_base(number)
+        ends = (EDU_BUFFER + buffer, address)
+        source, destination = ends if to_memory else ends[::-1]
+        return [
+            f"writeq {base + EDU_SOURCE:#x} {source:#x}",
+            f"writeq {base + EDU_DESTINATION:#x} {destination:#x}",
+            f"writeq {base + EDU_COUNT:#x} {size:#x}",
+            f"writeq {base + EDU_COMMAND:#x} {EDU_RUN | (EDU_TO_MEMORY if to_memory else 0):#x}",
+        ]
+
+    def finish(self, number: int, observe: Sequence[str]) -> list[str]:
+        """Wait until the DMA is over; the answers of the commands `observe` after that."""
+        status = f"readq {edu_base(number) + EDU_COMMAND:#x}"
+        for _ in range(_MOST_POLLS):
+            answers = self.run([status, *observe])
+            if not int(answers[0], 16) & EDU_RUN:
+                return answers[1:]
+        raise ReferenceError(f"{PROGRAM}: a DMA of edu does not end")
+
+    def _receive(self, count: int) -> list[str]:
+        while self._answers.count(b"\n") < count:
+            data = self._socket.recv(1 << 16)
+            if not data:
+                raise ConnectionError("closed the connection")
+            self._answers += data
+        *lines, self._answers = self._answers.split(b"\n", count)
+        return [line.decode() for line in lines]
+
+    def _fate(self, error: OSError) -> str:
+        """What became of the process, in a line."""
+        if isinstance(error, TimeoutError):
+            return f"does not answer within {_SECONDS:.0f} s"
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"ended with status {self._process.poll()}" + (f": {said[-1]}" if said else "")
+
+    def _plug_in(self, number: int) -> None:
+        """Give the device its window, and let it be a master of the bus."""
+        config = 1 << 31 | DEVICES[number] << 8
+        commands = []
+        for offset, value in ((0x10, edu_base(number)), (0x04, 6)):
+            commands += [f"outl 0xcf8 {config | offset:#x}", f"outl 0xcfc {value:#x}"]
+        answers = self.run([*commands, f"readl {edu_base(number):#x}"])
+        if int(answers[-1], 16) != EDU_IDENTITY:
+            raise ReferenceError(f"{PROGRAM}: no edu device at {DEVICES[number]:#x}")
+
+
+def edu_base(number: int) -> int:
+    """Where the registers of device `number` are."""
+    return 0xFE00_0000 + (number << 20)
+
+
+def version() -> str:
+    """What the program says that it is."""
+    path = program(PROGRAM, PACKAGE)
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ReferenceError(f"{PROGRAM} does not run: {error}") from None
+    return said.splitlines()[0].removesuffix(")").replace("emulator version ", "").split(" (")[0]
+
+
+def _arguments(width: int, firmware: int, channel: int) -> list[str]:
+    devices = [f"edu,addr={bdf >> 3:02x}.0,dma_mask={2**64 - 1}" for bdf in DEVICES]
+    options = {
+        # With sleep=off virtual time jumps to the next timer while the processor is halted: a DMA takes no time.
+        "-accel": ["tcg"],
+        "-icount": ["shift=0,sleep=off"],
+        "-machine": ["q35,hpet=off,pit=off"],
+        "-m": [f"{MEMORY >> 20}M"],
+        "-bios": [f"/proc/self/fd/{firmware}"],
+        "-display": ["none"],
+        "-device": [f"intel-iommu,aw-bits={width},intremap=off", *devices],
+        "-chardev": [f"socket,id=channel,fd={channel}"],
+        "-object": ["qtest,id=qtest,chardev=channel,log=/dev/null"],
+    }
+    return [
+        "-nodefaults",
+        "-no-user-config",
+        *(word for option, values in options.items() for value in values for word in (option, value)),
+    ]
