@@ -140,6 +140,7 @@ class Board:
     def _walk(self, bdf: int, iova: int, access: int, context: Context) -> int | None:
         """A walk that QEMU does and our model does not, for another device of the domain did it."""
         iommu = self.iommu
+        iommu.context_cache[bdf] = context  # for QEMU looked at it
         steps: list[WalkStep] = []
         iommu.tables.record = steps
         found = iommu.tables.page(context.slptptr, context.levels, iova, access)

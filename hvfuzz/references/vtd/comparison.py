@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from hvfuzz.machine.memory import PhysicalMemory
@@ -16,7 +16,7 @@ from hvfuzz.references.vtd.sequences import sequence_case
 from hvfuzz.references.vtd.steps import Case
 
 WIDTHS: Final = (39, 48)
-SEQUENCES: Final = 0.2
+SEQUENCES: Final = 0.15
 """Share of the cases that are sequences."""
 PROGRESS: Final = 100
 
@@ -29,27 +29,31 @@ class VtdReference:
     quirks: Final[tuple[Quirk, ...]] = quirks.QUIRKS
 
     def compare(
-        self, cases: int, seed: int, progress: Callable[[int], None], most_differences: int = MOST_DIFFERENCES
+        self,
+        cases: int,
+        seed: int,
+        progress: Callable[[int], None],
+        *,
+        widths: Sequence[int] = WIDTHS,
+        most_differences: int = MOST_DIFFERENCES,
     ) -> Report:
-        """Compare that many cases, half of them at each width.
+        """Compare that many cases, as many at each width; it stops after `most_differences`.
 
-        Raises ReferenceError if QEMU is not installed, or dies.
+        After a difference both sides start anew, with the next case. Raises ReferenceError if QEMU is not installed,
+        or dies.
         """
         started = time.monotonic()
         name = version()
         differences: list[Difference] = []
         met: Counter[str] = Counter()
         done = 0
-        shares = ((WIDTHS[0], cases - cases // 2), (WIDTHS[1], cases // 2))
-        for width, share in shares:
-            todo = cases_of(width, seed, share)
+        for number, width in enumerate(widths):
+            todo = cases_of(width, seed, (cases + number) // len(widths))
             while len(differences) < most_differences:
-                with Lockstep(width, PhysicalMemory(MEMORY)) as lockstep:
-                    found = _until_mismatch(lockstep, todo, done, progress, met)
-                done = found[0]
-                if found[1] is None:
+                done, difference = _until_mismatch(width, todo, done, progress, met)
+                if difference is None:
                     break
-                differences.append(found[1])
+                differences.append(difference)
         seconds = time.monotonic() - started
         return Report(self.name, name, seed, done, seconds, tuple(differences), dict(met))
 
@@ -62,19 +66,19 @@ def cases_of(width: int, seed: int, count: int) -> Iterator[Case]:
 
 
 def _until_mismatch(
-    lockstep: Lockstep, cases: Iterator[Case], done: int, progress: Callable[[int], None], met: Counter[str]
+    width: int, cases: Iterator[Case], done: int, progress: Callable[[int], None], met: Counter[str]
 ) -> tuple[int, Difference | None]:
     """Run cases until one differs, or there are no more: how many are done, and what differs."""
-    for case in cases:
-        try:
-            lockstep.run(case)
-        except Mismatch as mismatch:
-            width = lockstep.board.width
-            text = f"{mismatch.what}, {width} bits, {case}"
-            return done + 1, Difference(done, text, mismatch.model, mismatch.reference)
-        finally:
-            met.update(lockstep.board.quirks.keys())
-        done += 1
-        if done % PROGRESS == 0:
-            progress(done)
+    case: Case | None = None
+    try:
+        with Lockstep(width, PhysicalMemory(MEMORY)) as lockstep:
+            for case in cases:
+                done += 1
+                lockstep.run(case)
+                met.update(lockstep.board.quirks.keys())
+                if done % PROGRESS == 0:
+                    progress(done)
+    except Mismatch as mismatch:
+        text = f"{mismatch.what}, {width} bits, {case or 'at the start'}"
+        return done, Difference(done, text, mismatch.model, mismatch.reference)
     return done, None

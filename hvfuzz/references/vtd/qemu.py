@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from types import TracebackType
 from typing import Final, Self
 
@@ -33,7 +34,7 @@ _FIRMWARE_SIZE: Final = 1 << 16
 _RESET_VECTOR: Final = 0xFFF0
 _HALT: Final = bytes([0xFA, 0xF4, 0xEB, 0xFD])
 """cli; hlt; jmp to the hlt."""
-_BATCH: Final = 64
+_BATCH: Final = 200
 """Commands under way at once; their answers must fit the socket's buffer while nobody reads."""
 _SECONDS: Final = 20.0
 _MOST_POLLS: Final = 20_000
@@ -164,6 +165,7 @@ def edu_base(number: int) -> int:
     return 0xFE00_0000 + (number << 20)
 
 
+@cache
 def version() -> str:
     """What the program says that it is."""
     path = program(PROGRAM, PACKAGE)

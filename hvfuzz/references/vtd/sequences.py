@@ -188,12 +188,29 @@ class Sequence:
         granularity = rng.choice((Granularity.GLOBAL, Granularity.DOMAIN, *[Granularity.SELECTIVE] * 4))
         did = self.dids[device] if rng.random() < 0.8 else rng.choice((self.dids[1 - device], rng.randrange(1 << 16)))
         if rng.random() < 0.35:
-            bdf = DEVICES[device] if rng.random() < 0.7 else DEVICES[1 - device] ^ rng.choice((0, 1, 4, 7))
-            self.steps.append(InvalidateContext(granularity, did, bdf, rng.choice((0, 0, 1, 2, 3))))
+            self.invalidate_context(device, granularity, did)
             return
         order = rng.choice((0, 0, 1, 2, 3, 9, 9 * (place.level - 1), rng.randint(0, 18)))
         iova = place.iova + rng.choice((0, 0, 0, PAGE_SIZE, -PAGE_SIZE, rng.randrange(place.size)))
         self.steps.append(InvalidateIotlb(granularity, did, iova, order))
+
+    def invalidate_context(self, device: int, granularity: int, did: int) -> None:
+        """A context invalidation, often of the device itself, perhaps by way of the function mask."""
+        rng = self.rng
+        bdf = DEVICES[device if rng.random() < 0.8 else 1 - device] ^ rng.choice((0, 0, 0, 1, 2, 4, 6, 7))
+        self.steps.append(InvalidateContext(granularity, did, bdf, rng.choice((0, 0, 1, 2, 3))))
+
+    def context_round(self, device: int, place: Place) -> None:
+        """The device's context entry changes, and what it gave before is invalidated, or not."""
+        rng = self.rng
+        did = self.dids[device]
+        if rng.random() < 0.7:
+            self.dma(device, place)
+        self.change_context(device)
+        self.invalidate_context(device, rng.choice((1, 2, 3, 3, 3, 3)), did if rng.random() < 0.8 else did ^ 1)
+        if rng.random() < 0.8:
+            self.steps.append(InvalidateIotlb(rng.choice((Granularity.GLOBAL, Granularity.DOMAIN)), did))
+        self.dma(device, place)
 
     def extra(self) -> None:
         """Something else that software does."""
@@ -222,6 +239,9 @@ def sequence_case(rng: random.Random, width: int) -> Case:
     for _ in range(rng.randint(*ROUNDS)):
         device = rng.randrange(len(DEVICES))
         place = rng.choice(sequence.places)
+        if rng.random() < 0.3:
+            sequence.context_round(device, place)
+            continue
         if rng.random() < 0.8:
             sequence.dma(device, place)
         sequence.change(device, place)
