@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -23,7 +25,7 @@ from hvfuzz.machine.vtd_tables import VtdTables
 from hvfuzz.references.reference import ReferenceError, Report
 from hvfuzz.references.vtd import REFERENCE
 from hvfuzz.references.vtd.comparison import WIDTHS, cases_of
-from hvfuzz.references.vtd.qemu import Qemu
+from hvfuzz.references.vtd.qemu import Qemu, version
 from hvfuzz.references.vtd.shadow import Cached, IotlbShadow
 
 pytestmark = pytest.mark.ref_vtd
@@ -32,53 +34,50 @@ CASES = 6000
 """3,000 at each width."""
 ENOUGH = 1500
 """Cases within which a fault of the model must show."""
-Mutation = tuple[Callable[..., Any], str, str]
+Mutation = tuple[int, Callable[..., Any], str, str]
+"""(width at which it is looked for, function, piece of its source, what stands there instead)"""
 
 MUTATIONS: list[Mutation] = [
-    (VtdTables.page, "entry & access != access", "not entry & access and not entry & 3"),
-    (VtdTables.page, "FaultReason.WRITE if access & ~entry & WRITE", "FaultReason.READ if access & ~entry & WRITE"),
-    (VtdTables.page, "self._reserved[2 * level + is_page]", "self._reserved[2 * level]"),
-    (VtdTables.page, "rights &= entry", "rights = entry"),
-    (VtdTables.page, "iova & (1 << shift) - 1", "iova & (1 << 21) - 1"),
-    (VtdTables.page, "page >> 20 == INTERRUPT_RANGE", "page >> 20 == 0"),
-    (VtdTables.page, "FaultReason.CONTEXT_INVALID if level == levels", "FaultReason.CONTEXT_INVALID if level == 4"),
-    (VtdTables.context, "if high or low &", "if low &"),
-    (VtdTables.context, "low & FPD != 0", "low & FPD != 0 and low & PRESENT != 0"),
-    (VtdTables.context, "(CONTEXT_LOW_RESERVED | self._host_reserved)", "CONTEXT_LOW_RESERVED"),
-    (VtdTables.context, "WIDTH_OF_LEVELS[levels] > self.guest_width", "WIDTH_OF_LEVELS[levels] > 48"),
-    (VtdTables.context, "bdf & 0xFF", "bdf & 0xF8 ^ 8"),
-    (vtd.table_reserved, "top = common | SL_PAGE_SIZE", "top = common"),
-    (vtd.table_reserved, "(1 << 30) - PAGE_SIZE", "(1 << 29) - PAGE_SIZE"),
-    (vtd.beyond_host, "(1 << width) - 1", "(1 << width + 1) - 1"),
-    (Iommu.translate, "iova >> WIDTH_OF_LEVELS[levels]", "iova >> WIDTH_OF_LEVELS[levels] + 1"),
-    (Iommu.translate, "iova >> 20 == INTERRUPT_RANGE", "iova >> 21 == INTERRUPT_RANGE >> 1"),
-    (Iommu.translate, "tt is TranslationType.PASS_THROUGH", "tt is None"),
-    (Iommu.translate, "iotlb[tag] = page\n", "pass\n"),
-    (Iommu.invalidate_iotlb, "tag[0] == did]:", "tag[0] != did]:"),
-    (Iommu.invalidate_iotlb, "iova >> PAGE_SHIFT + order", "iova >> PAGE_SHIFT"),
-    (Iommu.invalidate_iotlb, "iotlb.pop((did, iova >> PAGE_SHIFT), None)", "pass"),
-    (Iommu.invalidate_context, "cache[key].did == did", "cache[key].did != did"),
-    (Iommu.invalidate_context, "cache.clear()", "pass"),
-    (vtd_queue.perform_context, "FUNCTION_BITS[function_mask]", "FUNCTION_BITS[3 - function_mask]"),
-    (vtd_queue.perform_iotlb, "order <= MOST_ADDRESS_MASK", "order <= 63"),
-    (InvalidationQueue.process, "(self.head + 1) % self.entries", "(self.head + 2) % self.entries"),
-    (InvalidationQueue._perform, "not _reserved(low, high, CONTEXT_RESERVED) and", "True and"),
-    (InvalidationQueue._wait, "low >> STATUS_DATA_SHIFT", "low"),
-    (InvalidationQueue._wait, "self.completed = True", "pass"),
-    (FaultLog.record, "iova & ~PAGE_MASK", "iova"),
-    (FaultLog.record, "self.overflow = True", "pass"),
-    (FaultLog.record, "record.bdf == bdf", "record.bdf != bdf"),
-    (FaultLog.status, "self.overflow else 0", "self.queue_error else 0"),
-    (FaultRecord.words, "self.access & READ", "self.access & 2"),
-    (FaultRecord.words, "| self.bdf", "| self.bdf ^ 1"),
-    (EventMessage.signal, "self.pending = True", "pass"),
-    (VtdRegisters._invalidate_iotlb, "asked << IOTLB_ACTUAL_SHIFT if done", "asked << IOTLB_ACTUAL_SHIFT if not done"),
-    (VtdRegisters._command, "iommu.set_root_table(", "(lambda _: None)("),
+    (39, VtdTables.page, "entry & access != access", "not entry & access and not entry & 3"),
+    (39, VtdTables.page, "FaultReason.WRITE if access & ~entry & WRITE", "FaultReason.READ if access & ~entry & WRITE"),
+    (39, VtdTables.page, "self._reserved[2 * level + is_page]", "self._reserved[2 * level]"),
+    (39, VtdTables.page, "rights &= entry", "rights = entry"),
+    (39, VtdTables.page, "iova & (1 << shift) - 1", "iova & (1 << 21) - 1"),
+    (39, VtdTables.page, "page >> 20 == INTERRUPT_RANGE", "page >> 20 == 0"),
+    (39, VtdTables.page, "FaultReason.CONTEXT_INVALID if level == levels", "FaultReason.CONTEXT_INVALID if level == 4"),
+    (39, VtdTables.context, "if high or low &", "if low &"),
+    (39, VtdTables.context, "low & FPD != 0", "low & FPD != 0 and low & PRESENT != 0"),
+    (39, VtdTables.context, "(CONTEXT_LOW_RESERVED | self._host_reserved)", "CONTEXT_LOW_RESERVED"),
+    (39, VtdTables.context, "WIDTH_OF_LEVELS[levels] > self.guest_width", "WIDTH_OF_LEVELS[levels] > 48"),
+    (48, VtdTables.context, "bdf & 0xFF", "bdf & 0xF8 ^ 8"),
+    (48, vtd.table_reserved, "top = common | SL_PAGE_SIZE", "top = common"),
+    (39, vtd.table_reserved, "(1 << 30) - PAGE_SIZE", "(1 << 29) - PAGE_SIZE"),
+    (48, vtd.beyond_host, "(1 << width) - 1", "(1 << width + 1) - 1"),
+    (48, Iommu.translate, "iova >> WIDTH_OF_LEVELS[levels]", "iova >> WIDTH_OF_LEVELS[levels] + 1"),
+    (39, Iommu.translate, "iova >> 20 == INTERRUPT_RANGE", "iova >> 21 == INTERRUPT_RANGE >> 1"),
+    (39, Iommu.translate, "tt is TranslationType.PASS_THROUGH", "tt is None"),
+    (39, Iommu.translate, "iotlb[tag] = page\n", "pass\n"),
+    (39, Iommu.invalidate_iotlb, "tag[0] == did]:", "tag[0] != did]:"),
+    (39, Iommu.invalidate_iotlb, "iova >> PAGE_SHIFT + order", "iova >> PAGE_SHIFT"),
+    (39, Iommu.invalidate_iotlb, "iotlb.pop((did, iova >> PAGE_SHIFT), None)", "pass"),
+    (39, Iommu.invalidate_context, "cache[key].did == did", "cache[key].did != did"),
+    (39, vtd_queue.perform_context, "FUNCTION_BITS[function_mask]", "FUNCTION_BITS[3 - function_mask]"),
+    (39, vtd_queue.perform_iotlb, "order <= MOST_ADDRESS_MASK", "order <= 63"),
+    (39, InvalidationQueue.process, "(self.head + 1) % self.entries", "(self.head + 2) % self.entries"),
+    (39, InvalidationQueue._perform, "not _reserved(low, high, CONTEXT_RESERVED) and", "True and"),
+    (39, InvalidationQueue._wait, "low >> STATUS_DATA_SHIFT", "low"),
+    (39, FaultLog.record, "iova & ~PAGE_MASK", "iova"),
+    (39, FaultLog.record, "self.overflow = True", "pass"),
+    (39, FaultRecord.words, "self.access & READ", "self.access & 2"),
+    (39, FaultRecord.words, "| self.bdf", "| self.bdf ^ 1"),
+    (39, EventMessage.signal, "self.pending = True", "pass"),
+    (39, VtdRegisters._invalidate_iotlb, "if done else 0)", "if not done else 0)"),
+    (39, VtdRegisters._command, "iommu.set_root_table(", "(lambda _: None)("),
 ]
 
 
 def name_of(mutation: Mutation) -> str:
-    return f"{mutation[0].__qualname__}: {mutation[2].strip()}"
+    return f"{mutation[1].__qualname__}: {mutation[3].strip()}"
 
 
 def mutated(function: Callable[..., Any], old: str, new: str) -> Any:
@@ -91,23 +90,43 @@ def mutated(function: Callable[..., Any], old: str, new: str) -> Any:
     return namespace[function.__name__].__code__
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_no_unexplained_difference(compare: Callable[..., Report], seed: int) -> None:
-    report = compare("vtd", CASES, seed)
+@pytest.fixture(scope="module")
+def installed() -> None:
+    """Skips where QEMU is not installed, unless it must be."""
+    try:
+        version()
+    except ReferenceError as missing:
+        if os.environ.get("HVFUZZ_REFERENCES") == "required":
+            raise
+        pytest.skip(str(missing))
+
+
+def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
+    report = compare("vtd", CASES, 1)
     assert report.differences == ()
     assert report.cases == CASES
     unseen = {quirk.name for quirk in REFERENCE.quirks} - set(report.quirks)
     assert unseen == {"wait-one-effect"}  # it would end QEMU
 
 
+@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=name_of)
-def test_a_fault_of_the_model_is_seen(
-    compare: Callable[..., Report], monkeypatch: pytest.MonkeyPatch, mutation: Mutation
-) -> None:
-    compare("vtd", 2, 1)  # skips where there is no QEMU
-    monkeypatch.setattr(mutation[0], "__code__", mutated(*mutation))
-    report = REFERENCE.compare(ENOUGH, 1, lambda _: None, most_differences=1)
+def test_a_fault_of_the_model_is_seen(monkeypatch: pytest.MonkeyPatch, mutation: Mutation) -> None:
+    width, function, old, new = mutation
+    monkeypatch.setattr(function, "__code__", mutated(function, old, new))
+    report = REFERENCE.compare(ENOUGH, 1, lambda _: None, widths=(width,), most_differences=1)
     assert len(report.differences) == 1
+
+
+@pytest.mark.usefixtures("installed")
+def test_after_a_difference_the_comparison_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    function, old, new = FaultRecord.words, "| self.bdf", "| self.bdf ^ 1"
+    monkeypatch.setattr(function, "__code__", mutated(function, old, new))
+    report = REFERENCE.compare(100, 1, lambda _: None, most_differences=3)
+    assert len(report.differences) == 3
+    assert len({difference.number for difference in report.differences}) == 3
+    assert report.differences[0].model != report.differences[0].reference
+    assert "39 bits" in report.differences[0].case
 
 
 def test_cases_depend_on_the_seed_alone() -> None:
@@ -115,3 +134,96 @@ def test_cases_depend_on_the_seed_alone() -> None:
         assert list(cases_of(width, 5, 200)) == list(cases_of(width, 5, 200))
         assert list(cases_of(width, 5, 50)) != list(cases_of(width, 6, 50))
     assert list(cases_of(39, 5, 50)) != list(cases_of(48, 5, 50))
+
+
+# Failures of the reference itself
+
+
+def marked(mark: str) -> list[int]:
+    """Processes that have `mark` in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is the case, half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ReferenceError, match=r"^qemu-system-x86_64 is not installed: .* qemu-system-x86$"):
+        Qemu(39)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_qemu_that_dies_or_hangs_or_refuses_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hvfuzz.references.vtd.qemu._SECONDS", 3.0)
+    mark = f"HVFUZZ_MARK={uuid.uuid4()}"
+    monkeypatch.setenv(*mark.split("="))
+    for end, said in ((signal.SIGKILL, "ended with status -9"), (signal.SIGSTOP, "does not answer within 3 s")):
+        with Qemu(39) as qemu:
+            others = set(marked(mark))
+            assert len(others) == 1
+            os.kill(others.pop(), end)
+            with pytest.raises(ReferenceError) as caught:
+                qemu.run(["readl 0"] * 3)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert marked(mark) == []
+    with Qemu(48) as qemu, pytest.raises(ReferenceError, match=r"refuses 'nonsense'"):
+        qemu.run(["nonsense"])
+    assert marked(mark) == []
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, end: signal.Signals) -> None:
+    mark = f"HVFUZZ_MARK={uuid.uuid4()}"
+    environment = os.environ | dict([mark.split("=")]) | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "hvfuzz.cli", "reference", "vtd", "--cases", "1000000"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: len(marked(mark)) == 2)
+    process.send_signal(end)
+    assert process.wait(30) != 0
+    until(lambda: marked(mark) == [])
+    assert list(tmp_path.iterdir()) == []
+
+
+# What QEMU's cache is said to do
+
+
+def test_shadow_of_the_iotlb() -> None:
+    shadow = IotlbShadow()
+    small, large = Cached(1, 1, 0x12345, 0x1000, 3), Cached(1, 2, 0x20000, 0x200000, 3)
+    shadow.fill(0x20, small, 0x12345)
+    shadow.fill(0x20, large, 0x20007)
+    assert shadow.lookup(0x20, 0x12345) == small
+    assert shadow.lookup(0x28, 0x12345) is None
+    assert shadow.lookup(0x20, 0x201FF) == large
+    assert large.of_page(0x20003) == (0x203000, 3)
+    assert shadow.used(0x20, large, 0x20007)
+    assert not shadow.used(0x20, large, 0x20008)
+    assert shadow.invalidate_pages(2, 0x12345, 18) == []
+    assert shadow.invalidate_pages(1, 0x99945, 0) == [small]
+    assert shadow.invalidate_pages(1, 0x20007, 0) == [large]
+    assert shadow.lookup(0x20, 0x20000) is None
+    shadow.fill(0x20, small, 0x12345)
+    assert shadow.invalidate_pages(1, 0x12345, 0) == []
+    assert shadow.lookup(0x20, 0x12345) is None
+
+
+def test_where_a_page_leads_to_interrupts() -> None:
+    assert [Cached(1, 1, 0, page << 12, 3).hits_interrupts() for page in (0xFEDFF, 0xFEE00, 0xFEEFF, 0xFEF00)] == [
+        *(False, True, True, False)
+    ]
+    assert Cached(1, 2, 0, 0xFEE0_0000, 3).hits_interrupts()
+    assert not Cached(1, 2, 0, 0xFEC0_0000, 3).hits_interrupts()
+    assert Cached(1, 3, 0, 0xC000_0000, 3).hits_interrupts()

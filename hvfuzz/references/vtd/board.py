@@ -11,7 +11,7 @@ from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.iommu import DmaFault, Iommu
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.vtd import INTERRUPT_RANGE, WIDTH_OF_LEVELS, FaultReason, TranslationType
-from hvfuzz.machine.vtd_queue import FUNCTION_BITS, Granularity
+from hvfuzz.machine.vtd_queue import FUNCTION_BITS, MOST_ADDRESS_MASK, Granularity
 from hvfuzz.machine.vtd_tables import Blocked, Context, WalkStep
 from hvfuzz.references.reference import Quirk
 from hvfuzz.references.vtd import quirks
@@ -176,6 +176,8 @@ class Board:
 
     def lose_contexts(self, step: InvalidateContext, before: dict[int, Context]) -> None:
         """After a context invalidation, which found `before` in the cache."""
+        if step.granularity == 0:
+            return
         cache = self.iommu.context_cache
         ignored = FUNCTION_BITS[step.function_mask]
         for bdf in DEVICES:
@@ -193,7 +195,7 @@ class Board:
             self._shadow.invalidate()
         elif step.granularity == Granularity.DOMAIN:
             self._shadow.invalidate(step.did)
-        else:
+        elif step.granularity == Granularity.SELECTIVE and step.order <= MOST_ADDRESS_MASK:
             page = step.iova >> PAGE_SHIFT
             for entry in self._shadow.invalidate_pages(step.did, page, step.order):
                 touched = entry.page >> step.order <= page >> step.order <= entry.page + entry.pages - 1 >> step.order

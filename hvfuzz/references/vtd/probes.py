@@ -179,10 +179,10 @@ def interrupt_target(probe: Probe) -> None:
 
 
 def to_interrupts(probe: Probe) -> None:
-    """An IOVA in or beside the interrupt range."""
+    """An IOVA in or beside the interrupt range; QEMU lets no superpage end where that starts."""
     first = INTERRUPT_RANGE << 20
     move(probe, probe.rng.choice((first - 4, first, first + probe.rng.randrange(1 << 20), first + (1 << 20))) & ~3)
-    probe.size = probe.rng.choice((4, 8))
+    probe.size = 4 if probe.leaf > 1 else probe.rng.choice((4, 8))
 
 
 def border(probe: Probe) -> None:
@@ -195,7 +195,7 @@ def border(probe: Probe) -> None:
     elif rng.random() < 0.3:
         move(probe, 0)
     else:
-        probe.iova |= 1 << rng.randrange(min(39, width), 64)
+        probe.iova |= 1 << (width if rng.random() < 0.4 else rng.randrange(width, 64))
     if rng.random() < 0.2:
         probe.words[probe.context] |= 2 << TT_SHIFT
     probe.size = rng.choice((1, 4))

@@ -5,6 +5,7 @@ name: the socket, the firmware and the error output are file descriptors, so not
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -57,7 +58,7 @@ class Qemu:
         try:
             os.write(firmware, (bytes(_RESET_VECTOR) + _HALT).ljust(_FIRMWARE_SIZE, b"\xf4"))
             self._process = subprocess.Popen(
-                [path, *_arguments(width, firmware, theirs.fileno())],
+                [*_die_with_us(), path, *_arguments(width, firmware, theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._errors,
                 stderr=self._errors,
@@ -174,6 +175,12 @@ def version() -> str:
     except (OSError, subprocess.SubprocessError) as error:
         raise ReferenceError(f"{PROGRAM} does not run: {error}") from None
     return said.splitlines()[0].removesuffix(")").replace("emulator version ", "").split(" (")[0]
+
+
+def _die_with_us() -> list[str]:
+    """What makes the kernel end the process with its parent, should that be killed, where there is such a program."""
+    path = shutil.which("setpriv")
+    return [path, "--pdeathsig", "KILL"] if path is not None else []
 
 
 def _arguments(width: int, firmware: int, channel: int) -> list[str]:

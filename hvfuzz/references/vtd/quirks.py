@@ -59,8 +59,8 @@ INTERRUPT_SUPERPAGE: Final = Quirk(
 )
 INTERRUPT_WINDOW: Final = Quirk(
     "interrupt-window",
-    "requests to 0xFEExxxxx are not translated; what a read of it gives is zero",
-    "the same, but reads are unsuccessful (3.14)",
+    "reads of 0xFEExxxxx give zeros; a DMA that enters it from a superpage is translated on, so no case does that",
+    "requests to that range are interrupts and not translated; reads of it are unsuccessful (3.14)",
 )
 PASID_BITS: Final = Quirk(
     "frcd-pasid",

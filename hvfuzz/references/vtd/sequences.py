@@ -5,7 +5,7 @@ from typing import Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.vtd import ENTRY_SIZE, FPD, PRESENT, SL_PAGE_SIZE, TT_SHIFT, WIDTH_OF_LEVELS
-from hvfuzz.machine.vtd_queue import Granularity
+from hvfuzz.machine.vtd_queue import MOST_ADDRESS_MASK, Granularity
 from hvfuzz.references.vtd.probes import HOLE, LOWEST, RIGHTS, WRITTEN_FROM
 from hvfuzz.references.vtd.qemu import DEVICES
 from hvfuzz.references.vtd.steps import (
@@ -185,12 +185,17 @@ class Sequence:
     def invalidate(self, device: int, place: Place) -> None:
         """An invalidation of any kind, which may or may not concern the device and the place."""
         rng = self.rng
-        granularity = rng.choice((Granularity.GLOBAL, Granularity.DOMAIN, *[Granularity.SELECTIVE] * 4))
+        granularity: int = rng.choice((Granularity.GLOBAL, Granularity.DOMAIN, *[Granularity.SELECTIVE] * 4))
         did = self.dids[device] if rng.random() < 0.8 else rng.choice((self.dids[1 - device], rng.randrange(1 << 16)))
         if rng.random() < 0.35:
+            if not self.queued and rng.random() < 0.05:
+                granularity = 0
             self.invalidate_context(device, granularity, did)
             return
-        order = rng.choice((0, 0, 1, 2, 3, 9, 9 * (place.level - 1), rng.randint(0, 18)))
+        order = rng.choice((0, 0, 1, 2, 3, 9, 9 * (place.level - 1), rng.randint(0, MOST_ADDRESS_MASK)))
+        if not self.queued and rng.random() < 0.05:  # the register says that it did nothing
+            order = rng.randint(MOST_ADDRESS_MASK + 1, 63)
+            granularity = rng.choice((0, Granularity.SELECTIVE))
         iova = place.iova + rng.choice((0, 0, 0, PAGE_SIZE, -PAGE_SIZE, rng.randrange(place.size)))
         self.steps.append(InvalidateIotlb(granularity, did, iova, order))
 
@@ -229,7 +234,7 @@ class Sequence:
             self.steps.append(Wait(rng.getrandbits(32), rng.random() < 0.4))
         elif self.queued:
             other = rng.choice(TYPES_TO_REFUSE), 0
-            self.steps.append(Descriptor(*(other if rng.random() < 0.3 else rng.choice(RESERVED_DESCRIPTORS))))
+            self.steps.append(Descriptor(*(other if rng.random() < 0.4 else rng.choice(RESERVED_DESCRIPTORS))))
 
 
 def sequence_case(rng: random.Random, width: int) -> Case:

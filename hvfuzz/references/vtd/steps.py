@@ -25,7 +25,7 @@ class Dma(NamedTuple):
 
 
 class InvalidateContext(NamedTuple):
-    """A context-cache invalidation, by register or queue, whichever is in use."""
+    """A context-cache invalidation, by register or queue, whichever is in use; the registers take invalid ones too."""
 
     granularity: int
     did: int = 0
