@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,9 +25,11 @@ from hvfuzz.machine.vtd_registers import VtdRegisters
 from hvfuzz.machine.vtd_tables import VtdTables
 from hvfuzz.references.reference import ReferenceError, Report
 from hvfuzz.references.vtd import REFERENCE
+from hvfuzz.references.vtd.bends import BENDS
 from hvfuzz.references.vtd.comparison import WIDTHS, cases_of
 from hvfuzz.references.vtd.qemu import Qemu, version
 from hvfuzz.references.vtd.shadow import Cached, IotlbShadow
+from hvfuzz.references.vtd.singles import singles
 
 pytestmark = pytest.mark.ref_vtd
 
@@ -134,6 +137,16 @@ def test_cases_depend_on_the_seed_alone() -> None:
         assert list(cases_of(width, 5, 200)) == list(cases_of(width, 5, 200))
         assert list(cases_of(width, 5, 50)) != list(cases_of(width, 6, 50))
     assert list(cases_of(39, 5, 50)) != list(cases_of(48, 5, 50))
+
+
+@pytest.mark.parametrize(("width", "count"), [(39, 700), (48, 1616)])
+def test_every_single_fault_is_among_the_cases(width: int, count: int) -> None:
+    expected = list(singles(width))
+    assert len(set(expected)) == len(expected) == count
+    seen = Counter(case.name for case in cases_of(width, 1, CASES // 2))
+    assert Counter(single.name for single in expected) == {name: seen[name] for name in {s.name for s in expected}}
+    assert seen["sequence"] > 300
+    assert set(seen) >= {bend.__name__ for bend in BENDS}
 
 
 # Failures of the reference itself

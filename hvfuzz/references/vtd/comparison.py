@@ -9,15 +9,19 @@ from typing import Final
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.references.reference import MOST_DIFFERENCES, Difference, Quirk, Report
 from hvfuzz.references.vtd import quirks
-from hvfuzz.references.vtd.lockstep import Lockstep, Mismatch
-from hvfuzz.references.vtd.probes import probe_case
+from hvfuzz.references.vtd.lockstep import Lockstep
+from hvfuzz.references.vtd.pair import Mismatch
+from hvfuzz.references.vtd.probes import probe_case, single_case
 from hvfuzz.references.vtd.qemu import MEMORY, PACKAGE, version
 from hvfuzz.references.vtd.sequences import sequence_case
+from hvfuzz.references.vtd.singles import singles
 from hvfuzz.references.vtd.steps import Case
 
 WIDTHS: Final = (39, 48)
 SEQUENCES: Final = 0.15
 """Share of the cases that are sequences."""
+SINGLES: Final = 0.85
+"""Share of the other cases that are single faults, until all of these were there."""
 PROGRESS: Final = 100
 
 
@@ -59,10 +63,20 @@ class VtdReference:
 
 
 def cases_of(width: int, seed: int, count: int) -> Iterator[Case]:
-    """`count` cases for an IOMMU of that width; the same seed gives the same ones."""
+    """`count` cases for an IOMMU of that width; the same seed gives the same ones.
+
+    Every single fault is among them, once, if there is room for all.
+    """
     rng = random.Random(seed << 8 | width)
+    left = list(singles(width))
+    rng.shuffle(left)
     for _ in range(count):
-        yield sequence_case(rng, width) if rng.random() < SEQUENCES else probe_case(rng, width)
+        if rng.random() < SEQUENCES:
+            yield sequence_case(rng, width)
+        elif left and rng.random() < SINGLES:
+            yield single_case(rng, width, left.pop())
+        else:
+            yield probe_case(rng, width)
 
 
 def _until_mismatch(

@@ -1,16 +1,15 @@
 """Both sides do the steps of a case one by one; whatever software or memory can tell of them is compared."""
 
-import random
 from collections.abc import Iterator
-from typing import Final, NamedTuple, Self, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.vtd_queue import WAIT_INTERRUPT, WAIT_STATUS, DescriptorType, Granularity
 from hvfuzz.machine.vtd_registers import CCMD_ICC, GLOBAL_QIE, GLOBAL_SRTP, GLOBAL_TE, IOTLB_IVT, Register
 from hvfuzz.references.vtd import quirks
-from hvfuzz.references.vtd.board import Board
-from hvfuzz.references.vtd.qemu import DEVICES, VTD_BASE, Qemu
+from hvfuzz.references.vtd.pair import ALL, Check, Mismatch, Pair
+from hvfuzz.references.vtd.qemu import DEVICES, VTD_BASE
 from hvfuzz.references.vtd.steps import (
     QUEUE,
     ROOT,
@@ -33,7 +32,6 @@ from hvfuzz.references.vtd.steps import (
 )
 
 QUEUE_ENTRIES: Final = 256
-ALL: Final = 2**64 - 1
 FAULT_FIELDS: Final = ALL & ~(0xFFFFF << 40)
 """A fault recording register's high word without PV."""
 ACTUAL_GRANULARITY: Final = 3 << 59
@@ -41,32 +39,6 @@ FAULT_PENDING: Final = 1 << 63
 QUEUE_ERROR: Final = 1 << 4
 ACCEPTED_TYPES: Final = (3, 4, 6, 7)
 """Types of descriptors that QEMU takes for features that it does not report."""
-_NONCES: Final = 1 << 16
-
-
-class Mismatch(Exception):
-    """The sides do not agree: what was looked at, and what each says."""
-
-    def __init__(self, what: str, model: str, reference: str) -> None:
-        super().__init__(what, model, reference)
-        self.what = what
-        self.model = model
-        self.reference = reference
-
-
-class _Check(NamedTuple):
-    what: str
-    command: str
-    expected: int | bytes
-    mask: int = ALL
-
-    def judge(self, answer: str) -> None:
-        """Raise Mismatch if the answer is not the expected one."""
-        if isinstance(self.expected, bytes):
-            if answer != f"0x{self.expected.hex()}":
-                raise Mismatch(self.what, f"0x{self.expected.hex()}", answer)
-        elif int(answer, 16) & self.mask != self.expected & self.mask:
-            raise Mismatch(self.what, f"{self.expected & self.mask:#x}", f"{int(answer, 16) & self.mask:#x}")
 
 
 class _Piece(NamedTuple):
@@ -78,35 +50,18 @@ class _Piece(NamedTuple):
     size: int
 
 
-class Lockstep:
+class Lockstep(Pair):
     """A board and a QEMU in the same state, as a context manager; `run` says how a case went.
 
     After a Mismatch they are not in the same state any more, and a new Lockstep is needed.
     """
 
     def __init__(self, width: int, memory: PhysicalMemory) -> None:
-        self.board: Final = Board(width, memory)
-        self.qemu: Final = Qemu(width)
-        self._commands: list[str] = []
-        self._checks: list[tuple[int, _Check]] = []
+        super().__init__(width, memory)
         self._written: set[int] = set()
         """Table words that are not zero."""
         self._tail = 0
         self._masked = True
-        self._nonces = nonces(random.Random(width))
-        self._nonce = 0
-
-    def __enter__(self) -> Self:
-        self.qemu.__enter__()
-        try:
-            self._start()
-        except BaseException:
-            self.qemu.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.qemu.close()
 
     def run(self, case: Case) -> None:
         """Do a case on both sides. Raises Mismatch at the first thing that differs, ReferenceError if QEMU fails."""
@@ -114,59 +69,70 @@ class Lockstep:
         self._reset(case)
         for step in case.steps:
             self._step(step)
-        self._flush()
+        self.flush()
 
     # Start and reset.
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Scratch tables, data in the devices' buffers, and translation on with an empty root table."""
         board = self.board
         for level in range(4, 1, -1):
-            self._store(slot(SCRATCH_TABLES, SCRATCH, level), SCRATCH_TABLES[level - 2] | READ | WRITE)
-        self._store(slot(SCRATCH_TABLES, SCRATCH, 1), SCRATCH | READ | WRITE)
+            self.store(slot(SCRATCH_TABLES, SCRATCH, level), SCRATCH_TABLES[level - 2] | READ | WRITE)
+        self.store(slot(SCRATCH_TABLES, SCRATCH, 1), SCRATCH | READ | WRITE)
         for number in range(len(DEVICES)):
-            self._put(SCRATCH, self._next_nonce(PAGE_SIZE - 1))
+            self.put(SCRATCH, self.next_nonce(PAGE_SIZE - 1))
             self._dma(Dma(number, SCRATCH, PAGE_SIZE - 1, False, 0))
             assert any(board.buffers[number])
-        self._observe(Register.CAP, 8)
-        self._write(Register.IQA, QUEUE, 8)
+        self.observe(Register.CAP, 8)
+        self.write(Register.IQA, QUEUE, 8)
         self._root(ROOT)
         self._switch(True)
-        self._flush()
+        self.flush()
 
     def _reset(self, case: Case) -> None:
         """Undo what the last case left, write the tables of this one, and empty the caches."""
         queue = self.board.iommu.queue
         if case.queued and not queue.enabled:
             self._tail = 0
-            self._write(Register.IQT, 0, 8)
+            self.write(Register.IQT, 0, 8)
             self._command(queued=True)
         elif queue.enabled and not case.queued:
             self._submit(DescriptorType.WAIT | WAIT_STATUS, STATUS)  # QEMU switches off after a wait descriptor only
             self._command(queued=False)
-            self._observe(Register.IQH, 8)
+            self.observe(Register.IQH, 8)
         if not self.board.iommu.enabled:
             self._switch(True)
         if self.board.iommu.root_table != ROOT:
             self._root(ROOT)
-        self._clear(ClearFaults())
+        if self.board.iommu.log.status() or queue.completed:
+            self._clear(ClearFaults())
         if not self._masked:
             self._mask(MaskEvents(True))
         fresh = {store.hpa for store in case.tables}
         for hpa in sorted(self._written - fresh):
-            self._put(hpa, bytes(8))
+            self.put(hpa, bytes(8))
         self._written.clear()
         for store in case.tables:
             self._step(store)
-        self._invalidate_context(InvalidateContext(Granularity.GLOBAL))
-        self._invalidate_iotlb(InvalidateIotlb(Granularity.GLOBAL))
+        self._forget_everything()
+
+    def _forget_everything(self) -> None:
+        """Empty both caches, with as few commands as possible: every case begins so."""
+        if self.board.iommu.queue.enabled:
+            self._put_descriptor(DescriptorType.CONTEXT | Granularity.GLOBAL << 4, 0)
+            self._submit(DescriptorType.IOTLB | Granularity.GLOBAL << 4, 0, observed=False)
+        else:
+            self.write(Register.CCMD, (CCMD_ICC | Granularity.GLOBAL << 29) << 32, 8)
+            self.write(Register.IOTLB, (IOTLB_IVT | Granularity.GLOBAL << 28) << 32, 8)
+        self.board.lose_contexts(InvalidateContext(Granularity.GLOBAL), {})
+        self.board.lose_translations(InvalidateIotlb(Granularity.GLOBAL))
 
     # Steps.
 
     def _step(self, step: Step) -> None:
         match step:
             case Store():
-                self._store(step.hpa, step.value)
+                self.store(step.hpa, step.value)
                 self._written.add(step.hpa)
             case Dma():
                 self._dma(step)
@@ -200,7 +166,7 @@ class Lockstep:
             pages = [*step.watch, *([hpa & ~PAGE_MASK] if hpa is not None else [])]
             places |= {page | piece.iova & PAGE_MASK: piece.size for page in pages if page < board.memory.size}
         for hpa, size in places.items():
-            self._put(hpa, bytes(size) if step.to_memory else self._next_nonce(size))
+            self.put(hpa, bytes(size) if step.to_memory else self.next_nonce(size))
         buffer = board.buffers[step.device]
         for piece, hpa in zip(pieces, went, strict=True):
             start = step.buffer + piece.start
@@ -211,12 +177,12 @@ class Lockstep:
                     buffer[start : start + piece.size] = board.memory.read(hpa, piece.size)
             elif not step.to_memory:
                 buffer[start : start + piece.size] = bytes(piece.size)
-        self._commands += self.qemu.dma(step.device, step.buffer, step.iova, step.size, to_memory=step.to_memory)
-        self._flush()
+        self.commands += self.qemu.dma(step.device, step.buffer, step.iova, step.size, to_memory=step.to_memory)
+        self.flush()
         checks = self._fault_checks()
         if step.to_memory:
             checks += [
-                _Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", board.memory.read(hpa, size))
+                Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", board.memory.read(hpa, size))
                 for hpa, size in places.items()
             ]
         answers = self.qemu.finish(step.device, [check.command for check in checks])
@@ -240,9 +206,9 @@ class Lockstep:
             self._submit(low | step.bdf << 32 | step.function_mask << 48, 0)
         else:
             high = CCMD_ICC | step.granularity << 29 | step.function_mask
-            self._write(Register.CCMD, high << 32 | step.bdf << 16 | step.did, 8)
+            self.write(Register.CCMD, high << 32 | step.bdf << 16 | step.did, 8)
             coarser = step.granularity == Granularity.DOMAIN
-            self._observe(Register.CCMD, 8, ALL & ~ACTUAL_GRANULARITY if coarser else ALL)
+            self.observe(Register.CCMD, 8, ALL & ~ACTUAL_GRANULARITY if coarser else ALL)
         board.lose_contexts(step, before)
 
     def _invalidate_iotlb(self, step: InvalidateIotlb) -> None:
@@ -250,17 +216,17 @@ class Lockstep:
         if self.board.iommu.queue.enabled:
             self._submit(DescriptorType.IOTLB | step.granularity << 4 | step.did << 16, address)
         else:
-            self._write(Register.IVA, address, 8)
-            self._write(Register.IOTLB, (IOTLB_IVT | step.granularity << 28 | step.did) << 32, 8)
-            self._observe(Register.IOTLB, 8)
+            self.write(Register.IVA, address, 8)
+            self.write(Register.IOTLB, (IOTLB_IVT | step.granularity << 28 | step.did) << 32, 8)
+            self.observe(Register.IOTLB, 8)
         self.board.lose_translations(step)
 
     def _wait(self, step: Wait) -> None:
         low = DescriptorType.WAIT | (WAIT_INTERRUPT if step.interrupt else WAIT_STATUS)
         self._submit(low | step.data << 32, STATUS)
-        self._observe_memory(STATUS, 4)
-        self._observe(Register.ICS, 4)
-        self._observe(Register.IECTL, 4)
+        self.observe_memory(STATUS, 4)
+        self.observe(Register.ICS, 4)
+        self.observe(Register.IECTL, 4)
 
     def _descriptor(self, step: Descriptor) -> None:
         """An invalid descriptor; then software puts a valid one in its place, and the queue goes on."""
@@ -277,39 +243,39 @@ class Lockstep:
             self.board.memory.store64(at, int(DescriptorType.WAIT))
             self.board.memory.store64(at + 8, 0)
             self.board.iommu.registers.write(Register.FSTS, 4, QUEUE_ERROR)
-            self._observe(Register.IQH, 8)
+            self.observe(Register.IQH, 8)
             return
-        self._commands += self._tail_command()
-        self._observe(Register.IQH, 8)
-        self._store(at, wait)
-        self._store(at + 8, STATUS)
+        self.commands += self._tail_command()
+        self.observe(Register.IQH, 8)
+        self.store(at, wait)
+        self.store(at + 8, STATUS)
         self.board.meet(quirks.QUEUE_RESUME)
-        self._write(Register.FSTS, QUEUE_ERROR, 4)
-        self._commands += self._tail_command()
+        self.write(Register.FSTS, QUEUE_ERROR, 4)
+        self.commands += self._tail_command()
         for register in (Register.IQH, Register.FSTS, Register.FECTL):
-            self._observe(register, 4)
-        self._observe_memory(STATUS, 4)
+            self.observe(register, 4)
+        self.observe_memory(STATUS, 4)
 
     def _clear(self, step: ClearFaults) -> None:
         event = self.board.iommu.log.event
         pending = event.pending
         if step.record:
-            self._write(Register.FRCD + 12, FAULT_PENDING >> 32, 4)
+            self.write(Register.FRCD + 12, FAULT_PENDING >> 32, 4)
         if pending and not event.pending:
             self.board.meet(quirks.EVENT_PENDING)
-        self._write(Register.FSTS, 1 if step.overflow else 0, 4)
-        self._write(Register.ICS, 1, 4)
-        self._observe(Register.FSTS, 4)
-        self._observe(Register.FECTL, 4)
+        self.write(Register.FSTS, 1 if step.overflow else 0, 4)
+        self.write(Register.ICS, 1, 4)
+        self.observe(Register.FSTS, 4)
+        self.observe(Register.FECTL, 4)
 
     def _mask(self, step: MaskEvents) -> None:
         self._masked = step.masked
         for register in (Register.FECTL, Register.IECTL):
-            self._write(register, 1 << 31 if step.masked else 0, 4)
-            self._observe(register, 4)
+            self.write(register, 1 << 31 if step.masked else 0, 4)
+            self.observe(register, 4)
 
     def _root(self, hpa: int) -> None:
-        self._write(Register.RTADDR, hpa, 8)
+        self.write(Register.RTADDR, hpa, 8)
         self._command(root=True)
         self.board.lose_everything()
 
@@ -325,83 +291,32 @@ class Lockstep:
         value = GLOBAL_SRTP if root else 0
         value |= GLOBAL_TE if (iommu.enabled if translate is None else translate) else 0
         value |= GLOBAL_QIE if (iommu.queue.enabled if queued is None else queued) else 0
-        self._write(Register.GCMD, value, 4)
-        self._observe(Register.GSTS, 4)
+        self.write(Register.GCMD, value, 4)
+        self.observe(Register.GSTS, 4)
 
     def _submit(self, low: int, high: int, *, observed: bool = True) -> None:
         """Queue a descriptor."""
-        at = QUEUE + self._tail * 16
-        self._store(at, low)
-        self._store(at + 8, high)
-        self._tail = (self._tail + 1) % QUEUE_ENTRIES
-        self._write(Register.IQT, self._tail << 4, 8)
+        self._put_descriptor(low, high)
+        self.write(Register.IQT, self._tail << 4, 8)
         if observed:
-            self._observe(Register.IQH, 8)
-            self._observe(Register.FSTS, 4)
+            self.observe(Register.IQH, 8)
+            self.observe(Register.FSTS, 4)
+
+    def _put_descriptor(self, low: int, high: int) -> None:
+        """Write a descriptor that the IOMMU is not told of yet."""
+        self.put(QUEUE + self._tail * 16, (low | high << 64).to_bytes(16, "little"))
+        self._tail = (self._tail + 1) % QUEUE_ENTRIES
 
     def _tail_command(self) -> list[str]:
         return [f"writeq {VTD_BASE + Register.IQT:#x} {self._tail << 4:#x}"]
 
-    def _fault_checks(self) -> list[_Check]:
+    def _fault_checks(self) -> list[Check]:
         """The fault status, and the record if there is one."""
-        registers = self.board.iommu.registers
-        high = registers.read(Register.FRCD + 8, 8)
-        pending = high & FAULT_PENDING != 0
-        if pending:
-            self.board.meet(quirks.PASID_BITS)
-        checks = [
-            self._check(Register.FSTS, 4),
-            self._check(Register.FRCD + 8, 8, FAULT_FIELDS if pending else FAULT_PENDING),
-        ]
-        return [*checks, self._check(Register.FRCD, 8)] if pending else checks
-
-    def _check(self, register: int, size: int, mask: int = ALL) -> _Check:
-        what = f"register {register:#x}"
-        command = f"read{'q' if size == 8 else 'l'} {VTD_BASE + register:#x}"
-        return _Check(what, command, self.board.iommu.registers.read(register, size), mask)
-
-    def _observe(self, register: int, size: int, mask: int = ALL) -> None:
-        """Compare a register when the commands so far are sent."""
-        self._later(self._check(register, size, mask))
-
-    def _observe_memory(self, hpa: int, size: int) -> None:
-        self._later(_Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", self.board.memory.read(hpa, size)))
-
-    def _later(self, check: _Check) -> None:
-        self._checks.append((len(self._commands), check))
-        self._commands.append(check.command)
-
-    def _write(self, register: int, value: int, size: int) -> None:
-        self.board.iommu.registers.write(register, size, value)
-        self._commands.append(f"write{'q' if size == 8 else 'l'} {VTD_BASE + register:#x} {value:#x}")
-
-    def _store(self, hpa: int, value: int) -> None:
-        self.board.memory.store64(hpa, value)
-        self._commands.append(f"writeq {hpa:#x} {value:#x}")
-
-    def _put(self, hpa: int, data: bytes) -> None:
-        self.board.memory.write(hpa, data)
-        self._commands.append(f"write {hpa:#x} {len(data):#x} 0x{data.hex()}")
-
-    def _flush(self) -> None:
-        """Send the commands so far, and judge the answers."""
-        commands, checks = self._commands, self._checks
-        self._commands, self._checks = [], []
-        answers = self.qemu.run(commands)
-        for at, check in checks:
-            check.judge(answers[at])
-
-    def _next_nonce(self, size: int) -> bytes:
-        """Bytes that were not used lately."""
-        if self._nonce + size > _NONCES:
-            self._nonce = 0
-        self._nonce += size
-        return self._nonces[self._nonce - size : self._nonce]
-
-
-def nonces(rng: random.Random) -> bytes:
-    """Random bytes with bits 0 to 2 clear and others not: neither a present entry nor an interrupt that wakes."""
-    return bytes(rng.choices(range(8, 256, 8), k=_NONCES))
+        status = self.check(Register.FSTS, 4)
+        if not self.board.iommu.log.pending():
+            return [status]
+        self.board.meet(quirks.PASID_BITS)
+        return [status, self.check(Register.FRCD, 8), self.check(Register.FRCD + 8, 8, FAULT_FIELDS)]
 
 
 def _pieces(step: Dma) -> Iterator[_Piece]:

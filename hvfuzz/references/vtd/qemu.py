@@ -189,13 +189,17 @@ def _arguments(width: int, firmware: int, channel: int) -> list[str]:
         # With sleep=off virtual time jumps to the next timer while the processor is halted: a DMA takes no time.
         "-accel": ["tcg"],
         "-icount": ["shift=0,sleep=off"],
-        "-machine": ["q35,hpet=off,pit=off"],
+        "-machine": ["q35,memory-backend=ram,hpet=off,pit=off"],
         "-m": [f"{MEMORY >> 20}M"],
         "-bios": [f"/proc/self/fd/{firmware}"],
         "-display": ["none"],
         "-device": [f"intel-iommu,aw-bits={width},intremap=off", *devices],
         "-chardev": [f"socket,id=channel,fd={channel}"],
-        "-object": ["qtest,id=qtest,chardev=channel,log=/dev/null"],
+        "-object": [
+            # Anonymous memory would come in huge pages, and a case touches a page here and a page there.
+            f"memory-backend-memfd,id=ram,size={MEMORY}",
+            "qtest,id=qtest,chardev=channel,log=/dev/null",
+        ],
     }
     return [
         "-nodefaults",

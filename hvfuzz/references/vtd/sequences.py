@@ -6,7 +6,8 @@ from typing import Final
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.vtd import ENTRY_SIZE, FPD, PRESENT, SL_PAGE_SIZE, TT_SHIFT, WIDTH_OF_LEVELS
 from hvfuzz.machine.vtd_queue import MOST_ADDRESS_MASK, Granularity
-from hvfuzz.references.vtd.probes import HOLE, LOWEST, RIGHTS, WRITTEN_FROM
+from hvfuzz.references.vtd.probe import HOLE, LOWEST, RIGHTS
+from hvfuzz.references.vtd.probes import WRITTEN_FROM
 from hvfuzz.references.vtd.qemu import DEVICES
 from hvfuzz.references.vtd.steps import (
     CONTEXTS,
