@@ -14,10 +14,12 @@ def plain(probe: Probe) -> None:
 
 
 def entry_bit(probe: Probe) -> None:
+    """A bit of an entry."""
     probe.flip(probe.entry(probe.any_level()), probe.rng.randrange(64))
 
 
 def entry_bits(probe: Probe) -> None:
+    """Two bits of an entry."""
     probe.flip(probe.entry(probe.any_level()), *probe.rng.sample(range(64), 2))
 
 
@@ -49,10 +51,12 @@ def page_size(probe: Probe) -> None:
 
 
 def root_bit(probe: Probe) -> None:
+    """A bit of the root entry."""
     probe.flip(ROOT + probe.rng.choice((0, 0, 8)), probe.rng.randrange(64))
 
 
 def context_bit(probe: Probe) -> None:
+    """A bit of the context entry."""
     probe.flip(probe.context + probe.rng.choice((0, 8)), probe.rng.randrange(64))
 
 
@@ -85,7 +89,7 @@ def interrupt_target(probe: Probe) -> None:
     covered = (1 << 12 + 9 * (probe.leaf - 1)) - 1
     page = rng.choice((0xFEE00, 0xFEE00 + rng.randrange(256), 0xFEEFF, 0xFEDFF, 0xFEF00)) << 12
     entry = probe.entry(probe.leaf)
-    probe.words[entry] = page & ~covered | probe.words[entry] & (PAGE_MASK & ~covered | 0xFFF)
+    probe.words[entry] = page & ~covered | probe.words[entry] & PAGE_MASK
     if probe.leaf > 1:
         # Within the superpage the request goes to the interrupts themselves or just beside them.
         offset = page & covered & ~PAGE_MASK
