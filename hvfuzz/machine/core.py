@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from hvfuzz.machine import paging
 from hvfuzz.machine.clock import Cost
-from hvfuzz.machine.faults import GuestFault, Vector
+from hvfuzz.machine.ept import eptp_of, is_valid_eptp
+from hvfuzz.machine.faults import INVALID_CONTROL, GuestFault, Vector, VmEntryFailure
 from hvfuzz.machine.vmcs import REGISTERS, RFLAGS, ExitReason, Vmcs
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Core:
         self.cpl: int = 0
         self.msrs: dict[int, int] = {}
         """MSRs other than EFER; those never written are absent, and 0."""
-        self.eptp: int = 0
+        self.eptp: int = eptp_of(0)
         self.vmcs: Vmcs = Vmcs()
         self.pending_fault: GuestFault | None = None
         """Set by an exit handler: what VM entry injects."""
@@ -102,7 +103,7 @@ class Core:
         """VM exit, the handler, VM entry: the vCPU goes on with the state that the handler leaves in `vmcs.saved`.
 
         Whatever the handler does to the vCPU itself is undone. Raises GuestFault if the handler set
-        `pending_fault`, and whatever the handler raises.
+        `pending_fault`, VmEntryFailure if `eptp` is none that the processor takes, and whatever the handler raises.
         """
         if self.in_root:
             raise RuntimeError(f"vCPU {self.id} exits ({reason.name}) while its exit is being handled")
@@ -128,6 +129,8 @@ class Core:
         finally:
             self.in_root = False
         clock.cycles += Cost.VMENTRY
+        if not is_valid_eptp(self.eptp):
+            raise VmEntryFailure(INVALID_CONTROL)
         saved = vmcs.saved
         regs[:] = saved[:REGISTERS]
         self.cr0, self.cr2, self.cr3, self.cr4, self.efer, self.cpl, self.msrs = saved[REGISTERS:]

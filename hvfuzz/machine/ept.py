@@ -39,6 +39,8 @@ class MemoryType(IntEnum):
 
 VALID_MEMORY_TYPES: Final = sum(1 << kind for kind in MemoryType)
 
+_VALID_EPTPS: Final = (MemoryType.WB | EPTP_WALK_LENGTH_4, MemoryType.UC | EPTP_WALK_LENGTH_4)
+
 # Bits that must be zero, or the entry is misconfigured (SDM Vol. 3C, 29.3.3.1). Level 4 is the PML4E.
 RESERVED_PML4E: Final = PHYSICAL_RESERVED | 0xF8
 RESERVED_TABLE: Final = PHYSICAL_RESERVED | 0x78
@@ -72,3 +74,12 @@ class Qualification(IntFlag):
 def eptp_of(root: int, *, accessed_dirty: bool = False) -> int:
     """The EPTP of the 4-level tables whose PML4 table is at Hpa `root`, walked as write-back memory."""
     return root | MemoryType.WB | EPTP_WALK_LENGTH_4 | (EPTP_ACCESSED_DIRTY if accessed_dirty else 0)
+
+
+def is_valid_eptp(eptp: int) -> bool:
+    """Whether VM entry accepts this EPTP: else the entry fails (SDM Vol. 3C, 27.2.1.1).
+
+    Bits 2..0 must be UC or WB, bits 5..3 the walk length; bits 11..7 (there are no supervisor shadow stacks) and those
+    from MAXPHYADDR on must be zero.
+    """
+    return eptp & ~(ADDRESS | EPTP_ACCESSED_DIRTY) in _VALID_EPTPS

@@ -1,11 +1,16 @@
-"""The exceptions that the hardware raises for what a guest did: none of them is an error of ours.
+"""The exceptions that the hardware raises. The first three are for what a guest did: none of them is an error of ours.
 
 GuestFault             an exception of the guest's own (#PF, #GP, #UD, ...): ends the guest's instruction
 EptViolation           VM exit 48: stage 2 does not allow the access
 EptMisconfiguration    VM exit 49: a present stage-2 entry is not well-formed
+VmEntryFailure         the hypervisor asked for a VM entry that the processor refuses
 """
 
 from enum import IntEnum
+from typing import Final
+
+INVALID_CONTROL: Final = 7
+"""VM-instruction error: VM entry with an invalid control field (SDM Vol. 3C, 31.4)."""
 
 
 class Vector(IntEnum):
@@ -73,3 +78,16 @@ class EptMisconfiguration(Exception):
 
     def __str__(self) -> str:
         return f"EPT misconfiguration at gpa {self.gpa:#x}"
+
+
+class VmEntryFailure(Exception):
+    """VM entry is refused: `error` is the VM-instruction error number (SDM Vol. 3C, 27.2 and 31.4)."""
+
+    __snapshot_leaf__ = True
+
+    def __init__(self, error: int) -> None:
+        super().__init__(error)
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"VM entry fails with VM-instruction error {self.error}"

@@ -8,7 +8,8 @@ import pytest
 
 from hvfuzz.machine import ept, paging
 from hvfuzz.machine.addresses import EXEC, READ, WRITE
-from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault
+from hvfuzz.machine.cpu import Reg, VCpu
+from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault, VmEntryFailure
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Guest
@@ -260,3 +261,33 @@ def test_with_the_flags_enabled_a_guest_table_reference_is_a_write(guest: Guest)
     guest.translate(GVA, READ)
     assert guest.memory.load64(leaf) & ept.DIRTY
     assert not guest.memory.load64(guest.ept_leaf(PAGE)) & ept.DIRTY
+
+
+# ------------------------------------------------- the EPT pointer
+
+
+@pytest.mark.parametrize("kind", range(8))
+@pytest.mark.parametrize("length", range(8))
+def test_eptp_memory_type_and_walk_length(kind: int, length: int) -> None:
+    assert ept.is_valid_eptp(0x1000 | length << 3 | kind) == (kind in (0, 6) and length == 3)
+
+
+@pytest.mark.parametrize("bit", range(6, 64))
+def test_eptp_bits(bit: int) -> None:
+    assert ept.is_valid_eptp(0x1E | 1 << bit) == (bit == 6 or 12 <= bit < 40)
+
+
+@pytest.mark.parametrize(("eptp", "enters"), [(0x101E, True), (0x105E, True), (0x1018, True), (0x1016, False)])
+def test_vm_entry_checks_the_eptp_that_the_handler_leaves(guest: Guest, eptp: int, enters: bool) -> None:
+    def switch(vcpu: VCpu) -> None:
+        vcpu.eptp = eptp
+        vcpu.vmcs.saved[Reg.RAX] = 5
+
+    guest.machine.exit_handler = switch
+    if enters:
+        guest.vcpu.vmcall()
+    else:
+        with pytest.raises(VmEntryFailure) as failure:
+            guest.vcpu.vmcall()
+        assert failure.value.error == 7
+    assert guest.vcpu.regs[Reg.RAX] == (5 if enters else 0)
