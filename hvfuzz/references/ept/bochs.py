@@ -1,0 +1,146 @@
+"""Debian's Bochs as a process: the stub is assembled, a disk goes in, and what the stub wrote on it comes out."""
+
+import os
+import pty
+import select
+import subprocess
+import time
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from hvfuzz.references.ept import layout
+from hvfuzz.references.ept.batch import SECTOR, UNWRITTEN
+from hvfuzz.references.reference import ReferenceError, program
+
+NEEDS: Final = "apt-get install bochs bochsbios vgabios bochs-term nasm"
+CPU: Final = "corei7_skylake_x"
+"""Of its processors, one that has all of EPT that the model has, and nothing that changes it: no CET."""
+_BIOS: Final = {"/usr/share/bochs/BIOS-bochs-latest": "bochsbios", "/usr/share/bochs/VGABIOS-lgpl-latest": "vgabios"}
+_HEADS: Final = 16
+_SECTORS_PER_TRACK: Final = 63
+_DEFINED: Final = ("HEADER_SECTOR", "CASES", "RESULTS", "REGION", "REGION_SIZE", "TABLES_SIZE")
+# Of the display libraries, this one needs no screen and opens no port; it wants a terminal. The clock must not wait for
+# the wall's. Each EPT violation is an "error" to Bochs, hence not reported.
+_CONFIGURATION: Final = """
+plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=0, iodebug=1, usb_uhci=0, e1000=0, sb16=0
+display_library: term
+megs: {megabytes}
+cpu: model={cpu}, count=1, ips=100000000, reset_on_triple_fault=0
+romimage: file={bios}
+vgaromimage: file={vgabios}
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=disk, path="{disk}", mode=flat, cylinders={cylinders}, heads={heads}, spt={spt}
+boot: disk
+clock: sync=none
+log: "{log}"
+panic: action=fatal
+error: action=ignore
+info: action=ignore
+debug: action=ignore
+sound: driver=dummy
+"""
+
+
+@cache
+def assembled(source: str) -> bytes:
+    """`source`, an assembly file of this package, as flat bytes. Raises ReferenceError without nasm."""
+    nasm = program("nasm", "nasm")
+    with as_file(files(__package__)) as folder, TemporaryDirectory(prefix="hvfuzz-") as scratch:
+        output = Path(scratch) / "flat.bin"
+        defines = [f"-D{name}={getattr(layout, name):#x}" for name in _DEFINED]
+        command = [nasm, "-f", "bin", "-Wall", "-Werror", *defines, "-I", f"{folder}/", "-o", str(output)]
+        done = subprocess.run([*command, str(folder / source)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ReferenceError(f"nasm does not assemble {source}: {done.stderr.strip().splitlines()[-1]}")
+        return output.read_bytes()
+
+
+def version() -> str:
+    """Name and version of the Bochs that runs. Raises ReferenceError if there is none."""
+    bochs = program("bochs", "bochs")
+    text = subprocess.run([bochs, "--help"], capture_output=True, text=True, check=False)
+    for line in (text.stderr + text.stdout).splitlines():
+        if "Bochs x86 Emulator" in line:
+            return line.strip()
+    return "Bochs of an unknown version"
+
+
+def run(disk: bytes, results: int, timeout: float) -> bytes:
+    """Boot from `disk` and return what it holds from sector `results` on when Bochs ends.
+
+    Raises ReferenceError if something is not installed, or if Bochs dies or takes more than `timeout` seconds. Whatever
+    happens, neither the process nor a file remains.
+    """
+    bochs = program("bochs", "bochs")
+    for path, package in _BIOS.items():
+        if not Path(path).exists():
+            raise ReferenceError(f"{path} is not installed: apt-get install {package}")
+    with TemporaryDirectory(prefix="hvfuzz-") as scratch:
+        folder = Path(scratch)
+        image, log = folder / "disk.img", folder / "log"
+        cylinders = -(-len(disk) // (_HEADS * _SECTORS_PER_TRACK * SECTOR))
+        image.write_bytes(disk)
+        os.truncate(image, cylinders * _HEADS * _SECTORS_PER_TRACK * SECTOR)
+        bios, vgabios = _BIOS
+        (folder / "configuration").write_text(
+            _CONFIGURATION.format(
+                megabytes=layout.MEMORY >> 20,
+                cpu=CPU,
+                bios=bios,
+                vgabios=vgabios,
+                disk=image,
+                cylinders=cylinders,
+                heads=_HEADS,
+                spt=_SECTORS_PER_TRACK,
+                log=log,
+            )
+        )
+        (folder / "debugger").write_text("continue\nquit\n")
+        status = _wait([bochs, "-q", "-f", "configuration", "-rc", "debugger"], folder, timeout)
+        with image.open("rb") as written:
+            written.seek(results * SECTOR)
+            data = written.read(len(disk) - results * SECTOR)
+        if data[: len(UNWRITTEN)] == UNWRITTEN:
+            last = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+            raise ReferenceError(f"bochs ended ({status}) without results: {last[-1] if last else 'it says nothing'}")
+        return data
+
+
+def _wait(command: list[str], folder: Path, timeout: float) -> int:
+    """Run Bochs on a terminal of its own, whose contents are dropped, and return its exit status."""
+    deadline = time.monotonic() + timeout
+    ours, its = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            cwd=folder,
+            env=os.environ | {"TERM": "xterm"},
+            start_new_session=True,
+        )
+    except OSError as failure:
+        os.close(ours)
+        raise ReferenceError(f"bochs does not start: {failure}") from failure
+    finally:
+        os.close(its)
+    try:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                raise ReferenceError(f"bochs does not end within {timeout:.0f} s")
+            if select.select([ours], [], [], 0.05)[0]:
+                try:
+                    os.read(ours, 1 << 16)
+                except OSError:  # the terminal has no other side any more
+                    process.wait(max(0.0, deadline - time.monotonic()))
+        return process.returncode
+    except subprocess.TimeoutExpired:
+        raise ReferenceError(f"bochs does not end within {timeout:.0f} s") from None
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)

@@ -1,0 +1,82 @@
+"""A case, one access of a guest under its own EPT and control registers, and the outcome of it."""
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from hvfuzz.machine import ept, paging
+from hvfuzz.machine.core import CR0_AT_START, EFER_AT_START, RFLAGS_FIXED
+from hvfuzz.references.ept.layout import EPT_ROOT, GVA_LOW, NAMES, Part, gpa_of
+
+RAX: Final = 0x5A5A_5A5A_5A5A_5A5A
+"""What RAX holds before the access; not canonical, so that code of zeros (ADD [RAX], AL) ends in #GP(0)."""
+SIZE: Final = 8
+"""Bytes of every load and store."""
+
+
+class Kind(IntEnum):
+    """What the guest does; the value times 16 is where guest.asm does it."""
+
+    LOAD = 0
+    STORE = 1
+    FETCH = 2
+    UPDATE = 3
+    """A load, then a store of what was loaded plus 1: of one translation, the second use needs the dirty flags."""
+    PDPTES = 4
+    """MOV to CR3 in PAE paging: an access to guest-physical memory without a linear address."""
+
+
+class Case(NamedTuple):
+    """What one VM entry starts from; what is not said here is as in `layout.TEMPLATE`."""
+
+    what: str
+    """What it varies."""
+    kind: Kind
+    user: bool = False
+    gva: int = GVA_LOW
+    """Linear address of the access; of PDPTES the Gpa."""
+    eptp: int = ept.eptp_of(EPT_ROOT)
+    cr0: int = CR0_AT_START
+    cr3: int = gpa_of(Part.PML4)
+    cr4: int = paging.CR4_PAE
+    efer: int = EFER_AT_START
+    rflags: int = RFLAGS_FIXED
+    entries: tuple[tuple[int, int], ...] = ()
+    """(Hpa, value) of the entries that differ from the template, by Hpa."""
+
+    def __str__(self) -> str:
+        entries = " ".join(f"{NAMES[hpa]}={value:#x}" for hpa, value in self.entries)
+        return (
+            f"{self.what}: {self.kind.name.lower()} at {self.gva:#x}, cpl {3 if self.user else 0}, "
+            f"eptp {self.eptp:#x} cr0 {self.cr0:#x} cr3 {self.cr3:#x} cr4 {self.cr4:#x} efer {self.efer:#x} "
+            f"rflags {self.rflags:#x} {entries}".rstrip()
+        )
+
+
+class Stop(IntEnum):
+    """How a case ends."""
+
+    VMCALL = 18
+    """The access went through, and the guest said so."""
+    EXCEPTION = 0
+    EPT_VIOLATION = 48
+    EPT_MISCONFIGURATION = 49
+    ENTRY_FAILURE = -1
+    """There was no VM entry."""
+
+
+class Outcome(NamedTuple):
+    """All that a case leaves behind; what the manual leaves undefined for its `stop` is 0."""
+
+    stop: Stop
+    rax: int
+    memory: tuple[int, ...]
+    """The words of `layout.WATCHED`, and then those that the case stores to."""
+    vector: int = 0
+    error: int = 0
+    """Error code of an exception, VM-instruction error of a failed entry."""
+    address: int = 0
+    """Linear address of a #PF."""
+    qualification: int = 0
+    gpa: int = 0
+    gva: int = 0
+    """Guest linear address of an EPT violation."""

@@ -1,0 +1,21 @@
+; What the guest runs: routine n of case.Kind, 16 bytes apart, on the page of layout.Part.CODE. RDI is the address of the
+; access; VMCALL says that it went through.
+
+bits 64
+        mov     rax, [rdi]              ; LOAD
+        vmcall
+        align   16
+        mov     [rdi], rax              ; STORE
+        vmcall
+        align   16
+        jmp     rdi                     ; FETCH: the target is MOV EAX, imm32; VMCALL
+        align   16
+        mov     rax, [rdi]              ; UPDATE
+        inc     rax
+        mov     [rdi], rax
+        vmcall
+        align   16
+bits 32
+        mov     cr3, edi                ; PDPTES
+        vmcall
+        align   16

@@ -1,0 +1,138 @@
+"""Random cases, each from a seeded generator: shapes, flags and control bits at random, and then up to three faults."""
+
+from collections.abc import Iterator
+from itertools import chain, count
+from random import Random
+from typing import Final
+
+from hvfuzz.machine import ept, paging
+from hvfuzz.machine.addresses import U64
+from hvfuzz.references.ept.boundary import FETCH_OFFSETS, PARTS, boundary_cases, draft_of, pdptes_draft
+from hvfuzz.references.ept.case import Case, Kind
+from hvfuzz.references.ept.draft import STUB_BITS, Draft
+from hvfuzz.references.ept.layout import GUEST_TABLES, Part
+
+_KINDS: Final = (Kind.LOAD, Kind.STORE, Kind.FETCH, Kind.UPDATE, Kind.PDPTES)
+_OFFSETS: Final = (0, 8, 0x7F8, 0xFF8, 0xFF8, 0xFFC, 0xFF9, 0x123)
+_FAULTS: Final = (0, 1, 1, 1, 2, 2, 3)
+"""How many things are wrong."""
+
+
+def sample(cases: int, seed: int) -> Iterator[Case]:
+    """That many cases: boundary cases in random order, each followed by a random one; then random ones only."""
+    rng = Random(seed)
+    boundary = list(boundary_cases())
+    rng.shuffle(boundary)
+    mixed = chain.from_iterable((case, random_case(rng)) for case in boundary)
+    for number, case in enumerate(chain(mixed, (random_case(rng) for _ in count()))):
+        if number == cases:
+            return
+        yield case
+
+
+def random_case(rng: Random) -> Case:
+    """One random case."""
+    kind = rng.choices(_KINDS, (6, 6, 6, 4, 1))[0]
+    leaf = rng.choice((1, 1, 2, 3))
+    draft = pdptes_draft(leaf) if kind is Kind.PDPTES else draft_of(kind, rng.random() < 0.5)
+    draft.accessed_dirty(rng.random() < 0.5)
+    if kind is not Kind.PDPTES:
+        draft.high = rng.random() < 0.3
+        draft.offset = rng.choice(FETCH_OFFSETS if kind is Kind.FETCH else _OFFSETS)
+        for part in PARTS:
+            if rng.random() < 0.2:
+                draft.move(part, rng.getrandbits(1))
+        draft.map_ept(Part.DATA, leaf)
+        draft.map_guest(rng.choice((1, 1, 2, 3)))
+        if rng.random() < 0.15:
+            draft.map_ept(rng.choice(GUEST_TABLES), rng.choice((2, 3)))
+        _draw_registers(draft, rng)
+        _draw_guest_flags(draft, rng)
+    _draw_ept_flags(draft, rng)
+    for _ in range(rng.choice(_FAULTS)):
+        rng.choices((_spoil_ept, _spoil_guest, _spoil_registers), (12, 7, 1))[0](draft, rng)
+    return draft.finish("random")
+
+
+def _draw_registers(draft: Draft, rng: Random) -> None:
+    """Control bits that the manual lets be anything, mostly at ease with the access."""
+    if rng.random() < 0.25:
+        draft.cr0 ^= paging.CR0_WP
+    if rng.random() < 0.25:
+        draft.cr4 |= rng.choice((paging.CR4_SMEP, paging.CR4_SMAP, paging.CR4_PGE, paging.CR4_SMEP | paging.CR4_SMAP))
+    if rng.random() < 0.25:
+        draft.rflags |= paging.RFLAGS_AC
+    if rng.random() < 0.1:
+        draft.cr0 |= paging.CR0_AM
+    if rng.random() < 0.1:
+        draft.efer &= ~paging.EFER_NXE
+
+
+def _draw_guest_flags(draft: Draft, rng: Random) -> None:
+    """Guest accessed and dirty flags, rights of the leaf."""
+    entries = draft.guest_path()
+    if rng.random() < 0.5:
+        for hpa in entries:
+            if rng.random() < 0.3:
+                draft.flip(hpa, paging.A)
+    leaf = entries[-1]
+    for bit, chance in ((paging.D, 0.5), (paging.RW, 0.2), (paging.US, 0.15), (paging.NX, 0.15), (paging.G, 0.2)):
+        if rng.random() < chance:
+            draft.flip(leaf, bit)
+
+
+def _draw_ept_flags(draft: Draft, rng: Random) -> None:
+    """EPT accessed and dirty flags, and rights that are often enough."""
+    for part in PARTS:
+        for hpa in draft.ept_path(part):
+            if rng.random() < 0.2:
+                draft[hpa] |= rng.choice((ept.ACCESSED, ept.DIRTY, ept.ACCESSED | ept.DIRTY))
+        if part in GUEST_TABLES and rng.random() < 0.15:
+            leaf = draft.ept_path(part)[-1]
+            draft[leaf] = draft[leaf] & ~ept.RIGHTS | rng.choice((1, 3, 5))
+
+
+def _spoil_ept(draft: Draft, rng: Random) -> None:
+    """Change one EPT entry."""
+    parts = (*PARTS, Part.CODE)
+    part = rng.choices(parts, (12, 3, 3, 3, 3, 1))[0]
+    path = draft.ept_path(part)
+    hpa = rng.choice(path)
+    what = rng.randrange(6)
+    if what < 2:
+        draft[hpa] = draft[hpa] & ~ept.RIGHTS | rng.getrandbits(3)
+    elif what == 2 and hpa == path[-1]:
+        draft[hpa] = draft[hpa] & ~ept.MEMORY_TYPE | rng.getrandbits(3) << ept.MEMORY_TYPE_SHIFT
+    elif what == 3 and rng.random() < 0.3:
+        draft[hpa] &= ~ept.RIGHTS
+    else:
+        _flip_any(draft, rng, hpa)
+
+
+def _spoil_guest(draft: Draft, rng: Random) -> None:
+    """Change one guest entry."""
+    hpa = rng.choice(draft.guest_path())
+    if rng.random() < 0.5:
+        draft.flip(hpa, rng.choice((paging.P, paging.RW, paging.US, paging.A, paging.D, paging.PS, paging.NX)))
+    else:
+        _flip_any(draft, rng, hpa)
+
+
+def _flip_any(draft: Draft, rng: Random, hpa: int) -> None:
+    """Change one bit of an entry, any that may be changed."""
+    bit = rng.randrange(64)
+    while not draft.may_flip(hpa, bit):
+        bit = rng.randrange(64)
+    draft.flip(hpa, 1 << bit)
+
+
+def _spoil_registers(draft: Draft, rng: Random) -> None:
+    """Change a bit of the EPTP, CR3 or the linear address."""
+    bit = rng.choice([bit for bit in range(64) if bit not in STUB_BITS])
+    what = rng.randrange(3)
+    if what == 0:
+        draft.eptp ^= 1 << bit
+    elif what == 1 and draft.kind is not Kind.PDPTES and bit < 40 and 3 not in draft.ept_leaf.values():
+        draft.cr3 ^= 1 << bit
+    elif draft.kind is not Kind.PDPTES and bit >= 47:
+        draft.gva = (draft.finish("").gva ^ 1 << bit) & U64
