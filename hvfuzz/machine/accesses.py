@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Final
 
 from hvfuzz.machine import paging
-from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SIZE, READ, U64, WRITE
+from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SIZE, READ, U64, WRITE, is_canonical
 from hvfuzz.machine.core import USER, Core
 from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault, Vector
 from hvfuzz.machine.memory import BusError
@@ -91,7 +91,8 @@ class Accesses(Core):
     def _reach_unaligned(self, gva: int, size: int, access: int) -> tuple[tuple[int, int], ...]:
         """The pieces (hpa, bytes) of an unaligned operand, all translated before any is accessed; () if emulated."""
         user = self.cpl == USER
-        if user and self.cr0 & paging.CR0_AM and self.regs[RFLAGS] & paging.RFLAGS_AC:
+        # An address that is not canonical is none whose alignment matters: #GP, by `translate`.
+        if user and self.cr0 & paging.CR0_AM and self.regs[RFLAGS] & paging.RFLAGS_AC and is_canonical(gva):
             self._refuse(Vector.AC)
         offset = gva & PAGE_MASK
         first = min(size, PAGE_SIZE - offset)

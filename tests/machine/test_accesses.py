@@ -152,6 +152,9 @@ def test_alignment_check(mapped: Guest, cpl: int, am: int, ac: int) -> None:
         assert (raised.value.vector, raised.value.error) == (Vector.AC, 0)
     else:
         assert vcpu.load(GVA + 5, 4) == 0x0807_0605
+    with pytest.raises(GuestFault) as raised:
+        vcpu.load((1 << 47) + 5, 4)
+    assert (raised.value.vector, raised.value.error) == (Vector.GP, 0)
 
 
 @pytest.mark.parametrize("offset", [0, 3, 0xFFC])
