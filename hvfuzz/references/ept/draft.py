@@ -133,7 +133,8 @@ class Draft:
             return not name.startswith("ept") and 3 not in self.ept_leaf.values()
         if name.startswith("ept1.") and not name.startswith(("ept1.data", "ept1.large")):
             return bit != EPT_TABLES_BIT and (bit not in range(12, EPT_TABLES_BIT) or "code" not in name)
-        return True
+        # Without its PS, a guest leaf of 1 GiB names a table where an EPT leaf of 1 GiB finds the stub.
+        return bit != 7 or hpa != guest_entry(3) or self.ept_leaf[Part.DATA] != 3
 
     def finish(self, what: str) -> Case:
         """The case."""

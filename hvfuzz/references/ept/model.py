@@ -182,7 +182,9 @@ class Model:
         mmu, memory = self.machine.mmu, self.machine.memory
         entry = CODE_PD_GPA + 8 * (code >> 21)
         mmu.translate_gpa(case.eptp, entry, READ, code, walking=True)
-        mmu.translate_gpa(case.eptp, gpa_of(Part.CODE) | code & PAGE_MASK, EXEC, code)
+        self._hpa = mmu.translate_gpa(case.eptp, gpa_of(Part.CODE) | code & PAGE_MASK, EXEC, code)
+        if self._hpa != hpa_of(Part.CODE) | code & PAGE_MASK:
+            return self._run_target(), 0
         # Not an access to a paging structure for EPT: a read even with accessed and dirty flags (SDM Vol. 3C, 29.3.5).
         hpa = mmu.translate_gpa(case.eptp, case.gva & ~0x1F, READ)
         self.touched.append(hpa)

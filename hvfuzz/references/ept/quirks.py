@@ -66,30 +66,36 @@ def _freed(case: Case) -> list[int]:
 
 
 def with_quirks(model: Model, case: Case, ours: Outcome, stored: tuple[int, ...]) -> tuple[Outcome, tuple[Quirk, ...]]:
-    """What the quirks make of `ours`, our outcome of `case`, and those of them that have to do with it."""
-    outcome, walks = model.explain(as_taken(case), stored)
-    freed = _freed(case)
-
-    memory = list(outcome.memory)
-    for hpa in freed:
-        memory[_PLACE[hpa]] |= _BIT_12
-    for hpa, value in _guest_flags(case, outcome, walks).items():
-        memory[_PLACE[hpa]] = value
-    qualification = outcome.qualification
-    if case.eptp & ept.EPTP_ACCESSED_DIRTY and _is_walk_violation(outcome):
-        qualification &= ~Qualification.READ
-    expected = outcome._replace(memory=tuple(memory), qualification=int(qualification))
-
+    """What the quirks make of `ours`, our outcome of `case`, and those of them that change it."""
     quirks = []
-    if freed and (outcome.stop is not ours.stop or outcome.gpa != ours.gpa):
+    freed = _freed(case)
+    if freed and ours.stop is Stop.EPT_MISCONFIGURATION:
         quirks.append(LARGE_LEAF_BIT_12)
-    if qualification != outcome.qualification:
-        quirks.append(WALK_QUALIFICATION)
-    if _is_walk_violation(ours) and ours.qualification & (READ | WRITE) == WRITE and outcome != ours:
+    if _is_walk_violation(ours) and ours.qualification & (READ | WRITE) == WRITE:
         quirks.append(UNCHECKED_FLAGS)
-    if any(ours.memory[_PLACE[hpa]] & ~expected.memory[_PLACE[hpa]] for hpa in _GUEST):
-        quirks.append(LATE_FLAGS)
-    return expected, tuple(quirks)
+    if quirks:
+        # The guest goes on where ours stopped.
+        expected, walks = model.explain(as_taken(case), stored)
+        memory = list(expected.memory)
+        for hpa in freed:
+            memory[_PLACE[hpa]] |= _BIT_12
+        for hpa, value in _flags_of(case, _finished(expected, walks)).items():
+            memory[_PLACE[hpa]] = value
+    else:
+        expected, walks = ours, model.explain(case, stored)[1]
+        memory = list(expected.memory)
+        before = _flags_of(case, _finished(expected, walks))
+        for _, _, table, index, _ in walks[-1].steps if walks else ():
+            hpa = table | index << 3
+            if hpa in _GUEST and not before[hpa] & paging.A:
+                memory[_PLACE[hpa]] &= ~paging.A
+        if memory != list(ours.memory):
+            quirks.append(LATE_FLAGS)
+    qualification = expected.qualification
+    if case.eptp & ept.EPTP_ACCESSED_DIRTY and _is_walk_violation(expected):
+        qualification &= ~Qualification.READ
+        quirks.append(WALK_QUALIFICATION)
+    return expected._replace(memory=tuple(memory), qualification=int(qualification)), tuple(quirks)
 
 
 def _is_walk_violation(outcome: Outcome) -> bool:
@@ -98,15 +104,22 @@ def _is_walk_violation(outcome: Outcome) -> bool:
     return outcome.stop is Stop.EPT_VIOLATION and linear == Qualification.LINEAR_VALID
 
 
-def _guest_flags(case: Case, outcome: Outcome, walks: list[Walk]) -> dict[int, int]:
-    """Every guest entry, with the flags that Bochs sets: those of walks that reach a leaf, if no #PF ends them."""
-    entries = {hpa: value for hpa, value in (TEMPLATE | dict(case.entries)).items() if hpa in _GUEST}
-    faulted = outcome.stop is Stop.EXCEPTION and outcome.vector == Vector.PF
+def _finished(outcome: Outcome, walks: list[Walk]) -> list[Walk]:
+    """The walks that translate their address: they reach a leaf, and no #PF ends them."""
+    finished = []
     for number, walk in enumerate(walks, 1):
-        _, level, _, _, entry = walk.steps[-1]
+        _, level, _, _, entry = walk.steps[-1] if walk.steps else (0, 4, 0, 0, 0)
         is_leaf = level == 1 or (level < 4 and entry & paging.PS)
-        if not is_leaf or (faulted and number == len(walks)):
-            continue
+        faulted = number == len(walks) and outcome.stop is Stop.EXCEPTION and outcome.vector == Vector.PF
+        if is_leaf and not faulted:
+            finished.append(walk)
+    return finished
+
+
+def _flags_of(case: Case, walks: list[Walk]) -> dict[int, int]:
+    """Every guest entry after these walks, with the accessed and dirty flags that they set and no others."""
+    entries = {hpa: value for hpa, value in (TEMPLATE | dict(case.entries)).items() if hpa in _GUEST}
+    for walk in walks:
         for _, _, table, index, _ in walk.steps:
             hpa = table | index << 3
             if hpa in entries:

@@ -14,6 +14,9 @@ from hvfuzz.references.ept.layout import GUEST_TABLES, Part
 
 _KINDS: Final = (Kind.LOAD, Kind.STORE, Kind.FETCH, Kind.UPDATE, Kind.PDPTES)
 _OFFSETS: Final = (0, 8, 0x7F8, 0xFF8, 0xFF8, 0xFFC, 0xFF9, 0x123)
+_BITS: Final = tuple(range(64))
+_GUEST_BITS: Final = (0, 1, 2, 5, 6, 7, 63)
+"""Bits of a guest entry that mean something: P, R/W, U/S, A, D, PS, XD."""
 _FAULTS: Final = (0, 1, 1, 1, 2, 2, 3)
 """How many things are wrong."""
 
@@ -106,23 +109,20 @@ def _spoil_ept(draft: Draft, rng: Random) -> None:
     elif what == 3 and rng.random() < 0.3:
         draft[hpa] &= ~ept.RIGHTS
     else:
-        _flip_any(draft, rng, hpa)
+        _flip_any(draft, rng, hpa, _BITS)
 
 
 def _spoil_guest(draft: Draft, rng: Random) -> None:
     """Change one guest entry."""
     hpa = rng.choice(draft.guest_path())
-    if rng.random() < 0.5:
-        draft.flip(hpa, rng.choice((paging.P, paging.RW, paging.US, paging.A, paging.D, paging.PS, paging.NX)))
-    else:
-        _flip_any(draft, rng, hpa)
+    _flip_any(draft, rng, hpa, _GUEST_BITS if rng.random() < 0.5 else _BITS)
 
 
-def _flip_any(draft: Draft, rng: Random, hpa: int) -> None:
-    """Change one bit of an entry, any that may be changed."""
-    bit = rng.randrange(64)
+def _flip_any(draft: Draft, rng: Random, hpa: int, bits: tuple[int, ...]) -> None:
+    """Change one of these bits of an entry, one that may be changed."""
+    bit = rng.choice(bits)
     while not draft.may_flip(hpa, bit):
-        bit = rng.randrange(64)
+        bit = rng.choice(bits)
     draft.flip(hpa, 1 << bit)
 
 

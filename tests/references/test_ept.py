@@ -1,0 +1,377 @@
+"""EPT against Bochs: no unexplained difference, faults of the model are caught, and Bochs is left as it was found."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import textwrap
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvfuzz.machine import core, ept, second_stage
+from hvfuzz.machine.accesses import Accesses
+from hvfuzz.machine.mmu import Mmu
+from hvfuzz.machine.second_stage import SecondStage
+from hvfuzz.references.ept import batch, bochs
+from hvfuzz.references.ept.boundary import boundary_cases
+from hvfuzz.references.ept.case import Case, Kind, Stop
+from hvfuzz.references.ept.comparison import Answered, Judge, ask
+from hvfuzz.references.ept.layout import MEMORY, NAMES, REGION, REGION_SIZE, WATCHED, tables
+from hvfuzz.references.ept.model import Model
+from hvfuzz.references.ept.quirks import QUIRKS
+from hvfuzz.references.ept.sampling import sample
+from hvfuzz.references.reference import MOST_DIFFERENCES, ReferenceError, Report
+
+ALL_QUIRKS = {quirk.name for quirk in QUIRKS}
+
+
+@pytest.mark.ref_ept
+def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
+    report = compare("ept", 20_000, 1)
+    assert report.differences == ()
+    assert report.cases == 20_000
+    assert report.quirks.keys() == ALL_QUIRKS
+
+
+# ------------------------------------------------- faults of the model
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[Answered]:
+    """What Bochs makes of some thousand cases."""
+    try:
+        return ask(list(sample(4_000, 5)))
+    except ReferenceError as missing:
+        if os.environ.get("HVFUZZ_REFERENCES") == "required":
+            raise
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def judge(answers: list[Answered]) -> Judge:
+    return Judge()
+
+
+def is_caught(judge: Judge, answers: list[Answered]) -> bool:
+    """Whether an answer of Bochs differs from the model's, or a quirk of Bochs is the model's too."""
+    seen = set()
+    for answer in answers:
+        expected, quirks = judge.judge(answer)
+        if expected != answer.reference:
+            return True
+        seen.update(quirk.name for quirk in quirks)
+    return seen != ALL_QUIRKS
+
+
+Owner = types.ModuleType | type
+FAULTS: list[tuple[str, Owner, str, str, str]] = [
+    (
+        "write and execute without read is well-formed",
+        SecondStage,
+        "_walk_ept",
+        "entry & 3 == WRITE",
+        "entry & 7 == WRITE",
+    ),
+    ("any memory type is well-formed", SecondStage, "_walk_ept", "ept.VALID_MEMORY_TYPES >>", "0xFF >>"),
+    ("only the leaf's rights count", SecondStage, "_walk_ept", "rights &= entry\n", "rights = entry & 7\n"),
+    ("any right will do", SecondStage, "_walk_ept", "if rights & access != access:", "if not rights & access:"),
+    ("reserved bits of leaves are ignored", SecondStage, "_walk_ept", "reserved_leaf if leaf else", "0 if leaf else"),
+    ("reserved bits of tables are ignored", SecondStage, "_walk_ept", "else reserved_table):", "else 0):"),
+    (
+        "large pages lose the low part of the address",
+        SecondStage,
+        "_walk_ept",
+        "| (gpa & ((1 << shift) - 1) &",
+        "| (gpa & 0 &",
+    ),
+    ("leaves at level 3 are tables", SecondStage, "_walk_ept", "reserved_leaf != -1 and", "level == 2 and"),
+    ("tables get no accessed flag", SecondStage, "_walk_ept", "used.append(address)", "pass"),
+    ("reads set the dirty flag", SecondStage, "_walk_ept", "ept.DIRTY if access & WRITE", "ept.DIRTY if access"),
+    ("writes after a read set no dirty flag", SecondStage, "_walk_ept", "if not wanted & ept.DIRTY:", "if False:"),
+    ("flags are set though they are off", SecondStage, "_walk_ept", "eptp & ept.EPTP_ACCESSED_DIRTY", "True"),
+    ("references to guest tables are reads", SecondStage, "resolve_gpa", "if walking and", "if False and"),
+    ("a hit allows all", SecondStage, "resolve_gpa", "entry[1] & access == access", "True"),
+    ("the rights are not reported", second_stage, "_qualify", "| rights << 3", ""),
+    ("the access is not reported", second_stage, "_qualify", "access & (READ | WRITE | EXEC) |", ""),
+    ("the linear address is never valid", second_stage, "_qualify", "if gva is not None:", "if False:"),
+    ("references to guest tables are not told from pages", second_stage, "_qualify", "if not walking:", "if True:"),
+    ("guest tables get no accessed flag", Mmu, "_walk", "if not entry & paging.A:", "if False:"),
+    ("guest reads set the dirty flag", Mmu, "_walk", "paging.D if access & WRITE", "paging.D if access"),
+    ("references to guest tables are accesses to pages", Mmu, "_walk", "READ, gva, True)", "READ, gva, False)"),
+    ("XD counts in the leaf only", Mmu, "_walk", "some_nx |= entry", "some_nx = entry"),
+    ("CR0.WP is ignored", Mmu, "_walk", "(user or vcpu.cr0 & paging.CR0_WP)", "user"),
+    ("guest flags are set where stage 2 forbids it", Mmu, "_set_flags", "WRITE, gva, True", "READ, gva, True"),
+    ("the fetch bit depends on NXE alone", Mmu, "_page_fault", "or vcpu.cr4 & paging.CR4_SMEP", ""),
+    ("SMAP holds in spite of AC", Mmu, "_supervisor_denied", "not vcpu.regs[RFLAGS] & paging.RFLAGS_AC", "True"),
+    ("a violation reports the operand, not the page", Accesses, "_exit_on_stage_2", "else violation.gva", "else gva"),
+    ("any walk length enters", ept, "is_valid_eptp", "(ADDRESS |", "(ADDRESS | 0x38 |"),
+    ("VM entry takes any EPTP", core.Core, "exit", "not is_valid_eptp(self.eptp)", "False"),
+]
+"""(what is wrong, whose, function, its text, the text instead)"""
+
+
+def break_function(patch: pytest.MonkeyPatch, owner: Owner, name: str, old: str, new: str) -> None:
+    """Replace a piece of a function's source, in place of it."""
+    found = inspect.getattr_static(owner, name)
+    function = found.__func__ if isinstance(found, staticmethod) else found
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) == 1, f"{name} has {old!r} {source.count(old)} times"
+    module = owner if isinstance(owner, types.ModuleType) else inspect.getmodule(owner)
+    assert module is not None
+    namespace: dict[str, Any] = dict(vars(module))
+    exec(source.replace(old, new), namespace)
+    broken = namespace[name]
+    patch.setattr(owner, name, staticmethod(broken) if isinstance(found, staticmethod) else broken)
+    for importer in (core,):
+        if getattr(importer, name, None) is found:
+            patch.setattr(importer, name, broken)
+
+
+@pytest.mark.ref_ept
+def test_the_model_as_it_is_is_not_caught(judge: Judge, answers: list[Answered]) -> None:
+    assert not is_caught(judge, answers)
+
+
+@pytest.mark.ref_ept
+@pytest.mark.parametrize(("owner", "name", "old", "new"), [fault[1:] for fault in FAULTS], ids=[f[0] for f in FAULTS])
+def test_a_fault_of_the_model_is_caught(
+    judge: Judge, answers: list[Answered], monkeypatch: pytest.MonkeyPatch, owner: Owner, name: str, old: str, new: str
+) -> None:
+    break_function(monkeypatch, owner, name, old, new)
+    assert is_caught(judge, answers)
+
+
+# ------------------------------------------------- cases
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(tables(b""))
+
+
+@pytest.mark.parametrize("source", ["boundary", "random"])
+def test_cases_keep_to_the_region_or_to_no_memory_at_all(model: Model, source: str) -> None:
+    """Else a guest could reach the stub, or words that the model does not know."""
+    cases = boundary_cases() if source == "boundary" else sample(6_000, 11)
+    region = range(REGION, REGION + REGION_SIZE)
+    mmu = model.machine.mmu
+    for case in cases:
+        mmu.record = []
+        model.run(case)
+        reached = [table for _, _, table, _, _ in mmu.record] + model.touched
+        assert all(hpa in region or hpa >= MEMORY for hpa in reached), str(case)
+        assert len(model.stored) <= batch.STORED
+    mmu.record = None
+
+
+def test_cases_follow_from_the_seed() -> None:
+    cases = [list(sample(300, seed)) for seed in (7, 7, 8)]
+    assert cases[0] == cases[1] != cases[2]
+
+
+def test_cases_meet_every_end(model: Model) -> None:
+    """Each way to end, each access and CPL, and each kind of qualification."""
+    ends = set()
+    bits = [0, 0]
+    for case in sample(3_000, 1):
+        outcome = model.run(case)
+        ends.add((case.kind, outcome.stop, case.user and case.kind is not Kind.PDPTES))
+        if outcome.stop is Stop.EPT_VIOLATION:
+            bits[0] |= outcome.qualification
+            bits[1] |= ~outcome.qualification
+    every = {(kind, stop, user) for kind in Kind for stop in Stop for user in (False, True)}
+    missing = every - ends
+    assert {case for case in missing if case[0] is not Kind.PDPTES and case[1] is not Stop.ENTRY_FAILURE} == set()
+    assert bits[0] & 0x1BF == bits[1] & 0x1BF == 0x1BF
+
+
+def test_a_case_says_what_it_is() -> None:
+    case = Case("a title", Kind.STORE, user=True, entries=((WATCHED[0], 0x123),))
+    text = str(case)
+    assert text.startswith("a title: store at 0x")
+    assert "cpl 3" in text
+    assert text.endswith(f"{NAMES[WATCHED[0]]}=0x123")
+
+
+# ------------------------------------------------- results
+
+
+@pytest.fixture
+def written() -> tuple[bytearray, list[tuple[Case, tuple[int, ...]]]]:
+    """Results of two cases as the stub writes them, and the cases."""
+    questions = [(Case("first", Kind.LOAD), ()), (Case("second", Kind.STORE), (REGION,))]
+    disk, results = batch.encode_disk(b"stub", tables(b""), questions)
+    data = bytearray(disk[results * batch.SECTOR :])
+    assert data[:8] == batch.UNWRITTEN
+    data[:8] = bytes(8)
+    for number in (0, 1):
+        put(data, number, 0, number + 1)
+        put(data, number, 2, Stop.VMCALL)
+        put(data, number, 8, 0x77)
+        put(data, number, 11, 0x99)
+    return data, questions
+
+
+def put(data: bytearray, case: int, word: int, value: int) -> None:
+    """Write a word of a result."""
+    at = batch.SECTOR + (case * (11 + len(WATCHED)) + word) * 8
+    data[at : at + 8] = value.to_bytes(8, "little")
+
+
+Written = tuple[bytearray, list[tuple[Case, tuple[int, ...]]]]
+
+
+def test_results_are_read(written: Written) -> None:
+    first, second = batch.decode_results(*written)
+    assert (first.stop, first.rax, first.memory[0], len(first.memory)) == (Stop.VMCALL, 0x77, 0x99, len(WATCHED))
+    assert len(second.memory) == len(WATCHED) + 1
+
+
+def test_what_the_manual_leaves_undefined_is_not_read(written: Written) -> None:
+    data, questions = written
+    for word, value in ((3, 0x81), (4, 0x1234), (5, 0x5678), (6, 0x80000B0E), (7, 5)):
+        put(data, 0, word, value)
+        put(data, 1, word, value & ~0x80 & ~0x800)
+    ends = {}
+    for stop in (Stop.VMCALL, Stop.EXCEPTION, Stop.EPT_VIOLATION, Stop.EPT_MISCONFIGURATION):
+        put(data, 0, 2, stop)
+        put(data, 1, 2, stop)
+        ends[stop] = [outcome[3:] for outcome in batch.decode_results(data, questions)]
+    assert ends == {
+        Stop.VMCALL: [(0, 0, 0, 0, 0, 0)] * 2,
+        Stop.EXCEPTION: [(14, 5, 0x81, 0, 0, 0), (14, 0, 1, 0, 0, 0)],
+        Stop.EPT_VIOLATION: [(0, 0, 0, 0x81, 0x1234, 0x5678), (0, 0, 0, 1, 0x1234, 0)],
+        Stop.EPT_MISCONFIGURATION: [(0, 0, 0, 0, 0x1234, 0)] * 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "message"),
+    [
+        (0, 1, "bochs leaves no outcome of case 1: second: store"),
+        (2, 0x80000021, "bochs takes an exit with reason 0x80000021, for which there is no cause: second"),
+        (2, 2, "bochs takes an exit with reason 0x2, for which there is no cause: second"),
+    ],
+)
+def test_a_result_that_cannot_be_is_told_in_one_line(written: Written, word: int, value: int, message: str) -> None:
+    put(written[0], 1, word, value)
+    with pytest.raises(ReferenceError, match=message):
+        batch.decode_results(*written)
+
+
+def test_a_stub_that_fails_says_at_which_step(written: Written) -> None:
+    written[0][:8] = (3).to_bytes(8, "little")
+    with pytest.raises(ReferenceError, match="step 3"):
+        batch.decode_results(*written)
+
+
+@pytest.mark.parametrize(("name", "room"), [("RESULTS", batch.CASES), ("REGION", batch.RESULTS)])
+def test_no_batch_outgrows_its_memory(monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> None:
+    monkeypatch.setattr(batch, name, room + 4096)
+    batch.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.LOAD), ())])
+    with pytest.raises(ValueError, match="too many"):
+        batch.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.LOAD), ())] * 30)
+
+
+def test_a_case_stores_to_few_words_and_the_stub_is_small() -> None:
+    with pytest.raises(ValueError, match="stores to 3 words"):
+        batch.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.STORE), (REGION, REGION + 8, REGION + 16))])
+    with pytest.raises(ValueError, match="the stub has 16385 bytes"):
+        batch.encode_disk(bytes(16385), tables(b""), [])
+
+
+# ------------------------------------------------- Bochs as a process
+
+
+DISK = bytes(2 * batch.SECTOR - len(batch.UNWRITTEN)) + batch.UNWRITTEN
+
+
+@pytest.fixture
+def fake_bochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """fake_bochs(script): a shell script as the `bochs` that runs; where its temporary files would be."""
+    programs, scratch = tmp_path / "programs", tmp_path / "scratch"
+    programs.mkdir()
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setenv("PATH", f"{programs}:/bin")
+    monkeypatch.setattr(bochs, "_BIOS", dict.fromkeys((str(programs), str(scratch)), "bochsbios"))
+
+    def install(script: str) -> Path:
+        path = programs / "bochs"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return scratch
+
+    return install
+
+
+def is_gone(pid: Path) -> bool:
+    """Whether there is no such process any more."""
+    return not Path(f"/proc/{int(pid.read_text())}").exists()
+
+
+def test_the_disk_goes_in_and_comes_out(fake_bochs: Callable[[str], Path]) -> None:
+    scratch = fake_bochs("printf RESULTS. | dd of=disk.img bs=512 seek=1 conv=notrunc; test -t 0")
+    assert bochs.run(DISK, 1, 60) == b"RESULTS." + DISK[batch.SECTOR + 8 :]
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_bochs_that_dies_is_told_in_one_line(fake_bochs: Callable[[str], Path]) -> None:
+    scratch = fake_bochs("echo noise; echo '00000p[CPU0 ] >>PANIC<< exception(): 3rd (13)' > log; exit 3")
+    with pytest.raises(ReferenceError, match=r"^bochs ended \(3\) without results: 0.*3rd \(13\)$"):
+        bochs.run(DISK[: batch.SECTOR] + batch.UNWRITTEN, 1, 60)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_bochs_that_hangs_is_ended(fake_bochs: Callable[[str], Path], tmp_path: Path) -> None:
+    scratch = fake_bochs(f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    with pytest.raises(ReferenceError, match=r"^bochs does not end within 1 s$"):
+        bochs.run(DISK, 1, 1.0)
+    assert is_gone(tmp_path / "pid")
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_bochs_that_is_interrupted_is_ended(
+    fake_bochs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = fake_bochs(f"echo $$ > {tmp_path}/pid; echo ready; exec sleep 60")
+
+    def interrupted(*_arguments: object) -> None:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bochs.select, "select", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bochs.run(DISK, 1, 60)
+    assert is_gone(tmp_path / "pid")
+    assert list(scratch.iterdir()) == []
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bochs.assembled.cache_clear()
+    for missing in (lambda: bochs.run(DISK, 1, 60), bochs.version, lambda: bochs.assembled("stub.asm")):
+        with pytest.raises(ReferenceError, match=r"^(bochs|nasm) is not installed: apt-get install \1$"):
+            missing()
+    (tmp_path / "bochs").write_text("#!/bin/sh\n")
+    (tmp_path / "bochs").chmod(0o755)
+    monkeypatch.setattr(bochs, "_BIOS", {str(tmp_path / "bios"): "bochsbios"})
+    with pytest.raises(ReferenceError, match=r"bios is not installed: apt-get install bochsbios$"):
+        bochs.run(DISK, 1, 60)
+
+
+@pytest.mark.ref_ept
+def test_differences_are_told_up_to_a_limit(compare: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = next(fault for fault in FAULTS if fault[0] == "the rights are not reported")
+    break_function(monkeypatch, *broken[1:])
+    report = compare("ept", 2_000, 1)
+    assert len(report.differences) == MOST_DIFFERENCES
+    assert report.cases == report.differences[-1].number + 1 < 2_000
+    for difference in report.differences:
+        assert "qualification=" in difference.model != difference.reference
