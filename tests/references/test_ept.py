@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.machine import core, ept, second_stage
+from hvfuzz.machine import core, ept, paging, second_stage
 from hvfuzz.machine.accesses import Accesses
 from hvfuzz.machine.mmu import Mmu
-from hvfuzz.machine.second_stage import SecondStage
+from hvfuzz.machine.second_stage import STAGE_1, SecondStage
 from hvfuzz.references.ept import batch, bochs
 from hvfuzz.references.ept.boundary import boundary_cases
 from hvfuzz.references.ept.case import Case, Kind, Stop
 from hvfuzz.references.ept.comparison import Answered, Judge, ask
+from hvfuzz.references.ept.draft import EPT_TABLES_BIT
 from hvfuzz.references.ept.layout import MEMORY, NAMES, REGION, REGION_SIZE, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import QUIRKS
@@ -165,6 +166,9 @@ def test_cases_keep_to_the_region_or_to_no_memory_at_all(model: Model, source: s
         model.run(case)
         reached = [table for _, _, table, _, _ in mmu.record] + model.touched
         assert all(hpa in region or hpa >= MEMORY for hpa in reached), str(case)
+        for stage, _, table, _, entry in mmu.record:
+            is_over_ept = stage == STAGE_1 and table < REGION + (1 << EPT_TABLES_BIT)
+            assert not (is_over_ept and entry & paging.P), f"guest flags would go to EPT tables: {case}"
         assert len(model.stored) <= batch.STORED
     mmu.record = None
 

@@ -122,6 +122,10 @@ class Draft:
             flags = TABLE & (self[guest_entry(1)] | ~paging.US) | paging.D | paging.PS
             self[self.guest(level)] = base | flags
 
+    def has_small_tables(self) -> bool:
+        """Whether no table of the guest is mapped by a large EPT leaf, which would map EPT tables too."""
+        return all(self.ept_leaf[part] == 1 for part in GUEST_TABLES)
+
     def may_flip(self, hpa: int, bit: int) -> bool:
         """Whether the entry at `hpa` may have that bit changed.
 
@@ -131,6 +135,8 @@ class Draft:
         name = NAMES[hpa]
         if bit in STUB_BITS:
             return not name.startswith("ept") and 3 not in self.ept_leaf.values()
+        if bit == EPT_TABLES_BIT and not name.startswith("ept"):
+            return self.has_small_tables()
         if name.startswith("ept1.") and not name.startswith(("ept1.data", "ept1.large")):
             return bit != EPT_TABLES_BIT and (bit not in range(12, EPT_TABLES_BIT) or "code" not in name)
         # Without its PS, a guest leaf of 1 GiB names a table where an EPT leaf of 1 GiB finds the stub.

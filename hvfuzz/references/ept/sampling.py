@@ -132,7 +132,7 @@ def _spoil_registers(draft: Draft, rng: Random) -> None:
     what = rng.randrange(3)
     if what == 0:
         draft.eptp ^= 1 << bit
-    elif what == 1 and draft.kind is not Kind.PDPTES and bit < 40 and 3 not in draft.ept_leaf.values():
+    elif what == 1 and draft.kind is not Kind.PDPTES and bit < 40 and draft.has_small_tables():
         draft.cr3 ^= 1 << bit
     elif draft.kind is not Kind.PDPTES and bit >= 47:
         draft.gva = (draft.finish("").gva ^ 1 << bit) & U64
