@@ -24,11 +24,11 @@ from hvfuzz.references.ept.comparison import Answered, Judge, ask
 from hvfuzz.references.ept.draft import EPT_TABLES_BIT
 from hvfuzz.references.ept.layout import MEMORY, NAMES, REGION, REGION_SIZE, WATCHED, tables
 from hvfuzz.references.ept.model import Model
-from hvfuzz.references.ept.quirks import QUIRKS
+from hvfuzz.references.ept.quirks import EXPLAINING, QUIRKS
 from hvfuzz.references.ept.sampling import sample
 from hvfuzz.references.reference import MOST_DIFFERENCES, ReferenceError, Report
 
-ALL_QUIRKS = {quirk.name for quirk in QUIRKS}
+ALL_QUIRKS = {quirk.name for quirk in EXPLAINING}
 
 
 @pytest.mark.ref_ept
@@ -145,6 +145,15 @@ def test_a_fault_of_the_model_is_caught(
 ) -> None:
     break_function(monkeypatch, owner, name, old, new)
     assert is_caught(judge, answers)
+
+
+# ------------------------------------------------- quirks
+
+
+def test_every_quirk_has_a_name_and_a_section_of_the_manual() -> None:
+    assert len({quirk.name for quirk in QUIRKS}) == len(QUIRKS)
+    for quirk in QUIRKS:
+        assert "(SDM Vol. 3" in quirk.manual, quirk.name
 
 
 # ------------------------------------------------- cases

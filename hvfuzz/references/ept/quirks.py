@@ -37,7 +37,16 @@ LATE_FLAGS: Final = Quirk(
     "the accessed flag of an entry is set when the entry is used as part of a translation, which the entries above one "
     "that faults were (SDM Vol. 3A, 4.8)",
 )
-QUIRKS: Final = (LARGE_LEAF_BIT_12, WALK_QUALIFICATION, UNCHECKED_FLAGS, LATE_FLAGS)
+NOTHING_CACHED: Final = Quirk(
+    "nothing-cached",
+    "no translation outlives a VM entry, with or without INVEPT: what a stale one does is not to be seen",
+    "VM entries invalidate no guest-physical mappings while EPT is in use, and those may be used until INVEPT "
+    "(SDM Vol. 3C, 29.4.3.1 and 29.4.3.3)",
+)
+"""Concerns no case by itself: the model's TLB is empty where a case begins."""
+EXPLAINING: Final = (LARGE_LEAF_BIT_12, WALK_QUALIFICATION, UNCHECKED_FLAGS, LATE_FLAGS)
+"""Those that change outcomes."""
+QUIRKS: Final = (*EXPLAINING, NOTHING_CACHED)
 
 _BIT_12: Final = 1 << 12
 _LARGE_LEAVES: Final = frozenset(hpa for hpa, name in NAMES.items() if name.startswith(("ept2.", "ept3[")))
