@@ -93,7 +93,8 @@ INDEX = distinct(
     *(_TOP >> 3, 1 << 32, 1 << 63, _TOP - 1),
 )
 ORDER = (0, 9, 1, 8, 10, 18, 52, 63, 64, 255)
-RIGHTS = (1, 3, 5, 7, 0, 2, 4, 6, 8, 0x80, 0xFF)
+RIGHTS = (1, 3, 0, 2, 4, 5, 6, 7, 8, 0x80, 0xFF)
+"""First what a call accepts, in order: a page is read by whoever has any right to it."""
 DOMAIN = (0, 1, 2, 3, limits.SELF - 1, limits.SELF, limits.SELF + 1, 0x7FFF, 0x8000, 0xFFFF)
 DEVICE = (0, 1, 2, 3, 0xFF, 0x100, 0x7FFF, 0xFFFF)
 VCPU = bounded(4, 4)

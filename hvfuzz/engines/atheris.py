@@ -22,6 +22,7 @@ from hvfuzz.engines.units import Units
 from hvfuzz.guest.dictionary import dictionary
 from hvfuzz.guest.generation import generate
 from hvfuzz.guest.mutation import crossover, mutate
+from hvfuzz.guest.program import MAX_OPS
 from hvfuzz.targets.features import SPACE
 
 NEW_PROGRAMS: Final = 0.5
@@ -131,7 +132,7 @@ class _Driver:
         units = self._units
         choice = rng.random()
         if choice < NEW_PROGRAMS:
-            return units.fit(generate(rng, units.catalogue, kinds=self._weights), limit, USUAL_OPS)
+            return units.fit(generate(rng, units.catalogue, kinds=self._weights), limit, MAX_OPS)
         program = units.program(data)
         # What has grown is slow, and mostly the same again; a long seed has its reasons.
         ops = max(USUAL_OPS, len(program.ops))

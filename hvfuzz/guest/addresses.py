@@ -83,7 +83,7 @@ def _within(context: Context, frames: tuple[int, int]) -> int:
 def _plausible(context: Context, gfn: int) -> bool:
     """Whether memory may be there if memory is wanted, and may not be there if it is not."""
     if FREE_GFN <= gfn < MAX_GFN:
-        return context.fills or context.chance(0.4)
+        return context.fills or context.chance(0.2)
     return 0 <= gfn < FREE_GFN and (not context.fills or context.chance(0.2))
 
 
@@ -119,6 +119,8 @@ def argument_word(context: Context, vcpu: int) -> int:
 
 def iova(context: Context) -> int:
     """A device address: one of this program's, a low page, one far from all others, or an edge."""
+    if context.device_focus is not None and context.chance(0.75):
+        return context.device_focus
     choice = context.dice(0.88)
     if choice < 0.5:
         pool = context.pool("iova")

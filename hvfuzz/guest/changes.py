@@ -8,11 +8,13 @@ from typing import Final
 from hvfuzz.guest.arrangement import arrange, fit, shift
 from hvfuzz.guest.compose import compose
 from hvfuzz.guest.context import Context
-from hvfuzz.guest.generation import grow, march
+from hvfuzz.guest.generation import grow
 from hvfuzz.guest.grammar import Grammar, pool_of
-from hvfuzz.guest.hostile import mangled_value, squashed, with_mangle, with_race
-from hvfuzz.guest.program import MAX_ELEMENTS, MAX_FETCH, MAX_OPS, Actor, Op, Ref, Value, is_array
-from hvfuzz.guest.values import choose, number, scalar
+from hvfuzz.guest.hostile import squashed, with_mangle, with_race
+from hvfuzz.guest.idioms import march
+from hvfuzz.guest.program import MAX_FETCH, MAX_OPS, Actor, Op, is_array
+from hvfuzz.guest.tweaks import tweaked
+from hvfuzz.guest.values import number
 
 _LONG: Final = 64
 """Longer programs are rather cut than grown: they cost time, and say no more."""
@@ -24,10 +26,10 @@ def change_argument(known: Grammar, rng: Random, world: int, ops: list[Op]) -> l
     op = ops[at]
     context = Context(known, rng, world, ops[:at], ops)
     if op.race is not None and rng.random() < 0.35:
-        other = _tweaked(context, op.race.op)
+        other = tweaked(context, op.race.op)
         ops[at] = op._replace(race=op.race._replace(op=other))
     else:
-        ops[at] = _tweaked(context, op)
+        ops[at] = tweaked(context, op)
     return ops
 
 
@@ -38,64 +40,6 @@ def _with_fields(rng: Random, ops: list[Op]) -> int:
             break
         at = int(rng.random() * len(ops))
     return at
-
-
-def _tweaked(context: Context, op: Op) -> Op:
-    if not op.values:
-        return op
-    at = context.below(len(op.values))
-    values = list(op.values)
-    kind = op.kind.fields[at].kind
-    value = values[at]
-    changed: Value
-    if isinstance(value, Ref) or kind.follow:
-        changed = choose(context, kind, op.actor)
-    elif isinstance(value, int):
-        if context.chance(0.6) and not is_array(kind):
-            changed = scalar(context, kind, op.actor)
-        elif context.chance(0.3):
-            changed = choose(context, kind, op.actor)
-        else:
-            changed = mangled_value(context, value, kind.width)
-    else:
-        changed = _tweaked_array(context, op, at, value)
-    values[at] = changed
-    return op._replace(values=tuple(values))
-
-
-def _tweaked_array(context: Context, op: Op, at: int, value: tuple[int | Ref, ...]) -> Value:
-    kind = op.kind.fields[at].kind
-    elements = list(value)
-    choice = context.rng.random()
-    if not elements or choice < 0.12:
-        return choose(context, kind, op.actor)
-    place = context.below(len(elements))
-    if choice < 0.6:
-        element = elements[place]
-        if isinstance(element, int) and context.chance(0.4):
-            elements[place] = mangled_value(context, element, kind.element_at(place).width)
-        else:
-            elements[place] = scalar(context, kind.element_at(place), op.actor)
-    elif choice < 0.75 and len(elements) < MAX_ELEMENTS:
-        elements.append(scalar(context, kind.element_at(len(elements)), op.actor))
-    elif choice < 0.85 and len(elements) < MAX_ELEMENTS:
-        # An element that comes twice is what checks of lists forget.
-        elements.append(elements[place])
-        if not _fits(op, at, elements):
-            elements.pop()
-    elif choice < 0.95:
-        del elements[place:]
-    else:
-        elements.reverse()
-    return tuple(elements) if _fits(op, at, elements) else value
-
-
-def _fits(op: Op, at: int, elements: list[int | Ref]) -> bool:
-    """Whether each reference is where the array takes one: the words of a ring differ in kind."""
-    kind = op.kind.fields[at].kind
-    return all(
-        not isinstance(each, Ref) or kind.element_at(place).consumes is not None for place, each in enumerate(elements)
-    )
 
 
 def insert(known: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
@@ -169,7 +113,7 @@ def repeat_marching(known: Grammar, rng: Random, world: int, ops: list[Op]) -> l
 
 
 def vary(known: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """One op again, with one argument changed: granted and then less, or less before and then as it was."""
+    """One op again, with one argument changed: granted and then less, or less before and then as it was; or both."""
     at = _with_fields(rng, ops)
     if known.weights[ops[at].kind] == 0:
         return ops
@@ -180,8 +124,10 @@ def vary(known: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
         to = at + 1 if choice < 0.75 else at + 1 + int(rng.random() * (len(ops) - at))
     context = Context(known, rng, world, ops[:to], ops)
     context.careful = context.chance(0.8)
-    varied = _tweaked(context, ops[at]._replace(race=None))
-    context.append(varied)
+    op = ops[at]._replace(race=None)
+    context.append(tweaked(context, op, known.traits[op.kind].manner if context.chance(0.5) else ()))
+    if to > at and context.chance(0.35):
+        context.append(op)
     return _followed(context, ops, to)
 
 

@@ -132,6 +132,8 @@ def _agree(context: Context, traits: Traits, values: list[Value]) -> None:
         current = values[flags]
         if isinstance(current, int) and context.chance(0.9):
             values[flags] = current | bit if isinstance(values[position], Ref) else current & ~bit
+    if traits.readonly is not None:
+        _agree_rights(context, traits, values)
     if traits.arrays and traits.count is not None and context.chance(0.75):
         elements = values[traits.arrays[0]]
         if isinstance(elements, tuple):
@@ -151,6 +153,19 @@ def _agree(context: Context, traits: Traits, values: list[Value]) -> None:
             values[traits.count] = 1
     if traits.kind.name == "mmio_write" and context.chance(0.8):
         _agree_register(context, traits, values)
+
+
+def _agree_rights(context: Context, traits: Traits, values: list[Value]) -> None:
+    """Ask for no more than the grant that is named gives, mostly."""
+    flags, bit = traits.readonly or (0, 0)
+    current = values[flags]
+    for consumer in traits.consumers:
+        source = values[consumer.position]
+        if isinstance(source, Ref) and isinstance(current, int):
+            producer = context.ops[source.op]
+            rights = [producer.values[at] for at in context.grammar.traits[producer.kind].spots.get("rights", ())]
+            if any(isinstance(each, int) and not each & 2 for each in rights) and context.chance(0.9):
+                values[flags] = current | bit
 
 
 def _agree_register(context: Context, traits: Traits, values: list[Value]) -> None:
@@ -173,10 +188,14 @@ def extend(
     *,
     naming: int | None = None,
     depth: int = 0,
+    careful: float = _CAREFUL,
+    sources: tuple[int, ...] = (),
 ) -> Op:
-    """Append an op of this kind to `context.ops`, after producers of what it takes where these are missing."""
+    """Append an op of this kind to `context.ops`, after producers of what it takes where these are missing.
+
+    `sources` and `careful` are those of `compose`.
+    """
     traits = context.grammar.traits[kind]
-    sources: tuple[int, ...] = ()
     if depth < _DEPTH:
         for consumer in traits.consumers:
             known = _fitting(context, consumer, context.producers(consumer.resource))
@@ -203,28 +222,34 @@ def extend(
                 if producer is not None:
                     actor = actor or context.actor()
                     extend(context, producer, context.actor(actor.domain), depth=depth + 1)
-        if traits.reaches and context.grammar.mappers and context.chance(0.75):
+        if traits.reaches and context.grammar.mappers and context.device_focus is None and context.chance(0.75):
             return _reach(context, kind, actor or _likely_actor(context, traits), depth)
-    careful = _NEEDED if depth else _CAREFUL
+    if depth:
+        careful = _NEEDED
     op = compose(context, kind, actor, sources=sources, naming=naming, careful=careful)
     context.append(op)
     return op
 
 
-def _reach(context: Context, kind: OpKind, actor: Actor, depth: int) -> Op:
-    """Append what maps a device address, then an op of this kind by the same domain that uses it."""
+def map_for_device(context: Context, actor: Actor, depth: int = 0) -> Op:
+    """Append, and return, what maps a device address, mostly so that a device can read and write there."""
     mappers = context.grammar.mappers
     if context.chance(0.75):
         mappers = tuple(each for each in mappers if not each.consumes) or mappers
     mapper = extend(context, context.pick(mappers), actor, depth=depth + 1)
     values = list(mapper.values)
     for at, field in enumerate(mapper.kind.fields):
-        # For a device, to read and to write.
         value = values[at]
         if isinstance(value, int) and field.kind.flags and context.chance(0.8):
             values[at] = value | field.kind.names.get("DEVICE", 0) if "DEVICE" in field.kind.names else 3
-    context.ops[-1] = mapper._replace(values=tuple(values))
-    iova = values[context.grammar.traits[mapper.kind].spots["iova"][0]]
+    context.ops[-1] = mapper = mapper._replace(values=tuple(values))
+    return mapper
+
+
+def _reach(context: Context, kind: OpKind, actor: Actor, depth: int) -> Op:
+    """Append what maps a device address, then an op of this kind by the same domain that uses it."""
+    mapper = map_for_device(context, actor, depth)
+    iova = mapper.values[context.grammar.traits[mapper.kind].spots["iova"][0]]
     op = compose(context, kind, actor)
     if isinstance(iova, int):
         op = op._replace(values=tuple(_aimed(context, op, iova)))

@@ -21,7 +21,20 @@ _WINDOW: Final = 24
 class Context:
     """A program under construction, and the dice."""
 
-    __slots__ = ("_pools", "careful", "domains", "fills", "focus", "grammar", "ops", "rng", "values_from", "world")
+    __slots__ = (
+        "_pools",
+        "careful",
+        "device_focus",
+        "domains",
+        "fills",
+        "focus",
+        "grammar",
+        "large",
+        "ops",
+        "rng",
+        "values_from",
+        "world",
+    )
 
     def __init__(
         self, grammar: Grammar, rng: Random, world: int, ops: list[Op], values_from: Sequence[Op] | None = None
@@ -38,6 +51,10 @@ class Context:
         """Whether the op being composed is meant to be accepted: then no edges and no noise."""
         self.focus: tuple[int, int] | None = None
         """The frames, first and how many, that the next ops had better be about."""
+        self.device_focus: int | None = None
+        """The device address that they had better be about."""
+        self.large = False
+        """Whether memory had better be asked for in large blocks."""
         self.fills = False
         """Whether the frame numbers to be chosen had better be free ones."""
         self._pools: dict[str, list[int]] = {}

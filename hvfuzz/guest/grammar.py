@@ -42,6 +42,11 @@ POOLS: Final[Mapping[str, str]] = MappingProxyType({"frame_or_ref": "gfn"})
 """Kinds whose values are of use where another kind is wanted, too."""
 
 
+_MANNER: Final = ("count", "order", "length", "offset")
+_IDENTITY: Final = ("domain", "register", "msr", "control", "call_number")
+"""Kinds that have names, or count, and yet say what is meant."""
+
+
 class Consumer(NamedTuple):
     """A field that takes a resource."""
 
@@ -62,10 +67,12 @@ class Traits:
         "fills",
         "gfns",
         "kind",
+        "manner",
         "order",
         "parts",
         "privileged",
         "reaches",
+        "readonly",
         "ref_flags",
         "spots",
         "sweeps",
@@ -93,10 +100,20 @@ class Traits:
             (own[0], self.count) if len(own) == 1 and self.count is not None and not self.arrays else None
         )
         """The field that takes the first of several results of the caller's, and the one that counts them."""
+        self.manner: Final = tuple(
+            at
+            for at, field in enumerate(kind.fields)
+            if (field.kind.names or field.kind.name in _MANNER) and field.kind.name not in _IDENTITY
+        )
+        """Where it says how something is done, and not to what."""
         self.fills: Final = len(self.gfns) == 1 and (self.order is not None or bool(self.consumers))
         """Whether it puts something where a guest has no memory, rather than take memory that it has."""
         self.ref_flags: Final = self._ref_flags()
         """(Position of flags, bit, position of the field which that bit makes a reference, not a number)."""
+        self.readonly: Final = next(
+            ((at, bit) for at in _named(kind, "flags") if (bit := kind.fields[at].kind.names.get("READONLY"))), None
+        )
+        """(Position of flags, the bit that asks for no more than to read)."""
         spots: dict[str, list[int]] = {}
         for at, field in enumerate(kind.fields):
             spots.setdefault(pool_of(field.kind), []).append(at)
@@ -142,12 +159,20 @@ class Grammar:
         "_cumulative",
         "_kinds",
         "_two_steps",
+        "addressed",
         "catalogue",
         "consumers",
         "fillers",
         "framed",
+        "instructions",
+        "makers",
         "mappers",
+        "piled",
+        "producers",
+        "settings",
+        "sweepers",
         "traits",
+        "traps",
         "weights",
     )
 
@@ -190,6 +215,33 @@ class Grammar:
             kind for kind in self._kinds if self.traits[kind].gfns and "iova" in self.traits[kind].spots
         )
         """The allowed kinds that name a device address and a frame: these let devices reach it."""
+
+        self.addressed: Final = tuple(kind for kind in self._kinds if "iova" in self.traits[kind].spots)
+        """Those that are about device addresses."""
+        sweepers: dict[str, tuple[OpKind, ...]] = {}
+        for kind in self._kinds:
+            traits = self.traits[kind]
+            if traits.count is not None and not traits.arrays:
+                for pool in ("gfn", "iova", *consumers):
+                    if len(traits.spots.get(pool, ())) == 1:
+                        sweepers[pool] = (*sweepers.get(pool, ()), kind)
+        self.sweepers: Final = sweepers
+        """Those that are about several in a row, by resource or kind of address."""
+        self.piled: Final = tuple(
+            kind
+            for kind in self._kinds
+            if kind.number is not None
+            and (kind.produces in consumers or any(pool in sweepers for pool in self.traits[kind].spots))
+        )
+        """The calls that make what another takes, or are about what others take several of."""
+        self.producers: Final = tuple(kind for kind in self._kinds if kind.produces in consumers)
+        """Those whose result another takes."""
+        self.makers: Final = tuple(kind for kind in self.piled if kind.produces in sweepers)
+        """Those of them whose results another takes several of."""
+        self.settings: Final = tuple(kind for kind in self._kinds if self.traits[kind].manner and kind.follow is None)
+        """Those that can be done in several ways."""
+        self.instructions: Final = tuple(kind for kind in self._kinds if kind.number is None)
+        self.traps: Final = tuple(kind for kind in self._kinds if kind.family == "trap")
 
     def _takes(self, kind: OpKind, resource: str) -> bool:
         return any(each.resource == resource for each in self.traits[kind].consumers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -15,8 +16,6 @@ from hvfuzz.guest.grammar import pool_of
 from hvfuzz.guest.ops import ANY_RESOURCE, SIZES
 from hvfuzz.guest.program import MAX_ELEMENTS, Actor, Ref, Value
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
-
-_RIGHTS: Final = (3, 3, 3, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1, 7, 7, 7, 5)
 
 
 def choose(context: Context, kind: Kind, actor: Actor) -> Value:
@@ -90,7 +89,7 @@ def _flags(context: Context, kind: Kind, actor: Actor) -> int:
     bits = tuple(kind.names.values())
     # The first ones say what to do, the later ones how; a single one is left out as often as not.
     some = len(bits) > 1 or choice < 0.45
-    value = bits[min(context.below(len(bits)), context.below(len(bits)))] if some and choice < 0.8 else 0
+    value = bits[min(context.below(len(bits)), context.below(len(bits)))] if some and choice < 0.82 else 0
     for bit in bits[1:]:
         if context.chance(0.25):
             value |= bit
@@ -100,7 +99,15 @@ def _flags(context: Context, kind: Kind, actor: Actor) -> int:
 def _rights(context: Context, kind: Kind, actor: Actor) -> int:
     if context.dice(0.9) > 0.9:
         return edge(context, kind)
-    return context.pick(_RIGHTS)
+    accepted = _accepted(kind)
+    return accepted[-1] if context.chance(0.3) else context.pick(accepted)
+
+
+@lru_cache(64)
+def _accepted(kind: Kind) -> tuple[int, ...]:
+    """The values of rights that a call accepts: with these its edges begin, in order."""
+    descent = next((at for at in range(1, len(kind.edges)) if kind.edges[at] < kind.edges[at - 1]), len(kind.edges))
+    return kind.edges[:descent]
 
 
 def _domain(context: Context, kind: Kind, actor: Actor) -> int:
@@ -146,7 +153,7 @@ def _zero_mostly(context: Context, kind: Kind, actor: Actor) -> int:
 
 def _order(context: Context, kind: Kind, actor: Actor) -> int:
     choice = context.dice(0.93)
-    if choice < 0.7:
+    if choice < 0.7 and not context.large:
         return 0
     return LARGE_ORDER if choice < 0.93 else edge(context, kind)
 

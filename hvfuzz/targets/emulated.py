@@ -47,6 +47,9 @@ class System:
         self.hypervisor: Final[Hypervisor] = boot(world, memory_size)
         self.machine: Final[Machine] = self.hypervisor.machine
         self.interpreter: Final = Interpreter(self.machine, ops, world)
+        self._vcpus: Final[dict[tuple[int, int], VCpu]] = {
+            (each.domain, each.index): each for each in self.machine.vcpus
+        }
         self.features: Final = StateFeatures(self.machine, self.hypervisor)
         self.recorder: Final = recorder
         self.watchdog: Final = Watchdog() if watchdog is None else watchdog
@@ -93,7 +96,7 @@ class System:
         suite, features, recorder, watchdog = self.suite, self.features, self.recorder, self.watchdog
         if recorder is not None:
             recorder.begin()
-        watched = self._watched
+        watched, vcpus = self._watched, self._vcpus
         at = 0
 
         def before(index: int, op: Op) -> None:
@@ -109,7 +112,8 @@ class System:
             if watched:
                 suite.op_finished()
             last = outcomes[-1]
-            features.op_finished(last.code, last.how, last.status)
+            vcpu = vcpus.get(op.actor)
+            features.op_finished(last.code, last.how, last.status, vcpu is not None and vcpu.cpl != 0)
             if recorder is not None:
                 recorder.op_finished(program, outcomes, suite.findings)
 

@@ -52,6 +52,8 @@ class StateFeatures(Observer):
         "_last_code",
         "_last_step",
         "_numbers",
+        "_past",
+        "_rows",
         "_tlb",
         "_tlb_hits",
         "_tlb_misses",
@@ -67,6 +69,8 @@ class StateFeatures(Observer):
         self._words: Final = machine.memory.words
         self._frame_table: Final = hypervisor.frames.base >> 3
         self._kinds: Final[dict[type, int]] = {}
+        self._rows: Final[dict[int, dict[Any, int]]] = {}
+        """For a kind of step that happened, the feature of each call after it."""
         self._numbers: Final[dict[Any, Any]] = {}
         """The features of what was seen once: tuples are for calls, ints for ops (see `op_finished`)."""
         self.reset()
@@ -77,13 +81,16 @@ class StateFeatures(Observer):
         self._frames = 0
         self._last_step = 0
         self._last_code = 0
+        self._past: dict[int, dict[Any, int]] = {}
         self._tlb_hits, self._tlb_misses = self._tlb.hits, self._tlb.misses
         self._iommu_hits, self._iommu_misses = self._iommu.hits, self._iommu.misses
 
     def call_finished(
         self, vcpu: VCpu, declaration: Declaration | None, args: Any, status: Status, result: int, reason: str
     ) -> None:
-        """(call, status, refusing check), what it did to frames, how full the tables are, how big the result."""
+        """(call, status, refusing check), what it did to frames, how full the tables are, how big the result; and
+        (kind of step that happened before, call, whether it succeeded): a call does other things in another state.
+        """
         name = "" if declaration is None else declaration.name
         hits, numbers = self.hits, self._numbers
         if self._frames:
@@ -95,6 +102,12 @@ class StateFeatures(Observer):
         if number is None:
             number = numbers[ended] = _number((name, int(status), reason))
         hits[number] = None
+        after = (name, status == 0)
+        for kind, row in self._past.items():
+            number = row.get(after)
+            if number is None:
+                number = row[after] = _number((kind, *after))
+            hits[number] = None
         if status == 0:
             domain = self._domains[vcpu.domain]
             grants, handles = domain.grants, domain.handles
@@ -128,9 +141,12 @@ class StateFeatures(Observer):
         if kind != _FOREIGN:
             self.hits[(kind ^ (self._last_step >> 1)) & _MASK] = None
             self._last_step = kind
+            if kind not in self._past:
+                self._past[kind] = self._rows.setdefault(kind, {})
 
-    def op_finished(self, code: int, how: int, status: int) -> None:
-        """(op, how it ended, which caches it hit and missed), and (op that succeeded, the one before that did)."""
+    def op_finished(self, code: int, how: int, status: int, user: bool) -> None:
+        """(op, how it ended, which caches it hit and missed, in which mode its vCPU is), and (op that succeeded, the
+        one before that did)."""
         tlb, iommu = self._tlb, self._iommu
         events = 0
         if tlb.hits > self._tlb_hits:
@@ -146,11 +162,11 @@ class StateFeatures(Observer):
             events |= 8
             self._iommu_misses = iommu.misses
         hits, numbers = self.hits, self._numbers
-        # One int that holds all four (an opcode is a byte, `how` is below 4): a tuple takes longer to look up.
-        ended = ((status << 8 | code) << 2 | how) << 4 | events
+        # One int that holds all five (an opcode is a byte, `how` is below 4): a tuple takes longer to look up.
+        ended = (((status << 8 | code) << 2 | how) << 4 | events) << 1 | user
         number = numbers.get(ended)
         if number is None:
-            number = numbers[ended] = _number((code, how, status, events))
+            number = numbers[ended] = _number((code, how, status, events, user))
         hits[number] = None
         if how == 0 and status == 0:
             hits[_number((code, self._last_code))] = None

@@ -50,3 +50,17 @@ def test_steps_of_a_planted_bug_are_not_counted() -> None:
         assert not collected.hits
         collected.stepped(RemovePage(1, 0, 0))
         assert collected.hits
+
+
+def test_a_call_after_another_step_is_a_feature_of_its_own(text: Callable[..., str]) -> None:
+    """That a page was mapped for devices before does not show in the call itself."""
+    decrease = "memory.decrease(dom1, first=0x41, count=1)"
+    mapped = "device.dma_map(dom1, iova=0, gfn=0x40, count=1, rights=R)"
+    new = features(text(mapped, decrease)) - features(text(decrease, mapped))
+    assert new
+
+
+def test_user_mode_is_a_feature_of_its_own(text: Callable[..., str]) -> None:
+    kernel, user = (features(text(*lines)) for lines in (("cpuid(dom1, leaf=0)",), ("sysret(dom1)", "pause(dom1)")))
+    both = features(text("sysret(dom1)", "cpuid(dom1, leaf=0)"))
+    assert both - kernel - user
