@@ -13,9 +13,9 @@ from hvfuzz.guest.program import Actor, Op, Ref, Value
 from hvfuzz.guest.values import choose
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE
 
-_CAREFUL: Final = 0.8
+_CAREFUL: Final = 0.68
 """How many ops are meant to be accepted: state gets deep by these, and limits are met by the others."""
-_NEEDED: Final = 0.95
+NEEDED: Final = 0.95
 """The same for ops that others need."""
 _DEPTH: Final = 3
 """How far back the needs of the needs are met."""
@@ -34,10 +34,14 @@ def compose(
 
     Who produced a resource, who may use it and which domains are named mostly agree: a grant of dom1 to dom2 is
     mapped by dom2, which names dom1. `sources` are producers that were made for this op; `naming` is the domain
-    that it is for, if it names one; `careful` is how likely it is that no value is an edge or noise.
+    that it is for, if it names one; `careful` is how likely it is that no value is an edge or noise. Else that is
+    mostly a single one.
     """
     traits = context.grammar.traits[kind]
-    context.careful = context.chance(careful)
+    care = context.chance(careful)
+    context.careful = care
+    # What is not checked shows best where all else is right.
+    wild = context.below(len(kind.fields)) if not care and kind.fields and context.chance(0.6) else None
     taken: dict[int, Value] = {}
     for consumer in traits.consumers:
         if not context.chance(0.5 if traits.ref_flags else 0.92):
@@ -61,9 +65,13 @@ def compose(
     if naming is not None and traits.domains and traits.domains[0] not in taken:
         taken[traits.domains[0]] = naming
     context.fills = traits.fills
-    values = [taken[at] if at in taken else choose(context, field.kind, actor) for at, field in enumerate(kind.fields)]
+    values: list[Value] = []
+    for at, field in enumerate(kind.fields):
+        context.wild = at == wild
+        context.careful = care or (wild is not None and at != wild)
+        values.append(taken[at] if at in taken else choose(context, field.kind, actor))
     _agree(context, traits, values)
-    context.careful = context.fills = False
+    context.careful = context.wild = context.fills = False
     return Op(kind, actor, tuple(values))
 
 
@@ -225,7 +233,7 @@ def extend(
         if traits.reaches and context.grammar.mappers and context.device_focus is None and context.chance(0.75):
             return _reach(context, kind, actor or _likely_actor(context, traits), depth)
     if depth:
-        careful = _NEEDED
+        careful = NEEDED
     op = compose(context, kind, actor, sources=sources, naming=naming, careful=careful)
     context.append(op)
     return op

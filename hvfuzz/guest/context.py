@@ -33,6 +33,7 @@ class Context:
         "ops",
         "rng",
         "values_from",
+        "wild",
         "world",
     )
 
@@ -49,6 +50,8 @@ class Context:
         """Where values to use again are taken from."""
         self.careful = False
         """Whether the op being composed is meant to be accepted: then no edges and no noise."""
+        self.wild = False
+        """Whether the value to be chosen had better be an edge or noise."""
         self.focus: tuple[int, int] | None = None
         """The frames, first and how many, that the next ops had better be about."""
         self.device_focus: int | None = None
@@ -64,8 +67,11 @@ class Context:
         return self.rng.random() < probability
 
     def dice(self, likely: float) -> float:
-        """A number from 0 to 1; below `likely`, where the likely choices are, if care is taken."""
-        return self.rng.random() * likely if self.careful else self.rng.random()
+        """A number from 0 to 1; below `likely`, where the likely choices are, if careful, and above it if wild."""
+        number = self.rng.random()
+        if self.careful:
+            return number * likely
+        return likely + number * (1 - likely) if self.wild else number
 
     def below(self, bound: int) -> int:
         """A number from 0 to bound - 1: as randrange, at a fifth of its cost."""

@@ -7,9 +7,9 @@ from typing import Final
 
 from hvfuzz.abi.boot import DIRECT_MAP, DIRECT_MAP_SIZE
 from hvfuzz.abi.limits import GRANTS, HANDLES, PORTS
-from hvfuzz.guest.compose import compose, extend, map_for_device
+from hvfuzz.guest.compose import NEEDED, compose, extend, map_for_device
 from hvfuzz.guest.context import Context
-from hvfuzz.guest.ops import DEVICE_REGISTERS
+from hvfuzz.guest.ops import DEVICE_REGISTERS, SIZES
 from hvfuzz.guest.program import Actor, Op, Ref
 from hvfuzz.guest.tweaks import tweaked
 from hvfuzz.machine.addresses import PAGE_SHIFT
@@ -31,6 +31,8 @@ DENSE: Final[_Strides] = (("gfn", (1,)), ("iova", (0x1000,)), ("handle", (1,)), 
 """One thing after another, so that a single call can be about all of them."""
 SPARSE: Final[_Strides] = (("iova", (1 << 21, 1 << 30, 1 << 30)),)
 """Each needs tables of its own."""
+_LAST: Final = 0.7
+"""How often care is taken with the end of a story: nothing depends on it."""
 _WHOLE: Final = (GRANTS + 1, HANDLES + 1, PORTS + 1)
 
 
@@ -64,7 +66,7 @@ def story(context: Context) -> None:
         return
     begin = context.grammar.fillers if context.chance(0.45) else ()
     context.large = context.chance(0.2)
-    op = extend(context, context.pick(begin or kinds))
+    op = extend(context, context.pick(begin or kinds), careful=NEEDED)
     context.large = False
     frames = context.frames_of(op)
     if frames is None:
@@ -73,7 +75,7 @@ def story(context: Context) -> None:
     if context.chance(0.5):
         # A few calls that come again and again meet each other sooner than all of them would.
         kinds = tuple(context.pick(kinds) for _ in range(3))
-    for _ in range(2 + context.below(4)):
+    for left in range(1 + context.below(4), -1, -1):
         actor = context.actor(op.actor.domain if context.chance(0.85) else None)
         choice = context.rng.random()
         if choice < 0.3:
@@ -84,7 +86,7 @@ def story(context: Context) -> None:
             # The same call again, with other arguments, undoes and redoes.
             last = context.ops[-1].kind
             same = last in kinds and context.chance(0.25)
-            done = extend(context, last if same else context.pick(kinds), actor)
+            done = extend(context, last if same else context.pick(kinds), actor, careful=NEEDED if left else _LAST)
             if context.chance(0.35):
                 there_and_back(context, done)
     context.focus = None
@@ -135,19 +137,19 @@ def device_story(context: Context) -> None:
     iova = mapper.values[context.grammar.traits[mapper.kind].spots["iova"][0]]
     context.device_focus = iova if isinstance(iova, int) else None
     context.focus = context.frames_of(mapper)
-    for _ in range(2 + context.below(4)):
+    for left in range(1 + context.below(4), -1, -1):
         choice = context.rng.random()
         if choice < 0.15:
             program_device(context, actor)
         elif choice < 0.3 and context.grammar.framed:
-            extend(context, context.pick(context.grammar.framed), actor)
+            extend(context, context.pick(context.grammar.framed), actor, careful=NEEDED if left else _LAST)
         else:
-            extend(context, context.pick(kinds), actor)
+            extend(context, context.pick(kinds), actor, careful=NEEDED if left else _LAST)
     context.focus = context.device_focus = None
 
 
 def program_device(context: Context, actor: Actor | None = None) -> None:
-    """Append what a driver does to make a device copy: write its registers, then start it."""
+    """Append what a driver does to make a device copy: write its registers, start it, and mostly look at one."""
     kind = context.grammar.allowed("mmio_write")
     owners = [number for number, domain in enumerate(context.domains) if domain.devices]
     if kind is None or not owners:
@@ -162,6 +164,10 @@ def program_device(context: Context, actor: Actor | None = None) -> None:
         else:
             value = context.pick((8, 64, 4096)) if register == "LENGTH" else 1
         context.append(Op(kind, actor, (device, DEVICE_REGISTERS[register], 8, value)))
+    read = context.grammar.allowed("mmio_read")
+    if read is not None and context.chance(0.6):
+        register = context.pick(tuple(DEVICE_REGISTERS))
+        context.append(Op(read, actor, (device, DEVICE_REGISTERS[register], context.pick(SIZES))))
 
 
 def repeat(context: Context) -> None:
@@ -181,10 +187,11 @@ def resource_story(context: Context) -> None:
     grammar = context.grammar
     if not grammar.producers:
         return
-    op = extend(context, context.pick(grammar.producers), careful=0.95)
+    op = extend(context, context.pick(grammar.producers), careful=NEEDED)
     made = len(context.ops) - 1
+    kinds = grammar.consumers[op.kind.produces or ""]
     for _ in range(1 + context.below(3)):
-        used = extend(context, context.pick(grammar.consumers[op.kind.produces or ""]), sources=(made,))
+        used = extend(context, context.pick(kinds), careful=NEEDED, sources=(made,))
         if context.chance(0.15):
             there_and_back(context, used)
     choice = context.rng.random()
@@ -200,7 +207,7 @@ def pile(context: Context) -> None:
     if not grammar.piled:
         return
     kinds = grammar.makers if grammar.makers and context.chance(0.35) else grammar.piled
-    op = extend(context, context.pick(kinds), careful=0.95)
+    op = extend(context, context.pick(kinds), careful=NEEDED)
     first = len(context.ops) - 1
     # Rarely a little more than a table has entries.
     times = context.pick((3, 7, 7, 15, 15, 19)) if context.chance(0.97) else context.pick(_WHOLE)
@@ -248,8 +255,8 @@ def user_mode(context: Context) -> None:
 
 
 IDIOMS: Final[Sequence[Callable[[Context], None]]] = (
-    *(story, story, story, story),
-    *(device_story, device_story),
+    *(story, story, story, story, story, story),
+    *(device_story, device_story, device_story),
     *(resource_story, resource_story),
     pile,
     program_device,

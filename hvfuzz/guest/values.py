@@ -23,7 +23,7 @@ def choose(context: Context, kind: Kind, actor: Actor) -> Value:
     if kind.follow:
         return 0 if context.dice(0.95) < 0.95 else gva(context, actor)
     if kind.element is not None:
-        return array(context, kind, actor) if context.dice(0.94) < 0.94 else gva(context, actor)
+        return array(context, kind, actor) if context.dice(0.94) < 0.94 or context.chance(0.3) else gva(context, actor)
     return scalar(context, kind, actor)
 
 
@@ -140,6 +140,14 @@ def _count(context: Context, kind: Kind, actor: Actor) -> int:
     return 1 + context.below(8) if choice < 0.82 else edge(context, kind)
 
 
+def _index(context: Context, kind: Kind, actor: Actor) -> int:
+    choice = context.dice(0.5)
+    if choice > 0.5:
+        # Small ones are chosen with care, too: what wraps around is large.
+        return max(edge(context, kind), edge(context, kind))
+    return 0 if choice < 0.35 else context.below(4)
+
+
 def _length(context: Context, kind: Kind, actor: Actor) -> int:
     choice = context.dice(0.75)
     if choice > 0.75:
@@ -200,6 +208,7 @@ _SPECIAL: Final[Mapping[str, Callable[[Context, Kind, Actor], int]]] = MappingPr
         "device": _device,
         "vcpu": _vcpu,
         "count": _count,
+        "index": _index,
         "length": _length,
         "offset": _zero_mostly,
         "timeout": _zero_mostly,
