@@ -35,13 +35,13 @@ def compose(
     Who produced a resource, who may use it and which domains are named mostly agree: a grant of dom1 to dom2 is
     mapped by dom2, which names dom1. `sources` are producers that were made for this op; `naming` is the domain
     that it is for, if it names one; `careful` is how likely it is that no value is an edge or noise. Else that is
-    mostly a single one.
+    often a single one.
     """
     traits = context.grammar.traits[kind]
     care = context.chance(careful)
     context.careful = care
     # What is not checked shows best where all else is right.
-    wild = context.below(len(kind.fields)) if not care and kind.fields and context.chance(0.6) else None
+    wild = context.below(len(kind.fields)) if not care and kind.fields and context.chance(0.4) else None
     taken: dict[int, Value] = {}
     for consumer in traits.consumers:
         if not context.chance(0.5 if traits.ref_flags else 0.92):

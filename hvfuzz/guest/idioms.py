@@ -87,7 +87,7 @@ def story(context: Context) -> None:
             last = context.ops[-1].kind
             same = last in kinds and context.chance(0.25)
             done = extend(context, last if same else context.pick(kinds), actor, careful=NEEDED if left else _LAST)
-            if context.chance(0.35):
+            if context.chance(0.45):
                 there_and_back(context, done)
     context.focus = None
 
@@ -196,7 +196,7 @@ def resource_story(context: Context) -> None:
             there_and_back(context, used)
     choice = context.rng.random()
     if choice < 0.4 and grammar.fillers:
-        extend(context, context.pick(grammar.fillers))
+        extend(context, context.pick(grammar.fillers), careful=NEEDED)
     elif choice < 0.6:
         extend(context, op.kind, op.actor)
 

@@ -11,7 +11,8 @@ from hvfuzz.guest.values import choose, scalar
 
 
 def tweaked(context: Context, op: Op, fields: Sequence[int] = ()) -> Op:
-    """`op` with another value for one of these `fields`, or of all if there are none."""
+    """`op` with a value as it could have been made with for one of these `fields`; or, if there are none, with any
+    value for any field."""
     if not op.values:
         return op
     at = context.pick(fields or range(len(op.values)))
@@ -19,7 +20,7 @@ def tweaked(context: Context, op: Op, fields: Sequence[int] = ()) -> Op:
     kind = op.kind.fields[at].kind
     value = values[at]
     changed: Value
-    if isinstance(value, Ref) or kind.follow:
+    if isinstance(value, Ref) or kind.follow or fields:
         changed = choose(context, kind, op.actor)
     elif isinstance(value, int):
         if context.chance(0.6) and not is_array(kind):
