@@ -18,6 +18,8 @@ from hvfuzz.hypervisor.hypervisor import Hypervisor
 from hvfuzz.hypervisor.observer import Observer
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.ept import is_valid_eptp
+from hvfuzz.machine.faults import INVALID_CONTROL, VmEntryFailure
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.oracles.finding import Finding
@@ -65,6 +67,7 @@ class System:
             self.hypervisor.observer = self.features
             handle_exit = self.hypervisor.handle_exit
         self._in_host = False
+        eptps = [vcpu.eptp for vcpu in self.machine.vcpus]
 
         def guarded(vcpu: VCpu) -> None:
             """Handle an exit; what escapes the host's code has stopped the host, and is a finding."""
@@ -75,6 +78,8 @@ class System:
                 recorder.exit_started(vcpu)
             try:
                 handle_exit(vcpu)
+                if vcpu.eptp != eptps[vcpu.id] and not is_valid_eptp(vcpu.eptp):
+                    raise VmEntryFailure(INVALID_CONTROL)  # what VM entry would raise, where nobody is prepared for it
             except Exception as fault:  # the host died, whatever of: the oracle says of what
                 self.suite.host_exception(fault)
                 raise HostStopped from fault

@@ -7,7 +7,9 @@ import pytest
 from hvfuzz.bugs import Bug, find_bug
 from hvfuzz.guest.text import parse
 from hvfuzz.guest.trace import Result
-from hvfuzz.hypervisor.hypercalls import sched
+from hvfuzz.hypervisor.host import HostFault
+from hvfuzz.hypervisor.hypercalls import console, sched
+from hvfuzz.hypervisor.hypervisor import Hypervisor
 from hvfuzz.targets.emulated import EmulatedTarget
 from hvfuzz.targets.target import Run
 from hvfuzz.targets.watchdog import Watchdog
@@ -71,6 +73,42 @@ def test_a_bug_in_boot_code_is_planted_in_time() -> None:
     with EmulatedTarget() as clean, EmulatedTarget(bug) as faulty:
         words = [bytes(target.system(0).machine.memory.data) for target in (clean, faulty)]
     assert words[0] != words[1]
+
+
+def test_a_host_that_dies_at_boot_is_a_finding(text: Callable[..., str]) -> None:
+    def dies(hv: object, domain: object, ram_pages: int) -> None:
+        """A kernel panic."""
+        raise HostFault("word read at 0x1")
+
+    with EmulatedTarget(Bug("panic", "hvfuzz.hypervisor.boot:plant_canaries", dies)) as target:
+        result = run(target, text(POPULATE))
+        assert identities(result) == ["host_memory/fault/boot"]
+        assert (result.ops, bool(result.trace.stopped)) == (0, True)
+
+
+def test_a_vm_entry_that_the_processor_refuses_is_a_finding(text: Callable[..., str]) -> None:
+    def no_tables(self: sched.WakeVcpu, hv: Hypervisor) -> None:
+        """The vCPU that is kicked has an EPTP that names no table."""
+        vcpu = hv.domains[self.domain].vcpus[self.vcpu]
+        hv.scheduler.wake(vcpu)
+        vcpu.eptp = 0x5
+
+    bug = Bug("no-tables", "hvfuzz.hypervisor.hypercalls.sched:WakeVcpu.apply", no_tables)
+    with EmulatedTarget(bug) as target:
+        result = run(target, text("sched.block(dom1.0)", "sched.kick(dom1.1, vcpu=0)", "cpuid(dom1.0, leaf=0)"))
+        assert identities(result) == ["exits/control/sched.kick", "host_memory/exception:VmEntryFailure/cpuid"]
+        assert result.trace.outcomes[-1].how == Result.HOST_DOWN
+
+
+def test_a_state_that_no_oracle_understands_is_a_finding_where_a_bug_is_planted(text: Callable[..., str]) -> None:
+    def odd(self: console.WriteConsole, hv: Hypervisor) -> None:
+        """What was a buffer is something else."""
+        hv.domains[self.domain].console = None  # type: ignore[assignment]
+
+    bug = Bug("odd", "hvfuzz.hypervisor.hypercalls.console:WriteConsole.apply", odd)
+    with EmulatedTarget(bug) as target:
+        result = run(target, text("console.write(dom1, text=DIRECT+0x40000, length=8)"))
+        assert identities(result) == ["specification/state/console.write"]
 
 
 def test_bare_means_without_any_oracle(text: Callable[..., str]) -> None:
