@@ -68,7 +68,7 @@ FAULTS = (
         "(vcpu.efer & paging.EFER_NXE or vcpu.cr4 & paging.CR4_SMEP)",
         "vcpu.efer & paging.EFER_NXE",
     ),
-    Fault("error code RSVD", "mmu", "paging.PageFaultCode.P | paging.PageFaultCode.RSVD", "paging.PageFaultCode.RSVD"),
+    Fault("error code RSVD", "mmu", "user, _CODE_P | _CODE_RSVD)", "user, _CODE_RSVD)"),
     Fault(
         "error code U",
         "mmu",
@@ -78,8 +78,8 @@ FAULTS = (
     Fault(
         "CR2 is the page",
         "mmu",
-        "raise GuestFault(Vector.PF, int(code), gva)",
-        "raise GuestFault(Vector.PF, int(code), gva & ~PAGE_MASK)",
+        "raise GuestFault(_PF, code, gva)",
+        "raise GuestFault(_PF, code, gva & ~PAGE_MASK)",
     ),
     Fault("CR2 of #GP", "core", "if fault.vector == Vector.PF:", "if True:"),
     Fault("canonical", "addresses", "top = address >> 47", "top = address >> 48 << 1 | address >> 48 & 1"),
