@@ -132,6 +132,14 @@ class StateFeatures(Observer):
         """A frame is free, or a table back in its pool."""
         self._frames |= 1 << _FREED + (self._words[self._frame_table + hfn] >> 8 & 0xFF)
 
+    def block_allocated(self, first: int, owner: int, state: int) -> None:
+        """As for one frame: all of a block are in the same use."""
+        self._frames |= 1 << state
+
+    def block_freed(self, first: int) -> None:
+        """As for one frame."""
+        self.frame_freed(first)
+
     def stepped(self, step: Step) -> None:
         """(kind of step, kind of the step before it in the same call)."""
         kind = self._kinds.get(type(step))
