@@ -50,7 +50,7 @@ def _planted(names: tuple[str, ...]) -> dict[str, Bug]:
     multiple=True,
     help="Folder or file of seeds (default: none at all, since some seed of ours trips nearly every bug at once).",
 )
-@click.option("--jobs", "--workers", "jobs", type=click.IntRange(1, 256), default=1, help="Trials side by side.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, help="Trials side by side.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every trial.")
 def bugs(
     names: tuple[str, ...],
@@ -60,7 +60,7 @@ def bugs(
     engine: str,
     feedback: str,
     corpora: tuple[Path, ...],
-    jobs: int,
+    workers: int,
     as_json: bool,
 ) -> None:
     """Measure how soon an engine finds each planted bug NAME (default: all), over trials with different seeds.
@@ -80,7 +80,7 @@ def bugs(
     job = campaign_of(
         "hypercalls", engine, seed, seconds, feedback, seed_folders("hypercalls", corpora) if corpora else []
     )
-    measured = Trials(chosen, job, trials, jobs)
+    measured = Trials(chosen, job, trials, workers)
     with Stop() as stop, Bar(measured.total) as bar, closing(measured.run()) as run:
         told = 0
         for _ in run:
