@@ -176,9 +176,8 @@ def say(console: Console, summary: Summary, out: Path, report: Path | None) -> N
             console.print(finding.text, markup=False, soft_wrap=True)
     if not summary.findings:
         console.print("no findings", style="green")
-    console.print(f"findings  {out / 'findings'}", markup=False, soft_wrap=True)
-    corpus = out / "corpus" / summary.harness
-    if corpus.is_dir():
-        console.print(f"corpus    {corpus}", markup=False, soft_wrap=True)
+    for name, folder in (("findings", out / "findings"), ("corpus", out / "corpus" / summary.harness)):
+        if folder.is_dir():
+            console.print(f"{name:9} {folder}", markup=False, soft_wrap=True)
     if report is not None:
         console.print(f"report    {report}", markup=False, soft_wrap=True)
