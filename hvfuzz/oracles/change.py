@@ -8,8 +8,8 @@ from __future__ import annotations
 from operator import is_not
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from hvfuzz.machine import ept
-from hvfuzz.machine.addresses import PAGE_SHIFT, PHYSICAL_RESERVED
+from hvfuzz.machine import ept, vtd
+from hvfuzz.machine.addresses import PAGE_SHIFT, PHYSICAL_RESERVED, READ, WRITE
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Grant, Mapping
@@ -28,6 +28,13 @@ OWNER_AND_STATE: Final = 0xFFFF
 """The part of a frame word that says whose the frame is, and what for."""
 EPT_RIGHTS: Final = 7
 DMA_RIGHTS: Final = 3
+DMA_RESERVED: Final = vtd.SL_SNOOP | vtd.SL_TRANSIENT
+"""Bits that no second-level entry of the IOMMU may have."""
+EPT_TABLE: Final = EPT_RIGHTS | ept.RESERVED_PML4E & ~PHYSICAL_RESERVED
+"""Of an EPT entry that names a table: rights, and bits that must be clear."""
+DMA_TABLE: Final = DMA_RIGHTS | DMA_RESERVED
+"""The same for one of the IOMMU."""
+WRITE_BACK: Final = ept.MemoryType.WB << ept.MEMORY_TYPE_SHIFT
 
 
 class Table(NamedTuple):
@@ -64,6 +71,15 @@ class Removed(NamedTuple):
     entry: int
 
 
+class Context(NamedTuple):
+    """A present context entry, whole: the root of the table that it names, its domain id, and all its other bits."""
+
+    root: int
+    did: int
+    low: int
+    high: int
+
+
 class Change:
     """What changed between two updates; the oracles look at this, and no further."""
 
@@ -76,6 +92,7 @@ class Change:
         "frames",
         "handles",
         "linked",
+        "malformed",
         "misplaced",
         "removed",
         "scattered",
@@ -97,10 +114,12 @@ class Change:
         """Hfns of tables that are reachable now, and were not."""
         self.emptied: list[int] = []
         """Hfns of tables that lost their last entry, or never had one."""
+        self.malformed: list[int] = []
+        """Words of entries that are there now, with bits that no entry in that place should have."""
         self.misplaced: list[tuple[Table, int, str]] = []
         """(table, hfn that an entry of it names as a table, what is wrong with that)"""
         self.contexts: list[int] = []
-        """Devices (by bdf) with another context entry than before."""
+        """Devices (by bdf) with another context entry than before; see `Context`."""
         self.entries: list[tuple[int, int, Grant | None, Grant | None]] = []
         """(domain, ref, old, new) of changed grant entries."""
         self.handles: list[tuple[int, int, Mapping | None, Mapping | None]] = []
@@ -114,6 +133,32 @@ class Change:
 def is_link(entry: int, level: int) -> bool:
     """Whether a present entry of a table of this level names a further table."""
     return level > 1 and (not entry & LARGE or level == EPT_LEVELS)
+
+
+def context_of(low: int, high: int) -> Context:
+    """A present context entry, from its two words."""
+    did = high >> vtd.DID_SHIFT & vtd.DID_MASK
+    return Context(low & ADDRESS, did, low & ~ADDRESS, high & ~(vtd.DID_MASK << vtd.DID_SHIFT))
+
+
+def malformation(space: int, level: int, entry: int) -> str:
+    """What is wrong with the bits of a present entry, whatever it names; "" if nothing is.
+
+    Rights are narrowed in leaves only: an entry that names a table gives all that there are, or it would take them
+    from every page below it.
+    """
+    dma = space & DMA
+    if is_link(entry, level):
+        if entry & (DMA_TABLE if dma else EPT_TABLE) == (DMA_RIGHTS if dma else EPT_RIGHTS):
+            return ""
+        return "an entry that names a table lacks rights, or has bits that are reserved"
+    if level > 1 and entry >> PAGE_SHIFT & (1 << 9 * (level - 1)) - 1:
+        return "a large leaf names a frame that is not aligned"
+    if dma:
+        return "a leaf has bits that are reserved" if entry & DMA_RESERVED else ""
+    if entry & ept.MEMORY_TYPE != WRITE_BACK:
+        return "memory is mapped, and not as write-back"
+    return "a leaf allows writes and no reads" if entry & (READ | WRITE) == WRITE else ""
 
 
 def differences(old: list[T], new: list[T]) -> list[tuple[int, T, T]]:

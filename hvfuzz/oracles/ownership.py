@@ -14,11 +14,24 @@ from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.ept import eptp_of
 from hvfuzz.machine.vmcs import ExitReason
+from hvfuzz.machine.vtd import context_entry
 from hvfuzz.oracles.calls import NOBODY
-from hvfuzz.oracles.change import ADDRESS, DMA, OWNER_AND_STATE, Leaf, name_of, sides_of
+from hvfuzz.oracles.change import (
+    ADDRESS,
+    DMA,
+    DMA_LEVELS,
+    OWNER_AND_STATE,
+    Leaf,
+    context_of,
+    malformation,
+    name_of,
+    sides_of,
+)
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.reachability import Reachability
+from hvfuzz.oracles.trees import LEAF_BITS
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Mapping
@@ -61,7 +74,9 @@ class Ownership(Oracle):
         "rights": "a leaf that a grant made gives no right that the grant does not give",
         "nowhere": "no leaf names memory that does not exist",
         "tree": "a table page is linked once, and is a page that is in use as a table of that domain",
-        "context": "a context entry names the device table of one domain, with that domain's number",
+        "entry": "an entry that names a table gives every right, a leaf is write-back, and neither has reserved bits",
+        "pointer": "each vCPU runs on its domain's tables: four levels, write-back, no accessed and dirty flags",
+        "context": "a context entry has requests translated by the device table of one domain, with its number",
         "access": "no guest or device touches a frame that its domain may not touch in that way",
         "initiator": "in an exit of one domain, no other domain's device is set to work",
         "mmio": "no guest reaches the registers of a device that is not its domain's",
@@ -74,6 +89,13 @@ class Ownership(Oracle):
         self._size = scene.calls.size
         self._kinds = scene.calls.kinds
         self._own = scene.calls.own
+        self._vcpus = scene.machine.vcpus
+        self._pointers: list[int] = []
+        """The EPT pointer of each vCPU, as it should always be."""
+
+    def attach(self) -> None:
+        """Learn the roots of the trees."""
+        self._pointers = [eptp_of(self.shadow.roots[vcpu.domain] << PAGE_SHIFT) for vcpu in self._vcpus]
 
     # The tables.
 
@@ -97,6 +119,10 @@ class Ownership(Oracle):
                 self._check_granted(number, ref)
         for bdf in change.contexts:
             self.check_context(bdf)
+        for word in change.malformed:
+            self.check_entry(word)
+        if [vcpu.eptp for vcpu in self._vcpus] != self._pointers:
+            self._check_pointers()
 
     def _check_users(self, change: Change) -> None:
         """Check who maps the frames that have another owner or use now."""
@@ -237,14 +263,32 @@ class Ownership(Oracle):
         text = f"{name_of(table.space)}: frame {hfn:#x} as level {table.level} table for page {table.page:#x}"
         self.report("tree", f"{text}: {why}")
 
+    def check_entry(self, word: int) -> None:
+        """The bits of an entry, whatever it names, must be those that are used in that place."""
+        entry = self.shadow.entries.get(word)
+        table = self.shadow.tables.get(word >> 9)
+        if entry is None or table is None:
+            return  # gone again, with its table
+        wrong = malformation(table.space, table.level, entry)
+        if wrong:
+            where = f"{name_of(table.space)}: level {table.level} table for page {table.page:#x}"
+            self.report("entry", f"{where}: {wrong}: {entry:#x}")
+
+    def _check_pointers(self) -> None:
+        """The EPT pointer of each vCPU must be its domain's."""
+        for vcpu, pointer in zip(self._vcpus, self._pointers, strict=True):
+            if vcpu.eptp != pointer:
+                who = f"vCPU {vcpu.index} of dom{vcpu.domain}"
+                self.report("pointer", f"{who}: {vcpu.eptp:#x} where its domain's pointer is {pointer:#x}")
+
     def check_context(self, bdf: int) -> None:
         """The context entry of a device must be a domain's."""
         context = self.shadow.contexts.get(bdf)
         if context is None:
             return
         domain = self.shadow.device_domain(bdf)
-        if domain < 0 or context[1] != domain + 1:
-            text = f"table {context[0]:#x}, domain id {context[1]}"
+        if domain < 0 or context != context_of(*context_entry(domain + 1, context.root, DMA_LEVELS)):
+            text = f"table {context.root:#x}, domain id {context.did}, other bits {context.low:#x}, {context.high:#x}"
             self.report("context", f"device {bdf:#06x}: {text}: {'no such table' if domain < 0 else f'dom{domain}'}")
 
     # The act.
@@ -334,12 +378,19 @@ class Ownership(Oracle):
         count = len(values)
         tables = shadow.tables
         own = {hfn: self._own[table.space & ~DMA] for hfn, table in tables.items() if table.level == 1}
+        formats: dict[tuple[int, int], None] = {}
         for word, entry in sorted(shadow.entries.items()):
             # Nearly always: a frame of the domain's own.
             if word >> 9 in own:
+                bits = (word >> 9, entry & LEAF_BITS)
+                if bits not in formats:
+                    formats[bits] = None
+                    self.check_entry(word)
                 frame = (entry & ADDRESS) >> PAGE_SHIFT
                 if frame < count and values[frame] & OWNER_AND_STATE in own[word >> 9]:
                     continue
+            else:
+                self.check_entry(word)
             leaf = shadow.leaf(word)
             if leaf is not None:
                 self.check_leaf(leaf)
@@ -350,6 +401,4 @@ class Ownership(Oracle):
         iommu = self.scene.machine.iommu
         if not iommu.enabled or iommu.root_table >> PAGE_SHIFT not in shadow.root_frames:
             self.report("context", f"the IOMMU is {'on' if iommu.enabled else 'off'}, its root {iommu.root_table:#x}")
-        for vcpu in self.scene.machine.vcpus:
-            if (vcpu.eptp & ADDRESS) >> PAGE_SHIFT != shadow.roots[vcpu.domain]:
-                self.report("tree", f"vCPU {vcpu.index} of dom{vcpu.domain} runs on the tables at {vcpu.eptp:#x}")
+        self._check_pointers()

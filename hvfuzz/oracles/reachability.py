@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine import vtd
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
-from hvfuzz.oracles.change import ADDRESS, DMA, DMA_LEVELS, EPT_LEVELS, Change, Table, differences, sides_of
+from hvfuzz.oracles.change import (
+    ADDRESS,
+    DMA,
+    DMA_LEVELS,
+    EPT_LEVELS,
+    Change,
+    Context,
+    Table,
+    context_of,
+    differences,
+    sides_of,
+)
 from hvfuzz.oracles.shadow import ShadowMap, ShadowWords
 from hvfuzz.oracles.trees import Trees
 
@@ -49,8 +60,8 @@ class Reachability(Trees):
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self.domains: Final = list.copy(scene.hypervisor.domains)
-        self.contexts: Final[ShadowMap[int, tuple[int, int]]] = ShadowMap()
-        """Device (bdf) -> (root of its table, domain id), from its present context entry."""
+        self.contexts: Final[ShadowMap[int, Context]] = ShadowMap()
+        """Device (bdf) -> its context entry, if that is present."""
         self.sides: Final[ShadowMap[tuple[int, int], tuple[Mapping, ...]]] = ShadowMap()
         """(space, page) -> the live grant mappings that have a side there."""
         self.frames: ShadowWords = ShadowWords([])
@@ -283,13 +294,13 @@ class Reachability(Trees):
         root = machine.iommu.root_table
         for device in machine.devices:
             bdf = device.bdf
-            now: tuple[int, int] | None = None
+            now: Context | None = None
             low = words[(root >> 3) + (bdf >> 8) * 2]
             if low & vtd.PRESENT and (low & ADDRESS) < machine.memory.size:
                 index = ((low & ADDRESS) >> 3) + (bdf & 0xFF) * 2
                 low, high = words[index], words[index + 1]
                 if low & vtd.PRESENT:
-                    now = (low & ADDRESS, high >> vtd.DID_SHIFT & vtd.DID_MASK)
+                    now = context_of(low, high)
             if now != self.contexts.get(bdf):
                 self.change.contexts.append(bdf)
                 if now is None:

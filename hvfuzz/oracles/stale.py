@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from hvfuzz.machine import vtd
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
-from hvfuzz.machine.ept import EP4TA
-from hvfuzz.oracles.change import DMA, LARGE_LEVEL, name_of
+from hvfuzz.oracles.change import DMA, LARGE_LEVEL, Context, context_of, name_of
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.reachability import Reachability
 
 if TYPE_CHECKING:
+    from hvfuzz.machine.vtd_tables import Context as CachedContext
     from hvfuzz.oracles.change import Change
 
 NOTHING_CACHED = (-1, -1)
@@ -130,10 +131,10 @@ class Stale(Oracle):
         iommu = self.scene.machine.iommu
         cached = iommu.context_cache.get(bdf)
         now = self.shadow.contexts.get(bdf)
-        if cached is not None and (cached.slptptr & EP4TA, cached.did) != now:
+        if cached is not None and _entry_of(cached) != now:
             text = f"device {bdf:#06x}: table {cached.slptptr:#x}, did {cached.did} cached"
             self.report("context", f"{text}, but the entry says {now}")
-        used = {context[1] for context in self.shadow.contexts.values()}
+        used = {context.did for context in self.shadow.contexts.values()}
         for (did, page), _ in iommu.iotlb.items():
             if did not in used:
                 text = f"translation of iova {page << PAGE_SHIFT:#x} for did {did}"
@@ -159,6 +160,12 @@ class Stale(Oracle):
                 self._compare("iotlb", did - 1 | DMA, page, hpa, rights & (READ | WRITE), "the iova")
         for bdf in sorted(machine.iommu.context_cache):
             self._check_context(bdf)
+
+
+def _entry_of(cached: CachedContext) -> Context:
+    """The context entry that a cached one was made from."""
+    low, high = vtd.context_entry(cached.did, cached.slptptr, cached.levels, fpd=cached.fpd)
+    return context_of(low | cached.tt << vtd.TT_SHIFT, high)
 
 
 def _within(large: set[tuple[int, int, int]], space: int, page: int) -> bool:

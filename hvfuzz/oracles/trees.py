@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.tables import FOREIGN
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
+from hvfuzz.machine.ept import MEMORY_TYPE
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.oracles.change import (
     ADDRESS,
     DMA,
     DMA_LEVELS,
+    DMA_RESERVED,
     DMA_RIGHTS,
     EPT_LEVELS,
     EPT_RIGHTS,
@@ -27,6 +29,7 @@ from hvfuzz.oracles.change import (
     Removed,
     Table,
     is_link,
+    malformation,
 )
 from hvfuzz.oracles.shadow import ShadowMap
 
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 PART: Final = 256
 ZERO_PART: Final = bytes(PART)
+LEAF_BITS: Final = MEMORY_TYPE | EPT_RIGHTS | DMA_RESERVED
+"""The bits that decide whether a small leaf is well-formed."""
 _PART: Final = Struct(f"<{PART // 8}Q")
 # The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
 _leaf = partial(tuple.__new__, Leaf)
@@ -172,6 +177,8 @@ class Trees:
         if word not in entries:
             self.populations.put(word >> 9, self.populations.get(word >> 9, 0) + 1)
         entries.put(word, entry)
+        if malformation(space, level, entry):
+            self.change.malformed.append(word)
         frame = (entry & ADDRESS) >> PAGE_SHIFT
         if level > 1 and is_link(entry, level):
             self._link(frame, _table((space, level - 1, page)))
@@ -242,6 +249,10 @@ class Trees:
             )
             for word, entry in words
         ]
+        # The bits of all of them together, as few as they nearly always are.
+        formats = {entry & LEAF_BITS for _, entry in words}
+        if any(malformation(space, 1, bits) for bits in formats):
+            self.change.malformed += [word for word, entry in words if malformation(space, 1, entry)]
         for leaf in added:
             leaves.put(leaf.frame, (*leaves.get(leaf.frame, ()), leaf.word))
         self.change.added += added

@@ -221,7 +221,7 @@ def test_copy_of_granted_frames_is_silent(own: Any) -> None:
 def test_a_virtual_cpu_on_the_tables_of_another_domain(own: Any) -> None:
     own.machine.vcpus[1].eptp = own.machine.vcpus[3].eptp
     own.suite.audit()
-    assert own.rules == ["ownership/tree"]
+    assert own.rules == ["ownership/pointer"]
 
 
 @pytest.mark.parametrize("size", [8, 16])
