@@ -53,6 +53,7 @@ BUG = Bug(
         "ownership/free/memory.decrease",
         "recount/maps/memory.decrease",
         "specification/page/memory.decrease",
+        "stale/leaf/memory.decrease",
     ),
     difficulty=4,
     story=__doc__,

@@ -16,7 +16,9 @@ from hvfuzz.hypervisor.allocator import HEAP_HEADER
 from hvfuzz.hypervisor.frames import STATE_SHIFT, FrameState
 from hvfuzz.hypervisor.host import HostFault
 from hvfuzz.hypervisor.hypervisor import CONTROL_AREA
+from hvfuzz.hypervisor.tables import POISON
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
+from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.shadow import ShadowMap
 
@@ -29,6 +31,7 @@ HYPERVISOR = int(FrameState.HYPERVISOR)
 TABLE = int(FrameState.TABLE)
 POOL = int(FrameState.POOL)
 CONTROL: Final = CONTROL_AREA >> PAGE_SHIFT
+POISONED: Final = POISON.to_bytes(WORD, "little") * WORDS_PER_PAGE
 OUTSIDE_HEADER: Final = PAGE_MASK & ~(HEAP_HEADER - 1)
 """Bits of an address that are all clear in the header of a heap page."""
 
@@ -41,6 +44,8 @@ class HostMemoryOracle(Oracle):
         "free": "the hypervisor does not touch a free frame, but to fill in the header of a page it then allocates",
         "freed": "the hypervisor does not touch a table page that it gave back",
         "guest": "the hypervisor touches a domain's frame only by a guest copy, or to scrub it before it is freed",
+        "scrub": "a frame is all zero when it is freed",
+        "poison": "a table page that goes back to its pool is poisoned: who walks it still meets reserved bits",
         "header": "the header of a heap page, and the control area, stay as they were made",
         "hole": "no copy on behalf of a guest resolves to the hypervisor's own address range",
         "null": "the hypervisor follows no null pointer",
@@ -53,6 +58,7 @@ class HostMemoryOracle(Oracle):
         super().__init__(scene, shadow)
         self._memory = memory = scene.machine.memory
         self._frames = memory.frames
+        self._read = memory.read
         # The bytes of the frame words that hold the states, and no others.
         first = scene.frame_words * WORD + STATE_SHIFT // 8
         self._states = memory.data[first : first + memory.frames * WORD : WORD]
@@ -147,7 +153,9 @@ class HostMemoryOracle(Oracle):
             self._pending.pop(hfn, None)
 
     def frame_freed(self, hfn: int) -> None:
-        """What was written to the frame was the scrubbing."""
+        """What was written to the frame was the scrubbing, and left nothing."""
+        if self._read(hfn << PAGE_SHIFT, PAGE_SIZE) != (POISONED if self._states[hfn] == POOL else ZERO_PAGE):
+            self._report_rest(hfn)
         if hfn in self._headers:
             self._headers.drop(hfn)
         if self._pending:
@@ -160,8 +168,18 @@ class HostMemoryOracle(Oracle):
 
     def block_freed(self, first: int) -> None:
         """As for a frame."""
+        read = self._read
+        for hfn in range(first, first + LARGE_FRAMES):
+            if read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
+                self._report_rest(hfn)
         if self._pending:
             self._settle_block(first)
+
+    def _report_rest(self, hfn: int) -> None:
+        if self._states[hfn] == POOL:
+            self.report("poison", f"{self.scene.describe(hfn)} is in the pool with what it held as a table")
+        else:
+            self.report("scrub", f"something is left in {self.scene.describe(hfn)}, which is freed")
 
     def _settle_block(self, first: int) -> None:
         for hfn in range(first, first + LARGE_FRAMES):

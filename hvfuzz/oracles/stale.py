@@ -1,7 +1,7 @@
 """Stale translations: what is gone from the tables must be gone from the caches before anybody can rely on it.
 
-Checked at two moments. When a frame is freed no cache may name it: from then on it can be somebody else's, so a
-flush that comes later in the same call comes too late. And at the end of each call no cache may hold a translation
+Checked at two moments. When a frame is freed neither table nor cache may name it: from then on it can be somebody
+else's, so what comes later in the same call comes too late. And at the end of each call no cache may hold a translation
 that the tables do not give any more, for the leaves and context entries that the call took away or narrowed.
 """
 
@@ -10,8 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from hvfuzz.machine import vtd
-from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
-from hvfuzz.oracles.change import DMA, LARGE_LEVEL, Context, context_of, name_of
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, READ, WRITE
+from hvfuzz.oracles.change import (
+    ADDRESS,
+    DMA,
+    DMA_RIGHTS,
+    EPT_RIGHTS,
+    LARGE_LEVEL,
+    Context,
+    context_of,
+    is_link,
+    name_of,
+)
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.reachability import Reachability
 
@@ -28,6 +38,7 @@ class Stale(Oracle):
     name = "stale"
     shadowed = True
     rules: ClassVar[Rules] = {
+        "leaf": "a frame is freed when no leaf names it any more",
         "tlb": "a processor's translation goes when its stage-2 leaf goes or loses rights, before its frame is freed",
         "iotlb": "a device's translation goes when its leaf goes or loses rights, before its frame is freed",
         "context": "a cached context entry goes when the entry in memory changes",
@@ -38,6 +49,8 @@ class Stale(Oracle):
         self._cached: frozenset[int] = frozenset()
         self._when = NOTHING_CACHED
         self._space_of_table: dict[int, int] = {}
+        self._leaves = shadow.leaves
+        self._large = shadow.large
 
     def attach(self) -> None:
         """Learn which EPT belongs to whom."""
@@ -50,7 +63,37 @@ class Stale(Oracle):
     # A frame goes.
 
     def frame_freed(self, hfn: int) -> None:
-        """Nothing cached may name a frame that is free."""
+        """Nothing may name a frame that is free."""
+        words = self._leaves.get(hfn)
+        if words is not None:
+            self._check_words(hfn, words)
+        if hfn >> 9 in self._large:
+            self._check_words(hfn, self._large[hfn >> 9])
+        self._check_caches(hfn)
+
+    def block_freed(self, first: int) -> None:
+        """As for each of its frames."""
+        for hfn in range(first, first + LARGE_FRAMES):
+            self._check_caches(hfn)
+        for hfn in self._leaves.keys() & range(first, first + LARGE_FRAMES):
+            self._check_words(hfn, self._leaves[hfn])
+        self._check_words(first, self._large.get(first >> 9, ()))
+
+    def _check_words(self, hfn: int, words: tuple[int, ...]) -> None:
+        """No leaf that the shadow knows, at these words, may name the freed frame still: by the bytes of now."""
+        for word in words:
+            table = self.shadow.tables.get(word >> 9)
+            entry = self.scene.words[word]
+            if (
+                table is not None
+                and entry & (DMA_RIGHTS if table.space & DMA else EPT_RIGHTS)
+                and not is_link(entry, table.level)
+                and 0 <= hfn - ((entry & ADDRESS) >> PAGE_SHIFT) < 1 << 9 * (table.level - 1)
+            ):
+                self.report("leaf", f"{name_of(table.space)} reach {self.scene.describe(hfn)} when that is freed")
+
+    def _check_caches(self, hfn: int) -> None:
+        """Nothing cached may name the freed frame."""
         machine = self.scene.machine
         tlb, iommu = machine.tlb, machine.iommu
         # Something new can only be cached after a miss. (What was dropped since does no harm in this set.)

@@ -12,6 +12,7 @@ from hvfuzz.hypervisor.allocator import Allocator
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.hypervisor.host import HostArray, HostBug, HostFault, Work
 from hvfuzz.hypervisor.hypercalls import discovery
+from hvfuzz.hypervisor.tables import TablePool
 from hvfuzz.machine.addresses import PAGE_SHIFT
 
 
@@ -172,3 +173,38 @@ def _from_an_oracle() -> BaseException:
     except ValueError as error:
         return error
     raise AssertionError
+
+
+@pytest.mark.parametrize("frames", [1, 512])
+@pytest.mark.parametrize("left", [-1, 0, 77, -8])
+def test_what_is_left_in_a_freed_frame(host: Any, monkeypatch: pytest.MonkeyPatch, frames: int, left: int) -> None:
+    """XSA-100, for any frame and any word of it."""
+    host.run("memory.populate(dom1, first=0x200, count=1, order=9)")
+    original = Allocator.scrub
+
+    def scrub(self: Allocator, hfn: int, count: int) -> None:
+        original(self, hfn, count)
+        if left != -1:
+            self.host.memory.store(((hfn + count - 1) << PAGE_SHIFT) + left % 4096, 1, 1)
+
+    monkeypatch.setattr(Allocator, "scrub", scrub)
+    trace = host.run(f"memory.decrease(dom1, first=0x200, count={frames})")
+    assert [outcome.status for outcome in trace.outcomes] == [0]
+    assert host.rules == ([] if left == -1 else ["host_memory/scrub"])
+
+
+@pytest.mark.parametrize("poisoned", [True, False])
+def test_table_page_that_goes_back_to_its_pool(host: Any, monkeypatch: pytest.MonkeyPatch, poisoned: bool) -> None:
+    def put(self: TablePool, hfn: int) -> None:
+        self.frames.assign(hfn, self.owner, FrameState.POOL)
+        self.pages.append(hfn)
+        self.host.observer.frame_freed(hfn)
+
+    if not poisoned:
+        monkeypatch.setattr(TablePool, "put", put)
+    trace = host.run(
+        "device.dma_map(dom1, iova=0x40000000, gfn=0x40, count=1, rights=R)",
+        "device.dma_unmap(dom1, iova=0x40000000, count=1)",
+    )
+    assert [outcome.status for outcome in trace.outcomes] == [0, 0]
+    assert host.rules == ([] if poisoned else ["host_memory/poison"])
