@@ -15,14 +15,16 @@ from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.memory import BusError
-from hvfuzz.machine.vmcs import Saved
+from hvfuzz.machine.vmcs import Reg, Saved
 from hvfuzz.oracles.moments import Listener, nothing
+from hvfuzz.oracles.spec.multicall import ENTRY_SIZE, OUTCOME
 
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
     from hvfuzz.hypervisor.hypervisor import Hypervisor
     from hvfuzz.machine.machine import Machine
 
+RDI: Final = int(Reg.RDI)
 NOBODY: Final = -1
 """In place of a domain."""
 NO_GVA: Final = -1
@@ -67,6 +69,7 @@ class Running:
         "nested",
         "outer",
         "reads",
+        "shut",
         "struct",
         "touched",
         "transfers",
@@ -114,6 +117,8 @@ class Running:
         self.nested: tuple[Ended, ...] = ()
         self.begun = 0
         """Calls that began within it."""
+        self.shut = False
+        """Where it has to write could not be written when it began."""
 
 
 class Calls:
@@ -232,6 +237,17 @@ class Calls:
         call = Running(outer, declaration, args, struct, self._clock.cycles, version)
         self.current = call
         return call
+
+    def pointer(self, call: Running) -> int:
+        """Where the struct of a call is: in its register, or in the entry of the multicall that makes it."""
+        outer = call.outer
+        if outer is None or outer is self.idle:
+            address: int = self.left[RDI]
+            return address
+        # The entries as they were copied; each one that is done has had its outcome written.
+        entries = b"".join([data for _, data in outer.reads])
+        done = sum(len(data) for _, data in outer.writes) // OUTCOME
+        return int.from_bytes(entries[ENTRY_SIZE * done + WORD :][:WORD], "little")
 
     def finished(self, status: int, result: int) -> None:
         """The innermost call is over; `written` was called."""

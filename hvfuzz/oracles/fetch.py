@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.interpreter import HostBusy
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, U64, WORD, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, U64, WORD, WRITE
 from hvfuzz.machine.ept import EP4TA
 from hvfuzz.machine.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.machine.vmcs import RAX, Reg, Saved
@@ -145,7 +145,7 @@ class Fetch(Oracle):
         if gva == NO_GVA or not valid_range(gva, size):
             return
         tlb = self._tlb
-        if guest_virtual(self._memory, vcpu, gva, write) != hpa:
+        if guest_virtual(self._memory, vcpu, gva, WRITE if write else READ) != hpa:
             # All pages of a copy are translated before the first is written. Where the TLB is full, it may have held
             # another translation until then; where it holds nothing, the first page may have been a table of the next.
             if len(tlb.combined) >= tlb.capacity and (tlb.capacity or self._continues(gva)):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.abi.status import Status
-from hvfuzz.machine.addresses import WRITE
+from hvfuzz.machine.addresses import READ, WRITE
 from hvfuzz.machine.core import POLLING
 from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.fetches import NO_TRIGGER
 from hvfuzz.machine.vmcs import RAX, ExitReason
 from hvfuzz.oracles.abstraction import Abstraction, run_state
 from hvfuzz.oracles.deltas import Cells, Deltas
@@ -24,6 +25,7 @@ from hvfuzz.oracles.spec import (
     BY_NUMBER,
     GHOSTS,
     SPEC,
+    TARGETS,
     Block,
     Call,
     Key,
@@ -39,12 +41,14 @@ from hvfuzz.oracles.spec import (
     judge_dispatch,
     judge_halt,
 )
+from hvfuzz.oracles.walk import leads
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.calls import Running
     from hvfuzz.oracles.change import Change
     from hvfuzz.oracles.reachability import Reachability
 
+FAULT: Final = Status.FAULT
 HLT: Final = ExitReason.HLT
 KNOWN: Final = 4096
 """Decoded structs that are remembered."""
@@ -97,6 +101,8 @@ class Specification(Oracle):
         self._polling = False
         self._adopted = False
         self._vcpus = scene.machine.vcpus
+        self._ways = {vcpu.id: partial(leads, scene.machine, vcpu) for vcpu in self._vcpus}
+        """For each vCPU (by id) where its guest's translations lead."""
         self._due: list[VCpu] = []
         """VCpus whose poll had run out of time when the present exit began."""
 
@@ -125,6 +131,8 @@ class Specification(Oracle):
         if self._polls or self._polling:
             self._polling = bool(self._polls)
             self._judge_runs()
+        if args is not None and declaration.name in TARGETS:
+            self._look_ahead(vcpu, declaration)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """Judge the call, then compare what changed."""
@@ -147,6 +155,8 @@ class Specification(Oracle):
             mismatch = None if wanted is status else _refusal(wanted, status)
             if running.writes or running.touched:
                 mismatch = Mismatch("written", "", "refused before its check, yet it wrote")
+            if status is FAULT and mismatch is None:
+                mismatch = self._unfounded(vcpu, running)
         elif isinstance(wanted, Status):
             text = f"the call got as far as its check; the contract says {wanted.name}"
             mismatch = Mismatch("dispatch", "", text)
@@ -178,6 +188,8 @@ class Specification(Oracle):
                     tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
                     tuple(running.touched),
                     running.garbled,
+                    self._ways[vcpu.id],
+                    running.shut,
                 )
             )
             try:
@@ -266,6 +278,26 @@ class Specification(Oracle):
             known.clear()
         known[key] = wanted
         return wanted
+
+    def _look_ahead(self, vcpu: VCpu, declaration: Any) -> None:
+        """A call begins that will have to write to the guest: see whether it can."""
+        running = self._calls.current
+        wanted = self._dispatched(vcpu, running, declaration)
+        machine = self.scene.machine
+        # A race that is still to come may open the way. What sets flags may be set by another walk in the meantime.
+        if not isinstance(wanted, Status) and machine.fetches.trigger == NO_TRIGGER:
+            running.shut = not leads(machine, vcpu, *TARGETS[declaration.name](wanted), WRITE, flags=False)
+
+    def _unfounded(self, vcpu: VCpu, running: Running) -> Mismatch | None:
+        """Dispatch could not read the struct: then the guest's translations must not lead to it."""
+        data = b"".join([piece for _, piece in running.struct])
+        gva = running.struct[0][0] if running.struct else self._calls.pointer(running)
+        size = HEADER_SIZE
+        if len(data) >= HEADER_SIZE:
+            gva, size = gva + HEADER_SIZE, int.from_bytes(data[:2], "little") - HEADER_SIZE
+        if not self._ways[vcpu.id](gva, size, READ):
+            return None
+        return Mismatch("dispatch", "", f"FAULT, but nothing is in the way of reading {size} bytes at {gva:#x}")
 
     def _judge_runs(self) -> None:
         """Virtual CPUs that changed their run state without a call."""

@@ -25,7 +25,7 @@ from hvfuzz.oracles.spec.cells import (
     RunState,
 )
 from hvfuzz.oracles.spec.dispatch import BY_NAME, BY_NUMBER, CALLS, arguments, decode, judge_dispatch
-from hvfuzz.oracles.spec.judge import SPEC, expect, judge
+from hvfuzz.oracles.spec.judge import SPEC, TARGETS, expect, judge
 from hvfuzz.oracles.spec.outside import judge_change, judge_halt
 from hvfuzz.oracles.spec.state import FREE, GHOSTS, Key, State, Value
 from hvfuzz.oracles.spec.verdict import Accept, Call, Mismatch, Nested, Observed, Tables, valid_range
@@ -39,6 +39,7 @@ __all__ = [
     "HOST_FRAME",
     "HYPERVISOR",
     "SPEC",
+    "TARGETS",
     "Accept",
     "Block",
     "Call",

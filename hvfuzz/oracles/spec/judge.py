@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from hvfuzz.abi.limits import LARGE_ORDER
 from hvfuzz.abi.status import WORD_MASK, Status
@@ -28,6 +28,7 @@ from hvfuzz.oracles.spec.verdict import (
 )
 
 OK: Final = Status.OK
+FAULT: Final = Status.FAULT
 SPEC: Final[Mapping[str, Rule]] = MappingProxyType(
     {
         f"{family}.{name}" if name else family: rule
@@ -46,6 +47,10 @@ SPEC: Final[Mapping[str, Rule]] = MappingProxyType(
     }
 )
 """The rule of each call, by the call's name."""
+TARGETS: Final[Mapping[str, Callable[[Any], tuple[int, int]]]] = MappingProxyType(
+    {"memory.exchange": memory.exchanged, "multicall": multicall.outcomes}
+)
+"""Calls that write to the guest's memory: the (gva, size) that has to be writable, from the arguments; or no bytes."""
 
 
 def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
@@ -66,7 +71,9 @@ def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
         if observed.status == OK:
             return _accepted(state, call, expected, evidence)
     elif observed.status == expected:
-        _, result, written, fresh, pool, _, _, touched, _ = observed
+        if expected is FAULT and evidence.unfounded:
+            return Mismatch("status", call.name, evidence.unfounded)
+        _, result, written, fresh, pool, _, _, touched, _, _, _ = observed
         if not (result or written or fresh or touched) and pool == state.get(("pool", call.caller)):
             return None  # as nearly all that are refused
         return _refused(state, call, evidence)
@@ -126,7 +133,7 @@ def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> M
         text = f"{observed.result:#x} where the contract says {accept.result:#x}"
         return Mismatch("result", call.name, text)
     if observed.written or accept.written is not None:
-        lost = accept.losable and not observed.written
+        lost = accept.losable and not observed.written and evidence.lost
         if not evidence.writes_judged and not lost and not same_bytes(accept.written, observed.written):
             return Mismatch("written", call.name, f"{observed.written} where the contract says {accept.written}")
     if observed.touched != accept.moved:

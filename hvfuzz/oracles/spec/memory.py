@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Final
+from typing import Any, Final
 
 from hvfuzz.abi import limits
 from hvfuzz.abi.status import Status
@@ -143,7 +143,7 @@ def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
         return Status.INVALID
     skipped = 8 * args.start
     gfns = evidence.words(args.gfns + skipped, count)
-    if gfns is None or not evidence.writable(args.out + skipped, 8 * count):
+    if gfns is None or not evidence.writable(*exchanged(args)):
         return Status.FAULT
     old = replaceable(state, caller, gfns)
     if isinstance(old, Status):
@@ -159,6 +159,11 @@ def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
 
     out = (args.out + skipped, b"".join(gfn.to_bytes(8, "little") for gfn in gfns))
     return Accept(count, effect, fresh=count, tables=Tables.NEEDED, written=out, losable=True)
+
+
+def exchanged(args: Any) -> tuple[int, int]:
+    """Where an exchange writes the gfns that it exchanged."""
+    return (args.out + 8 * args.start, 8 * args.count) if 0 < args.count <= limits.EXCHANGE else (0, 0)
 
 
 def replaceable(state: State, domain: int, gfns: Iterable[int]) -> list[Page] | Status:

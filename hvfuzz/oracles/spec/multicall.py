@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from hvfuzz.abi import limits
 from hvfuzz.abi.status import Status
@@ -14,7 +14,7 @@ from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Mismat
 ENTRY_WORDS: Final = 4
 ENTRY_SIZE: Final = 8 * ENTRY_WORDS
 OUTCOME: Final = 16
-"""Offset in an entry of its status word; the result word follows."""
+"""Offset in an entry of its status word, and bytes of that and the result word that follows."""
 AT_DISPATCH: Final = frozenset({Status.NO_CALL, Status.NOT_PERMITTED, Status.FAULT, Status.INVALID, Status.TOO_NEW})
 """How an entry can end without its call having begun."""
 
@@ -29,7 +29,9 @@ def multicall(_state: State, call: Call, evidence: Evidence) -> Expected:
     if not 0 < args.count <= limits.MULTICALL:
         return Status.INVALID
     entries = evidence.words(args.entries, ENTRY_WORDS * args.count)
-    if entries is None or not evidence.writable(args.entries, ENTRY_SIZE * args.count):
+    if entries is None or not evidence.writable(*outcomes(args)):
+        if observed.nested:
+            return Mismatch("nested", call.name, f"calls of an array that cannot be used: {observed.nested}")
         return Status.FAULT
     evidence.writes_judged = True
     numbers = entries[::ENTRY_WORDS]
@@ -37,8 +39,12 @@ def multicall(_state: State, call: Call, evidence: Evidence) -> Expected:
     ran = list(observed.nested)
     good = done = 0
     for number in numbers:
-        outcome = written.words(args.entries + ENTRY_SIZE * done + OUTCOME, 2)
+        place = args.entries + ENTRY_SIZE * done + OUTCOME
+        before = len(written.left_over)
+        outcome = written.words(place, 2)
         if outcome is None:
+            if len(written.left_over) < before:
+                return Mismatch("written", call.name, f"half of the outcome of entry {done}")
             break
         status = Status.from_word(outcome[0])
         wrong = _entry(number, status, outcome[1], ran)
@@ -49,11 +55,13 @@ def multicall(_state: State, call: Call, evidence: Evidence) -> Expected:
     if written.left_over:
         return Mismatch("written", call.name, f"{len(written.left_over)} writes that are no entry's outcome")
     if done < args.count:
+        if observed.status == Status.FAULT and evidence.writable_still(place, OUTCOME):
+            return Mismatch("status", call.name, f"FAULT, but the outcome of entry {done} can be written")
         return _cut_short(call, numbers[done], ran)
     if ran:
         return Mismatch("nested", call.name, f"calls that no entry asked for: {ran}")
     # All is written: nothing was left that could have failed.
-    evidence.may_fault = False
+    evidence.all_written()
     return Accept(good)
 
 
@@ -80,6 +88,11 @@ def _cut_short(call: Call, number: int, ran: list[Nested]) -> Expected:
     if len(ran) > 1 or (ran and ran[0].number != number):
         return Mismatch("nested", call.name, f"calls that no entry asked for, or after a fault: {ran}")
     return Status.FAULT
+
+
+def outcomes(args: Any) -> tuple[int, int]:
+    """Where the call writes: the whole array must be writable."""
+    return (args.entries, ENTRY_SIZE * args.count) if 0 < args.count <= limits.MULTICALL else (0, 0)
 
 
 RULES: Final[Mapping[str, Rule]] = {"": multicall}

@@ -3,9 +3,11 @@
 A rule only reads. It returns the `Status` with which the contract refuses the call, or an `Accept` that says
 what has to be seen, and carries the effect. Where the contract leaves freedom, the rule says so:
 
-- `Evidence.take` and `Evidence.writable`: the specification does not translate addresses, so FAULT is allowed
-  when nothing was fetched, and from the moment when a range must be writable. It *must* be FAULT when the
-  range is not valid whatever is mapped: it wraps, is not canonical, or touches the hypervisor's hole.
+- `Evidence.take` and `Evidence.writable`: the specification does not translate addresses, but is told by
+  `Observed` where the guest's own translations lead. FAULT is allowed when they do not lead to what was not
+  fetched, or to a range that must be written; if nobody says where they lead, whenever nothing was fetched, and
+  from the moment when a range must be writable. It *must* be FAULT when nothing led there when the call began,
+  or the range is not valid whatever is mapped: it wraps, is not canonical, or touches the hypervisor's hole.
 - `Accept.tables`: whether table pages may come and go, and so whether NO_POOL is allowed.
 """
 
@@ -17,13 +19,16 @@ from typing import Any, Final, NamedTuple
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
 from hvfuzz.abi.status import Status
-from hvfuzz.machine.addresses import Hfn
+from hvfuzz.machine.addresses import READ, WRITE, Hfn
 from hvfuzz.oracles.spec.state import State
 
 Bytes = tuple[int, bytes]
 """Guest memory that a call copied: its guest virtual address, and the bytes."""
+Leads = Callable[[int, int, int], bool]
 Touch = tuple[bool, int, int]
 """Bytes that were moved from or to a frame: whether written, host physical address, size."""
+Range = tuple[int, int]
+"""(gva, size)"""
 POOL_NEED: Final = 4
 """No call needs more table pages than this; a domain with as many is never refused with NO_POOL."""
 
@@ -62,6 +67,8 @@ class Observed(NamedTuple):
     afterwards, or None if nobody looked. `cycles` is the clock at the end. `nested` are the calls made by a
     multicall. `touched` are the bytes of frames that were read and written, in order, for the guest but not at an
     address of its own: by a device, or from frame to frame; `garbled` if the latter wrote something else than it read.
+    `leads` says of (gva, size, access) whether the guest's own translations allow that access now that the call is
+    over, or is None if nobody can tell; `shut` that they did not when the call began, for the range that it writes.
     """
 
     status: int
@@ -73,6 +80,8 @@ class Observed(NamedTuple):
     nested: tuple[Nested, ...] = ()
     touched: tuple[Touch, ...] = ()
     garbled: bool = False
+    leads: Leads | None = None
+    shut: bool = False
 
 
 class Mismatch(NamedTuple):
@@ -124,17 +133,47 @@ Expected = Status | Accept | Mismatch
 class Evidence:
     """One call's copies of guest memory, handed to its rule in the order in which the contract makes them."""
 
-    __slots__ = ("_fetched", "_next", "may_fault", "observed", "writes_judged")
+    __slots__ = ("_fetched", "_next", "_target", "_unfetched", "observed", "writes_judged")
 
     def __init__(self, fetched: tuple[Bytes, ...], observed: Observed) -> None:
         """Start at the first fetch after the struct's."""
         self._fetched = fetched
         self._next = 0
         self.observed: Final = observed
-        self.may_fault = False
-        """FAULT is allowed, whatever the rule returns."""
+        self._unfetched: Range | None = None
+        """What should have been fetched, and was not."""
+        self._target: Range | None = None
+        """What the call writes, and may find that it cannot."""
         self.writes_judged = False
         """The rule itself has compared what was written to guest memory."""
+
+    @property
+    def may_fault(self) -> bool:
+        """Whether FAULT is allowed, whatever the rule returns."""
+        return self._target is not None and not self.writable_still(*self._target)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the range that the call writes cannot be written any more, as far as anybody can tell."""
+        return self._target is None or not self.writable_still(*self._target)
+
+    @property
+    def unfounded(self) -> str:
+        """Why FAULT cannot be the answer although something was not fetched; "" if it can."""
+        leads = self.observed.leads
+        if self._unfetched is None or leads is None or not leads(*self._unfetched, READ):
+            return ""
+        gva, size = self._unfetched
+        return f"FAULT, but nothing is in the way of reading {size} bytes at {gva:#x}"
+
+    def writable_still(self, gva: int, size: int) -> bool:
+        """Whether the guest's translations are known to lead to the range, for a write, when the call is over."""
+        leads = self.observed.leads
+        return leads is not None and leads(gva, size, WRITE)
+
+    def all_written(self) -> None:
+        """Nothing is left to be written: from here on FAULT is no possible answer."""
+        self._target = None
 
     @property
     def left_over(self) -> tuple[Bytes, ...]:
@@ -150,6 +189,7 @@ class Evidence:
         if not valid_range(gva, size):
             return None
         pieces = []
+        whole = (gva, size)
         while size and self._next < len(self._fetched):
             start, data = self._fetched[self._next]
             if data and (start != gva or len(data) > size):
@@ -159,7 +199,10 @@ class Evidence:
             pieces.append(data)
             gva += len(data)
             size -= len(data)
-        return None if size else b"".join(pieces)
+        if size:
+            self._unfetched = whole
+            return None
+        return b"".join(pieces)
 
     def words(self, gva: int, count: int, width: int = 8) -> list[int] | None:
         """The range as little-endian numbers of `width` bytes."""
@@ -169,12 +212,12 @@ class Evidence:
         return [int.from_bytes(data[at : at + width], "little") for at in range(0, len(data), width)]
 
     def writable(self, gva: int, size: int) -> bool:
-        """Whether the range can be written at all; if so, FAULT remains possible."""
+        """Whether the range could be written when the call began; if so, FAULT remains possible."""
         if not size:
             return True
-        if not valid_range(gva, size):
+        if self.observed.shut or not valid_range(gva, size):
             return False
-        self.may_fault = True
+        self._target = (gva, size)
         return True
 
 
