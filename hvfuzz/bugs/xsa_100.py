@@ -22,7 +22,11 @@ BUG = Bug(
     title="a hypervisor page is freed without scrubbing, and its contents reach a guest",
     replaces="hvfuzz.hypervisor.allocator:Allocator.free_heap_page",
     replacement=free_heap_page,
-    findings=("secrets/canary/memory.populate", "host_memory/scrub/event.close"),
+    findings=(
+        "secrets/canary/memory.populate",
+        "host_memory/scrub/event.close",
+        "host_memory/fresh/memory.populate",
+    ),
     difficulty=2,
     story=__doc__,
     trigger="""\

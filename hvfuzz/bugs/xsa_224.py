@@ -28,6 +28,7 @@ BUG = Bug(
         "recount/entry/grant.unmap",
         "specification/frame/grant.unmap",
         "specification/grant/grant.unmap",
+        "stale/leaf/grant.unmap",
     ),
     difficulty=3,
     story=__doc__,

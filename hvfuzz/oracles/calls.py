@@ -71,6 +71,7 @@ class Running:
         "reads",
         "shut",
         "struct",
+        "targets",
         "touched",
         "transfers",
         "version",
@@ -104,6 +105,8 @@ class Running:
         # Most calls have none of these.
         self.writes: tuple[Bytes, ...] = ()
         """What it wrote."""
+        self.targets: list[int] = []
+        """Frames that it wrote to."""
         self.transfers: tuple[bytes, ...] = ()
         """What it wrote to frames, without an address of the guest's."""
         self.touched: list[Touch] = []
@@ -284,6 +287,7 @@ class Calls:
             self.written()
         if write:
             self.copying = (gva, hpa, size)
+            self.current.targets.append(hpa >> PAGE_SHIFT)
         else:
             try:
                 data = self._read(hpa, size)

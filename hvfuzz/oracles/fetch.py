@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.interpreter import HostBusy
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, U64, WORD, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD, WRITE
 from hvfuzz.machine.ept import EP4TA
 from hvfuzz.machine.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.machine.vmcs import RAX, Reg, Saved
@@ -46,6 +46,7 @@ class Fetch(Oracle):
         "twice": "no word of guest memory is fetched twice for one argument of a call",
         "translated": "a copy at a guest's address goes where the guest's own tables lead, with the right it needs",
         "asked": "the call is the one that the caller names, and its struct is read where the caller says",
+        "crossing": "a copy at a guest's address lies in one page: what follows it in memory may be anybody's",
         "unvalidated": "every guest copy lies where a guest may point: canonical, no wrap, not in the hole",
         "privilege": "no call from user mode, or of a privileged kind by an ordinary domain, gets beyond dispatch",
         "version": "no call that is newer than the domain's version gets beyond dispatch",
@@ -157,6 +158,12 @@ class Fetch(Oracle):
         """Whether a write at `gva` goes on where the last one of the call ended."""
         writes = self.scene.calls.current.writes
         return bool(writes) and writes[-1][0] + len(writes[-1][1]) == gva
+
+    def alien(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """A copy is about to be made that is not just within a frame of the domain's own."""
+        if gva != NO_GVA and (gva & PAGE_MASK) + size > PAGE_SIZE:
+            way = "to" if write else "from"
+            self.report("crossing", f"{size} bytes {way} gva {gva:#x} of dom{vcpu.domain} in one go, at {hpa:#x}")
 
     def strayed(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """A copy is about to be made at an address that no guest may name."""

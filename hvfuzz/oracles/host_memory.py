@@ -24,12 +24,15 @@ from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.oracles.calls import Running
     from hvfuzz.oracles.reachability import Reachability
 
 FREE = int(FrameState.FREE)
 HYPERVISOR = int(FrameState.HYPERVISOR)
 TABLE = int(FrameState.TABLE)
 POOL = int(FrameState.POOL)
+DOMAINS: Final = (int(FrameState.OWNED), int(FrameState.SHARED))
+"""States of frames that are a domain's."""
 CONTROL: Final = CONTROL_AREA >> PAGE_SHIFT
 POISONED: Final = POISON.to_bytes(WORD, "little") * WORDS_PER_PAGE
 OUTSIDE_HEADER: Final = PAGE_MASK & ~(HEAP_HEADER - 1)
@@ -44,6 +47,8 @@ class HostMemoryOracle(Oracle):
         "free": "the hypervisor does not touch a free frame, but to fill in the header of a page it then allocates",
         "freed": "the hypervisor does not touch a table page that it gave back",
         "guest": "the hypervisor touches a domain's frame only by a guest copy, or to scrub it before it is freed",
+        "unannounced": "the hypervisor reads and writes no byte that it did not announce, and a guest copy once",
+        "fresh": "a page that a call gives to a domain is zero when the call is over, but for what the call writes",
         "scrub": "a frame is all zero when it is freed",
         "poison": "a table page that goes back to its pool is poisoned: who walks it still meets reserved bits",
         "header": "the header of a heap page, and the control area, stay as they were made",
@@ -59,6 +64,8 @@ class HostMemoryOracle(Oracle):
         self._memory = memory = scene.machine.memory
         self._frames = memory.frames
         self._read = memory.read
+        self._dirty = memory.dirty
+        self._calls = scene.calls
         # The bytes of the frame words that hold the states, and no others.
         first = scene.frame_words * WORD + STATE_SHIFT // 8
         self._states = memory.data[first : first + memory.frames * WORD : WORD]
@@ -186,14 +193,26 @@ class HostMemoryOracle(Oracle):
             self._pending.pop(hfn, None)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
-        """What was neither allocated nor freed should not have been written."""
+        """What was neither allocated nor freed should not have been written, and what was allocated is zero."""
         if self._pending:
             self._settle()
+        call = self._calls.current
+        if call.fresh:
+            self._check_fresh(call)
 
     def op_finished(self) -> None:
         """As at the end of a call."""
         if self._pending:
             self._settle()
+
+    def _check_fresh(self, call: Running) -> None:
+        """Pages that are a domain's now must be as they were when they were allocated; `secrets` looks at them then."""
+        for hfn in self._dirty.intersection(call.fresh):
+            # The call itself may write there, and pages of the hypervisor's have headers.
+            mine = hfn in call.targets or self._states[hfn] not in DOMAINS
+            if not mine and self._read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
+                self.report("fresh", f"{self.scene.describe(hfn)} is not zero when the call is over")
+                return
 
     def _settle(self) -> None:
         for hfn, state in self._pending.items():

@@ -38,7 +38,8 @@ class Stale(Oracle):
     name = "stale"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "leaf": "a frame is freed when no leaf names it any more",
+        "leaf": "a frame is freed, or loses a pin, when the leaf that stood for that is gone",
+        "order": "an entry is written before it is flushed: else it can be cached again in between",
         "tlb": "a processor's translation goes when its stage-2 leaf goes or loses rights, before its frame is freed",
         "iotlb": "a device's translation goes when its leaf goes or loses rights, before its frame is freed",
         "context": "a cached context entry goes when the entry in memory changes",

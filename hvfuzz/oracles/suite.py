@@ -13,8 +13,10 @@ from hvfuzz.oracles.exits import Exits
 from hvfuzz.oracles.fetch import Fetch
 from hvfuzz.oracles.finding import Finding
 from hvfuzz.oracles.host_memory import HostMemoryOracle
+from hvfuzz.oracles.ledger import Ledger
 from hvfuzz.oracles.moments import OF_FRAMES, Listener, nothing, together
 from hvfuzz.oracles.oracle import Oracle, Scene
+from hvfuzz.oracles.order import Order
 from hvfuzz.oracles.ownership import Ownership
 from hvfuzz.oracles.reachability import Reachability
 from hvfuzz.oracles.recount import Recount
@@ -114,8 +116,16 @@ class OracleSuite(Observer):
         self._handling = False
         self._observers: Final = tuple(observers)
         self._handle_exit: Final = hypervisor.handle_exit
-        for moment in _FORWARDED:
-            setattr(self, moment, self._listeners(moment))
+        # Who looks at each access and each flush, but only in a run that is looked at closely.
+        self._closer: Final = [
+            watcher(scene, self.reachability) for watcher in (Ledger, Order) if watcher.oracle in self.oracles
+        ]
+        self._closely = False
+        self._forwarded: Final = {
+            closely: {moment: self._listeners(moment, closely=closely) for moment in _FORWARDED}
+            for closely in (False, True)
+        }
+        self._forward()
         self._call_started = self._listeners("call_started")
         self._copied = self._listeners("copied")
         self._call_finished = self._listeners("call_finished")
@@ -132,13 +142,42 @@ class OracleSuite(Observer):
         self._op_started = self._listeners("op_started")
         self._op_finished = self._listeners("op_finished")
 
-    def _listeners(self, moment: str, after: str = "") -> Listener:
+    def watch_closely(self, closely: bool) -> None:
+        """From here on look at each access of the host's to memory, and at each flush, or at no such thing.
+
+        It costs much, and finds what the hypervisor does without saying so. To be called before each run, when the
+        machine was put back.
+        """
+        if closely != self._closely:
+            self._closely = closely
+            self._forward()
+            for watcher in self._closer:
+                watcher.hook(closely)
+        elif not closely:
+            return
+        self._listen()
+
+    def _listen(self) -> None:
+        """Hear what the host says."""
+        host = self.hypervisor.host
+        # The most frequent moment of all costs nothing when nobody listens to it.
+        host.watch(SILENT if self.host_access is nothing else self)
+        host.observer = self
+
+    def _forward(self) -> None:
+        """Pass on what the hypervisor says."""
+        for moment, listener in self._forwarded[self._closely].items():
+            setattr(self, moment, listener)
+
+    def _listeners(self, moment: str, after: str = "", closely: bool = False) -> Listener:
         """What to call at `moment`: the oracles that define it, then the observers that override it.
 
         With `after`, a moment of the same parameters, each oracle is told of that one too.
         """
         # First of all the calls: the oracles may ask what runs.
         watchers = [self._calls, *self.oracles.values()] if self.oracles else []
+        if closely:
+            watchers += self._closer
         moments = (moment, after) if after else (moment,)
         listeners = [
             listener for watcher in watchers for each in moments if (listener := self._listener(watcher, each))
@@ -169,10 +208,7 @@ class OracleSuite(Observer):
             self.reachability.attach()
         for oracle in self.oracles.values():
             oracle.attach()
-        host = self.hypervisor.host
-        # The most frequent moment of all costs nothing when nobody listens to it.
-        host.watch(SILENT if self.host_access is nothing else self)
-        host.observer = self
+        self._listen()
         accessed = self._listeners("accessed")
         self.machine.access_observer = None if accessed is nothing else accessed
 
@@ -190,6 +226,8 @@ class OracleSuite(Observer):
             self.reachability.reset()
         for reset in self._resets:
             reset()
+        for watcher in self._closer:
+            watcher.reset()
 
     # The program.
 

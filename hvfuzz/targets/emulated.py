@@ -96,8 +96,10 @@ class System:
         self.features.reset()
 
     def run(self, program: Program, audit: bool, digest: bool) -> Run:
-        """Run `program` from the booted state."""
+        """Run `program` from the booted state; one that is audited at the end is looked at closely all the way."""
         self.restore()
+        if self._watched:
+            self.suite.watch_closely(audit)
         suite, features, recorder, watchdog = self.suite, self.features, self.recorder, self.watchdog
         if recorder is not None:
             recorder.begin()

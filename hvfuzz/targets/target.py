@@ -32,8 +32,8 @@ class Target(Protocol):
     def run(self, program: Program, *, audit: bool = True, digest: bool = False) -> Run:
         """Execute `program` from the booted state of its world.
 
-        With `audit`, the oracles' full audit cross-checks the incremental one at the end; with `digest`, the trace
-        also names the final contents of memory.
+        With `audit`, each access of the host's is looked at all the way, and the oracles' full audit cross-checks
+        the incremental one at the end; with `digest`, the trace also names the final contents of memory.
         """
         ...
 
