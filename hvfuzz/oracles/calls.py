@@ -17,7 +17,7 @@ from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.memory import BusError
 from hvfuzz.machine.vmcs import Reg, Saved
 from hvfuzz.oracles.moments import Listener, nothing
-from hvfuzz.oracles.spec.multicall import ENTRY_SIZE, OUTCOME
+from hvfuzz.oracles.spec.multicall import ENTRY_SIZE, NO_NUMBER, OUTCOME
 
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
@@ -43,7 +43,7 @@ Touch = tuple[bool, int, int]
 
 
 class Ended(NamedTuple):
-    """A call within a call, when it is over."""
+    """A call within a call, when it is over, or refused by dispatch; of an unknown number, that is NO_NUMBER."""
 
     number: int
     status: int
@@ -260,8 +260,9 @@ class Calls:
         if outer is None:
             return
         outer.mark = len(outer.reads)
-        if outer is not self.idle and call.declaration is not None and call.args is not None:
-            outer.nested += (Ended(call.declaration.number, status, result),)
+        if outer is not self.idle:
+            number = NO_NUMBER if call.declaration is None else call.declaration.number
+            outer.nested += (Ended(number, status, result),)
         self.current = outer
 
     def step(self, step: Any) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
-from hvfuzz.hypervisor.allocator import HEAP_HEADER
+from hvfuzz.hypervisor.allocator import HEAP_CANARY, HEAP_HEADER
 from hvfuzz.hypervisor.frames import STATE_SHIFT, FrameState
 from hvfuzz.hypervisor.host import HostFault
 from hvfuzz.hypervisor.hypervisor import CONTROL_AREA
@@ -51,7 +51,7 @@ class HostMemoryOracle(Oracle):
         "fresh": "a page that a call gives to a domain is zero when the call is over, but for what the call writes",
         "scrub": "a frame is all zero when it is freed",
         "poison": "a table page that goes back to its pool is poisoned: who walks it still meets reserved bits",
-        "header": "the header of a heap page, and the control area, stay as they were made",
+        "header": "the header of a heap page has a secret; that header, and the control area, stay as they were made",
         "hole": "no copy on behalf of a guest resolves to the hypervisor's own address range",
         "null": "the hypervisor follows no null pointer",
         "bounds": "the hypervisor indexes no array outside its bounds",
@@ -155,7 +155,10 @@ class HostMemoryOracle(Oracle):
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
         """What was written to the free frame was its header."""
         if state == HYPERVISOR:
-            self._headers.put(hfn, self._header(hfn))
+            header = self._header(hfn)
+            if not any(header[HEAP_CANARY : HEAP_CANARY + WORD]):
+                self.report("header", f"heap page {hfn:#x} has no secret word")
+            self._headers.put(hfn, header)
         if self._pending:
             self._pending.pop(hfn, None)
 

@@ -80,6 +80,7 @@ class Specification(Oracle):
         "moved": "what the contract says, and no more, is moved between frames, by a device or by the host",
         "written": "what the contract says, and no more, is written to guest memory",
         "fresh": "as many free frames are taken as the contract says, and they were free",
+        "privilege": "no call changes what its caller is entitled to",
         "nested": "a multicall makes the calls that its entries ask for, and tells the guest how they ended",
         "change": "nothing changes but by a call",
         "state": "the state that a call meets is one that the contract knows",
@@ -328,6 +329,9 @@ class Specification(Oracle):
         deltas.look_at_ports(actual)
         if applied:
             deltas.look_at_domains(actual)
+            for domain, privileged in zip(self._domains, self._privileged, strict=True):
+                if domain.privileged is not privileged:
+                    self.report("privilege", f"dom{domain.id}'s privilege is {domain.privileged} after a call")
         return actual
 
     def _compare(self, state: State, actual: Cells, blocks: list[Block]) -> None:

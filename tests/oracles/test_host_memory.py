@@ -208,3 +208,11 @@ def test_table_page_that_goes_back_to_its_pool(host: Any, monkeypatch: pytest.Mo
     )
     assert [outcome.status for outcome in trace.outcomes] == [0, 0]
     assert host.rules == ([] if poisoned else ["host_memory/poison"])
+
+
+@pytest.mark.parametrize("secret", [True, False])
+def test_heap_page_without_a_secret(host: Any, monkeypatch: pytest.MonkeyPatch, secret: bool) -> None:
+    if not secret:
+        monkeypatch.setattr(Allocator, "heap_canary", lambda *_: 0)
+    host.run("event.alloc(dom1, remote=dom2)")
+    assert host.rules == ([] if secret else ["host_memory/header"])

@@ -313,3 +313,24 @@ def test_a_state_that_makes_no_sense(spec: Any, monkeypatch: pytest.MonkeyPatch)
         "event.close(dom2, port=0)",
     )
     assert identities(spec) == ["port/event.close", "state/event.close"]
+
+
+def test_privilege_that_a_call_gives(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = discovery.SetVersion.apply
+
+    def apply(self: Any, hv: Any) -> None:
+        original(self, hv)
+        hv.domains[self.domain].privileged = True
+
+    monkeypatch.setattr(discovery.SetVersion, "apply", apply)
+    spec.run(VERSION)
+    assert identities(spec) == ["privilege/discovery.version"]
+
+
+@pytest.mark.parametrize("status", [Status.NO_CALL, Status.FAULT])
+def test_entry_of_a_batch_that_is_refused_without_a_call(
+    spec: Any, monkeypatch: pytest.MonkeyPatch, status: Status
+) -> None:
+    monkeypatch.setattr(multicall, "run_entry", lambda *_: (status, 0))
+    spec.run("multicall(dom1, count=1)\n  memory.populate(dom1, first=0x200, count=1, order=0)")
+    assert identities(spec) == ["nested/multicall"]

@@ -104,7 +104,6 @@ def _parse(line: str) -> CallLayout:
 CALLS: Final = tuple(_parse(line) for line in _CONTRACT.strip().splitlines())
 BY_NUMBER: Final[Mapping[int, CallLayout]] = MappingProxyType({call.number: call for call in CALLS})
 BY_NAME: Final[Mapping[str, CallLayout]] = MappingProxyType({call.name: call for call in CALLS})
-SINCE: Final[Mapping[int, int]] = MappingProxyType({call.number: call.since for call in CALLS})
 
 
 def judge_dispatch(

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hvfuzz.abi import limits
 from hvfuzz.abi.status import Status
-from hvfuzz.oracles.spec.dispatch import BY_NUMBER, MULTICALL, SINCE
+from hvfuzz.oracles.spec.dispatch import BY_NUMBER, MULTICALL
 from hvfuzz.oracles.spec.state import State
 from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Mismatch, Nested, Rule
 
@@ -15,8 +15,8 @@ ENTRY_WORDS: Final = 4
 ENTRY_SIZE: Final = 8 * ENTRY_WORDS
 OUTCOME: Final = 16
 """Offset in an entry of its status word, and bytes of that and the result word that follows."""
-AT_DISPATCH: Final = frozenset({Status.NO_CALL, Status.NOT_PERMITTED, Status.FAULT, Status.INVALID, Status.TOO_NEW})
-"""How an entry can end without its call having begun."""
+NO_NUMBER: Final = -1
+"""In place of a number that the contract does not know."""
 
 
 def multicall(_state: State, call: Call, evidence: Evidence) -> Expected:
@@ -69,23 +69,24 @@ def _entry(number: int, status: Status | None, result: int, ran: list[Nested]) -
     """What is wrong with the outcome of one entry, if anything; its call is taken off those that ran."""
     if status is None:
         return "no status of the contract"
-    if ran and ran[0] == (number, status, result):
-        del ran[0]
-        return "nested" if number == MULTICALL else None
-    if status not in AT_DISPATCH or result:
-        return f"{status.name} with result {result:#x}, but no such call ran"
-    if number not in BY_NUMBER and status is not Status.NO_CALL:
+    if number == MULTICALL:
+        return None if status is Status.INVALID and not result else f"{status.name} for a nested multicall"
+    if not ran or ran[0] != (_known(number), status, result):
+        return f"{status.name} with result {result:#x}, but no such call was made"
+    del ran[0]
+    if number not in BY_NUMBER and (status is not Status.NO_CALL or result):
         return f"{status.name} for an unknown call"
-    if number == MULTICALL and status is not Status.INVALID:
-        return f"{status.name} for a nested multicall"
-    if status is Status.NO_CALL and SINCE.get(number) == 1:
-        return "NO_CALL for a call that every version has"
     return None
+
+
+def _known(number: int) -> int:
+    """The number as it is seen in a call that was made."""
+    return number if number in BY_NUMBER else NO_NUMBER
 
 
 def _cut_short(call: Call, number: int, ran: list[Nested]) -> Expected:
     """The array could not be written after an entry ran: the calls up to that one stay done."""
-    if len(ran) > 1 or (ran and ran[0].number != number):
+    if len(ran) > 1 or (ran and ran[0].number != _known(number)):
         return Mismatch("nested", call.name, f"calls that no entry asked for, or after a fault: {ran}")
     return Status.FAULT
 

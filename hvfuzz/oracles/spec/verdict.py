@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
 
 class Nested(NamedTuple):
-    """A call that a multicall made and that passed dispatch (refused there, it is not in the list)."""
+    """A call that a multicall made, whether it passed dispatch or was refused there."""
 
     number: int
     status: int

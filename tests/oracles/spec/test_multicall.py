@@ -6,6 +6,7 @@ import pytest
 
 from hvfuzz.abi.status import Status
 from hvfuzz.oracles.spec import Nested, Observed
+from hvfuzz.oracles.spec.multicall import NO_NUMBER
 
 GVA = 0xFFFF_8800_0001_0400
 YIELD, KICK, MULTICALL = 0x40, 0x42, 0x70
@@ -30,7 +31,8 @@ def rule(bench: Any, call: Any, observed: Observed) -> str | None:
 
 def test_result_is_the_number_that_ended_well(bench: Any) -> None:
     call = entries(bench, YIELD, KICK, MULTICALL, 0x999, KICK)
-    ran = (Nested(YIELD, 0, 0), Nested(KICK, Status.INVALID, 0), Nested(KICK, 0, 1))
+    unknown = Nested(NO_NUMBER, Status.NO_CALL, 0)
+    ran = (Nested(YIELD, 0, 0), Nested(KICK, Status.INVALID, 0), unknown, Nested(KICK, 0, 1))
     written = outcomes(bench, (0, 0), (Status.INVALID, 0), (Status.INVALID, 0), (Status.NO_CALL, 0), (0, 1))
     assert rule(bench, call, Observed(0, 2, written, nested=ran)) is None
     assert rule(bench, call, Observed(0, 3, written, nested=ran)) == "result"
@@ -55,6 +57,11 @@ def test_result_is_the_number_that_ended_well(bench: Any) -> None:
         (YIELD, (Status.NO_CALL, 0), ()),
         (YIELD, (Status.BUSY, 0), ()),
         (YIELD, (Status.FAULT, 1), ()),
+        # Nobody made the call: dispatch never saw it.
+        (YIELD, (Status.FAULT, 0), ()),
+        (KICK, (Status.NO_CALL, 0), ()),
+        (0x999, (Status.NO_CALL, 0), ()),
+        (0x999, (Status.INVALID, 0), (Nested(NO_NUMBER, Status.INVALID, 0),)),
         (YIELD, (-99, 0), ()),
     ],
 )
