@@ -19,7 +19,7 @@ from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Grant, Mapping
-    from hvfuzz.oracles.change import Change
+    from hvfuzz.oracles.change import Change, Leaf
 
 FREE = int(FrameState.FREE)
 OWNED = int(FrameState.OWNED)
@@ -43,6 +43,7 @@ class Recount(Oracle):
         "entry": "a grant entry's pins are the live sides of the mappings made from it",
         "handle": "a live grant mapping comes from a live entry for its domain, and its sides are mapped",
         "pool": "table pages in use and in the pool add up to what the domain was given, each page once",
+        "size": "what is populated as a block is one large leaf, and so is a block of alike pages that is protected",
         "empty": "a table page that is linked has an entry, or is a root",
         "free": "the allocator's free frames are the frames in state FREE",
     }
@@ -115,6 +116,8 @@ class Recount(Oracle):
             self.check_table(hfn)
         if change.removed:
             self._check_removed(change)
+        if change.added:
+            self._check_sizes(change.added)
         if change.tables or self._live_pools != self._pools:
             for number, pool in enumerate(self._live_pools):
                 if change.tables or pool != self._pools[number]:
@@ -269,6 +272,29 @@ class Recount(Oracle):
             if level == 1:
                 for mapping in sides.get((space, page), ()):
                     self.check_mapping(space & ~DMA, mapping)
+
+    def _check_sizes(self, added: list[Leaf]) -> None:
+        """A table of small leaves is spent where the contract says that a large leaf takes its place."""
+        call = self.scene.calls.current
+        if call.declaration is None or call.args is None:
+            return
+        if call.declaration.name == "memory.populate" and call.args.order:
+            if any(leaf.level != LARGE_LEVEL for leaf in added):
+                self.report("size", f"a block is mapped by {len(added)} leaves")
+        elif call.declaration.name == "memory.protect":
+            for space, block in {(leaf.space, leaf.page >> 9): None for leaf in added if leaf.level == 1}:
+                if self._could_be_large(space, block << 9):
+                    where = f"{name_of(space)}, page {block << 9:#x}"
+                    self.report("size", f"{where}: 512 small leaves, all alike, of 512 frames in a row")
+
+    def _could_be_large(self, space: int, page: int) -> bool:
+        """Whether the table of small leaves for the 512 pages says what one large leaf would."""
+        first = self.shadow.find(space, page)
+        if first is None or first.level != 1 or first.foreign or first.frame % LARGE_FRAMES:
+            return False
+        entries = self.shadow.entries
+        entry = entries[first.word]
+        return all(entries.get(first.word + at) == entry + (at << PAGE_SHIFT) for at in reversed(range(LARGE_FRAMES)))
 
     def check_pool(self, number: int, pool: list[int]) -> None:
         """The pages of a pool: as many as there have to be, and each of them free to use."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.hypervisor.frames import ONE_GRANT, ONE_MAP, ONE_PIN
+from hvfuzz.hypervisor.frames import ONE_GRANT, ONE_MAP, ONE_PIN, FrameState
+from hvfuzz.hypervisor.stage2 import Stage2
+from hvfuzz.hypervisor.steps import PopulateBlock
 from hvfuzz.hypervisor.tables import TableTree
 from hvfuzz.machine.addresses import PAGE_SHIFT
 
@@ -182,3 +184,36 @@ def test_grant_that_is_gone_though_it_is_mapped(counts: Any) -> None:
         counts.memory.store64(place, counts.memory.load64(place) - ONE_GRANT)
 
     assert sorted(counts.during(forget)) == ["recount/entry", "recount/handle"]
+
+
+BLOCK = "memory.populate(dom1, first=0x200, count=1, order=9)"
+
+
+@pytest.mark.parametrize("merges", [True, False])
+@pytest.mark.parametrize("rights", ["R|W|X", "R|W"])
+def test_split_leaf_that_stays_split(
+    watched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, merges: bool, rights: str
+) -> None:
+    if not merges:
+        monkeypatch.setattr(Stage2, "mergeable", lambda *_: 0)
+    rig = watched("recount")
+    rig.run(BLOCK, "memory.protect(dom1, first=0x200, count=1, rights=R)")
+    assert rig.rules == []
+    rig.run(f"memory.protect(dom1, first=0x200, count=512, rights={rights})")
+    assert rig.rules == ([] if merges else ["recount/size"])
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_block_that_is_mapped_by_small_leaves(
+    watched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
+    def apply(self: PopulateBlock, hv: Any) -> None:
+        hv.allocator.take_block(self.hfn, self.domain, FrameState.OWNED)
+        for at in range(512):
+            hv.domains[self.domain].stage2.map(self.gfn + at, self.hfn + at, 7)
+
+    if small:
+        monkeypatch.setattr(PopulateBlock, "apply", apply)
+    rig = watched("recount")
+    rig.run(BLOCK)
+    assert rig.rules == (["recount/size"] if small else [])
