@@ -161,7 +161,7 @@ class Fetch(Oracle):
 
     def alien(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """A copy is about to be made that is not just within a frame of the domain's own."""
-        if gva != NO_GVA and (gva & PAGE_MASK) + size > PAGE_SIZE:
+        if gva != NO_GVA and (gva & PAGE_MASK) + size > PAGE_SIZE and valid_range(gva, size):
             way = "to" if write else "from"
             self.report("crossing", f"{size} bytes {way} gva {gva:#x} of dom{vcpu.domain} in one go, at {hpa:#x}")
 
