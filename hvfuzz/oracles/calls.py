@@ -105,7 +105,7 @@ class Running:
         # Most calls have none of these.
         self.writes: tuple[Bytes, ...] = ()
         """What it wrote."""
-        self.targets: list[int] = []
+        self.targets: tuple[int, ...] = ()
         """Frames that it wrote to."""
         self.transfers: tuple[bytes, ...] = ()
         """What it wrote to frames, without an address of the guest's."""
@@ -288,7 +288,7 @@ class Calls:
             self.written()
         if write:
             self.copying = (gva, hpa, size)
-            self.current.targets.append(hpa >> PAGE_SHIFT)
+            self.current.targets += (hpa >> PAGE_SHIFT,)
         else:
             try:
                 data = self._read(hpa, size)

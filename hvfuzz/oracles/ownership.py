@@ -8,6 +8,7 @@ the frame table: that one also sees an escape through a translation that no tabl
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 TABLE: Final = FrameState.TABLE << 8
 OWNED: Final = FrameState.OWNED << 8
 SHARED: Final = FrameState.SHARED << 8
+_eptp = attrgetter("eptp")
 OWNED_OR_SHARED: Final = (OWNED, SHARED)
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 PINS: Final = 4
@@ -121,7 +123,7 @@ class Ownership(Oracle):
             self.check_context(bdf)
         for word in change.malformed:
             self.check_entry(word)
-        if [vcpu.eptp for vcpu in self._vcpus] != self._pointers:
+        if list(map(_eptp, self._vcpus)) != self._pointers:
             self._check_pointers()
 
     def _check_users(self, change: Change) -> None:

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 FAULT: Final = Status.FAULT
 HLT: Final = ExitReason.HLT
+WRITING: Final = frozenset(TARGETS)
+"""Calls that write to the guest's memory."""
 KNOWN: Final = 4096
 """Decoded structs that are remembered."""
 UNKNOWN: Final = object()
@@ -132,7 +134,7 @@ class Specification(Oracle):
         if self._polls or self._polling:
             self._polling = bool(self._polls)
             self._judge_runs()
-        if args is not None and declaration.name in TARGETS:
+        if args is not None and declaration.name in WRITING:
             self._look_ahead(vcpu, declaration)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
