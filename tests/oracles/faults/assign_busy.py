@@ -1,0 +1,27 @@
+"""An assigned device can be assigned again."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import steps
+from hvfuzz.hypervisor.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.hypercalls import device
+
+
+def replacement(self, hv, caller, vcpu):
+    d = hv.device(self.device)
+    if d is None:
+        return device.NO_SUCH_DEVICE
+    to = hv.resolve(caller, self.to)
+    return Refused(Status.NO_DOMAIN, "") if to is None else Effect((steps.AssignDevice(self.device, to.id),))
+
+
+BUG = Bug(
+    name="assign-busy",
+    replaces="hvfuzz.hypervisor.hypercalls.device:Assign.check",
+    replacement=replacement,
+    findings=("specification/status/device.assign",),
+    trigger="""\
+# hvp 1
+world pair
+device.assign(dom0, device=0, to=dom2)
+""",
+)

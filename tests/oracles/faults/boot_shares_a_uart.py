@@ -1,0 +1,24 @@
+"""All domains have one serial port."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import boot
+
+ORIGINAL = boot.add_vcpu
+
+
+def replacement(hv, domain):
+    domain.uart = hv.domains[0].uart
+    return ORIGINAL(hv, domain)
+
+
+BUG = Bug(
+    name="boot-shares-a-uart",
+    replaces="hvfuzz.hypervisor.boot:add_vcpu",
+    replacement=replacement,
+    findings=("exits/others/out",),
+    trigger="""\
+# hvp 1
+world pair
+out(dom1, port=0x3f8, size=1, value=65)
+""",
+)

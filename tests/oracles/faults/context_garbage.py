@@ -1,0 +1,27 @@
+"""The context entry names the EPT of the domain, with a did of 200."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.machine import vtd
+
+
+def replacement(self, bdf, dma):
+
+    a = self._entry(bdf)
+    low, high = vtd.context_entry(200, dma.root + 0x1000, 3)
+    self.host.write64(a + 8, high)
+    self.host.write64(a, low)
+
+
+BUG = Bug(
+    name="context-garbage",
+    replaces="hvfuzz.hypervisor.iommu:ContextTables.attach",
+    replacement=replacement,
+    findings=("ownership/context/device.assign",),
+    trigger="""\
+# hvp 1
+world bare
+device.assign(dom0, device=0, to=dom1)
+mmio_write(dom1, device=0, register=LENGTH, size=8, value=8)
+mmio_write(dom1, device=0, register=CONTROL, size=8, value=1)
+""",
+)

@@ -1,0 +1,26 @@
+"""The context entry says pass-through: the device reaches all of host memory."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.machine import vtd
+
+
+def replacement(self, bdf, dma):
+
+    a = self._entry(bdf)
+    low, high = vtd.context_entry(dma.domain_id, dma.root, 3)
+    self.host.write64(a + 8, high)
+    self.host.write64(a, low | 2 << 2)
+    self.flush(bdf, dma.domain_id)
+
+
+BUG = Bug(
+    name="context-pass-through",
+    replaces="hvfuzz.hypervisor.iommu:ContextTables.attach",
+    replacement=replacement,
+    findings=("ownership/context/device.assign",),
+    trigger="""\
+# hvp 1
+world bare
+device.assign(dom0, device=0, to=dom1)
+""",
+)

@@ -1,0 +1,24 @@
+"""Exits of halted domains are dropped; others go on."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import exits
+from hvfuzz.machine.vmcs import ExitReason
+
+
+def replacement(self, vcpu):
+    if vcpu.vmcs.reason is ExitReason.CPUID:
+        return
+    exits.handle_exit(self, vcpu)
+
+
+BUG = Bug(
+    name="handler-forgets-exit",
+    replaces="hvfuzz.hypervisor.hypervisor:Hypervisor.handle_exit",
+    replacement=replacement,
+    findings=("exits/registers/cpuid",),
+    trigger="""\
+# hvp 1
+world pair
+cpuid(dom1, leaf=0)
+""",
+)

@@ -1,0 +1,30 @@
+"""Pages are removed up to the one that is refused."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import pages, steps
+from hvfuzz.hypervisor.effects import Effect
+from hvfuzz.hypervisor.tables import leaf_frame
+
+
+def replacement(self, hv, caller, vcpu):
+    if not pages.range_ok(self.first, self.count, 512):
+        return pages.BAD_RANGE
+    for gfn, entry, level in list(caller.stage2.leaves(self.first, self.count)):
+        r = pages.release_refusal(hv, caller, gfn, entry, level)
+        if r is not None:
+            return r
+        steps.RemovePage(caller.id, gfn, leaf_frame(entry, level, gfn)).apply(hv)
+    return Effect((), self.count)
+
+
+BUG = Bug(
+    name="partial-refused",
+    replaces="hvfuzz.hypervisor.hypercalls.memory:Decrease.check",
+    replacement=replacement,
+    findings=("specification/frame/memory.decrease",),
+    trigger="""\
+# hvp 1
+world pair
+memory.decrease(dom1, first=0xf0, count=17)
+""",
+)

@@ -1,0 +1,23 @@
+"""The same, through HostMemory."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor.tables import RIGHTS, FrameState
+
+
+def replacement(self, hv):
+    hv.allocator.take(self.hfn, self.domain, FrameState.OWNED)
+    hv.domains[self.domain].stage2.map(self.gfn, self.hfn, RIGHTS)
+    hv.host.write64(self.hfn << 12, 0xFFFF800000000000 + hv.frames.base)
+
+
+BUG = Bug(
+    name="populate-before-scrub-host",
+    replaces="hvfuzz.hypervisor.steps:PopulatePage.apply",
+    replacement=replacement,
+    findings=("host_memory/guest/memory.populate",),
+    trigger="""\
+# hvp 1
+world pair
+memory.populate(dom1, first=0x200, count=1, order=0)
+""",
+)

@@ -1,0 +1,26 @@
+"""No check of the remote domain."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import domains, ports
+from hvfuzz.hypervisor.effects import Effect
+from hvfuzz.hypervisor.hypercalls import event
+
+
+def replacement(self, hv, caller, vcpu):
+    port = ports.lowest_free_port(caller)
+    room = event.room_for(hv, caller, port)
+    return Effect((*room, ports.SetPort(caller.id, port, domains.Port(domains.PortState.UNBOUND, self.remote))), port)
+
+
+BUG = Bug(
+    name="port-to-nobody",
+    replaces="hvfuzz.hypervisor.hypercalls.event:Alloc.check",
+    replacement=replacement,
+    findings=("specification/status/event.alloc",),
+    trigger="""\
+# hvp 1
+world pair
+event.alloc(dom1, remote=99)
+event.close(dom1, port=0)
+""",
+)

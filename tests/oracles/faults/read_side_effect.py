@@ -1,0 +1,28 @@
+"""Reading STATUS clears it."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import exits
+
+ORIGINAL = exits.read_register
+
+
+def replacement(hv, device, offset, width):
+    v = ORIGINAL(hv, device, offset, width)
+    if offset == 0x20:
+        device.registers[4] = 0
+    return v
+
+
+BUG = Bug(
+    name="read-side-effect",
+    replaces="hvfuzz.hypervisor.exits:read_register",
+    replacement=replacement,
+    findings=("exits/registers/mmio_read",),
+    trigger="""\
+# hvp 1
+world pair
+device.dma_map(dom1, iova=0x5000, gfn=0x40, count=2, rights=R|W)
+device.dma_submit(dom1, device=0, from=0x5000, to=0x6000, length=8)
+mmio_read(dom1, device=0, register=STATUS, size=8)
+""",
+)

@@ -1,0 +1,28 @@
+"""A refused send leaves its own port pending."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import domains, ports
+from hvfuzz.hypervisor.effects import Effect, Refused, Status
+
+
+def replacement(self, hv, caller, vcpu):
+    entry = ports.lookup(caller, self.port)
+    if entry is None or entry.state is not domains.PortState.CONNECTED:
+        if entry is not None:
+            ports.set_port(hv, caller.id, self.port, entry._replace(pending=True))
+        return Refused(Status.NO_PORT, "port not connected")
+    return Effect((ports.Deliver(entry.remote, entry.remote_port),))
+
+
+BUG = Bug(
+    name="send-marks-refused",
+    replaces="hvfuzz.hypervisor.hypercalls.event:Send.check",
+    replacement=replacement,
+    findings=("specification/port/event.send",),
+    trigger="""\
+# hvp 1
+world pair
+event.alloc(dom1, remote=dom2)
+event.send(dom1, port=0)
+""",
+)

@@ -1,0 +1,55 @@
+"""A port is looked up ahead of the check; the null dereference is swallowed."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import dispatch, hypercalls, ports
+from hvfuzz.hypervisor.effects import Refused, Status
+from hvfuzz.hypervisor.tables import HostFault
+
+
+def replacement(hv, vcpu, number, pointer):
+    caller = hv.domains[vcpu.domain]
+    declaration = hypercalls.ABI.by_number.get(number)
+    refusal = dispatch.entitlement(vcpu, caller, declaration)
+    if refusal is not None or declaration is None:
+        return dispatch.refuse(hv, vcpu, declaration, refusal or dispatch.UNKNOWN)
+    args = dispatch.fetch_arguments(hv, vcpu, caller, declaration, pointer)
+    if type(args) is Refused:
+        return dispatch.refuse(hv, vcpu, declaration, args)
+    observer = hv.host.observer
+    observer.call_started(vcpu, declaration, args)
+    try:
+        if declaration.name == "event.send":
+            ports.port_entry(caller, args.port)
+        effect = args.check(hv, caller, vcpu)
+    except HostFault:
+        return Status.NO_PORT, 0
+    if type(effect) is Refused:
+        status, reason = effect
+        observer.call_finished(vcpu, declaration, args, status, 0, reason)
+        return status, 0
+    steps_, result, finish = effect
+    if declaration.long:
+        dispatch.commit_long(hv, steps_)
+    else:
+        dispatch.commit(hv, steps_)
+    status, reason = Status.OK, ""
+    if finish is not None:
+        status, result = finish(hv)
+    observer.call_finished(vcpu, declaration, args, status, result, reason)
+    return status, result
+
+
+BUG = Bug(
+    name="swallowed-exception",
+    replaces="hvfuzz.hypervisor.dispatch:call",
+    replacement=replacement,
+    findings=("exits/call/event.send",),
+    trigger="""\
+# hvp 1
+world pair
+event.send(dom1, port=5)
+event.alloc(dom1, remote=dom2)
+event.send(dom1, port=90)
+sched.yield(dom1)
+""",
+)

@@ -1,0 +1,31 @@
+"""Wide accesses go to domain 0's UART."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import exits
+
+
+def replacement(hv, vcpu):
+    vmcs = vcpu.vmcs
+    saved = vmcs.saved
+    offset = vmcs.port - 0x3F8
+    uart = hv.domains[0 if vmcs.width == 4 else vcpu.domain].uart if 0 <= offset < 8 else None
+    if vmcs.write:
+        if uart is not None:
+            uart.port_write(offset, vmcs.width, saved[0])
+    else:
+        value = exits.ones(vmcs.width) if uart is None else uart.port_read(offset, vmcs.width)
+        saved[0] = exits.merged(saved[0], vmcs.width, value)
+    exits.step_over(vmcs)
+
+
+BUG = Bug(
+    name="uart-of-domain-0",
+    replaces="hvfuzz.hypervisor.exits:port_access",
+    replacement=replacement,
+    findings=("exits/others/out",),
+    trigger="""\
+# hvp 1
+world pair
+out(dom1, port=0x3f8, size=4, value=65)
+""",
+)

@@ -1,0 +1,35 @@
+"""The struct is always read as the domain's version lays it out."""
+
+from hvfuzz.abi.decode import HEADER_SIZE, check_header, decode_body
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import access, dispatch
+from hvfuzz.hypervisor.effects import Status
+
+
+def replacement(hv, vcpu, caller, declaration, pointer):
+    header = access.copy_from_guest(hv, vcpu, pointer, HEADER_SIZE)
+    if header is None:
+        return dispatch.HEADER_FAULT
+    claimed = check_header(header, caller.version)
+    if type(claimed) is not tuple:
+        return dispatch.HEADER_INVALID if claimed is Status.INVALID else dispatch.HEADER_TOO_NEW
+    size, _ = claimed
+    rest = size - HEADER_SIZE
+    body = access.copy_from_guest(hv, vcpu, pointer + HEADER_SIZE, rest) if rest else b""
+    if body is None:
+        return dispatch.BODY_FAULT
+    args = decode_body(declaration, caller.version, body)
+    return dispatch.BODY_TOO_NEW if isinstance(args, Status) else args
+
+
+BUG = Bug(
+    name="version-of-call",
+    replaces="hvfuzz.hypervisor.dispatch:fetch_arguments",
+    replacement=replacement,
+    findings=("specification/status/memory.populate",),
+    trigger="""\
+# hvp 1
+world pair
+memory.populate(dom1, first=0x200, count=1, order=0, flags=2) !version=1
+""",
+)

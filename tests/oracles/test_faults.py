@@ -1,0 +1,42 @@
+"""152 faults that an adversary thought of, a file each, in the form of any planted bug: the oracles see each of them.
+
+They are there for the oracles, and no ground truth for fuzzers: some are seen only where a run is audited, as every
+replay is. `findings` names the first finding. A fault that no oracle sees yet does not belong here, but in an oracle.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hvfuzz.bugs import Bug, find_bug
+from hvfuzz.guest.text import parse
+from hvfuzz.targets.emulated import EmulatedTarget
+
+FAULTS = sorted(Path(__file__).with_name("faults").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def clean() -> Iterator[EmulatedTarget]:
+    """The hypervisor without a fault."""
+    with EmulatedTarget() as target:
+        yield target
+
+
+@pytest.mark.parametrize("path", FAULTS, ids=lambda path: str(path.stem))
+def test_the_fault_is_seen_and_the_clean_build_is_silent(path: Path, clean: EmulatedTarget) -> None:
+    bug: Bug = find_bug(str(path))
+    program = parse(bug.trigger, clean.catalogue)
+    assert clean.run(program).findings == ()
+    with EmulatedTarget(bug) as faulty:
+        findings = faulty.run(program).findings
+    assert [finding.identity for finding in findings[:1]] == list(bug.findings)
+
+
+def test_they_are_many_and_of_all_parts() -> None:
+    bugs = [find_bug(str(path)) for path in FAULTS]
+    parts = {bug.replaces.partition(":")[0].removeprefix("hvfuzz.hypervisor.") for bug in bugs}
+    assert len({bug.name for bug in bugs}) == len(FAULTS) >= 150
+    assert {"access", "allocator", "dispatch", "exits", "grants", "iommu", "scheduler", "stage2", "steps"} <= parts
+    oracles = {bug.findings[0].partition("/")[0] for bug in bugs}
+    assert {"exits", "fetch", "host_memory", "ownership", "recount", "secrets", "specification", "stale"} <= oracles
