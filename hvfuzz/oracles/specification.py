@@ -11,18 +11,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.abi.status import Status
-from hvfuzz.machine.addresses import READ, WRITE
+from hvfuzz.machine.addresses import WRITE
 from hvfuzz.machine.core import POLLING
 from hvfuzz.machine.cpu import VCpu
-from hvfuzz.machine.fetches import NO_TRIGGER
-from hvfuzz.machine.vmcs import RAX, ExitReason
+from hvfuzz.machine.vmcs import ExitReason
 from hvfuzz.oracles.abstraction import Abstraction, run_state
 from hvfuzz.oracles.deltas import Cells, Deltas
+from hvfuzz.oracles.dispatched import Dispatched
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.spec import (
-    BY_NUMBER,
     GHOSTS,
     SPEC,
     TARGETS,
@@ -35,29 +33,18 @@ from hvfuzz.oracles.spec import (
     Poll,
     State,
     Value,
-    decode,
     judge,
     judge_change,
-    judge_dispatch,
     judge_halt,
 )
-from hvfuzz.oracles.walk import leads
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.calls import Running
     from hvfuzz.oracles.change import Change
     from hvfuzz.oracles.reachability import Reachability
 
-FAULT: Final = Status.FAULT
 HLT: Final = ExitReason.HLT
 WRITING: Final = frozenset(TARGETS)
 """Calls that write to the guest's memory."""
-KNOWN: Final = 4096
-"""Decoded structs that are remembered."""
-UNKNOWN: Final = object()
-"""In place of one that is not."""
-STRUCT_PIECES: Final = 2
-"""Copies in which nearly every struct is fetched: header, body."""
 # The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
 _call = partial(tuple.__new__, Call)
 _observed = partial(tuple.__new__, Observed)
@@ -95,7 +82,7 @@ class Specification(Oracle):
         self._state = State(scene.machine.memory.frames)
         self._deltas = Deltas(scene, shadow, self._abstraction)
         self._privileged = tuple(config.privileged for config in scene.world.domains)
-        self._known: dict[tuple[Any, ...], Any] = {}
+        self._dispatched = Dispatched(scene)
         self._calls = scene.calls
         self._changes = self._deltas.changes
         self._domains = shadow.domains
@@ -104,8 +91,6 @@ class Specification(Oracle):
         self._polling = False
         self._adopted = False
         self._vcpus = scene.machine.vcpus
-        self._ways = {vcpu.id: partial(leads, scene.machine, vcpu) for vcpu in self._vcpus}
-        """For each vCPU (by id) where its guest's translations lead."""
         self._due: list[VCpu] = []
         """VCpus whose poll had run out of time when the present exit began."""
 
@@ -135,7 +120,7 @@ class Specification(Oracle):
             self._polling = bool(self._polls)
             self._judge_runs()
         if args is not None and declaration.name in WRITING:
-            self._look_ahead(vcpu, declaration)
+            self._dispatched.look_ahead(vcpu, declaration)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """Judge the call, then compare what changed."""
@@ -143,23 +128,11 @@ class Specification(Oracle):
         running = self._calls.current
         blocks: list[Block] = []
         actual = self._actual(blocks, running.applied)
-        struct = running.struct
-        wanted: Any = UNKNOWN
-        if declaration is not None and len(struct) == STRUCT_PIECES:
-            (_, header), (_, body) = struct
-            wanted = self._known.get(
-                (declaration.number, header, body, running.version, vcpu.cpl, vcpu.domain), UNKNOWN
-            )
-        if wanted is UNKNOWN:
-            wanted = self._dispatched(vcpu, running, declaration)
+        wanted = self._dispatched.wanted(vcpu, running, declaration)
         mismatch: Mismatch | None
         if args is None:
             state.begin()
-            mismatch = None if wanted is status else _refusal(wanted, status)
-            if running.writes or running.touched:
-                mismatch = Mismatch("written", "", "refused before its check, yet it wrote")
-            if status is FAULT and mismatch is None:
-                mismatch = self._unfounded(vcpu, running)
+            mismatch = self._dispatched.judge_refusal(vcpu, running, wanted, status)
         elif isinstance(wanted, Status):
             text = f"the call got as far as its check; the contract says {wanted.name}"
             mismatch = Mismatch("dispatch", "", text)
@@ -191,7 +164,7 @@ class Specification(Oracle):
                     tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
                     tuple(running.touched),
                     running.garbled,
-                    self._ways[vcpu.id],
+                    self._dispatched.ways[vcpu.id],
                     running.shut,
                 )
             )
@@ -258,49 +231,6 @@ class Specification(Oracle):
             raise error
         self._state.abandon()
         return Mismatch("state", call.name, f"nothing that the contract knows: {error!r}")
-
-    def _dispatched(self, vcpu: VCpu, running: Running, declaration: Any) -> Any:
-        """What the contract makes of a call before its check: a Status to refuse it with, or its arguments."""
-        if declaration is not None:
-            number: int = declaration.number
-        elif running.outer is self._calls.idle:
-            number = vcpu.vmcs.saved[RAX]
-        else:
-            return None  # The number is in the entries of a multicall, which looks after it.
-        # A pure function of small values, which programs repeat all the time.
-        key = (number, *[data for _, data in running.struct], running.version, vcpu.cpl, vcpu.domain)
-        known = self._known
-        if key in known:
-            return known[key]
-        header, body = _struct(running)
-        privileged = self._privileged[vcpu.domain]
-        wanted: Any = judge_dispatch(running.version, vcpu.cpl, number, header, body, privileged=privileged)
-        if wanted is None:
-            wanted = decode(number, header or b"", body or b"") if number in BY_NUMBER else running.args
-        if len(known) >= KNOWN:
-            known.clear()
-        known[key] = wanted
-        return wanted
-
-    def _look_ahead(self, vcpu: VCpu, declaration: Any) -> None:
-        """A call begins that will have to write to the guest: see whether it can."""
-        running = self._calls.current
-        wanted = self._dispatched(vcpu, running, declaration)
-        machine = self.scene.machine
-        # A race that is still to come may open the way. What sets flags may be set by another walk in the meantime.
-        if not isinstance(wanted, Status) and machine.fetches.trigger == NO_TRIGGER:
-            running.shut = not leads(machine, vcpu, *TARGETS[declaration.name](wanted), WRITE, flags=False)
-
-    def _unfounded(self, vcpu: VCpu, running: Running) -> Mismatch | None:
-        """Dispatch could not read the struct: then the guest's translations must not lead to it."""
-        data = b"".join([piece for _, piece in running.struct])
-        gva = running.struct[0][0] if running.struct else self._calls.pointer(running)
-        size = HEADER_SIZE
-        if len(data) >= HEADER_SIZE:
-            gva, size = gva + HEADER_SIZE, int.from_bytes(data[:2], "little") - HEADER_SIZE
-        if not self._ways[vcpu.id](gva, size, READ):
-            return None
-        return Mismatch("dispatch", "", f"FAULT, but nothing is in the way of reading {size} bytes at {gva:#x}")
 
     def _judge_runs(self) -> None:
         """Virtual CPUs that changed their run state without a call."""
@@ -390,16 +320,6 @@ class Specification(Oracle):
                 self.report(key[0], text)
 
 
-def _refusal(wanted: Any, status: Any) -> Mismatch | None:
-    """Judge a call that dispatch refused with `status`, by what the contract makes of it."""
-    if wanted is None or wanted == status:
-        return None
-    name = Status(status).name
-    if isinstance(wanted, Status):
-        return Mismatch("dispatch", "", f"{name} where the contract says {wanted.name}")
-    return Mismatch("dispatch", "", f"{name} where the contract has no refusal")
-
-
 def _same_blocks(wanted: list[Block], actual: list[Block]) -> bool:
     """Whether the two sides have the same blocks, in any order; `spec.blocks` makes no two of the same cells."""
     # By identity, which is quick: should one have been forgotten and made again, the cells will be compared.
@@ -415,16 +335,3 @@ def _expanded(actual: Cells, blocks: list[Block]) -> Cells:
         cells.update(block)
     cells.update(actual)
     return cells
-
-
-def _struct(running: Running) -> tuple[bytes | None, bytes | None]:
-    """Header and body of a call's struct, as far as they were fetched."""
-    pieces = running.struct
-    if len(pieces) == 2 and len(pieces[0][1]) == HEADER_SIZE:
-        header, body = pieces[0][1], pieces[1][1]
-        return header, body if len(body) == int.from_bytes(header[:2], "little") - HEADER_SIZE else None
-    data = b"".join([piece for _, piece in pieces])
-    if len(data) < HEADER_SIZE:
-        return None, None
-    rest = int.from_bytes(data[:2], "little") - HEADER_SIZE
-    return data[:HEADER_SIZE], data[HEADER_SIZE:] if 0 < rest == len(data) - HEADER_SIZE else None
