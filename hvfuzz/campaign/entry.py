@@ -16,6 +16,7 @@ from hvfuzz.bugs import BugError, find_bug
 from hvfuzz.campaign.corpus import seed_bytes
 from hvfuzz.campaign.files import ProgramFileError
 from hvfuzz.campaign.findings import FindingStore, record_of
+from hvfuzz.campaign.mistakes import EXIT_INTERNAL, mistake
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session, load_engine
 from hvfuzz.guest.program import Program
 from hvfuzz.guest.text import render
@@ -120,7 +121,7 @@ def main(harness: str, argv: Sequence[str]) -> None:
     """Fuzz `harness`; flags that begin with "-" go to libFuzzer, other arguments are seed files or folders.
 
     HVFUZZ_BUG plants a bug, HVFUZZ_OUT says where findings and new inputs go. Ends with 0 if nothing was found, 1 if
-    something was, 2 for bad input, and 130 or 143 if a signal ended it.
+    something was, 2 for bad input, 70 for a mistake of ours, and 130 or 143 if a signal ended it.
     """
     flags = [argument for argument in argv[1:] if argument.startswith("-")]
     paths = [Path(argument) for argument in argv[1:] if not argument.startswith("-")]
@@ -133,4 +134,7 @@ def main(harness: str, argv: Sequence[str]) -> None:
     except OSError as error:
         print(f"hvfuzz: {error.filename}: {error.strerror}", file=sys.stderr)
         status = EXIT_BAD_INPUT
+    except Exception as error:  # a status of 1 would be taken for a finding
+        print(f"hvfuzz: {mistake(error)}", file=sys.stderr)
+        status = EXIT_INTERNAL
     sys.exit(status)

@@ -3,19 +3,16 @@
 import importlib
 import os
 import sys
-import tempfile
-import traceback
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Final, NoReturn
 
 import click
 
 import hvfuzz
+from hvfuzz.campaign.mistakes import EXIT_INTERNAL, mistake
 
 COMMANDS: Final = ("fuzz", "repro", "minimise", "show", "walk", "bugs", "corpus", "bench", "reference", "doctor", "abi")
 EXIT_BAD_INPUT: Final = 2
-EXIT_INTERNAL: Final = 70
 EXAMPLES: Final = """\b
 Examples:
   hvfuzz fuzz hypercalls --time 60           fuzz for a minute with a live view
@@ -87,8 +84,14 @@ def _fail(message: str, status: int) -> NoReturn:
 def main() -> NoReturn:
     """Entry point: runs a command and turns what it raises into one line and an exit status."""
     try:
-        cli.main(standalone_mode=False)
+        if "_HVFUZZ_COMPLETE" in os.environ:
+            cli.main(standalone_mode=False)  # A shell asks how a line could go on.
+        # Not by `main` otherwise: it ends with 1, which means a finding here, when a reader of our output has left.
+        with cli.make_context("hvfuzz", sys.argv[1:]) as context:
+            cli.invoke(context)
         sys.exit(0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(EXIT_BAD_INPUT)
@@ -107,10 +110,4 @@ def main() -> NoReturn:
     except Exception as error:
         if isinstance(error, _user_errors()):
             _fail(str(error), EXIT_BAD_INPUT)
-        handle, path = tempfile.mkstemp(prefix="hvfuzz-error-", suffix=".txt")
-        os.close(handle)
-        Path(path).write_text("".join(traceback.format_exception(error)))
-        _fail(
-            f"internal error, a mistake of ours and not of yours: {type(error).__name__}: {error} (details in {path})",
-            EXIT_INTERNAL,
-        )
+        _fail(mistake(error), EXIT_INTERNAL)

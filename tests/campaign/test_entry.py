@@ -98,7 +98,7 @@ def test_a_mistake_of_ours_is_shown_with_its_program(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text(BROKEN)
     done = run(tmp_path / "out", CRASH, bug=str(path))
-    assert done.returncode != 0
+    assert done.returncode == 70
     assert f"hvfuzz: a mistake of ours, shown by:\n{CRASH.read_text()}" in done.stderr
     assert "ZeroDivisionError: oracles divide by zero" in done.stderr
 

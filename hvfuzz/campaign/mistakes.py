@@ -1,0 +1,18 @@
+"""What a user is told when hvfuzz itself is wrong: one line, and a file with the rest."""
+
+import os
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Final
+
+EXIT_INTERNAL: Final = 70
+"""The exit status of a mistake of ours (EX_SOFTWARE of sysexits.h): neither a finding nor bad input."""
+
+
+def mistake(error: Exception) -> str:
+    """Write down where the error comes from; the line that says so."""
+    handle, path = tempfile.mkstemp(prefix="hvfuzz-error-", suffix=".txt")
+    os.close(handle)
+    Path(path).write_text("".join(traceback.format_exception(error)))
+    return f"internal error, a mistake of ours and not of yours: {type(error).__name__}: {error} (details in {path})"
