@@ -11,7 +11,20 @@ import click
 import hvfuzz
 from hvfuzz.campaign.mistakes import EXIT_INTERNAL, mistake
 
-COMMANDS: Final = ("fuzz", "repro", "minimise", "show", "walk", "bugs", "corpus", "bench", "reference", "doctor", "abi")
+COMMANDS: Final = (
+    "fuzz",
+    "repro",
+    "minimise",
+    "show",
+    "walk",
+    "cost",
+    "bugs",
+    "corpus",
+    "bench",
+    "reference",
+    "doctor",
+    "abi",
+)
 EXIT_BAD_INPUT: Final = 2
 EXAMPLES: Final = """\b
 Examples:

@@ -25,9 +25,9 @@ from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.oracles.finding import Finding
 from hvfuzz.oracles.suite import OracleSuite
 from hvfuzz.targets.features import StateFeatures
-from hvfuzz.targets.recorder import Recorder
 from hvfuzz.targets.target import Run
 from hvfuzz.targets.watchdog import Hang, Watchdog
+from hvfuzz.targets.watcher import RunWatcher
 
 MEMORY_SIZE: Final = 16 << 20
 
@@ -41,7 +41,7 @@ class System:
         memory_size: int,
         ops: Catalogue,
         oracles: frozenset[str] | None,
-        recorder: Recorder | None,
+        recorder: RunWatcher | None,
         watchdog: Watchdog | None,
         *,
         planted: bool = False,
@@ -180,8 +180,8 @@ def acting(op: Op) -> tuple[Actor, ...] | None:
 class EmulatedTarget:
     """The emulated hypervisor, with one bug planted or none; the bug is there only while a program runs.
 
-    `oracles` names the oracles to run (None: all; the empty set: bare). `recorder` gets each run in words. Under an
-    entered `watchdog`, an op that does not end is a finding. Worlds boot when first used.
+    `oracles` names the oracles to run (None: all; the empty set: bare). `recorder` is told of each run, op by op.
+    Under an entered `watchdog`, an op that does not end is a finding. Worlds boot when first used.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class EmulatedTarget:
         *,
         memory_size: int = MEMORY_SIZE,
         oracles: frozenset[str] | None = None,
-        recorder: Recorder | None = None,
+        recorder: RunWatcher | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self.catalogue: Final = catalogue(ABI)

@@ -11,12 +11,12 @@ from hvfuzz.guest.text import render_op
 from hvfuzz.guest.trace import Outcome, Result
 from hvfuzz.hypervisor.effects import Step
 from hvfuzz.hypervisor.frames import OWNER_HYPERVISOR, OWNER_NONE, FrameState
-from hvfuzz.hypervisor.observer import Observer
 from hvfuzz.machine.addresses import READ, WRITE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.faults import Vector
 from hvfuzz.machine.machine import Machine
 from hvfuzz.oracles.finding import Finding
+from hvfuzz.targets.watcher import RunWatcher
 
 STAGES = {1: "guest", 2: "ept"}
 WALK_STEPS_A_LINE = 4
@@ -51,7 +51,7 @@ def _fields(fields: dict[str, Any]) -> str:
     return ", ".join(f"{name}={_text(value)}" for name, value in fields.items())
 
 
-class Recorder(Observer):
+class Recorder(RunWatcher):
     """Collects `lines`; an op's own line begins with its number, what happened in it is indented below."""
 
     __slots__ = ("_machine", "_op", "_shown", "_walked", "lines")
