@@ -44,6 +44,8 @@ STRUCT_MAX = 256
 # Preemption and time.
 UNMAP_BURST = 8
 """Releases of `grant.unmap` between two preemption points."""
+TIME_SLICE = 16_384
+"""Virtual cycles that the others run when a vCPU yields (scaled: real slices are a thousand times as long)."""
 CLOCK_GRAIN = 4096
 """`time.clock_read` is rounded down to this many cycles."""
 CLOCK_WINDOW = 65536

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from hvfuzz.abi.limits import TIME_SLICE
 from hvfuzz.machine.addresses import U64
 
 if TYPE_CHECKING:
     from hvfuzz.machine.clock import Clock
     from hvfuzz.machine.cpu import VCpu
-
-TIME_SLICE = 16_384
-"""Virtual cycles that the others run when a vCPU yields (scaled: real slices are a thousand times as long)."""
 
 
 class RunState(IntEnum):

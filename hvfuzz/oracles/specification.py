@@ -71,6 +71,7 @@ class Specification(Oracle):
         "fresh": "as many free frames are taken as the contract says, and they were free",
         "privilege": "no call changes what its caller is entitled to",
         "nested": "a multicall makes the calls that its entries ask for, and tells the guest how they ended",
+        "time": "a call that gives up time takes it",
         "change": "nothing changes but by a call",
         "state": "the state that a call meets is one that the contract knows",
         **{cell: f"after a call each `{cell}` cell is what the contract says" for cell in CELLS},

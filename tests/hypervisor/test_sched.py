@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_START
+from hvfuzz.abi.limits import TIME_SLICE
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.hypervisor.scheduler import TIME_SLICE, RunState
+from hvfuzz.hypervisor.scheduler import RunState
 from hvfuzz.machine.cpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]

@@ -1,4 +1,4 @@
-"""152 faults that an adversary thought of, a file each, in the form of any planted bug: the oracles see each of them.
+"""Faults that an adversary thought of, a file each, in the form of any planted bug: the oracles see each of them.
 
 They are there for the oracles, and no ground truth for fuzzers: some are seen only where a run is audited, as every
 replay is. `findings` names the first finding. A fault that no oracle sees yet does not belong here, but in an oracle.

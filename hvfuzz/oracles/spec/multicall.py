@@ -55,7 +55,9 @@ def multicall(_state: State, call: Call, evidence: Evidence) -> Expected:
     if written.left_over:
         return Mismatch("written", call.name, f"{len(written.left_over)} writes that are no entry's outcome")
     if done < args.count:
-        if observed.status == Status.FAULT and evidence.writable_still(place, OUTCOME):
+        # Where nothing ran, the array as a whole may have been refused.
+        missing = (place, OUTCOME) if done or ran else outcomes(args)
+        if observed.status == Status.FAULT and evidence.writable_still(*missing):
             return Mismatch("status", call.name, f"FAULT, but the outcome of entry {done} can be written")
         return _cut_short(call, numbers[done], ran)
     if ran:

@@ -12,13 +12,16 @@ from hvfuzz.oracles.spec.blocks import numbered
 from hvfuzz.oracles.spec.cells import Poll, Port, RunState
 from hvfuzz.oracles.spec.event import set_run
 from hvfuzz.oracles.spec.state import State
-from hvfuzz.oracles.spec.verdict import DONE, Accept, Call, Evidence, Expected, Rule
+from hvfuzz.oracles.spec.verdict import DONE, Accept, Call, Evidence, Expected, Mismatch, Rule
 
 PORT_WIDTH: Final = 4
 
 
-def yield_(_state: State, _call: Call, _evidence: Evidence) -> Expected:
-    """Only time passes."""
+def yield_(_state: State, call: Call, evidence: Evidence) -> Expected:
+    """Only time passes: a slice at least."""
+    end = evidence.observed.cycles
+    if evidence.observed.status == Status.OK and end < call.cycles + limits.TIME_SLICE:
+        return Mismatch("time", call.name, f"the clock went from {call.cycles} to {end}")
     return DONE
 
 

@@ -87,7 +87,7 @@ class Observed(NamedTuple):
 class Mismatch(NamedTuple):
     """What was observed is not what the contract allows.
 
-    `rule` is status, result, fetched, written, moved, fresh, pool, nested or change.
+    `rule` is status, result, fetched, written, moved, fresh, pool, nested, time or change.
     """
 
     rule: str

@@ -11,7 +11,7 @@ BUG = Bug(
     name="clock-goes-back",
     replaces="hvfuzz.hypervisor.scheduler:Scheduler.end_slice",
     replacement=replacement,
-    findings=("exits/clock/sched.yield",),
+    findings=("specification/time/sched.yield",),
     trigger="""\
 # hvp 1
 world pair

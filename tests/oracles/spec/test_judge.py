@@ -70,7 +70,7 @@ def test_large_pages_are_in_order(bench: Any) -> None:
 
 def test_calls_that_need_no_frame_take_none(bench: Any) -> None:
     frame: Any = (1000,)
-    assert verdict(bench, bench.call("sched.yield"), Observed(OK, fresh=frame)) == "fresh"
+    assert verdict(bench, bench.call("sched.yield"), Observed(OK, fresh=frame, cycles=1 << 20)) == "fresh"
     assert verdict(bench, bench.call("grant.revoke"), Observed(Status.NO_GRANT, fresh=frame)) == "fresh"
 
 
@@ -144,7 +144,13 @@ def test_every_word_is_fetched_once(bench: Any) -> None:
     touched = ((False, first, 8), (True, first, 8)) * 2
     assert verdict(bench, call, Observed(OK, 2, touched=touched)) is None
     call = bench.call("sched.yield", fetched=[header])
-    assert verdict(bench, call, Observed(OK)) == "fetched"
+    assert verdict(bench, call, Observed(OK, cycles=1 << 20)) == "fetched"
+
+
+def test_a_yield_takes_a_slice(bench: Any) -> None:
+    call = bench.call("sched.yield", cycles=100)
+    assert verdict(bench, call, Observed(OK, cycles=100 + 16384)) is None
+    assert verdict(bench, call, Observed(OK, cycles=99 + 16384)) == "time"
 
 
 @pytest.mark.parametrize("flags", [0, 1, 2, 3])
