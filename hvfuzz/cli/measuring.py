@@ -17,6 +17,7 @@ from hvfuzz.guest.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
 MAX_SEED: Final = 2**31 - 1
+LONGEST_NAME: Final = 16
 
 
 class Bar:
@@ -55,7 +56,8 @@ def figures(*titles: str) -> Table:
     """A table of figures, with a name in its first column."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, title in enumerate(titles):
-        table.add_column(title, justify="right" if number else "left")
+        # The longest names of bugs, in full, where the screen is narrow.
+        table.add_column(title, justify="right" if number else "left", min_width=None if number else LONGEST_NAME)
     return table
 
 
