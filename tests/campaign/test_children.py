@@ -203,6 +203,15 @@ def test_a_damaged_reproducer_makes_place(job: Callable[..., WorkerJob], text: C
 
 # Signals.
 
+
+@pytest.fixture
+def heard_by_children() -> Iterator[None]:
+    """Whoever runs the tests under nohup has hang-ups ignored, and children inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 STOPPING = """\
 import time
 from hvfuzz.campaign.stop import Stop
@@ -216,7 +225,7 @@ with Stop() as stop:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_second_signal_ends_at_once(number: signal.Signals) -> None:
+def test_a_second_signal_ends_at_once(number: signal.Signals, heard_by_children: None) -> None:
     with running("-c", STOPPING) as process:
         assert process.stdout is not None
         for line in ("ready\n", "stopping\n"):

@@ -1,0 +1,67 @@
+"""`hvfuzz reference`, as a user meets it; what the references themselves find is tested in tests/references."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hvfuzz.references.reference import REFERENCES, Difference, Quirk, ReferenceError, Report, load_reference, program
+
+Run = Callable[..., Any]
+
+
+class Fake:
+    """A reference that differs in so many cases."""
+
+    name = "stage1"
+    needs = "nothing"
+    quirks: tuple[Quirk, ...] = ()
+
+    def __init__(self, differences: int) -> None:
+        self.differences = differences
+
+    def compare(self, cases: int, seed: int, progress: Callable[[int], None]) -> Report:
+        """Say what was asked for."""
+        progress(cases)
+        found = tuple(Difference(7 + each, "a [case]", "#PF(0x0)", "#PF(0x1)") for each in range(self.differences))
+        return Report(self.name, "Fake 1.0", seed, cases, 2.0, found, {"early [flag]": 3})
+
+
+@pytest.mark.parametrize(("differences", "words"), [(0, "no unexplained differences"), (1, "1 unexplained difference")])
+def test_what_a_comparison_found(run: Run, monkeypatch: pytest.MonkeyPatch, differences: int, words: str) -> None:
+    monkeypatch.setattr("hvfuzz.cli.reference.load_reference", lambda name: Fake(differences))
+    done = run("reference", "stage1", "--cases", 500, "--seed", 9)
+    assert done.status == min(differences, 1)
+    first, *rest = done.out.splitlines()
+    assert first == f"stage1: 500 cases against Fake 1.0 in 2.0 s (250/s), seed 9: {words}"
+    assert rest[0] == "  quirk early [flag]: 3 cases"
+    assert len(rest) == 1 + 3 * differences
+    if differences:
+        assert rest[1:] == ["  case 7: a [case]", "    model      #PF(0x0)", "    reference  #PF(0x1)"]
+    document = json.loads(run("reference", "stage1", "--json").out)
+    assert (document["cases"], document["seed"], len(document["differences"])) == (2000, 1, differences)
+
+
+def test_each_reference_says_what_it_needs() -> None:
+    for name in REFERENCES:
+        reference = load_reference(name)
+        assert reference.name == name
+        assert "install" in reference.needs
+        assert len({quirk.name for quirk in reference.quirks}) == len(reference.quirks) > 0
+
+
+def test_a_missing_program_is_named_with_its_package(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ReferenceError, match=r"^no-such-tool is not installed: apt-get install some-package$"):
+        program("no-such-tool", "some-package")
+    monkeypatch.setenv("PATH", "/nowhere")
+    for name in ("ept", "vtd"):
+        done = run("reference", name, "--cases", 10)
+        assert done.status == 2
+        (line,) = done.err.splitlines()
+        assert "apt-get install" in line
+
+
+def test_an_unknown_reference(run: Run) -> None:
+    done = run("reference", "stage3")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
