@@ -147,9 +147,9 @@ class Fetch(Oracle):
             return
         tlb = self._tlb
         if guest_virtual(self._memory, vcpu, gva, WRITE if write else READ) != hpa:
-            # All pages of a copy are translated before the first is written. Where the TLB is full, it may have held
-            # another translation until then; where it holds nothing, the first page may have been a table of the next.
-            if len(tlb.combined) >= tlb.capacity and (tlb.capacity or self._continues(gva)):
+            # All pages of a copy are translated before the first is written, which may be a table of the next. Where
+            # the TLB is full, it may have held another translation until the last page was looked for.
+            if self._continues(gva) or len(tlb.combined) >= tlb.capacity > 0:
                 return
             way = "to" if write else "from"
             self.report("translated", f"gva {gva:#x} of dom{vcpu.domain} is taken for {hpa:#x}: a copy {way} there")
