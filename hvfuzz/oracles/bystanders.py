@@ -54,7 +54,9 @@ class Bystanders:
         before = self._before
         for vcpu in self._vcpus:
             if acting is None or (vcpu.domain, vcpu.index) in acting:
-                before[vcpu.id] = _copy(vcpu)
+                before[vcpu.id] = (*before[vcpu.id][:2], *_copy(vcpu)[2:])
+        self.devices.clear()
+        self.ports = False
 
     def changes(self, acting: tuple[tuple[int, int], ...] | None) -> Iterator[tuple[str, str]]:
         """(rule, what changed) since the last look; `acting` are the vCPUs that may have acted (None: any)."""
