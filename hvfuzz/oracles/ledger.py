@@ -8,7 +8,8 @@ closely, in replays, and while fuzzing in the runs that are audited.
     host_access(hpa, size, write)  -> accesses within these bytes, until something else is announced
 
 What the hardware, a guest or an oracle reads and writes while the host works is none of the hypervisor's business:
-an access counts for the module of the code that makes it.
+an access counts for the module of the code that makes it. Not seen are the host's single words, which it reads and
+writes past the methods that are hooked here.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ class Work(Oracle):
         "preemption": "work between two preemption points stays within a bound",
         "heap": "the hypervisor's live heap pages are at most those at boot and one for each event bucket",
         "growth": "what a domain can make the host remember stays within its limit",
+        "hang": "the host comes back from every op (reported by whoever runs the program, by the wall clock)",
     }
 
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
