@@ -7,7 +7,7 @@ here. A guest's mistakes are values (`Refused`); every exception that leaves hos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Protocol, SupportsIndex, TypeVar, overload
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_START
 from hvfuzz.hypervisor.observer import SILENT, Observer
@@ -96,6 +96,12 @@ class HostArray(list[T]):
         return index
 
 
+class Words(Protocol):
+    """Memory by words."""
+
+    def __getitem__(self, word: int, /) -> int: ...
+
+
 class HostMemory:
     """Host physical memory through the hypervisor's own mapping of all of it.
 
@@ -103,13 +109,14 @@ class HostMemory:
     existing memory. Nothing here is charged to the clock: the cost of an exit covers the handler's own accesses.
     """
 
-    __slots__ = ("_store64", "machine", "memory", "observer", "on_access", "words", "work")
+    __slots__ = ("machine", "memory", "observer", "on_access", "store64", "words", "work")
 
     def __init__(self, machine: Machine, observer: Observer = SILENT) -> None:
         self.machine = machine
         self.memory = machine.memory
-        self.words = machine.memory.words
-        self._store64 = machine.memory.store64
+        # What single words are read and written by: bound here once, and hooked by whoever looks at each access.
+        self.words: Words = machine.memory.words
+        self.store64 = machine.memory.store64
         self.work = Work()
         self.observer = observer
         self.on_access: Callable[[int, int, bool], None] | None = None
@@ -143,7 +150,7 @@ class HostMemory:
         if self.on_access is not None:
             self.on_access(hpa, 8, True)
         try:
-            self._store64(hpa, value)
+            self.store64(hpa, value)
         except (BusError, ValueError) as error:
             raise HostFault(f"word written at {hpa:#x}: {error}") from None
 

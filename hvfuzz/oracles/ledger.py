@@ -8,22 +8,20 @@ closely, in replays, and while fuzzing in the runs that are audited.
     host_access(hpa, size, write)  -> accesses within these bytes, until something else is announced
 
 What the hardware, a guest or an oracle reads and writes while the host works is none of the hypervisor's business:
-an access counts for the module of the code that makes it. Not seen are the host's single words, which it reads and
-writes past the methods that are hooked here.
+an access counts for the module of the code that makes it.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORD
+from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.oracles.calls import NOBODY
+from hvfuzz.oracles.hooks import HookedWords, hooked_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.oracles.oracle import Scene
     from hvfuzz.oracles.reachability import Reachability
@@ -46,13 +44,17 @@ class Ledger:
         self._scene: Final = scene
         self._memory: Final = scene.machine.memory
         self._calls: Final = scene.calls
-        self._hooked: Final = hooked(self._judge)
+        self._hooked: Final = hooked_memory(self._judge)
         self._announced = [NOTHING] * KEPT
         """(first byte, end, write, good for one access only), the latest last."""
 
     def hook(self, on: bool) -> None:
         """Look at each access from now on, or at none."""
-        self._memory.__class__ = self._hooked if on else PhysicalMemory
+        memory, host = self._memory, self._scene.hypervisor.host
+        memory.__class__ = self._hooked if on else PhysicalMemory
+        # Single words the host reads and writes by what it has bound.
+        host.words = HookedWords(memory.words, self._judge) if on else memory.words
+        host.store64 = memory.store64
 
     def reset(self) -> None:
         """Nothing is announced."""
@@ -84,47 +86,3 @@ class Ledger:
         verb = "written" if write else "read"
         text = f"{size} bytes {verb} at {hpa:#x}, which nobody announced, in {self._scene.describe(hpa >> PAGE_SHIFT)}"
         self._scene.report(self.oracle, "unannounced", text)
-
-
-def hooked(judge: Callable[[int, int, bool], None]) -> type[PhysicalMemory]:
-    """A class of memory that asks `judge`(hpa, size, write) before each access."""
-
-    class Hooked(PhysicalMemory):
-        """Memory that is looked at."""
-
-        __slots__ = ()
-
-        def load64(self, hpa: int) -> int:
-            judge(hpa, WORD, False)
-            return super().load64(hpa)
-
-        def load(self, hpa: int, size: int) -> int:
-            judge(hpa, size, False)
-            return super().load(hpa, size)
-
-        def read(self, hpa: int, n: int) -> bytes:
-            judge(hpa, n, False)
-            return super().read(hpa, n)
-
-        def store64(self, hpa: int, value: int) -> None:
-            judge(hpa, WORD, True)
-            super().store64(hpa, value)
-
-        def store(self, hpa: int, size: int, value: int) -> None:
-            judge(hpa, size, True)
-            super().store(hpa, size, value)
-
-        def write(self, hpa: int, data: Any) -> None:
-            judge(hpa, len(data), True)
-            super().write(hpa, data)
-
-        def fill(self, hfn: int, word: int = 0) -> None:
-            judge(hfn << PAGE_SHIFT, PAGE_SIZE, True)
-            super().fill(hfn, word)
-
-        def copy(self, dst: int, src: int, n: int) -> None:
-            judge(src, n, False)
-            judge(dst, n, True)
-            super().copy(dst, src, n)
-
-    return Hooked

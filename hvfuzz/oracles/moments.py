@@ -86,7 +86,7 @@ def together(moment: str, listeners: Sequence[Listener]) -> Listener:
     names = [f"listener{number}" for number in range(len(listeners))]
     calls = "".join(f"        {name}({parameters})\n" for name in names)
     source = f"def bind({', '.join(names)}):\n    def {moment}({parameters}):\n{calls}    return {moment}\n"
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"__name__": __name__}
     exec(compile(source, f"<listeners of {moment}>", "exec"), namespace)
     bound: Listener = namespace["bind"](*listeners)
     return bound

@@ -12,20 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.hypervisor.frames import COUNT_MASK, PINS_SHIFT
 from hvfuzz.hypervisor.tables import FOREIGN
 from hvfuzz.machine.addresses import PAGE_SHIFT, WORD, WORDS_PER_PAGE
-from hvfuzz.machine.ept import EP4TA
 from hvfuzz.machine.iommu import Iommu
 from hvfuzz.machine.tlb import Tlb
 from hvfuzz.oracles.calls import NOBODY, TABLE
 from hvfuzz.oracles.change import ADDRESS, DMA, DMA_RIGHTS, EPT_RIGHTS, LARGE, Table, is_link, name_of
+from hvfuzz.oracles.hooks import EVERYTHING, hooked_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hvfuzz.oracles.oracle import Scene
     from hvfuzz.oracles.reachability import Reachability
 
-EVERYTHING: Final = -1
-"""In place of a space, or of a page: all of them."""
 STATE_FIELD: Final = 0xFF00
 
 
@@ -41,7 +37,7 @@ class Order:
         self._shadow: Final = shadow
         self._tlb: Final = scene.machine.tlb
         self._iommu: Final = scene.machine.iommu
-        self._hooked: Final = hooked(self._flush, self._space_of)
+        self._hooked: Final = hooked_caches(self._flush, self._space_of)
         self._now = 0
         """Writes and flushes are numbered in order."""
         self._old: dict[int, int] = {}
@@ -144,35 +140,3 @@ def _is_taken(table: Table, old: int, new: int) -> bool:
     if table.level > 1 and new & rights and not new & LARGE:
         return False  # A large leaf was split: its table says the same.
     return bool((old ^ new) & ADDRESS or old & ~new & rights)
-
-
-def hooked(flush: Callable[[int, int], None], space_of: Callable[[int], int]) -> tuple[type[Tlb], type[Iommu]]:
-    """Classes of caches that tell `flush`(space, page) of each invalidation."""
-
-    class HookedTlb(Tlb):
-        """A TLB that is looked at."""
-
-        __slots__ = ()
-
-        def invept(self, eptp: int | None) -> None:
-            flush(EVERYTHING if eptp is None else space_of(eptp & EP4TA), EVERYTHING)
-            super().invept(eptp)
-
-    class HookedIommu(Iommu):
-        """An IOMMU that is looked at."""
-
-        __slots__ = ()
-
-        def invalidate_iotlb(self, did: int | None = None, iova: int | None = None, order: int = 0) -> None:
-            space = EVERYTHING if did is None else did - 1 | DMA
-            for page in (EVERYTHING,) if iova is None else range(*_pages(iova, order)):
-                flush(space, page)
-            super().invalidate_iotlb(did, iova, order)
-
-    return HookedTlb, HookedIommu
-
-
-def _pages(iova: int, order: int) -> tuple[int, int]:
-    """The aligned range of pages that an invalidation covers."""
-    first = iova >> PAGE_SHIFT & -(1 << order)
-    return first, first + (1 << order)

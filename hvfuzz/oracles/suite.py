@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,6 +60,7 @@ _FORWARDED: Final = (
 )
 """Moments of `Observer` at which the suite itself has nothing to do."""
 _PACKAGE: Final = "hvfuzz.oracles."
+_HARDWARE: Final = ("hvfuzz.machine.", f"{_PACKAGE}hooks")
 _BOOT: Final = "boot"
 _AUDIT: Final = "audit"
 _UNKNOWN_CALL: Final = "vmcall"
@@ -151,10 +153,10 @@ class OracleSuite(Observer):
         if closely != self._closely:
             self._closely = closely
             self._forward()
-            for watcher in self._closer:
-                watcher.hook(closely)
         elif not closely:
             return
+        for watcher in self._closer:
+            watcher.hook(closely)
         self._listen()
 
     def _listen(self) -> None:
@@ -365,10 +367,13 @@ class OracleSuite(Observer):
 
 
 def _raised_here(fault: BaseException) -> bool:
-    """Whether the exception comes from an oracle, called by the hypervisor as its observer."""
-    trace = fault.__traceback__
-    module = ""
-    while trace is not None:
-        module = trace.tb_frame.f_globals.get("__name__", "")
-        trace = trace.tb_next
-    return module.startswith(_PACKAGE)
+    """Whether the exception comes from an oracle, called by the hypervisor as its observer.
+
+    Hardware, looked at or not, raises for whoever asked it: what counts is the innermost code that is not hardware's.
+    """
+    raiser = ""
+    for frame, _ in traceback.walk_tb(fault.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith(_HARDWARE):
+            raiser = module
+    return raiser.startswith(_PACKAGE)

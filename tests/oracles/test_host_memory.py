@@ -14,6 +14,7 @@ from hvfuzz.hypervisor.host import HostArray, HostBug, HostFault, Work
 from hvfuzz.hypervisor.hypercalls import discovery
 from hvfuzz.hypervisor.tables import TablePool
 from hvfuzz.machine.addresses import PAGE_SHIFT
+from hvfuzz.machine.memory import BusError
 
 
 @pytest.fixture
@@ -151,28 +152,36 @@ def test_nothing_is_said_about_the_state_of_a_dead_host(rig: Any, monkeypatch: p
     assert rig.rules == ["host_memory/fault"]
 
 
-def test_an_oracles_own_error_is_no_finding(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    oracle = host.suite.oracles["host_memory"]
-    monkeypatch.setattr(type(oracle.scene), "describe", raises(ValueError("ours")))
+@pytest.mark.parametrize("closely", [False, True])
+def test_an_oracles_own_error_is_no_finding(host: Any, monkeypatch: pytest.MonkeyPatch, closely: bool) -> None:
+    """Where it looks is its business, though it is memory that raises."""
+    memory = host.memory
+    monkeypatch.setattr(type(host.suite.oracles["host_memory"].scene), "describe", _looks_beyond(memory))
 
     def check(*_: Any) -> None:
         host.hv.host.read(host.in_state(FrameState.POOL) << PAGE_SHIFT, 8)
 
     monkeypatch.setattr(discovery.Version, "check", check)
-    # `describe` is of the test here, so the frames of the traceback end in it: called through an oracle, it is ours.
-    with pytest.raises(ValueError, match="ours"):
-        host.suite.host_exception(_from_an_oracle())
+    host.suite.watch_closely(closely)
+    with pytest.raises(BusError):
+        host.run("discovery.version(dom1, want=1)")
     assert host.rules == []
 
 
-def _from_an_oracle() -> BaseException:
-    namespace: dict[str, Any] = {"__name__": "hvfuzz.oracles.fake"}
-    exec("def fail():\n    raise ValueError('ours')", namespace)
-    try:
-        namespace["fail"]()
-    except ValueError as error:
-        return error
-    raise AssertionError
+def _looks_beyond(memory: Any) -> Any:
+    namespace: dict[str, Any] = {"__name__": "hvfuzz.oracles.fake", "memory": memory}
+    exec("def describe(*_):\n    memory.read(memory.size, 8)", namespace)
+    return namespace["describe"]
+
+
+@pytest.mark.parametrize("closely", [False, True])
+def test_what_memory_raises_for_the_host_is_the_hosts(
+    host: Any, monkeypatch: pytest.MonkeyPatch, closely: bool
+) -> None:
+    monkeypatch.setattr(discovery.Version, "check", lambda *_: host.memory.store(host.memory.size, 4, 0))
+    host.suite.watch_closely(closely)
+    host.run("discovery.version(dom1, want=1)")
+    assert "host_memory/exception:BusError" in host.rules
 
 
 @pytest.mark.parametrize("frames", [1, 512])
