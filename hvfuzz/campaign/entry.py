@@ -16,7 +16,7 @@ from hvfuzz.bugs import BugError, find_bug
 from hvfuzz.campaign.corpus import seed_bytes
 from hvfuzz.campaign.files import ProgramFileError
 from hvfuzz.campaign.findings import FindingStore, record_of
-from hvfuzz.campaign.mistakes import EXIT_INTERNAL, mistake
+from hvfuzz.campaign.mistakes import EXIT_BAD_INPUT, EXIT_INTERNAL, mistake
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session, load_engine
 from hvfuzz.guest.program import Program
 from hvfuzz.guest.text import render
@@ -34,7 +34,6 @@ ELSEWHERE: Final = {
     "-cleanse_crash": "hvfuzz minimise",
 }
 """libFuzzer's flags that start this program again, by a name that is none in Python: what does that here."""
-EXIT_BAD_INPUT: Final = 2
 
 
 class _Terminal:

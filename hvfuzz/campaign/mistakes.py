@@ -6,6 +6,8 @@ import traceback
 from pathlib import Path
 from typing import Final
 
+EXIT_BAD_INPUT: Final = 2
+"""The exit status of a mistake of the user's, and of files and folders that are not as they must be."""
 EXIT_INTERNAL: Final = 70
 """The exit status of a mistake of ours (EX_SOFTWARE of sysexits.h): neither a finding nor bad input."""
 

@@ -62,14 +62,17 @@ def lines(count: int, seed: int) -> Iterator[str]:
 
 
 def shuffled(count: int, seed: int) -> list[str]:
-    """The same lines, but the programs were run in another order: after other ones."""
+    """The same lines, but the programs were run in another order, after other ones, and every other run not audited.
+
+    A run that is audited is looked at closely by hooks, others are not, as most while fuzzing: it must not matter.
+    """
     found = [""] * count
     order = list(range(count))
     random.Random(seed + 1).shuffle(order)
     with EmulatedTarget() as target:
         programs = sample(count, seed, target)
-        for number in order:
-            found[number] = line_of(target.run(programs[number], digest=True))
+        for place, number in enumerate(order):
+            found[number] = line_of(target.run(programs[number], audit=bool(place & 1), digest=True))
     return found
 
 

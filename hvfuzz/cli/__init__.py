@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 import click
 
 import hvfuzz
-from hvfuzz.campaign.mistakes import EXIT_INTERNAL, mistake
+from hvfuzz.campaign.mistakes import EXIT_BAD_INPUT, EXIT_INTERNAL, mistake
 
 COMMANDS: Final = (
     "fuzz",
@@ -25,7 +25,6 @@ COMMANDS: Final = (
     "doctor",
     "abi",
 )
-EXIT_BAD_INPUT: Final = 2
 EXAMPLES: Final = """\b
 Examples:
   hvfuzz fuzz hypercalls --time 60           fuzz for a minute with a live view

@@ -13,6 +13,7 @@ from rich.console import Console
 from hvfuzz.bugs import Plant, find_bug
 from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.corpus import seed_bytes, seed_folders
+from hvfuzz.campaign.mistakes import EXIT_BAD_INPUT, EXIT_INTERNAL
 from hvfuzz.campaign.stop import Stop
 from hvfuzz.campaign.worker import WorkerJob, bug_argument
 from hvfuzz.cli.live import say, watch
@@ -23,8 +24,6 @@ from hvfuzz.targets.harness import find_harness
 
 DEFAULT_SECONDS: Final = 60.0
 FILE: Final = click.Path(path_type=Path)
-EXIT_BAD_INPUT: Final = 2
-EXIT_INTERNAL: Final = 70
 
 
 def _check_writable(out: Path) -> None:

@@ -24,6 +24,10 @@ RFLAGS_FIXED: Final = 2
 """Bit 1 of RFLAGS is always set."""
 
 
+class Reentered(RuntimeError):
+    """A vCPU exits while an exit of its own is being handled: whoever handles it made it run."""
+
+
 class Core:
     """State and exits; `accesses.Accesses` adds loads and stores, `cpu.VCpu` the other instructions.
 
@@ -106,7 +110,7 @@ class Core:
         `pending_fault`, VmEntryFailure if `eptp` is none that the processor takes, and whatever the handler raises.
         """
         if self.in_root:
-            raise RuntimeError(f"vCPU {self.id} exits ({reason.name}) while its exit is being handled")
+            raise Reentered(f"vCPU {self.id} exits ({reason.name}) while its exit is being handled")
         machine = self.machine
         vmcs = self.vmcs
         vmcs.reason = reason

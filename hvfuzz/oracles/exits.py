@@ -32,8 +32,6 @@ FINAL: Final = int(Qualification.FINAL)
 VMCALL: Final = ExitReason.VMCALL
 IO: Final = ExitReason.IO
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
-
-
 PROGRAMMED: Final = 3
 """Registers of a DMA engine, from the first on, that hold what was written to them."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.interpreter import HostBusy
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD, WRITE
+from hvfuzz.machine.core import Reentered
 from hvfuzz.machine.ept import EP4TA
 from hvfuzz.machine.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.machine.vmcs import RAX, Reg, Saved
@@ -31,9 +32,9 @@ ENTRY: Final = struct.Struct("<QQQQ")
 """An entry of a multicall: number, address of the struct, status, result."""
 MULTICALL: Final = BY_NAME["multicall"].number
 ARRAY_MAX: Final = 512
-"""Bytes of the longest array that a call takes."""
-POINTER: Final = 8
-"""Bytes of a field that may be a pointer."""
+"""Bytes of the longest array that a call takes, where its declaration names no bound."""
+WRITTEN: Final = "out"
+"""The field that points to what a call only writes."""
 Piece = tuple[int, int]
 """(gva, size)"""
 
@@ -68,7 +69,7 @@ class Fetch(Oracle):
 
     def host_exception(self, fault: BaseException) -> None:
         """A device or a step that exits again, from within, is refused by the vCPU or by whoever runs it."""
-        if isinstance(fault, HostBusy) or (isinstance(fault, RuntimeError) and "being handled" in str(fault)):
+        if isinstance(fault, (HostBusy, Reentered)):
             self.report("re-entrancy", str(fault) or "an exit within the handling of another")
 
     # Calls.
@@ -125,10 +126,13 @@ class Fetch(Oracle):
                 times = _covering(pieces, gva)
                 sources = [(pieces[0][0], STRUCT_MAX)]
                 if args is not None:
-                    names = [field.name for field in declaration.fields if field.kind.width == POINTER]
                     # An array is read from the element that an index names; nobody else's field is called that.
                     skipped = WORD * getattr(args, "start", 0)
-                    sources += [((getattr(args, name) + skipped) & U64, ARRAY_MAX) for name in names]
+                    for field in declaration.fields:
+                        element = field.kind.element
+                        if element is not None and field.name != WRITTEN:
+                            size = field.kind.limit * element.width or ARRAY_MAX
+                            sources.append(((getattr(args, field.name) + skipped) & U64, size))
                 if times > _covering(sources, gva):
                     self.report("twice", f"gva {gva:#x} is fetched {times} times")
                     return

@@ -30,8 +30,6 @@ OWN_BOUNDS: Final = {"grant.unmap": 800}
 GROWING: Final = ("console.", "sched.")
 """What the names of calls begin with that make the host remember something that is no frame, grant or port."""
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
-
-
 IO: Final = ExitReason.IO
 UART_LIMIT: Final = 256
 """Bytes that a serial port keeps in each direction."""

@@ -9,7 +9,7 @@ import pytest
 
 from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_START, USER_BASE
 from hvfuzz.hypervisor import access, dispatch
-from hvfuzz.hypervisor.hypercalls import device, multicall
+from hvfuzz.hypervisor.hypercalls import device, memory, multicall
 from hvfuzz.machine.addresses import PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.vmcs import Saved
 
@@ -32,6 +32,23 @@ def test_a_ring_that_is_read_again(fetch: Any, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(device.DmaBatch, "requests", twice)
     fetch.run("device.dma_batch(dom1, device=0, ring=[1, 0, 0, 8])")
+    assert fetch.rules == ["fetch/twice"]
+
+
+def test_what_is_written_is_no_reason_to_read_again(fetch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results go where the arguments are; a limit says how far an array goes."""
+    once = memory.Exchange.elements
+
+    def twice(self: Any, hv: Any, vcpu: Any) -> Any:
+        once(self, hv, vcpu)
+        return once(self, hv, vcpu)
+
+    both = DIRECT_MAP + 0x40000
+    line = f"memory.exchange(dom1, gfns={both}, out={both}, count=1)"
+    fetch.run(f"store(dom1, gva={both}, size=8, value=0x60)", line)
+    assert fetch.rules == []
+    monkeypatch.setattr(memory.Exchange, "elements", twice)
+    fetch.run(line)
     assert fetch.rules == ["fetch/twice"]
 
 
