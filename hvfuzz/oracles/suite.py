@@ -13,6 +13,7 @@ from hvfuzz.oracles.calls import NOBODY
 from hvfuzz.oracles.exits import Exits
 from hvfuzz.oracles.fetch import Fetch
 from hvfuzz.oracles.finding import Finding
+from hvfuzz.oracles.growth import Growth
 from hvfuzz.oracles.host_memory import HostMemoryOracle
 from hvfuzz.oracles.ledger import Ledger
 from hvfuzz.oracles.moments import OF_FRAMES, Listener, nothing, together
@@ -120,7 +121,7 @@ class OracleSuite(Observer):
         self._handle_exit: Final = hypervisor.handle_exit
         # Who looks at each access and each flush, but only in a run that is looked at closely.
         self._closer: Final = [
-            watcher(scene, self.reachability) for watcher in (Ledger, Order) if watcher.oracle in self.oracles
+            watcher(scene, self.reachability) for watcher in (Ledger, Order, Growth) if watcher.oracle in self.oracles
         ]
         self._closely = False
         self._forwarded: Final = {
@@ -142,7 +143,7 @@ class OracleSuite(Observer):
         self._calls.reached = self._listeners("reached")
         self._calls.loading = self._listeners("loading")
         self._op_started = self._listeners("op_started")
-        self._op_finished = self._listeners("op_finished")
+        self._op_finished = {closely: self._listeners("op_finished", closely=closely) for closely in (False, True)}
 
     def watch_closely(self, closely: bool) -> None:
         """From here on look at each access of the host's to memory, and at each flush, or at no such thing.
@@ -250,7 +251,7 @@ class OracleSuite(Observer):
             try:
                 if self._written or self._refilled or self._calls.applied or self.reachability.stored:
                     self._settle()
-                self._op_finished()
+                self._op_finished[self._closely]()
             except Exception as error:
                 self._lost(error)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.limits import BUCKETS, CONSOLE
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.vmcs import ExitReason
+from hvfuzz.oracles.growth import UART_LIMIT
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ GROWING: Final = ("console.", "sched.")
 """What the names of calls begin with that make the host remember something that is no frame, grant or port."""
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
 IO: Final = ExitReason.IO
-UART_LIMIT: Final = 256
-"""Bytes that a serial port keeps in each direction."""
 
 
 class Work(Oracle):
