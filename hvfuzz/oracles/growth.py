@@ -40,7 +40,7 @@ GROWS: Final = MappingProxyType(
 
 
 class Growth:
-    """Measures the hypervisor after each op of a run that is looked at closely. Its rule is one of the oracle `work`."""
+    """Measures the hypervisor after each op of a run that is looked at closely. A rule of the oracle `work`."""
 
     __snapshot_leaf__ = True
     __slots__ = ("_base", "_scene")
