@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.frames import FREE_WORD, FrameState
 from hvfuzz.hypervisor.tables import FOREIGN
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
 from hvfuzz.oracles.change import ADDRESS, DMA, LARGE_LEVEL, name_of, sides_of
+from hvfuzz.oracles.needs import tables_needed
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.reachability import Reachability
 from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Grant, Mapping
+    from hvfuzz.machine.cpu import VCpu
     from hvfuzz.oracles.change import Change, Leaf
 
+NO_POOL = int(Status.NO_POOL)
 FREE = int(FrameState.FREE)
 OWNED = int(FrameState.OWNED)
 SHARED = int(FrameState.SHARED)
@@ -43,6 +47,7 @@ class Recount(Oracle):
         "entry": "a grant entry's pins are the live sides of the mappings made from it",
         "handle": "a live grant mapping comes from a live entry for its domain, and its sides are mapped",
         "pool": "table pages in use and in the pool add up to what the domain was given, each page once",
+        "need": "a call that is refused for want of table pages needs more of them than the pool has",
         "size": "what is populated as a block is one large leaf, and so is a block of alike pages that is protected",
         "empty": "a table page that is linked has an entry, or is a root",
         "free": "the allocator's free frames are the frames in state FREE",
@@ -336,6 +341,15 @@ class Recount(Oracle):
             self.report("free", text)
 
     # Everything.
+
+    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
+        """Nothing changed, if it was refused: the tables are as the call found them."""
+        if status == NO_POOL and args is not None:
+            number = vcpu.domain
+            free = len(self._live_pools[number])
+            needed = tables_needed(self.shadow, number, declaration.name, args, self.scene.calls.current.reads)
+            if needed <= free:
+                self.report("need", f"dom{number} is refused, which needs {needed} table pages and has {free}")
 
     def audit(self) -> None:
         """Recount every frame, entry, mapping and pool."""
