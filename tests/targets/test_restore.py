@@ -1,0 +1,263 @@
+"""A run leaves nothing behind: every piece of state is as it was after boot, and the same run comes out again.
+
+The graph of the state is walked by `graph.py`, which knows nothing of the snapshot, nor of what devices there are: what
+is added to the machine, the hypervisor or the oracles is looked at without a change here.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from hvfuzz.abi.boot import WORLDS
+from hvfuzz.campaign.corpus import read_entries
+from hvfuzz.campaign.traces import line_of
+from hvfuzz.engines.hypothesis import dice
+from hvfuzz.guest.generation import generate
+from hvfuzz.guest.program import Program
+from hvfuzz.guest.text import parse
+from hvfuzz.hypervisor.hypercalls import sched
+from hvfuzz.hypervisor.hypervisor import Hypervisor
+from hvfuzz.machine.devices.device import Device
+from hvfuzz.machine.machine import Machine
+from hvfuzz.targets.emulated import EmulatedTarget, System
+
+from .graph import Line, Unseen, first_difference, written_down
+
+CORPUS = Path(__file__).parents[2] / "corpus"
+WATCHERS = ("hvfuzz.oracles", "hvfuzz.targets", "hvfuzz.guest", "hvfuzz.bugs")
+WATCHED = ("hvfuzz.machine", "hvfuzz.hypervisor", "hvfuzz.abi")
+TOGETHER = 8
+"""Programs of the corpus after which the machine is looked at once, for all of them."""
+MEMOS = frozenset(
+    {
+        # What was computed once, of names and counts alone: it would be the same again.
+        ("Dispatched", "_known"),
+        ("StateFeatures", "_kinds"),
+        ("StateFeatures", "_numbers"),
+        ("StateFeatures", "_rows"),
+        # A copy, equal to the one made at boot, or that one.
+        ("Deltas", "_buckets"),
+        # Frames that were found to be, at boot, without a secret.
+        ("Secrets", "_pristine"),
+        # The watchdog looks at whether it stands still.
+        ("Watchdog", "beat"),
+    }
+)
+SCRATCH = MEMOS | {
+    # What an op or an exit notes when it begins, and nobody reads before the next one has.
+    ("Calls", "cycles"),
+    ("Calls", "left"),
+    ("Calls", "since"),
+    ("Exits", "_devices"),
+    ("Exits", "_uarts"),
+    ("Interpreter", "_batched"),
+    ("Interpreter", "_results"),
+    ("Interpreter", "_trace"),
+    ("Reachability", "_written"),
+    ("Stale", "_cached"),
+}
+
+
+def modules(*layers: str) -> list[tuple[str, object]]:
+    """The modules of these layers that are loaded."""
+    prefixes = tuple(f"hvfuzz.{layer}" for layer in layers)
+    return [(name, module) for name, module in sorted(sys.modules.items()) if name.startswith(prefixes)]
+
+
+def host_of(system: System) -> list[Line]:
+    """The state of machine and hypervisor, and what their code keeps."""
+    roots = [("machine", system.machine), ("hypervisor", system.hypervisor), *modules("machine", "hypervisor", "abi")]
+    return written_down(roots, "hvfuzz", beyond=WATCHERS)
+
+
+def watchers_of(system: System, ignored: frozenset[tuple[str, str]] = MEMOS) -> list[Line]:
+    """The state of the oracles, with their shadows, and of who else looks on."""
+    roots = [("system", system), *modules("oracles", "targets", "guest")]
+    return written_down(roots, "hvfuzz", beyond=WATCHED, ignored=ignored, ordered=False)
+
+
+class Checked:
+    """The emulated target, with the booted state of each world written down."""
+
+    def __init__(self) -> None:
+        self.target = EmulatedTarget()
+        self._booted: dict[int, tuple[list[Line], list[Line]]] = {}
+        empty = [Program(world, ()) for world in range(len(WORLDS))]
+        for program in empty:
+            # The first run of all makes what is made once; what is loaded by it stands in the lines of each world.
+            self.target.run(program)
+        for program in empty:
+            self.target.run(program)
+            system = self._restored(program)
+            self._booted[program.world] = host_of(system), watchers_of(system, SCRATCH)
+
+    def _restored(self, program: Program) -> System:
+        system = self.target.system(program.world)
+        system.restore()
+        return system
+
+    def run(self, program: Program) -> tuple[str, list[Line], list[Line]]:
+        """All that a run shows, and all that it leaves."""
+        shown = line_of(self.target.run(program, digest=True))
+        system = self.target.system(program.world)
+        return shown, host_of(system), watchers_of(system)
+
+    def what_stays(self, program: Program) -> str | None:
+        """What is not as it was after boot; None if all is well."""
+        host, watchers = self._booted[program.world]
+        system = self._restored(program)
+        return first_difference(host, host_of(system)) or first_difference(watchers, watchers_of(system, SCRATCH))
+
+    def what_is_wrong(self, program: Program) -> str | None:
+        """What stays of a run, or comes out differently the second time; None if all is well."""
+        first = self.run(program)
+        stays = self.what_stays(program)
+        if stays:
+            return f"not restored: {stays}"
+        second = self.run(program)
+        if first[0] != second[0]:
+            return f"shows {first[0]} and then {second[0]}"
+        differs = first_difference(first[1], second[1]) or first_difference(first[2], second[2])
+        return differs and f"not the same again: {differs}"
+
+
+@pytest.fixture(scope="module")
+def checked() -> Checked:
+    return Checked()
+
+
+@pytest.mark.parametrize("world", range(len(WORLDS)), ids=lambda world: WORLDS[world].name)
+def test_any_program_leaves_nothing_and_runs_the_same_again(checked: Checked, world: int) -> None:
+    @settings(max_examples=12, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+    @given(dice())
+    def law(rng: Any) -> None:
+        assert checked.what_is_wrong(generate(rng, checked.target.catalogue, worlds=[world])) is None
+
+    law()
+
+
+@pytest.mark.parametrize("harness", sorted(folder.name for folder in CORPUS.iterdir()))
+def test_the_corpus_leaves_nothing_and_runs_the_same_again(checked: Checked, harness: str) -> None:
+    entries = read_entries([CORPUS / harness], checked.target.catalogue)
+    shown = [line_of(checked.target.run(entry.program, digest=True)) for entry in entries]
+    for first in range(0, len(entries), TOGETHER):
+        some = entries[first : first + TOGETHER]
+        again = [line_of(checked.target.run(entry.program, digest=True)) for entry in some]
+        assert again == shown[first : first + TOGETHER]
+        for program in {entry.program.world: entry.program for entry in some}.values():
+            assert checked.what_stays(program) is None, [entry.name for entry in some]
+
+
+# The walk sees what the snapshot would miss: each of these keeps something for the next run.
+
+Hiding = Callable[[Machine], Callable[[], None]]
+
+
+def in_a_module(machine: Machine) -> Callable[[], None]:
+    """A cache at module level."""
+    hidden: list[int] = []
+    sched.CACHE = hidden  # type: ignore[attr-defined]
+    return lambda: hidden.append(1)
+
+
+def in_a_class(machine: Machine) -> Callable[[], None]:
+    """An attribute of a class."""
+
+    def count() -> None:
+        sched.EndSlice.count = getattr(sched.EndSlice, "count", 0) + 1  # type: ignore[attr-defined]
+
+    sched.EndSlice.count = 0  # type: ignore[attr-defined]
+    return count
+
+
+def in_a_closure(machine: Machine) -> Callable[[], None]:
+    """A variable of a function that made the handler."""
+    hidden: dict[int, int] = {}
+
+    def note() -> None:
+        hidden[len(hidden)] = 1
+
+    return note
+
+
+def in_a_default(machine: Machine) -> Callable[[], None]:
+    """The default of an argument."""
+
+    def note(hidden: list[int] = []) -> None:  # noqa: B006
+        hidden.append(1)
+
+    return note
+
+
+class Leaf(Device):
+    """A device with a `__dict__` that claims to have no state."""
+
+    __snapshot_leaf__ = True
+
+
+Leaf.__module__ = "hvfuzz.machine.devices.leaf"
+
+
+def in_a_dict(machine: Machine) -> Callable[[], None]:
+    """The `__dict__` of something that the snapshot is told to leave alone."""
+    leaf = machine.add_device(Leaf(machine, 0x00F8, "leaf"))
+    leaf.seen = 0  # type: ignore[attr-defined]
+
+    def note() -> None:
+        leaf.seen += 1  # type: ignore[attr-defined]
+
+    return note
+
+
+@pytest.fixture
+def clean_module() -> Any:
+    """Takes back what the tests hang onto modules and classes."""
+    yield
+    for owner, name in ((sched, "CACHE"), (sched.EndSlice, "count")):
+        if name in vars(owner):
+            delattr(owner, name)
+
+
+@pytest.mark.usefixtures("clean_module")
+@pytest.mark.parametrize("hide", [in_a_module, in_a_class, in_a_closure, in_a_default])
+def test_state_that_the_snapshot_does_not_know_is_seen(hide: Hiding, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = planted(hide, monkeypatch)
+    stays = checked.what_is_wrong(parse("# hvp 1\nworld pair\nsched.yield(dom1)\n", checked.target.catalogue))
+    assert stays
+    assert stays.startswith("not restored: hvfuzz.hypervisor.hypercalls.sched.")
+
+
+def test_a_machine_with_an_attribute_that_is_not_restored_is_seen() -> None:
+    machine = Machine(1 << 20)
+    note = in_a_dict(machine)
+    before = written_down([("machine", machine)], "hvfuzz")
+    assert first_difference(before, written_down([("machine", machine)], "hvfuzz")) is None
+    note()
+    differs = first_difference(before, written_down([("machine", machine)], "hvfuzz"))
+    assert differs == "machine.devices[0].seen: ('int', 0) before, machine.devices[0].seen: ('int', 1) after"
+
+
+def planted(hide: Hiding, monkeypatch: pytest.MonkeyPatch) -> Checked:
+    """Worlds of a hypervisor whose `sched.yield` keeps something somewhere."""
+    original = sched.EndSlice.apply
+    note = hide(Machine(1 << 20))
+
+    def apply(self: sched.EndSlice, hv: Hypervisor) -> None:
+        note()
+        original(self, hv)
+
+    for function in (apply, note):
+        assert isinstance(function, FunctionType)
+        function.__module__ = sched.__name__
+    monkeypatch.setattr(sched.EndSlice, "apply", apply)
+    return Checked()
+
+
+def test_what_cannot_be_looked_into_is_no_silence() -> None:
+    with pytest.raises(Unseen, match="list_iterator"):
+        written_down([("root", iter([1]))], "hvfuzz")
