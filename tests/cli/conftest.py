@@ -21,9 +21,9 @@ class Done(NamedTuple):
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """run("repro", path, ...) runs the command in this process."""
 
-    def command(*arguments: object) -> Done:
+    def command(*arguments: object, columns: int = 200) -> Done:
         monkeypatch.setattr(sys, "argv", ["hvfuzz", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("COLUMNS", str(columns))
         with pytest.raises(SystemExit) as end:
             hvfuzz.cli.main()
         out, err = capsys.readouterr()

@@ -13,7 +13,7 @@ from hvfuzz.guest.program import Program
 from hvfuzz.guest.text import parse, render_op
 from hvfuzz.hypervisor.hypercalls import sched
 from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.clock import DOCUMENTED, MEASURED, ORDER, Cost
 from hvfuzz.targets.cost import CAUSES, ENTRIES, EXITS, HITS, KINDS, OTHERS, WALKS, Costs
 from hvfuzz.targets.emulated import EmulatedTarget
 
@@ -68,6 +68,16 @@ def test_the_account_adds_up_and_watching_changes_nothing(programs: list[Program
                 assert OTHERS not in op.kinds
                 assert op.text == render_op(program.ops[op.op])
     assert kinds == set(KINDS) - {OTHERS}
+
+
+def test_the_table_has_all_that_can_be_charged_and_says_where_it_is_from() -> None:
+    constants = {name: value for name, value in vars(Cost).items() if name.isupper()}
+    assert constants == {name: figure.cycles for name, figure in Cost.figures.items()}
+    assert {type(value) for value in constants.values()} == {int}, "plain numbers: they are added at every access"
+    for figure in Cost.figures.values():
+        assert figure.what
+        assert figure.source
+        assert figure.certainty in (DOCUMENTED, MEASURED, ORDER)
 
 
 def test_an_exit_and_a_walk_cost_what_the_table_says() -> None:
