@@ -127,8 +127,15 @@ def translate_for(hv: Hypervisor, vcpu: VCpu, gva: int, access: int) -> int | No
     """
     if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
         return hv.host.direct(gva)
+    translate = hv.machine.mmu.translate
     try:
-        return hv.machine.mmu.translate(vcpu, gva, access, False, False)  # no SMAP
+        return translate(vcpu, gva, access, False, False)  # no SMAP
+    except (GuestFault, EptViolation):
+        pass
+    # The fault may be a spurious one, by way of paging structures that the processor had cached. It drops them: what
+    # comes of a second attempt is what the guest's tables say (SDM Vol. 3A, 4.10.4.1).
+    try:
+        return translate(vcpu, gva, access, False, False)
     except (GuestFault, EptViolation):
         return None
 

@@ -69,7 +69,7 @@ class Core:
         self.id: int = vcpu_id
         """Number within the machine."""
         self.vpid: int = vcpu_id + 1
-        """Tag of its TLB entries; 0 would be the host's."""
+        """Tag of its cached translations. 0, the host's, means that VPIDs are off: then each exit and entry flushes."""
         self.regs: list[int] = [0] * REGISTERS
         """General registers, RIP and RFLAGS, indexed by Reg."""
         self.regs[RFLAGS] = RFLAGS_FIXED
@@ -128,6 +128,8 @@ class Core:
         self.in_root = True
         clock = machine.clock
         clock.cycles += Cost.VMEXIT
+        if not self.vpid:
+            machine.tlb.flush_vpid(0)  # SDM Vol. 3C, 29.4.3.1; with a VPID, exits and entries invalidate nothing.
         try:
             machine.exit_handler(self)
         finally:
@@ -135,6 +137,8 @@ class Core:
         clock.cycles += Cost.VMENTRY
         if not is_valid_eptp(self.eptp):
             raise VmEntryFailure(INVALID_CONTROL)
+        if not self.vpid:
+            machine.tlb.flush_vpid(0)
         saved = vmcs.saved
         regs[:] = saved[:REGISTERS]
         self.cr0, self.cr2, self.cr3, self.cr4, self.efer, self.cpl, self.msrs = saved[REGISTERS:]

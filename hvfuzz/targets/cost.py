@@ -63,7 +63,7 @@ CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
         "Mmu._walk": _walk,
         "Mmu._set_flags": _all_for(WALKS),
         "SecondStage.resolve_gpa": _all_for(HITS),
-        "SecondStage._walk_ept": _all_for(WALKS),
+        "SecondStage._walk_ept": lambda cycles: ((HITS if cycles == Cost.TLB_HIT else WALKS, cycles),),
         "Iommu.translate": _all_for(HITS),
         "Iommu.invalidate_context": _all_for(FLUSHES),
         "Iommu.invalidate_iotlb": _all_for(FLUSHES),

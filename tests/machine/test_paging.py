@@ -252,12 +252,32 @@ def test_a_walk_can_be_recorded(guest: Guest) -> None:
     assert [level for _, level, *_ in first] == [4, 3, 2, 1]
     assert [index for *_, index, _ in first] == [GVA >> shift & 511 for shift in (39, 30, 21, 12)]
     assert first[-1] == (1, 1, slot & ~0xFFF, GVA >> 12 & 511, PAGE | ALL | A)
-    # Four stage-1 tables and the page, each by four stage-2 references.
-    assert len([step for step in record if step[0] == 2]) == 20
+    # Four stage-1 tables and the page: the first by four stage-2 references, the others below the EPT table it was in.
+    assert [level for stage, level, *_ in record if stage == 2] == [4, 3, 2, 1, 1, 1, 1, 1]
+    assert [step[:3] for step in record if step[0] == 4] == [(4, 2, 0x4000)] * 4
     assert [level for stage, level, *_ in record[:5]] == [4, 3, 2, 1, 4]
     record.clear()
     guest.translate(GVA, READ)
     assert record == []
+    # The next page of the same table.
+    guest.map(GVA + 0x1000, PAGE, ALL | A)
+    guest.translate(GVA + 0x1000, READ)
+    table = slot & ~0xFFF
+    assert record == [
+        (3, 2, table, table - RAM, paging.RW | paging.US),
+        (1, 1, table, (GVA >> 12 & 511) + 1, PAGE | ALL | A),
+        (0, 0, RAM + PAGE, PAGE >> 12, 7),
+    ]
+
+
+def test_without_capacity_each_entry_is_read_each_time(guest: Guest) -> None:
+    """SDM Vol. 3C, 29.3: four stage-1 tables and the page, each by four stage-2 references."""
+    guest.map(GVA, PAGE, ALL | A)
+    guest.machine.tlb.set_capacity(0)
+    for _ in range(2):
+        guest.machine.mmu.record = record = []
+        guest.translate(GVA, READ)
+        assert [step[0] for step in record] == [2, 2, 2, 2, 1] * 4 + [2] * 4
 
 
 def test_the_clock_pays_for_each_reference(guest: Guest) -> None:

@@ -87,8 +87,8 @@ def test_an_exit_and_a_walk_cost_what_the_table_says() -> None:
         target.run(parse(text, target.catalogue))
     first, second = costs.ops
     assert first.kinds == {EXITS: Cost.VMEXIT, ENTRIES: Cost.VMENTRY}
-    # Four entries of the guest's, of which the caches know where they are, and four of EPT tables for the page.
-    assert second.kinds == {WALKS: 8 * Cost.WALK_REFERENCE, HITS: 4 * Cost.TLB_HIT}
+    # The last entry of the guest's tables, and that of the EPT for the page: where both are, the caches know.
+    assert second.kinds == {WALKS: 2 * Cost.WALK_REFERENCE, HITS: 2 * Cost.TLB_HIT}
 
 
 def test_what_a_planted_bug_charges_is_others() -> None:
