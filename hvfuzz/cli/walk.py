@@ -12,14 +12,14 @@ from rich.text import Text
 
 from hvfuzz.campaign.files import read_program
 from hvfuzz.cli.repro import bug_for
-from hvfuzz.cli.walk_svg import draw
+from hvfuzz.cli.walk_svg import draw, summary
 from hvfuzz.guest.operands import BASES
 from hvfuzz.guest.program import Actor, Program
 from hvfuzz.guest.text import render_op
 from hvfuzz.machine.addresses import U64, is_canonical
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.targets.emulated import EmulatedTarget
-from hvfuzz.targets.walk import ACCESSES, FLAGS, LEVELS, Leg, Walk, walk
+from hvfuzz.targets.walk import ACCESSES, FLAGS, LEVELS, Leg, Structure, Walk, walk
 
 VCPU: Final = re.compile(r"dom(\d+)(?:\.(\d+))?")
 EPT_FLAGS: Final = ((0, "R"), (1, "W"), (2, "X"), (7, "large"), (8, "A"), (9, "D"))
@@ -48,7 +48,7 @@ def address(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 @click.option("--access", type=click.Choice(list(ACCESSES)), default="r", show_default=True, help="The access.")
 @click.option("--user", is_flag=True, help="As user mode (default: the mode that the vCPU is in).")
 @click.option("--vcpu", "who", metavar="domN.K", help="Whose address it is (default: the vCPU of the op).")
-@click.option("--cold", is_flag=True, help="With empty caches: every table is read.")
+@click.option("--cold", is_flag=True, help="With caches that are and stay empty: every table is read.")
 @click.option("--bug", help="Plant this bug (default: the one that finding.json beside FILE names; 'none' for none).")
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw it, too, to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -67,7 +67,9 @@ def command(
     """Run the program in FILE up to an op, then translate an address as that op's vCPU would.
 
     Shows the two-dimensional walk: each entry of the guest's page tables, the EPT entries (up to 24 in all) that
-    were read to get at it, what a cache spared, and where and why the walk ended. Ends with status 1 if it failed.
+    were read to get at it, what a cache spared, and where and why the walk ended. A cached paging-structure entry lets
+    it begin further down: those lines name the entry, and the table that the walk goes on with. Ends with status 1 if
+    it failed.
 
     \b
     Examples:
@@ -87,8 +89,14 @@ def command(
     if svg is not None:
         svg.write_text(draw(done), encoding="utf-8")
     if as_json:
-        legs = [leg._asdict() | {"references": [each._asdict() for each in leg.references]} for leg in done.legs]
-        print(json.dumps(done._asdict() | {"legs": legs, "table_references": done.references, "hits": done.hits}))
+        legs = [
+            leg._asdict()
+            | {"references": [each._asdict() for each in leg.references]}
+            | {"structure": leg.structure and leg.structure._asdict()}
+            for leg in done.legs
+        ]
+        counts = {"table_references": done.references, "hits": done.hits, "began": done.began}
+        print(json.dumps(done._asdict() | {"legs": legs} | counts))
     else:
         _print(done, f"before op {index}: {render_op(program.ops[index])}")
     sys.exit(0 if done.hpa is not None else 1)
@@ -117,9 +125,7 @@ def _print(done: Walk, when: str) -> None:
     for leg in done.legs:
         _print_leg(out, leg)
     style = "bold red" if done.hpa is None else "bold"
-    out.print(
-        f"= {done.outcome}  ({done.references} table references, {done.hits} cache hits)", style=style, markup=False
-    )
+    out.print(f"= {summary(done)}", style=style, markup=False)
 
 
 def _print_leg(out: Console, leg: Leg) -> None:
@@ -132,10 +138,18 @@ def _print_leg(out: Console, leg: Leg) -> None:
     out.print(line)
     if leg.cached:
         out.print("      TLB     guest-physical mapping", style="green")
+    if leg.structure is not None:
+        out.print(f"      cached  {describe(leg.structure)}", style="green", markup=False)
     for number, reference in enumerate(leg.references, 1):
         failed = leg.hpa is None and leg.level != FLAGS and number == len(leg.references)
         text = f"      EPT {LEVELS[reference.level]:5} {reference.table:#x}[{reference.slot}] = {reference.entry:#x}"
         out.print(f"{text}  {flags(reference.entry, EPT_FLAGS)}", style="red" if failed else "dim", markup=False)
+
+
+def describe(structure: Structure) -> str:
+    """A cached paging-structure entry in words: which, the table that it names, and the rights so far."""
+    stage, names = ("EPT ", EPT_FLAGS) if structure.stage == 2 else ("", GUEST_FLAGS)
+    return f"{stage}{LEVELS[structure.level]} -> table {structure.table:#x}  {flags(structure.rights, names)}"
 
 
 def flags(entry: int, names: tuple[tuple[int, str], ...]) -> str:

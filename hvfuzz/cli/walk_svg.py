@@ -4,6 +4,7 @@ from html import escape
 from typing import Final
 
 from hvfuzz.targets.walk import FLAGS, LEVELS, Leg, Walk
+from hvfuzz.targets.walk import TOP as TOP_LEVEL
 
 WIDTH: Final = 168
 HEIGHT: Final = 46
@@ -34,9 +35,14 @@ def draw(walk: Walk) -> str:
     for number, leg in enumerate(walk.legs):
         parts += _row(leg, TOP + number * (HEIGHT + GAP))
     colour = "#b00020" if walk.hpa is None else "black"
-    end = f"{walk.outcome}  ({walk.references} table references, {walk.hits} cache hits)"
-    parts.append(_text(GAP, height - 16, end, size=14, bold=True, colour=colour))
+    parts.append(_text(GAP, height - 16, summary(walk), size=14, bold=True, colour=colour))
     return "\n".join([*parts, "</svg>", ""])
+
+
+def summary(walk: Walk) -> str:
+    """How a walk ended, and what it took."""
+    began = f", begun at the {walk.began}" if walk.began not in ("", LEVELS[TOP_LEVEL]) else ""
+    return f"{walk.outcome}  ({walk.references} table references, {walk.hits} cache hits{began})"
 
 
 def _row(leg: Leg, y: int) -> list[str]:
@@ -44,6 +50,12 @@ def _row(leg: Leg, y: int) -> list[str]:
     parts = [_text(GAP, y + 19, name, bold=True), _text(GAP, y + 36, f"gpa {leg.gpa:#x}", colour="#444")]
     if leg.cached:
         parts.append(_box(LEFT, y, "cached", "TLB", "guest-physical mapping"))
+    if leg.structure is not None:
+        # It stands where the entries would that it spared: of stage 2, those to the left of the first that was read.
+        column = 0 if leg.structure.stage == 1 else 4 - leg.structure.level
+        stage = "EPT " if leg.structure.stage == 2 else ""
+        title = f"cached {stage}{LEVELS[leg.structure.level]}"
+        parts.append(_box(_column(column), y, "cached", title, f"-> {leg.structure.table:#x}"))
     for number, reference in enumerate(leg.references, 1):
         failed = leg.hpa is None and leg.level != FLAGS and number == len(leg.references)
         where = f"{reference.table:#x}[{reference.slot}]"

@@ -8,11 +8,13 @@ from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.core import USER
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault
-from hvfuzz.machine.second_stage import CACHED, STAGE_1, WalkStep
+from hvfuzz.machine.second_stage import CACHED, STAGE_1, STAGE_2, STRUCTURE_1, STRUCTURE_2, WalkStep
 
 ACCESSES: Final = {"r": READ, "w": WRITE, "x": EXEC}
 LEVELS: Final = ("page", "PTE", "PDE", "PDPTE", "PML4E")
 """Names of the entries, by level; level 0 is the page itself."""
+TOP: Final = 4
+"""The level at which a walk of either stage begins that no cache helps."""
 FLAGS: Final = -1
 """In place of a level: an accessed or dirty flag is written to the entry that was read before."""
 
@@ -26,9 +28,24 @@ class Reference(NamedTuple):
     entry: int
 
 
+class Structure(NamedTuple):
+    """A paging-structure entry that was cached: the table that it names, and what it spared the walk to read.
+
+    `stage` 1: the entries of the guest down to its own `level`, and all of stage 2 for these and for the next table at
+    Hpa `table`. `stage` 2: the EPT entries down to `level`; the next EPT table is at `table`. `rights` are those of the
+    entries so far, as the bits of an entry of that stage.
+    """
+
+    stage: int
+    level: int
+    table: int
+    rights: int
+
+
 class Leg(NamedTuple):
     """One guest physical address on its way through stage 2: by `references`, or by what a cache held.
 
+    With a `structure`, the references begin below that; of stage 1, there are none, and the walk begins here.
     `level` is that of the guest's entry that lies there, 0 for the page itself, FLAGS for a flag that is written.
     `hpa` is None if stage 2 refused; `entry` is the guest's entry as it was read, None if none was.
     """
@@ -39,6 +56,7 @@ class Leg(NamedTuple):
     cached: bool
     hpa: int | None
     entry: int | None
+    structure: Structure | None = None
 
 
 class Walk(NamedTuple):
@@ -61,18 +79,25 @@ class Walk(NamedTuple):
 
     @property
     def hits(self) -> int:
-        """Legs, or the whole walk, that a cache spared."""
-        return self.hit + sum(leg.cached for leg in self.legs)
+        """Times that a cache spared something: the whole walk, a leg, or the first part of either."""
+        return self.hit + sum(leg.cached + (leg.structure is not None) for leg in self.legs)
+
+    @property
+    def began(self) -> str:
+        """Where stage 1 began to read: the name of its first entry; "" if it read none."""
+        return next((LEVELS[leg.level] for leg in self.legs if leg.level > 0), "")
 
 
 def walk(vcpu: VCpu, gva: int, access: str, *, user: bool | None = None, cold: bool = False) -> Walk:
     """Have `vcpu` translate `gva` for `access` (a key of ACCESSES), with all that this does to flags and caches.
 
-    `user` is the mode of the access (None: the vCPU's own). `cold` empties the caches before.
+    `user` is the mode of the access (None: the vCPU's own). `cold` empties the caches before, and keeps them empty
+    until the walk is over: else it would meet tables of the EPT again that it has just come through itself.
     """
     mmu, tlb = vcpu.mmu, vcpu.machine.tlb
+    capacity = tlb.capacity
     if cold:
-        tlb.invept(None)
+        tlb.set_capacity(0)
     in_user_mode = vcpu.cpl == USER if user is None else user
     record: list[WalkStep] = []
     mmu.record = record
@@ -89,6 +114,7 @@ def walk(vcpu: VCpu, gva: int, access: str, *, user: bool | None = None, cold: b
         outcome = str(fault)
     finally:
         mmu.record = None
+        tlb.set_capacity(capacity)
     hit = tlb.hits != before
     who = f"dom{vcpu.domain}.{vcpu.index}"
     return Walk(who, gva, access, in_user_mode, hit, _legs(record, gva, hpa, fault_gpa), hpa, outcome)
@@ -98,7 +124,7 @@ def _legs(record: Sequence[WalkStep], gva: int, hpa: int | None, fault_gpa: int 
     """Group the steps of a walk: a leg ends with the guest's entry that was read, or where the next one begins."""
     legs: list[Leg] = []
     level = 4
-    starts = [at for at, step in enumerate(record) if step[0] == CACHED or (step[0] != STAGE_1 and step[1] == 4)]
+    starts = [at for at, step in enumerate(record) if step[0] not in (STAGE_1, STAGE_2) or step[:2] == (STAGE_2, TOP)]
     for start, end in pairwise([*starts, len(record)]):
         steps = record[start:end]
         entries = [step for step in steps if step[0] == STAGE_1]
@@ -109,7 +135,8 @@ def _legs(record: Sequence[WalkStep], gva: int, hpa: int | None, fault_gpa: int 
         else:
             entry, place = None, None
         cached = steps[0][0] == CACHED
-        references = () if cached else tuple(Reference(*step[1:]) for step in steps if step[0] != STAGE_1)
+        references = tuple(Reference(*step[1:]) for step in steps if step[0] == STAGE_2)
+        structure = _structure(steps[0])
         gpa = _gpa(steps[0], references)
         if entries:
             leg_level = level
@@ -120,13 +147,22 @@ def _legs(record: Sequence[WalkStep], gva: int, hpa: int | None, fault_gpa: int 
             gpa, place, leg_level = gpa | gva & PAGE_MASK, hpa, 0
         else:
             leg_level = FLAGS
-        legs.append(Leg(leg_level, gpa, references, cached, place, entry))
+        legs.append(Leg(leg_level, gpa, references, cached, place, entry, structure))
     return tuple(legs)
+
+
+def _structure(step: WalkStep) -> Structure | None:
+    """What a leg begins with that was cached, if it was part of the way only."""
+    if step[0] == STRUCTURE_1:
+        return Structure(1, step[1], step[2], step[4])
+    return Structure(2, step[1], step[2], step[4]) if step[0] == STRUCTURE_2 else None
 
 
 def _gpa(step: WalkStep, references: Sequence[Reference]) -> int:
     """The page that a leg is about, as far as its steps tell."""
-    if step[0] == CACHED:
+    if step[0] == STRUCTURE_1:
+        return step[3]
+    if step[0] in (CACHED, STRUCTURE_2):
         return step[3] << PAGE_SHIFT
     return sum(each.slot << PAGE_SHIFT + 9 * (each.level - 1) for each in references)
 
