@@ -47,6 +47,8 @@ UART_PORT = 0x3F8
 UART_PORTS = 8
 CPUID_SIGNATURE = 0x4000_0000
 CPUID_VERSION = 0x4000_0001
+CPUID_NAME = b"hvfuzz emuhv"
+"""EBX, ECX and EDX of the signature leaf, four bytes each."""
 
 
 class DomainConfig(NamedTuple):

@@ -162,8 +162,11 @@ def other_exits() -> str:
     return text(f"""
         ## Other exits
 
-        - **CPUID**: leaf `{boot.CPUID_SIGNATURE:#x}` is the hypervisor's signature,
-          `{boot.CPUID_VERSION:#x}` its version; the others are masked.
+        - **CPUID**: leaves 0 to 0xb and 0x80000000 to 0x80000008 describe the emulated processor (features that the
+          machine has, 40 physical and 48 linear address bits, one core a vCPU), whatever the host's is. Leaf
+          `{boot.CPUID_SIGNATURE:#x}` is the hypervisor's signature, `{boot.CPUID_VERSION:#x}` its version.
+        - **RDTSC, RDTSCP**: the clock of `time.clock_read`, in the same grain, and counted as a read of it. Where that
+          call would say AGAIN, the vCPU waits until the next window begins.
         - **HLT**: the vCPU halts unless an event is pending.
         - **IN, OUT**: ports `{boot.UART_PORT:#x}` to `{last:#x}` are the domain's UART; others read as all
           ones and ignore writes.

@@ -99,5 +99,8 @@ INSTRUCTIONS: Final[Mapping[str, Instruction]] = MappingProxyType(
         "cli": lambda vcpu, values: vcpu.cli(),
         "sti": lambda vcpu, values: vcpu.sti(),
         "tlb": _tlb,
+        "cpuid_count": lambda vcpu, values: vcpu.cpuid(values[0], values[1]),
+        "rdtsc": lambda vcpu, values: vcpu.rdtsc(),
+        "rdtscp": lambda vcpu, values: vcpu.rdtscp(),
     }
 )

@@ -110,6 +110,7 @@ MSRS: Final = MappingProxyType(
         "LSTAR": 0xC0000082,
         "FS_BASE": 0xC0000100,
         "GS_BASE": 0xC0000101,
+        "TSC_AUX": 0xC0000103,
     }
 )
 CONTROL_REGISTERS: Final = MappingProxyType({"CR0": 0, "CR3": 3, "CR4": 4})
@@ -126,7 +127,12 @@ WORD: Final = _kind(
 )
 LEVEL: Final = _kind("level", 1, (1, 2, 3, 4))
 ENTRY: Final = _kind("entry", 8)
-LEAF: Final = _kind("leaf", 4, (0, 1, 7, 0xB, CPUID_SIGNATURE, CPUID_VERSION, 0x4000_00FF, 0x8000_0000, 0x8000_0008))
+LEAF: Final = _kind(
+    "leaf",
+    4,
+    (0, 1, 7, 0xB, 0xC, CPUID_SIGNATURE, CPUID_VERSION, 0x4000_00FF, 0x8000_0000, 0x8000_0001, 0x8000_0008),
+)
+SUBLEAF: Final = _kind("subleaf", 4, (0, 1, 2, 0xFF, 0xFFFF_FFFF))
 IO_PORT: Final = _kind(
     "io_port", 2, (*range(UART_PORT, UART_PORT + UART_PORTS), UART_PORT - 1, 0x60, 0x80, 0xCF8, 0xFFFF)
 )
@@ -200,6 +206,9 @@ def _instructions(numbers: Kind) -> tuple[_Instruction, ...]:
             "From here on the machine keeps this many translations of a sort.",
             capacity=CAPACITY,
         ),
+        instruction("cpuid_count", "trap", "CPUID of a leaf that has several parts.", leaf=LEAF, subleaf=SUBLEAF),
+        instruction("rdtsc", "trap", "Read the time-stamp counter."),
+        instruction("rdtscp", "trap", "Read the time-stamp counter and TSC_AUX."),
     )
 
 

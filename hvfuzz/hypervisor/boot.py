@@ -20,7 +20,7 @@ from hvfuzz.machine.devices.dma_engine import DmaEngine
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.msrs import LSTAR
 from hvfuzz.machine.paging import PS, RW, US, A, D, P
-from hvfuzz.machine.vmcs import Reg
+from hvfuzz.machine.vmcs import ExitReason, Reg
 from hvfuzz.machine.vtd import source_id
 
 MEMORY_SIZE = 16 << 20
@@ -41,6 +41,8 @@ KERNEL_PAGE = P | RW | A | D
 USER_TABLE = P | RW | US | A
 USER_PAGE = P | RW | US | A | D
 LARGE_PAGE = 2 << 20
+INTERCEPTS = 1 << ExitReason.RDTSC | 1 << ExitReason.RDTSCP
+"""What exits besides HLT and port I/O."""
 
 
 def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET) -> Hypervisor:
@@ -141,6 +143,7 @@ def add_vcpu(hv: Hypervisor, domain: Domain) -> VCpu:
     """Add a vCPU that stands in the guest's kernel, in ring 0; SYSRET takes it to the user pages."""
     vcpu = hv.machine.add_vcpu(domain.id)
     entry = layout.direct_map(KERNEL_ENTRY_GFN << PAGE_SHIFT)
+    vcpu.vmcs.intercepts |= INTERCEPTS
     vcpu.eptp = domain.stage2.eptp
     vcpu.cr3 = layout.PML4_GFN << PAGE_SHIFT
     vcpu.regs[Reg.RIP] = entry

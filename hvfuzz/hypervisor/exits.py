@@ -8,32 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hvfuzz.abi.boot import (
-    CPUID_SIGNATURE,
-    CPUID_VERSION,
-    DEVICES,
-    MMIO_BASE,
-    MMIO_SIZE,
-    UART_PORT,
-    UART_PORTS,
-)
-from hvfuzz.abi.versions import CURRENT
-from hvfuzz.hypervisor import dispatch, ports
+from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE, UART_PORT, UART_PORTS
+from hvfuzz.hypervisor import dispatch, ports, tsc
+from hvfuzz.hypervisor.cpuid import cpuid_leaf
 from hvfuzz.hypervisor.host import HostBug
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.ept import Qualification
 from hvfuzz.machine.faults import GuestFault, Vector
-from hvfuzz.machine.vmcs import RAX, RCX, RIP, ExitReason, Reg, Vmcs
+from hvfuzz.machine.msrs import TSC_AUX
+from hvfuzz.machine.vmcs import RAX, RBX, RCX, RDX, RIP, ExitReason, Saved, Vmcs
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.hypervisor import Hypervisor
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.machine.devices.device import Device
 
-RBX = int(Reg.RBX)
-RDX = int(Reg.RDX)
-SIGNATURE = b"hvfuzz emuhv"
-"""EBX, ECX and EDX of the signature leaf, four bytes each."""
+MSRS = int(Saved.MSRS)
 READ_SLOT = 0
 """Offset in the bounce buffer of the word that a register read goes through."""
 WRITE_SLOT = 8
@@ -57,7 +47,9 @@ def handle_exit(hv: Hypervisor, vcpu: VCpu) -> None:
     elif reason is _IO:
         port_access(hv, vcpu)
     elif reason is ExitReason.CPUID:
-        cpuid(vcpu)
+        cpuid(hv, vcpu)
+    elif reason is ExitReason.RDTSC or reason is ExitReason.RDTSCP:
+        time_stamp(hv, vcpu)
     elif reason is ExitReason.HLT:
         hlt(hv, vcpu)
     elif reason is ExitReason.EPT_MISCONFIGURATION:
@@ -74,22 +66,25 @@ def step_over(vmcs: Vmcs) -> None:
 # Instructions.
 
 
-def cpuid(vcpu: VCpu) -> None:
-    """Tell the guest that there is a hypervisor, and of what version; hide the host's processor."""
+def cpuid(hv: Hypervisor, vcpu: VCpu) -> None:
+    """Describe the emulated processor and the hypervisor; hide the host's processor."""
     vmcs = vcpu.vmcs
     saved = vmcs.saved
-    saved[RAX], saved[RBX], saved[RCX], saved[RDX] = cpuid_leaf(vmcs.leaf)
+    vcpus = len(hv.domains[vcpu.domain].vcpus)
+    subleaf = saved[RCX] & 0xFFFF_FFFF
+    saved[RAX], saved[RBX], saved[RCX], saved[RDX] = cpuid_leaf(vmcs.leaf, subleaf, vcpu.index, vcpus)
     step_over(vmcs)
 
 
-def cpuid_leaf(leaf: int) -> tuple[int, int, int, int]:
-    """EAX, EBX, ECX, EDX of a leaf as every guest sees it."""
-    if leaf == CPUID_SIGNATURE:
-        ebx, ecx, edx = (int.from_bytes(SIGNATURE[at : at + 4], "little") for at in (0, 4, 8))
-        return CPUID_VERSION, ebx, ecx, edx
-    if leaf == CPUID_VERSION:
-        return CURRENT, 0, 0, 0
-    return 0, 0, 0, 0
+def time_stamp(hv: Hypervisor, vcpu: VCpu) -> None:
+    """RDTSC, or RDTSCP, which says as well what the guest has in TSC_AUX."""
+    vmcs = vcpu.vmcs
+    saved = vmcs.saved
+    value = tsc.read_counter(hv, vcpu)
+    saved[RAX], saved[RDX] = value & 0xFFFF_FFFF, value >> 32
+    if vmcs.reason is ExitReason.RDTSCP:
+        saved[RCX] = saved[MSRS].get(TSC_AUX, 0)
+    step_over(vmcs)
 
 
 def hlt(hv: Hypervisor, vcpu: VCpu) -> None:

@@ -47,6 +47,10 @@ class Scheduler:
         """The vCPU gives up the rest of its slice: the others run for one."""
         self.clock.cycles += TIME_SLICE
 
+    def sleep_until(self, cycles: int) -> None:
+        """The vCPU waits until the clock shows `cycles`, which is not over yet: the others run."""
+        self.clock.cycles = cycles
+
     def block(self, vcpu: VCpu) -> None:
         """Until an event of its domain, or a kick; in a batch this may follow a poll, which it then replaces."""
         self.polls.pop(vcpu.id, None)

@@ -17,13 +17,12 @@ _CR0_FIXED: Final = paging.CR0_PE | paging.CR0_NE | paging.CR0_PG
 """Bits that must stay set in VMX operation in 64-bit mode (SDM Vol. 3D, A.7; Vol. 2B, MOV to control register)."""
 _CR0_DEFINED: Final = 0xE005_003F
 _CR4_DEFINED: Final = (
-    0x7FF  # VME to OSXMMEXCPT
-    | 1 << 16  # FSGSBASE
+    0x7FC  # TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT
     | paging.CR4_PCIDE
-    | 1 << 18  # OSXSAVE
     | paging.CR4_SMEP
     | paging.CR4_SMAP
 )
+"""Bits of features that the processor has (SDM Vol. 3A, 2.5)."""
 _SYSRET_RFLAGS: Final = 0x3C7FD7
 """The bits of R11 that SYSRET loads (SDM Vol. 2B, SYSRET)."""
 _SYSCALL_LENGTH: Final = 2
@@ -48,12 +47,35 @@ class VCpu(Accesses):
         self.vmcs.length = 3
         self.exit(_VMCALL)
 
-    def cpuid(self, leaf: int) -> None:
-        """CPUID of `leaf` (EAX), which exits from any ring."""
+    def cpuid(self, leaf: int, subleaf: int = 0) -> int:
+        """CPUID of `leaf` (EAX) and `subleaf` (ECX), which exits from any ring; EAX is returned."""
         self.regs[RAX] = leaf & 0xFFFF_FFFF
+        self.regs[RCX] = subleaf & 0xFFFF_FFFF
         self.vmcs.leaf = leaf & 0xFFFF_FFFF
         self.vmcs.length = 2
         self.exit(ExitReason.CPUID)
+        return self.regs[RAX] & 0xFFFF_FFFF
+
+    def rdtsc(self) -> int:
+        """RDTSC: the time-stamp counter into EDX:EAX, and returned; #GP(0) outside ring 0 if CR4.TSD is set."""
+        return self._time_stamp(ExitReason.RDTSC, 2)
+
+    def rdtscp(self) -> int:
+        """RDTSCP: as RDTSC, and TSC_AUX into ECX."""
+        return self._time_stamp(ExitReason.RDTSCP, 3)
+
+    def _time_stamp(self, reason: ExitReason, length: int) -> int:
+        if self.cpl and self.cr4 & paging.CR4_TSD:
+            self._refuse(Vector.GP)
+        regs = self.regs
+        if not self._intercepted(reason, length):
+            clock = self.machine.clock
+            value = clock.cycles + self.vmcs.tsc_offset & U64
+            clock.cycles += Cost.PRIVILEGED
+            regs[RAX], regs[RDX] = value & 0xFFFF_FFFF, value >> 32
+            if reason is ExitReason.RDTSCP:
+                regs[RCX] = self.msrs.get(msrs.TSC_AUX, 0)
+        return (regs[RAX] & 0xFFFF_FFFF) | (regs[RDX] & 0xFFFF_FFFF) << 32
 
     def hlt(self) -> None:
         """HLT: exits, or halts the vCPU if not intercepted."""

@@ -52,6 +52,8 @@ CR0_PG: Final = 1 << 31
 CR3_PCID: Final = 0xFFF
 CR3_NO_FLUSH: Final = 1 << 63
 """In a value moved to CR3 while CR4.PCIDE is set: keep the TLB entries of the new PCID."""
+CR4_TSD: Final = 1 << 2
+"""RDTSC and RDTSCP are for ring 0."""
 CR4_PAE: Final = 1 << 5
 CR4_PGE: Final = 1 << 7
 CR4_PCIDE: Final = 1 << 17

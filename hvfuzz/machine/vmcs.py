@@ -44,6 +44,7 @@ class Saved(IntEnum):
 RAX: Final = 0
 RCX: Final = 1
 RDX: Final = 2
+RBX: Final = 3
 R11: Final = 11
 RIP: Final = 16
 RFLAGS: Final = 17
@@ -57,6 +58,7 @@ class ExitReason(IntEnum):
     CPUID = 10
     HLT = 12
     INVLPG = 14
+    RDTSC = 16
     VMCALL = 18
     CR_ACCESS = 28
     IO = 30
@@ -65,6 +67,7 @@ class ExitReason(IntEnum):
     PAUSE = 40
     EPT_VIOLATION = 48
     EPT_MISCONFIGURATION = 49
+    RDTSCP = 51
 
 
 DEFAULT_INTERCEPTS: Final = 1 << ExitReason.HLT | 1 << ExitReason.IO
@@ -89,6 +92,7 @@ class Vmcs:
         "qualification",
         "reason",
         "saved",
+        "tsc_offset",
         "width",
         "write",
     )
@@ -103,6 +107,8 @@ class Vmcs:
         self.saved: list[Any] = []
         self.intercepts: int = DEFAULT_INTERCEPTS
         """Bit n set: the conditional exit with reason n is taken."""
+        self.tsc_offset: int = 0
+        """What the guest's time-stamp counter is ahead of the host's, modulo 2^64 (SDM Vol. 3C, 25.6.5)."""
         self.length: int = 0
         """Bytes of the instruction: what to add to saved RIP to step over it."""
         self.width: int = 0

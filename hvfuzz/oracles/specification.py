@@ -33,6 +33,7 @@ from hvfuzz.oracles.spec import (
     Poll,
     State,
     Value,
+    count_read,
     judge,
     judge_change,
     judge_halt,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.reachability import Reachability
 
 HLT: Final = ExitReason.HLT
+TIME_STAMPS: Final = (ExitReason.RDTSC, ExitReason.RDTSCP)
 WRITING: Final = frozenset(TARGETS)
 """Calls that write to the guest's memory."""
 # The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
@@ -197,12 +199,16 @@ class Specification(Oracle):
                 self.report("change", text)
 
     def trap_finished(self, vcpu: VCpu) -> None:
-        """Exits other than hypercalls change nothing but who runs."""
+        """Exits other than hypercalls change nothing but who runs, and how often the clock was read."""
         if vcpu.vmcs.reason is HLT:
             mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable)
             if mismatch is not None:
                 self.report(mismatch.rule, mismatch.message)
                 self._state["vcpu", vcpu.domain, vcpu.index] = run_state(vcpu.runnable)
+        elif vcpu.vmcs.reason in TIME_STAMPS:
+            count_read(self._state, vcpu.domain, self._calls.cycles)
+            key = ("clock_window", vcpu.domain)
+            self._judge_change(key, self._abstraction.cell(key))
         self._judge_runs()
 
     def op_finished(self) -> None:

@@ -78,6 +78,7 @@ CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
         "_put_piece": _all_for(COPIES),
         "copy_bytes": _all_for(COPIES),
         "Scheduler.end_slice": _all_for(SLICES),
+        "Scheduler.sleep_until": _all_for(SLICES),
         "Stage2.flush": _all_for(FLUSHES),
         "VCpu.invlpg": _all_for(FLUSHES),
         "VCpu.invpcid": _all_for(FLUSHES),
@@ -89,6 +90,7 @@ CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
         "VCpu.wrmsr": _all_for(INSTRUCTIONS),
         "VCpu._interrupt_flag": _all_for(INSTRUCTIONS),
         "VCpu._intercepted": _all_for(INSTRUCTIONS),
+        "VCpu._time_stamp": _all_for(INSTRUCTIONS),
     }
 )
 """How to account for what a function charges, by its qualified name."""

@@ -44,7 +44,7 @@ def test_cpuid_tells_of_the_hypervisor_and_of_nothing_else(vcpu: VCpu) -> None:
     assert b"".join(part.to_bytes(4, "little") for part in parts) == b"hvfuzz emuhv"
     vcpu.cpuid(CPUID_VERSION)
     assert vcpu.regs[RAX] == 2
-    vcpu.cpuid(0)
+    vcpu.cpuid(CPUID_VERSION + 1)
     assert [vcpu.regs[reg] for reg in (RAX, Reg.RBX, RCX, Reg.RDX)] == [0, 0, 0, 0]
     assert vcpu.regs[RIP] == rip + 6
 

@@ -154,6 +154,8 @@ def test_vcpus_are_numbered() -> None:
 EXITING: list[tuple[ExitReason, Instruction, dict[str, Any]]] = [
     (ExitReason.VMCALL, lambda vcpu: vcpu.vmcall(), {"length": 3}),
     (ExitReason.CPUID, lambda vcpu: vcpu.cpuid(0x4000_0000), {"leaf": 0x4000_0000, "length": 2}),
+    (ExitReason.RDTSC, lambda vcpu: vcpu.rdtsc(), {"length": 2}),
+    (ExitReason.RDTSCP, lambda vcpu: vcpu.rdtscp(), {"length": 3}),
     (ExitReason.HLT, lambda vcpu: vcpu.hlt(), {"length": 1}),
     (ExitReason.PAUSE, lambda vcpu: vcpu.pause(), {"length": 2}),
     (
@@ -190,6 +192,28 @@ def test_exits(
         assert faulted is None
     else:
         assert exits == []
+
+
+def test_the_time_stamp_counter_is_the_clock_and_an_offset(vcpu: VCpu) -> None:
+    vcpu.machine.clock.cycles = 0x1_0000_0000
+    vcpu.vmcs.tsc_offset = 2**64 - 5
+    vcpu.msrs[msrs.TSC_AUX] = 7
+    now = vcpu.rdtsc()
+    assert vcpu.machine.clock.cycles - 100 < now + 5 <= vcpu.machine.clock.cycles
+    assert (vcpu.regs[Reg.RAX], vcpu.regs[Reg.RDX]) == (now & 0xFFFF_FFFF, now >> 32)
+    assert vcpu.rdtscp() > now
+    assert vcpu.regs[Reg.RCX] == 7
+
+
+@pytest.mark.parametrize("instruction", [VCpu.rdtsc, VCpu.rdtscp])
+@pytest.mark.parametrize(("cpl", "tsd", "vector"), [(0, 1, None), (3, 0, None), (3, 1, Vector.GP)])
+def test_time_stamps_may_be_for_ring_0(
+    vcpu: VCpu, instruction: Instruction, cpl: int, tsd: int, vector: int | None
+) -> None:
+    vcpu.cr4 |= paging.CR4_TSD * tsd
+    vcpu.cpl = cpl
+    vcpu.vmcs.intercepts = ~0
+    assert faults(instruction, vcpu) == vector
 
 
 def test_by_default_halt_and_ports_exit(vcpu: VCpu) -> None:

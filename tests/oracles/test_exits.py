@@ -48,7 +48,7 @@ FAULTS = {
     "CPUID tells of others": (
         "hvfuzz.hypervisor.exits:cpuid_leaf",
         """
-        def replacement(leaf):
+        def replacement(leaf, subleaf, apic_id, vcpus):
             return leaf >> 28, 0, 0, 0
         """,
         "cpuid(dom1, leaf=0x80000008)\n",

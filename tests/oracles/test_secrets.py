@@ -90,7 +90,7 @@ def test_secret_of_a_new_heap_page(secrets: Any) -> None:
 @pytest.mark.parametrize("shift", [0, 32])
 def test_register(secrets: Any, monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
     half = heap_canary(secrets) >> shift & 0xFFFF_FFFF
-    monkeypatch.setattr(exits, "cpuid_leaf", lambda _leaf: (0, half, 0, 0))
+    monkeypatch.setattr(exits, "cpuid_leaf", lambda *_: (0, half, 0, 0))
     secrets.run("cpuid(dom1, leaf=5)")
     assert secrets.rules == ["secrets/register"]
 

@@ -5,6 +5,7 @@
     judge_dispatch(version, cpl, number, ...)     how dispatch must refuse a call, if it must
     judge_change(state, key, actual, ...)         a cell that changed though no call's effect says so
     judge_halt(state, domain, vcpu, actual)       a HLT
+    count_read(state, domain, cycles)             a read of the time-stamp counter
 
 Nothing here may import the hypervisor: an oracle that shares code with its subject shares its bugs.
 """
@@ -26,7 +27,7 @@ from hvfuzz.oracles.spec.cells import (
 )
 from hvfuzz.oracles.spec.dispatch import BY_NAME, BY_NUMBER, CALLS, arguments, decode, judge_dispatch
 from hvfuzz.oracles.spec.judge import SPEC, TARGETS, expect, judge
-from hvfuzz.oracles.spec.outside import judge_change, judge_halt
+from hvfuzz.oracles.spec.outside import count_read, judge_change, judge_halt
 from hvfuzz.oracles.spec.state import FREE, GHOSTS, Key, State, Value
 from hvfuzz.oracles.spec.verdict import Accept, Call, Mismatch, Nested, Observed, Tables, valid_range
 
@@ -61,6 +62,7 @@ __all__ = [
     "Tables",
     "Value",
     "arguments",
+    "count_read",
     "decode",
     "expect",
     "frame_block",

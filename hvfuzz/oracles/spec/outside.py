@@ -1,4 +1,4 @@
-"""What may change in the abstract state although no hypercall did it: vCPUs halt, and polls run out of time.
+"""What may change in the abstract state although no hypercall did it: vCPUs halt, polls end, clocks are read.
 
 Everything else that changes between two calls, or during a call whose effect does not say so, is a mismatch:
 no load, store, page-table edit, trapped instruction or DMA transfers a frame or opens a port.
@@ -6,10 +6,11 @@ no load, store, page-table edit, trapped instruction or DMA transfers a frame or
 
 from __future__ import annotations
 
-from hvfuzz.oracles.spec.cells import Poll, RunState
+from hvfuzz.oracles.spec.cells import ClockWindow, Poll, RunState
 from hvfuzz.oracles.spec.event import set_run
 from hvfuzz.oracles.spec.sched import event_pending
 from hvfuzz.oracles.spec.state import Key, State, Value
+from hvfuzz.oracles.spec.time import counter_read
 from hvfuzz.oracles.spec.verdict import Mismatch
 
 
@@ -29,6 +30,12 @@ def judge_change(state: State, key: Key, actual: Value, cycles: int, operation: 
                 set_run(state, domain, vcpu, RunState.RUNNABLE)
                 return None
     return Mismatch("change", operation, f"cell {key} is {actual} where the contract says {expected}")
+
+
+def count_read(state: State, domain: int, cycles: int) -> None:
+    """A read of the time-stamp counter at `cycles` is one of the domain's reads of its clock."""
+    key = ("clock_window", domain)
+    state[key] = counter_read(state.get(key) or ClockWindow(-1, 0), cycles).window
 
 
 def judge_halt(state: State, domain: int, vcpu: int, actual: int) -> Mismatch | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_WINDOW
 from hvfuzz.abi.status import Status
@@ -11,6 +11,24 @@ from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.spec.cells import ClockWindow
 from hvfuzz.oracles.spec.state import State
 from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Mismatch, Rule
+
+
+class Reading(NamedTuple):
+    """A read of the time-stamp counter: what it tells, the clock afterwards, and the window that it counts in."""
+
+    told: int
+    cycles: int
+    window: ClockWindow
+
+
+def counter_read(latest: ClockWindow, cycles: int) -> Reading:
+    """RDTSC at `cycles` by a domain whose last reads were `latest`: where `clock_read` refuses, it waits."""
+    number = cycles // CLOCK_WINDOW
+    if latest.number == number and latest.reads >= CLOCK_READS:
+        number += 1
+        cycles = number * CLOCK_WINDOW
+    reads = latest.reads + 1 if number == latest.number else 1
+    return Reading(cycles // CLOCK_GRAIN * CLOCK_GRAIN, cycles, ClockWindow(number, reads))
 
 
 def clock_read(state: State, call: Call, evidence: Evidence) -> Expected:

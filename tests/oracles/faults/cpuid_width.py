@@ -6,8 +6,8 @@ from hvfuzz.hypervisor import exits
 ORIGINAL = exits.cpuid_leaf
 
 
-def replacement(leaf):
-    return (leaf, 0, 0, 0) if leaf == 7 else ORIGINAL(leaf)
+def replacement(leaf, subleaf, apic_id, vcpus):
+    return (leaf, 0, 0, 0) if leaf == 7 else ORIGINAL(leaf, subleaf, apic_id, vcpus)
 
 
 BUG = Bug(

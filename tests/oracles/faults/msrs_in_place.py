@@ -6,8 +6,8 @@ from hvfuzz.hypervisor import exits
 ORIGINAL = exits.cpuid
 
 
-def replacement(vcpu):
-    ORIGINAL(vcpu)
+def replacement(hv, vcpu):
+    ORIGINAL(hv, vcpu)
     vcpu.msrs[0xC0000082] = 0x1000
     vcpu.vmcs.saved[24][0xC0000082] = 0x1000
 
