@@ -42,7 +42,11 @@ ARG_NESTED = 0x800
 MMIO_BASE = 0xFE00_0000
 """Guest physical address of device 0's registers; each further device has the next page."""
 MMIO_SIZE = PAGE_SIZE
-DEVICES = 2
+DMA_ENGINES = 2
+"""Devices 0 and 1."""
+VIRTIO_BLK = 2
+VIRTIO_NET = 3
+DEVICES = 4
 UART_PORT = 0x3F8
 UART_PORTS = 8
 CPUID_SIGNATURE = 0x4000_0000
@@ -73,6 +77,8 @@ _CONTROL = DomainConfig(vcpus=1, ram_pages=64, abi_version=2, privileged=True)
 _GUEST = DomainConfig(vcpus=2, ram_pages=256, abi_version=2)
 _GUEST_DEVICE_0 = _GUEST._replace(devices=(0,))
 _GUEST_DEVICE_1 = _GUEST._replace(devices=(1,))
+_GUEST_BLK = _GUEST._replace(devices=(VIRTIO_BLK,))
+_GUEST_NET = _GUEST._replace(devices=(VIRTIO_NET,))
 _OLD_GUEST = _GUEST._replace(abi_version=1)
 
 # The world byte of a program is the place here: worlds are only ever appended.
@@ -81,6 +87,7 @@ WORLDS = (
     World("old", (_CONTROL, _GUEST_DEVICE_0, _OLD_GUEST)),
     World("devices", (_CONTROL, _GUEST_DEVICE_0, _GUEST_DEVICE_1)),
     World("bare", (_CONTROL, _GUEST, _GUEST)),
+    World("virtio", (_CONTROL, _GUEST_BLK, _GUEST_NET)),
 )
 WORLDS_BY_NAME = {world.name: world for world in WORLDS}
 

@@ -173,4 +173,7 @@ def other_exits() -> str:
         - **EPT violation**: an access to the registers of device d (guest physical `{boot.MMIO_BASE:#x}` +
           d * {boot.MMIO_SIZE:#x}, one page) is emulated if the device is assigned to the domain: 1, 2, 4 or 8
           bytes, naturally aligned, others read as zero and ignore writes. Any other access gets #GP(0).
+          Devices 0 to {boot.DMA_ENGINES - 1} are DMA engines, {boot.VIRTIO_BLK} is a virtio block device and
+          {boot.VIRTIO_NET} a virtio network device (`hvfuzz/machine/devices/` has their registers). Whatever
+          a domain left in a device, its registers and the disk, is gone when the device is taken from it.
         """)

@@ -96,7 +96,7 @@ ORDER = (0, 9, 1, 8, 10, 18, 52, 63, 64, 255)
 RIGHTS = (1, 3, 0, 2, 4, 5, 6, 7, 8, 0x80, 0xFF)
 """First what a call accepts, in order: a page is read by whoever has any right to it."""
 DOMAIN = (0, 1, 2, 3, limits.SELF - 1, limits.SELF, limits.SELF + 1, 0x7FFF, 0x8000, 0xFFFF)
-DEVICE = (0, 1, 2, 3, 0xFF, 0x100, 0x7FFF, 0xFFFF)
+DEVICE = (0, 1, 2, 3, 4, 0xFF, 0x100, 0x7FFF, 0xFFFF)
 VCPU = bounded(4, 4)
 GRANT_REF = bounded(4, limits.GRANTS)
 HANDLE = bounded(4, limits.HANDLES)

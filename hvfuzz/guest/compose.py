@@ -8,7 +8,7 @@ from typing import Final
 from hvfuzz.abi.limits import LARGE_ORDER, SELF
 from hvfuzz.guest.context import Context
 from hvfuzz.guest.grammar import Consumer, Traits
-from hvfuzz.guest.ops import DEVICE_REGISTERS, OpKind
+from hvfuzz.guest.ops import REGISTERS, OpKind
 from hvfuzz.guest.program import Actor, Op, Ref, Value
 from hvfuzz.guest.values import choose
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE
@@ -178,15 +178,19 @@ def _agree_rights(context: Context, traits: Traits, values: list[Value]) -> None
 
 def _agree_register(context: Context, traits: Traits, values: list[Value]) -> None:
     _, register, size, value = range(4)
-    name = next((name for name, number in DEVICE_REGISTERS.items() if number == values[register]), "")
+    name = next((name for name, number in REGISTERS.items() if number == values[register]), "")
     values[size] = 8
-    if name in ("SRC", "DST"):
+    if name in ("SRC", "DST", "QUEUE_DESC", "QUEUE_DRIVER", "QUEUE_DEVICE", "LOG_BASE"):
         pool = context.pool("iova")
         values[value] = context.pick(pool) if pool else context.below(6) << PAGE_SHIFT
     elif name == "LENGTH":
         values[value] = context.pick((8, 64, PAGE_SIZE, 2 * PAGE_SIZE))
-    elif name == "CONTROL":
+    elif name in ("CONTROL", "QUEUE_ENABLE", "ACK"):
         values[value] = 1
+    elif name in ("NOTIFY", "QUEUE_SELECT"):
+        values[value] = context.below(3)
+    elif name == "DEVICE_STATUS":
+        values[value] = context.pick((0, 3, 0xB, 0xF))
 
 
 def extend(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hvfuzz.abi.boot import DIRECT_MAP, DIRECT_MAP_SIZE
+from hvfuzz.abi.boot import DIRECT_MAP, DIRECT_MAP_SIZE, DMA_ENGINES
 from hvfuzz.abi.limits import GRANTS, HANDLES, PORTS
 from hvfuzz.guest.compose import NEEDED, compose, extend, map_for_device
 from hvfuzz.guest.context import Context
+from hvfuzz.guest.drivers import virtio_story
 from hvfuzz.guest.ops import DEVICE_REGISTERS, SIZES
 from hvfuzz.guest.program import Actor, Op, Ref
 from hvfuzz.guest.tweaks import tweaked
@@ -151,12 +152,16 @@ def device_story(context: Context) -> None:
 def program_device(context: Context, actor: Actor | None = None) -> None:
     """Append what a driver does to make a device copy: write its registers, start it, and mostly look at one."""
     kind = context.grammar.allowed("mmio_write")
-    owners = [number for number, domain in enumerate(context.domains) if domain.devices]
+    engines = {
+        number: [device for device in domain.devices if device < DMA_ENGINES]
+        for number, domain in enumerate(context.domains)
+    }
+    owners = [number for number, devices in engines.items() if devices]
     if kind is None or not owners:
         return
-    if actor is None or not context.domains[actor.domain].devices:
+    if actor is None or not engines[actor.domain]:
         actor = context.actor(context.pick(owners))
-    device = context.pick(context.domains[actor.domain].devices)
+    device = context.pick(engines[actor.domain])
     pool = context.pool("iova")
     for register in ("SRC", "DST", "LENGTH", "CONTROL"):
         if register in ("SRC", "DST"):
@@ -263,4 +268,5 @@ IDIOMS: Final[Sequence[Callable[[Context], None]]] = (
     repeat,
     toggle,
     user_mode,
+    virtio_story,
 )

@@ -117,6 +117,27 @@ CONTROL_REGISTERS: Final = MappingProxyType({"CR0": 0, "CR3": 3, "CR4": 4})
 DEVICE_REGISTERS: Final = MappingProxyType(
     {"SRC": 0x00, "DST": 0x08, "LENGTH": 0x10, "CONTROL": 0x18, "STATUS": 0x20, "ERROR": 0x28, "ID": 0x30}
 )
+VIRTIO_REGISTERS: Final = MappingProxyType(
+    {
+        "DEVICE_FEATURES": 0x40,
+        "DRIVER_FEATURES": 0x48,
+        "QUEUE_SELECT": 0x50,
+        "QUEUE_SIZE": 0x58,
+        "QUEUE_DESC": 0x60,
+        "QUEUE_DRIVER": 0x68,
+        "QUEUE_DEVICE": 0x70,
+        "QUEUE_ENABLE": 0x78,
+        "NOTIFY": 0x80,
+        "DEVICE_STATUS": 0x88,
+        "ISR": 0x90,
+        "ACK": 0x98,
+        "GENERATION": 0xA0,
+        "LOG_BASE": 0xA8,
+        "CONFIG": 0xC0,
+    }
+)
+"""ERROR and ID lie where a DMA engine has them."""
+REGISTERS: Final = MappingProxyType({**DEVICE_REGISTERS, **VIRTIO_REGISTERS})
 
 SIZE: Final = _kind("size", 1, SIZES)
 WORD: Final = _kind(
@@ -144,8 +165,8 @@ CONTROL_VALUE: Final = _kind(
     (0x8001_0033, 0x8000_0033, 0x33, 0, 0x1000, 0x2000, 0x20, 0xA0, 0x3000A0, 1 << 63, (1 << 64) - 1),
 )
 MSR: Final = _kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
-DEVICE: Final = _kind("device", 1, (0, 1, 2, 0xFF))
-REGISTER: Final = _kind("register", 2, (*DEVICE_REGISTERS.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=DEVICE_REGISTERS)
+DEVICE: Final = _kind("device", 1, (0, 1, 2, 3, 4, 0xFF))
+REGISTER: Final = _kind("register", 2, (*REGISTERS.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=REGISTERS)
 CAPACITY: Final = _kind("capacity", 1, (0, 1, 2, 4, 16, 64))
 
 

@@ -5,6 +5,8 @@ Nothing here is random: the same world, memory size and secret give the same byt
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hvfuzz.abi import boot as layout
 from hvfuzz.abi.boot import DomainConfig, World
 from hvfuzz.hypervisor import canaries
@@ -16,7 +18,10 @@ from hvfuzz.hypervisor.stage2 import Stage2
 from hvfuzz.hypervisor.tables import POISON, RIGHTS, TablePool
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.devices.device import Device
 from hvfuzz.machine.devices.dma_engine import DmaEngine
+from hvfuzz.machine.devices.virtio_blk import VirtioBlk
+from hvfuzz.machine.devices.virtio_net import VirtioNet
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.msrs import LSTAR
 from hvfuzz.machine.paging import PS, RW, US, A, D, P
@@ -27,7 +32,14 @@ MEMORY_SIZE = 16 << 20
 BOOT_SECRET = 0x5EC2_E700_DEAD_10CC
 """What all canaries derive from, unless boot is told another."""
 FIRST_DEVICE_SLOT = 4
-"""PCI device number of DMA engine 0, on bus 0."""
+"""PCI device number of device 0, on bus 0; each further device has the next."""
+DEVICES: tuple[tuple[Callable[[Machine, int, str], Device], str], ...] = (
+    (DmaEngine, "dma0"),
+    (DmaEngine, "dma1"),
+    (VirtioBlk, "blk0"),
+    (VirtioNet, "net0"),
+)
+"""Class and name of each device, by number."""
 
 KERNEL_ENTRY_GFN = 9
 """Where a guest's kernel begins: RIP at boot, and the target of SYSCALL."""
@@ -48,9 +60,8 @@ INTERCEPTS = 1 << ExitReason.RDTSC | 1 << ExitReason.RDTSCP
 def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET) -> Hypervisor:
     """A fresh machine of `memory_size` bytes with the hypervisor and all domains of `world` on it."""
     machine = Machine(memory_size)
-    for number in range(layout.DEVICES):
-        bdf = source_id(0, FIRST_DEVICE_SLOT + number, 0)
-        machine.add_device(DmaEngine(machine, bdf, f"dma{number}"))
+    for number, (device, name) in enumerate(DEVICES):
+        machine.add_device(device(machine, source_id(0, FIRST_DEVICE_SLOT + number, 0), name))
     hv = Hypervisor(machine, world, secret)
     for config in world.domains:
         add_domain(hv, config)

@@ -30,7 +30,8 @@ class Bystanders:
         self._before: list[tuple[Any, ...]] = []
         self._accesses: list[int] = []
         self._registers: list[list[int]] = []
-        self._base: tuple[Any, ...] = ([], [], [])
+        self._private: list[bytes] = []
+        self._base: tuple[Any, ...] = ([], [], [], [])
 
     def attach(self, uarts: list[Uart]) -> None:
         """Everything is as it should be; `uarts` are the serial ports, by domain."""
@@ -39,12 +40,13 @@ class Bystanders:
             [_copy(vcpu) for vcpu in self._vcpus],
             [uart.accesses for uart in uarts],
             [list(device.registers) for device in self._devices],
+            [bytes(device.private) for device in self._devices],
         )
         self.reset()
 
     def reset(self) -> None:
         """The machine is back at its snapshot."""
-        before, self._accesses, self._registers = self._base
+        before, self._accesses, self._registers, self._private = self._base
         self._before = list(before)
         self.devices.clear()
         self.ports = False
@@ -75,6 +77,11 @@ class Bystanders:
                 if device.registers != self._registers[number] and number not in self.devices:
                     yield "others", f"registers of {device.name} change in an op that is not about it"
             self._registers = [list(device.registers) for device in self._devices]
+        if [device.private for device in self._devices] != self._private:
+            for number, device in enumerate(self._devices):
+                if device.private != self._private[number] and number not in self.devices:
+                    yield "others", f"the memory of {device.name} changes in an op that is not about it"
+            self._private = [bytes(device.private) for device in self._devices]
         accesses = [uart.accesses for uart in self._uarts]
         if accesses != self._accesses:
             self._accesses = accesses

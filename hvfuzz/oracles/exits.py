@@ -7,19 +7,30 @@ op only change if they act in it), serial ports, and the registers of devices th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE, UART_PORT, UART_PORTS
-from hvfuzz.machine.addresses import U64
+from hvfuzz.abi.boot import (
+    DEVICES,
+    DMA_ENGINES,
+    MMIO_BASE,
+    MMIO_SIZE,
+    UART_PORT,
+    UART_PORTS,
+)
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, U64, WRITE
 from hvfuzz.machine.devices.device import ACCESS_SIZES
 from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
 from hvfuzz.machine.devices.uart import Uart
+from hvfuzz.machine.devices.virtio import Register as Virtio
+from hvfuzz.machine.devices.virtio import VirtioDevice
 from hvfuzz.machine.ept import Qualification
 from hvfuzz.machine.faults import Vector
 from hvfuzz.machine.vmcs import RAX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
 from hvfuzz.oracles.bystanders import Bystanders
 from hvfuzz.oracles.emulation import Emulation
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.virtio import Scope, written
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
@@ -42,6 +53,7 @@ class Exits(Oracle):
         "registers": "an exit leaves its vCPU's registers as they were, but for what its reason changes, and to what",
         "fault": "an access that stage 2 refuses is emulated, or gives the guest #GP(0), as the contract says",
         "device": "a register that a guest writes to a device of its own gets that value, and the others keep theirs",
+        "dma": "a virtio device touches what its queues name, each buffer in its direction, and no byte more",
         "others": "an exit leaves the state of other vCPUs, serial ports and devices alone, but for those it is about",
         "control": "no exit changes what vCPUs run on: EPTP, VPID, intercepts; nor that the IOMMU is on",
         "call": "a VMCALL is one call, which ends, and no other exit is one; only a call copies guest memory",
@@ -54,22 +66,28 @@ class Exits(Oracle):
         self._calls: Final = scene.calls
         self._clock: Final = scene.machine.clock
         self._iommu: Final = scene.machine.iommu
-        self._devices: list[tuple[Any, ...]] = []
+        self._devices: list[list[int]] = []
         self._uarts: list[Uart] = []
         self._intercepts: list[int] = []
         """Of each vCPU."""
         self._root = 0
         self._bystanders: Final = Bystanders(scene)
         self._emulation: Final = Emulation(scene, shadow)
+        self._scope: Scope | None = None
+        """What the device may touch that is being notified."""
+        self._power_on: list[list[int]] = []
+        """Registers of each device."""
 
     def attach(self) -> None:
         """Everything is as it should be."""
         self._intercepts = [vcpu.vmcs.intercepts for vcpu in self._vcpus]
         self._root = self._iommu.root_table
+        self._power_on = [list(device.registers) for device in self.scene.machine.devices]
         self._bystanders.attach([domain.uart for domain in self.shadow.domains])
 
     def reset(self) -> None:
         """The machine is back at its snapshot."""
+        self._scope = None
         self._bystanders.reset()
 
     # Moments.
@@ -80,8 +98,11 @@ class Exits(Oracle):
         self._emulation.started(vcpu)
         reason = vcpu.vmcs.reason
         if reason is EPT_VIOLATION:
-            self._devices = [_registers(device) for device in self.scene.machine.devices]
-            self._bystanders.devices.add((vcpu.vmcs.gpa - MMIO_BASE) // MMIO_SIZE)
+            self._devices = [list(device.registers) for device in self.scene.machine.devices]
+            number = (vcpu.vmcs.gpa - MMIO_BASE) // MMIO_SIZE
+            self._bystanders.devices.add(number)
+            if DMA_ENGINES <= number < DEVICES and vcpu.vmcs.operand & MMIO_SIZE - 8 == Virtio.NOTIFY:
+                self._scope = Scope(self.scene, self.shadow, vcpu.domain, self._devices[number])
         elif reason is IO:
             self._uarts = [_copy(domain.uart) for domain in self.shadow.domains]
             self._bystanders.ports = True
@@ -92,6 +113,13 @@ class Exits(Oracle):
             number = getattr(args, "device", None)
             if number is not None:
                 self._bystanders.devices.add(number)
+
+    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
+        """A virtio device works only when it is notified."""
+        if isinstance(initiator, VirtioDevice) and (self._scope is None or not self._scope.allows(hpa, size, access)):
+            way = "writes" if access & WRITE else "reads"
+            text = f"{initiator.name} {way} {size} bytes at {hpa & PAGE_MASK:#x}"
+            self.report("dma", f"{text} of {self.scene.describe(hpa >> PAGE_SHIFT)}")
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """Compare with what the guest enters again with."""
@@ -131,6 +159,7 @@ class Exits(Oracle):
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Only a VMCALL is a call."""
+        self._scope = None
         if self._calls.idle.begun:
             self._miscalled(f"{self._calls.idle.begun} calls in an exit for {vcpu.vmcs.reason.name}")
 
@@ -175,15 +204,25 @@ class Exits(Oracle):
             if fault is not None:
                 self.report("fault", f"an access to dom{vcpu.domain}'s own device gives {fault}")
             elif vmcs.write:
-                wanted = _written(self._devices[number], vmcs.operand & MMIO_SIZE - 1, vmcs.width, expected[RAX])
-                if _registers(device)[: len(wanted)] != wanted:
-                    text = f"dom{vcpu.domain} writes {vmcs.width} bytes at {vmcs.operand & MMIO_SIZE - 1:#x}"
-                    self.report("device", f"{text}: registers {_registers(device)}")
+                self._judge_registers(vcpu, number)
         elif fault is None or fault.vector != Vector.GP or fault.error:
             self.report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} gives {fault}")
         for other, before in zip(machine.devices, self._devices, strict=True):
-            if not (emulated and other is device) and _registers(other) != before:
+            if not (emulated and other is device) and other.registers != before:
                 self.report("others", f"an access of dom{vcpu.domain} changes registers of {other.name}")
+
+    def _judge_registers(self, vcpu: VCpu, number: int) -> None:
+        """What a device of the domain's own has in its registers after a write."""
+        vmcs = vcpu.vmcs
+        before, registers = self._devices[number], self.scene.machine.devices[number].registers
+        offset, value = vmcs.operand & MMIO_SIZE - 1, vmcs.saved[RAX]
+        if number < DMA_ENGINES:
+            wanted = _written(before, offset, vmcs.width, value)
+        else:
+            wanted = written(before, self._power_on[number], offset, vmcs.width, value)
+        if any(want not in (None, word) for want, word in zip(wanted, registers, strict=False)):
+            text = f"dom{vcpu.domain} writes {vmcs.width} bytes at {offset:#x} of device {number}"
+            self.report("device", f"{text}: {registers}, not {wanted}")
 
     def _expect_port(self, vcpu: VCpu, expected: list[Any]) -> None:
         """The domain's own serial port does what the hardware does; where nothing answers, all ones."""
@@ -204,19 +243,15 @@ class Exits(Oracle):
                 self.report("others", f"port I/O of dom{vcpu.domain} leaves dom{domain.id}'s serial port wrong")
 
 
-def _written(registers: tuple[int, ...], offset: int, width: int, value: int) -> tuple[int, ...]:
+def _written(registers: list[int], offset: int, width: int, value: int) -> Sequence[int | None]:
     """The registers that only a write changes, after this one: source, target and length of a DMA engine."""
-    kept = list(registers[:PROGRAMMED])
+    kept = registers[:PROGRAMMED]
     if width in ACCESS_SIZES and not offset & width - 1 and offset >> 3 < PROGRAMMED:
         shift = (offset & 7) << 3
         mask = (1 << 8 * width) - 1
         word = kept[offset >> 3] & ~(mask << shift) | (value & mask) << shift
         kept[offset >> 3] = min(word, MAX_LENGTH) if offset >> 3 == Register.LENGTH >> 3 else word
-    return tuple(kept)
-
-
-def _registers(device: Any) -> tuple[Any, ...]:
-    return tuple(device.registers)
+    return kept
 
 
 def _state(uart: Uart) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.machine.vmcs import RAX, RCX, RDX, Reg
@@ -20,7 +20,6 @@ from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.shadow import ShadowMap
 
 if TYPE_CHECKING:
-    from hvfuzz.machine.devices.device import Device
     from hvfuzz.oracles.change import Change
     from hvfuzz.oracles.reachability import Reachability
 
@@ -29,8 +28,6 @@ HEAP: Final = -1
 RBX: Final = int(Reg.RBX)
 CANARY_BITS: Final = 1 << 63 | 1 << 31
 """Set in every canary, so that none is a small number by chance."""
-REGISTER_BYTES: Final = 0x100
-"""Of a device's window, the part that has registers."""
 HALF: Final = 1 << 32
 OWNED: Final = int(FrameState.OWNED)
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
@@ -67,7 +64,8 @@ class Secrets(Oracle):
         self._pristine: set[int] = set()
         """Frames that were seen to be zero while nobody had written to them since the snapshot: so they always are."""
         self._dirty = scene.machine.memory.dirty
-        self._reset_registers: dict[int, list[int]] = {}
+        self._power_on: dict[int, tuple[list[int], bytes]] = {}
+        """Registers and memory of each device, by bdf."""
 
     def attach(self) -> None:
         """Learn the secrets that there are at boot."""
@@ -78,7 +76,8 @@ class Secrets(Oracle):
         for hfn, word in enumerate(self.shadow.frames.values):
             if word >> 8 & 0xFF == HYPERVISOR and not self._is_frame_table(hfn):
                 self._learn_page(hfn)
-        self._reset_registers = {device.bdf: self._registers(device) for device in self.scene.machine.devices}
+        devices = self.scene.machine.devices
+        self._power_on = {device.bdf: (list(device.registers), bytes(device.private)) for device in devices}
         self._pristine.clear()
         self._canaries.rebase()
         self._halves.rebase()
@@ -232,12 +231,13 @@ class Secrets(Oracle):
     def _check_device(self, bdf: int) -> None:
         """A device was assigned or deassigned."""
         for device in self.scene.machine.devices:
-            if device.bdf == bdf and self._registers(device) != self._reset_registers[bdf]:
-                self.report("device", f"registers of device {bdf:#06x}: {self._registers(device)}")
-
-    @staticmethod
-    def _registers(device: Device) -> list[int]:
-        return [device.read_register(offset) for offset in range(0, REGISTER_BYTES, WORD)]
+            if device.bdf != bdf:
+                continue
+            registers, private = self._power_on[bdf]
+            if device.registers != registers:
+                self.report("device", f"registers of device {bdf:#06x}: {device.registers}")
+            elif device.private != private:
+                self.report("device", f"something is left in the memory of device {bdf:#06x}")
 
     def _join(self, one: int, other: int) -> None:
         """The two domains may pass on to each other what they know."""

@@ -38,7 +38,7 @@ def test_the_address_space_of_a_guest_has_no_overlaps() -> None:
 
 
 def test_worlds() -> None:
-    assert [world.name for world in boot.WORLDS] == ["pair", "old", "devices", "bare"]
+    assert [world.name for world in boot.WORLDS] == ["pair", "old", "devices", "bare", "virtio"]
     assert boot.WORLDS_BY_NAME["old"].domains[2].abi_version == 1
     for world in boot.WORLDS:
         control, *guests = world.domains

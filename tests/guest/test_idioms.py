@@ -5,12 +5,12 @@ from random import Random
 
 import pytest
 
-from hvfuzz.abi.boot import WORLDS
+from hvfuzz.abi.boot import WORLDS, WORLDS_BY_NAME
 from hvfuzz.abi.limits import GRANTS, LARGE_ORDER, POOL
-from hvfuzz.guest import idioms
+from hvfuzz.guest import drivers, idioms
 from hvfuzz.guest.context import Context
 from hvfuzz.guest.grammar import grammar
-from hvfuzz.guest.ops import Catalogue, catalogue
+from hvfuzz.guest.ops import VIRTIO_REGISTERS, Catalogue, catalogue
 from hvfuzz.guest.program import MAX_OPS, Actor, Op, Program, Ref, defect
 from hvfuzz.guest.text import render
 from hvfuzz.hypervisor.hypercalls import ABI
@@ -141,3 +141,16 @@ def test_a_read_only_grant_is_mapped_read_only(known: Catalogue) -> None:
         if op.values[1] == Ref(0) and rights == 1 and isinstance(op.values[4], int):
             agreed += op.values[4] & 4 != 0
     assert agreed > 25
+
+
+def test_a_driver_kicks_the_queues_that_it_set_up(context: Make) -> None:
+    kicked = 0
+    for seed in range(100):
+        made = context(seed, "hypercalls", WORLDS.index(WORLDS_BY_NAME["virtio"]))
+        drivers.virtio_story(made)
+        assert made.ops[0].kind.name == "device.dma_map"
+        writes = [op.values for op in made.ops if op.kind.name == "mmio_write"]
+        registers = [values[1] for values in writes]
+        assert registers.index(VIRTIO_REGISTERS["QUEUE_ENABLE"]) < registers.index(VIRTIO_REGISTERS["NOTIFY"])
+        kicked += any(values[1:] == (VIRTIO_REGISTERS["NOTIFY"], 8, 1) for values in writes)
+    assert 25 < kicked < 75, "that of the network device, which is there as often as the disk"

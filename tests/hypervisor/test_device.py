@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.abi.boot import ARG_ARRAYS, DEVICES, MMIO_BASE, WORLDS_BY_NAME, argument_page, direct_map
+from hvfuzz.abi.boot import (
+    ARG_ARRAYS,
+    DEVICES,
+    MMIO_BASE,
+    VIRTIO_BLK,
+    VIRTIO_NET,
+    WORLDS_BY_NAME,
+    argument_page,
+    direct_map,
+)
 from hvfuzz.abi.limits import BATCH, DMA_LENGTH, DMA_PAGES, IOVA_HOLE, IOVA_LIMIT, MAX_GFN, SELF
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.boot import boot, guest_address
@@ -95,6 +104,23 @@ def test_a_device_that_changes_hands_takes_nothing_along(guests: Guests) -> None
     assert guests(1, "dma_submit", device=0, **{"from": SOURCE}, to=TARGET, length=6) == (Status.NOT_PERMITTED, 0)
     assert guests(0, "assign", device=0, to=2) == (Status.OK, 0)
     assert guests(2, "dma_submit", device=0, **{"from": SOURCE}, to=TARGET, length=6) == (Status.FAULT, 0)
+
+
+def test_a_disk_that_changes_hands_is_empty(guests: Guests) -> None:
+    disk = guests.hv.machine.devices[VIRTIO_BLK]
+    disk.private[:6] = b"secret"
+    assert guests(0, "assign", device=VIRTIO_BLK, to=1) == (Status.OK, 0)
+    assert guests(0, "deassign", device=VIRTIO_BLK) == (Status.OK, 0)
+    assert not any(disk.private)
+
+
+@pytest.mark.parametrize("device", [VIRTIO_BLK, VIRTIO_NET])
+def test_only_dma_engines_copy(guests: Guests, device: int) -> None:
+    guests.map_both()
+    assert guests(0, "assign", device=device, to=1) == (Status.OK, 0)
+    submitted = guests(1, "dma_submit", device=device, **{"from": SOURCE}, to=TARGET, length=8)
+    assert submitted == (Status.NO_DEVICE, 0)
+    assert guests(1, "dma_batch", device=device, ring=0) == (Status.NO_DEVICE, 0)
 
 
 # Mapping for devices.

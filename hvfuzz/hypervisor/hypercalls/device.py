@@ -26,6 +26,7 @@ from hvfuzz.hypervisor.steps import AssignDevice, DeassignDevice, MapDma, Submit
 from hvfuzz.hypervisor.tables import FOREIGN, READ, WRITE, leaf_frame
 from hvfuzz.hypervisor.tables import RIGHTS as ALL_RIGHTS
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
+from hvfuzz.machine.devices.dma_engine import DmaEngine
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Domain
@@ -177,9 +178,9 @@ class DmaUnmap:
 
 
 def device_refusal(hv: Hypervisor, caller: Domain, number: int) -> Refused | None:
-    """Why the caller cannot have device `number` copy."""
+    """Why the caller cannot have device `number` copy: only a DMA engine can."""
     device = hv.device(number)
-    if device is None:
+    if not isinstance(device, DmaEngine):
         return NO_SUCH_DEVICE
     return None if hv.iommu.domain_of(device.bdf) == caller.id else NOT_ITS_DEVICE
 
@@ -214,7 +215,7 @@ def submissions(device: int, requests: Sequence[Request]) -> tuple[Step, ...]:
     errors=(Status.NO_DEVICE, Status.NOT_PERMITTED, Status.INVALID, Status.FAULT),
 )
 class DmaSubmit:
-    """Have a device of the caller's copy `length` bytes from device address `from` to device address `to`."""
+    """Have a DMA engine of the caller's copy `length` bytes from device address `from` to device address `to`."""
 
     device: DeviceArg
     from_: IovaArg
@@ -239,8 +240,8 @@ class DmaSubmit:
     long=True,
 )
 class DmaBatch:
-    """Run up to 16 copies from `ring`: a word with their number, then (from, to, length), a word each. Nothing is
-    copied unless all of them are valid."""
+    """Have a DMA engine of the caller's run up to 16 copies from `ring`: a word with their number, then
+    (from, to, length), a word each. Nothing is copied unless all of them are valid."""
 
     device: DeviceArg
     ring: DmaRing

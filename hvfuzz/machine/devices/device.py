@@ -37,7 +37,7 @@ class Device:
     registers of any device: no memory answers there.
     """
 
-    __slots__ = ("bdf", "clock", "iommu", "machine", "memory", "name")
+    __slots__ = ("bdf", "clock", "iommu", "machine", "memory", "name", "private", "registers")
 
     def __init__(self, machine: Bus, bdf: int, name: str) -> None:
         self.machine = machine
@@ -46,6 +46,10 @@ class Device:
         self.clock = machine.clock
         self.bdf: int = bdf
         self.name: str = name
+        self.registers: list[int] = []
+        """The words that the device keeps: what its registers show, and what works behind them."""
+        self.private = bytearray()
+        """The device's own memory, if it has any."""
 
     def mmio_read(self, offset: int, size: int) -> int:
         """Read `size` bytes at `offset` of the window; 0 if it is not aligned or no register is there."""

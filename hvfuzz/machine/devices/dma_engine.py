@@ -44,11 +44,10 @@ class DmaEngine(Device):
     read: when a later piece is blocked, the earlier ones stay written.
     """
 
-    __slots__ = ("registers",)
+    __slots__ = ()
 
     def __init__(self, machine: Bus, bdf: int, name: str) -> None:
         super().__init__(machine, bdf, name)
-        self.registers: list[int] = [0] * _COUNT
         self.reset()
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""The specification of family `device`: who has a DMA engine, what it reaches, and what it copies."""
+"""The specification of family `device`: who has which, what it reaches, and what DMA engines copy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hvfuzz.abi import limits
-from hvfuzz.abi.boot import DEVICES
+from hvfuzz.abi.boot import DEVICES, DMA_ENGINES
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE, Hfn
 from hvfuzz.oracles.spec.cells import IoPage, Page
@@ -114,8 +114,8 @@ def dma_unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def usable(state: State, caller: int, device: int) -> Status | None:
-    """Why the caller may not give orders to the device, if it may not."""
-    if device >= DEVICES:
+    """Why the caller may not have the device copy, if it may not: only DMA engines do."""
+    if device >= DMA_ENGINES:
         return Status.NO_DEVICE
     return None if state.get(("device", device)) == caller else Status.NOT_PERMITTED
 

@@ -245,10 +245,10 @@ CASES: list[tuple[list[Any], str, dict[str, Any], Status]] = [
     ([PORT], "sched.poll", {"ports": GVA, "count": 1, "fetched": u32(64)}, Status.NO_PORT),
     ([PORT], "sched.poll", {"ports": GVA, "count": 1, "fetched": u32(0)}, Status.AGAIN),
     # device
-    ([], "device.assign", {"caller": 0, "device": 2, "to": 9}, Status.NO_DEVICE),
+    ([], "device.assign", {"caller": 0, "device": 4, "to": 9}, Status.NO_DEVICE),
     ([], "device.assign", {"caller": 0, "device": 0, "to": 9}, Status.NO_DOMAIN),
     ([], "device.assign", {"caller": 0, "device": 0, "to": 1}, Status.BUSY),
-    ([], "device.deassign", {"caller": 0, "device": 2}, Status.NO_DEVICE),
+    ([], "device.deassign", {"caller": 0, "device": 4}, Status.NO_DEVICE),
     ([], "device.deassign", {"caller": 0, "device": 1}, Status.NOT_PRESENT),
     *(
         (list(FOREIGN_DMA), "device.dma_map", {"gfn": 3, "count": 1, "rights": 3} | given, Status.INVALID)

@@ -1,0 +1,158 @@
+"""What a driver of a virtio device does in a row: it lets the device reach its pages, sets up queues, and kicks them.
+
+It is right in most of what it does, so that requests are carried out; and where it is wrong, it breaks one rule.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from hvfuzz.abi.boot import DIRECT_MAP, DMA_ENGINES, VIRTIO_BLK
+from hvfuzz.guest.context import Context
+from hvfuzz.guest.ops import VIRTIO_REGISTERS, OpKind
+from hvfuzz.guest.program import Actor, Op
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+
+PAGES: Final = 3
+"""Rings, then two pages of data."""
+QUEUE: Final = 0x400
+"""Each queue has this much of the first page: descriptors, and from these offsets on the rings and the rest."""
+DRIVER: Final = 0x100
+DEVICE: Final = 0x180
+REQUEST: Final = 0x240
+STATUS: Final = 0x250
+INDIRECT: Final = 0x280
+F_NEXT: Final = 1
+F_WRITE: Final = 2
+F_INDIRECT: Final = 4
+VERSION_1: Final = 1 << 32
+FEATURES: Final = (1 << 26, 1 << 28, 1 << 29)
+"""LOG_ALL, INDIRECT_DESC, EVENT_IDX."""
+FAULTY: Final = 0.35
+
+
+class _Ring(NamedTuple):
+    """Where a driver has its pages: frame and device address of the first."""
+
+    actor: Actor
+    device: int
+    gfn: int
+    iova: int
+
+
+def virtio_story(context: Context) -> None:
+    """Append what a driver does: map, negotiate, set up the queues, make requests available, notify, and look."""
+    grammar = context.grammar
+    mapper, store, write = grammar.allowed("device.dma_map"), grammar.allowed("store"), grammar.allowed("mmio_write")
+    owned = [
+        (number, device)
+        for number, domain in enumerate(context.domains)
+        for device in domain.devices
+        if device >= DMA_ENGINES
+    ]
+    if mapper is None or store is None or write is None or not owned:
+        return
+    domain, device = context.pick(owned)
+    gfn = 0x40 + context.below(0x20)
+    pool = context.pool("iova")
+    iova = context.pick(pool) & -PAGE_SIZE if pool and context.chance(0.3) else gfn << PAGE_SHIFT
+    ring = _Ring(context.actor(domain), device, gfn, iova)
+    context.append(Op(mapper, ring.actor, (iova, gfn, PAGES, 3)))
+    queues = (0,) if device == VIRTIO_BLK else (0, 1)
+    _set_up(context, write, ring, queues)
+    for _ in range(1 + context.below(2)):
+        for queue in queues:
+            _request(context, store, ring, queue)
+        for queue in queues[-1:] if context.chance(0.8) else queues:
+            context.append(_register(write, ring, "NOTIFY", queue))
+    read, load = grammar.allowed("mmio_read"), grammar.allowed("load")
+    if read is not None and context.chance(0.5):
+        offset = VIRTIO_REGISTERS[context.pick(tuple(VIRTIO_REGISTERS))]
+        context.append(Op(read, ring.actor, (device, offset, 8)))
+    if load is not None and context.chance(0.5):
+        context.append(Op(load, ring.actor, (DIRECT_MAP + (gfn << PAGE_SHIFT) + context.pick((DEVICE, PAGE_SIZE)), 8)))
+    assign = grammar.allowed("device.deassign")
+    if assign is not None and context.chance(0.2):
+        context.append(Op(assign, context.actor(context.control()), (device,)))
+
+
+def _register(write: OpKind, ring: _Ring, name: str, value: int) -> Op:
+    return Op(write, ring.actor, (ring.device, VIRTIO_REGISTERS[name], 8, value))
+
+
+def _set_up(context: Context, write: OpKind, ring: _Ring, queues: tuple[int, ...]) -> None:
+    """Initialization by the book (3.1.1), with features as the dice fall."""
+    features = VERSION_1
+    for feature in FEATURES:
+        features |= feature if context.chance(0.5) else 0
+    setting = [("DEVICE_STATUS", 3), ("DRIVER_FEATURES", features), ("DEVICE_STATUS", 0xB)]
+    if features & FEATURES[0]:
+        base = ring.iova + context.pick((PAGE_SIZE, 2 * PAGE_SIZE)) - (ring.iova >> PAGE_SHIFT + 3)
+        setting.append(("LOG_BASE", base & (1 << 64) - 1 if context.chance(0.7) else context.below(1 << 20)))
+    for queue in queues:
+        first = ring.iova + QUEUE * queue
+        setting += [("QUEUE_SELECT", queue)] if queue else []
+        setting += [("QUEUE_SIZE", context.pick((4, 8)))] if context.chance(0.3) else []
+        setting += [("QUEUE_DESC", first), ("QUEUE_DRIVER", first + DRIVER), ("QUEUE_DEVICE", first + DEVICE)]
+        setting.append(("QUEUE_ENABLE", 1))
+    setting.append(("DEVICE_STATUS", 0xF))
+    for name, value in setting:
+        context.append(_register(write, ring, name, value))
+
+
+def _request(context: Context, store: OpKind, ring: _Ring, queue: int) -> None:
+    """Make a chain and put it into the available ring: a request of a disk, a frame to send, or room to receive."""
+    gva = DIRECT_MAP + (ring.gfn << PAGE_SHIFT) + QUEUE * queue
+    iova = ring.iova + QUEUE * queue
+    data = ring.iova + PAGE_SIZE
+
+    def put(offset: int, value: int, size: int = 8) -> None:
+        context.append(Op(store, ring.actor, (gva + offset, size, value)))
+
+    if ring.device == VIRTIO_BLK:
+        kind = context.pick((0, 0, 1, 1, 4, 8))
+        put(REQUEST, kind)
+        put(REQUEST + 8, context.below(16) if context.chance(0.9) else 1 << 63)
+        length = 20 if kind == 8 else 512 * context.pick((1, 1, 2, 8))
+        buffers = [(iova + REQUEST, 16, 0), (data, length, 0 if kind == 1 else F_WRITE), (iova + STATUS, 1, F_WRITE)]
+    elif queue:
+        buffers = [(iova + REQUEST, 12, 0), (data + context.below(64), context.pick((60, 1514)), 0)]
+    else:
+        buffers = [(data + PAGE_SIZE, context.pick((64, 2048)), F_WRITE)]
+    chain = [
+        (address, length, flags | (F_NEXT if at + 1 < len(buffers) else 0), at + 1)
+        for at, (address, length, flags) in enumerate(buffers)
+    ]
+    if context.chance(FAULTY):
+        at = context.below(len(chain))
+        chain[at] = _broken(context, chain[at])
+    table = 0
+    if context.chance(0.25):
+        table = INDIRECT
+        put(0, iova + INDIRECT)
+        put(8, 16 * len(chain) | F_INDIRECT << 32)
+    for at, (address, length, flags, following) in enumerate(chain):
+        put(table + 16 * at, address)
+        put(table + 16 * at + 8, length | flags << 32 | following << 48)
+    index = 1 + sum(op.kind is store and op.values[0] == gva + DRIVER for op in context.ops)
+    # Flags, index and the first element; chains all begin at descriptor 0, as do the elements not written.
+    put(DRIVER, (index if context.chance(0.95) else context.below(1 << 16)) << 16)
+
+
+def _broken(context: Context, descriptor: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """The descriptor with one thing wrong."""
+    address, length, flags, following = descriptor
+    wrong = context.below(7)
+    if wrong == 0:
+        return context.pick((0, (1 << 64) - 8, 1 << 39, 0xFEE0_0000)), length, flags, following
+    if wrong == 1:
+        return address, context.pick((0, 1, PAGE_SIZE, 3 * PAGE_SIZE, (1 << 32) - 1)), flags, following
+    if wrong == 2:
+        return address, length, flags ^ F_WRITE, following
+    if wrong == 3:
+        return address, length, flags | F_NEXT, 0
+    if wrong == 4:
+        return address, length, flags | F_NEXT, context.pick((4, 16, 0xFFFF))
+    if wrong == 5:
+        return address, length, flags | F_INDIRECT, following
+    return address & -PAGE_SIZE | PAGE_SIZE - 8, length, flags, following
