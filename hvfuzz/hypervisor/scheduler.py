@@ -49,7 +49,7 @@ class Scheduler:
 
     def sleep_until(self, cycles: int) -> None:
         """The vCPU waits until the clock shows `cycles`, which is not over yet: the others run."""
-        self.clock.cycles = cycles
+        self.clock.cycles += cycles - self.clock.cycles
 
     def block(self, vcpu: VCpu) -> None:
         """Until an event of its domain, or a kick; in a batch this may follow a poll, which it then replaces."""
