@@ -20,7 +20,7 @@ from hvfuzz.machine.vmcs import RAX, Reg, Saved
 from hvfuzz.oracles.calls import NO_GVA, Bytes
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.spec import BY_NAME, valid_range
-from hvfuzz.oracles.walk import guest_virtual
+from hvfuzz.oracles.walk import arrivals
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
@@ -45,7 +45,7 @@ class Fetch(Oracle):
     name = "fetch"
     rules: ClassVar[Rules] = {
         "twice": "no word of guest memory is fetched twice for one argument of a call",
-        "translated": "a copy at a guest's address goes where the guest's own tables lead, with the right it needs",
+        "translated": "a copy at a guest's address goes where the guest's tables lead, or did, with the right it needs",
         "asked": "the call is the one that the caller names, and its struct is read where the caller says",
         "crossing": "a copy at a guest's address lies in one page: what follows it in memory may be anybody's",
         "unvalidated": "every guest copy lies where a guest may point: canonical, no wrap, not in the hole",
@@ -59,7 +59,6 @@ class Fetch(Oracle):
         self._privileged = tuple(config.privileged for config in scene.world.domains)
         self._calls = scene.calls
         self._tlb = scene.machine.tlb
-        self._memory = scene.machine.memory
 
     # Exits.
 
@@ -150,10 +149,11 @@ class Fetch(Oracle):
         if gva == NO_GVA or not valid_range(gva, size):
             return
         tlb = self._tlb
-        if guest_virtual(self._memory, vcpu, gva, WRITE if write else READ) != hpa:
+        if hpa not in arrivals(self.scene.machine, vcpu, gva, WRITE if write else READ):
             # All pages of a copy are translated before the first is written, which may be a table of the next. Where
-            # the TLB is full, it may have held another translation until the last page was looked for.
-            if self._continues(gva) or len(tlb.combined) >= tlb.capacity > 0:
+            # a cache is full, it may have held another translation until the last page was looked for.
+            fullest = max(len(tlb.combined), len(tlb.structures.combined))
+            if self._continues(gva) or fullest >= tlb.capacity > 0:
                 return
             way = "to" if write else "from"
             self.report("translated", f"gva {gva:#x} of dom{vcpu.domain} is taken for {hpa:#x}: a copy {way} there")

@@ -3,6 +3,9 @@
 Checked at two moments. When a frame is freed neither table nor cache may name it: from then on it can be somebody
 else's, so what comes later in the same call comes too late. And at the end of each call no cache may hold a translation
 that the tables do not give any more, for the leaves and context entries that the call took away or narrowed.
+
+Paging-structure caches hold addresses of the host's, too: of EPT tables, and of the frames in which the guest keeps its
+tables. What a guest's stale entry says is the guest's affair, as long as the table lies where stage 2 says.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hvfuzz.machine import vtd
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, READ, WRITE
+from hvfuzz.machine.paging_cache import SHIFTS
 from hvfuzz.oracles.change import (
     ADDRESS,
     DMA,
@@ -24,8 +28,10 @@ from hvfuzz.oracles.change import (
 )
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.reachability import Reachability
+from hvfuzz.oracles.walk import ept_table
 
 if TYPE_CHECKING:
+    from hvfuzz.machine.paging_cache import CombinedTable, CombinedTableKey
     from hvfuzz.machine.vtd_tables import Context as CachedContext
     from hvfuzz.oracles.change import Change
 
@@ -33,7 +39,7 @@ NOTHING_CACHED = (-1, -1)
 
 
 class Stale(Oracle):
-    """No TLB, IOTLB or context-cache entry outlives what it was made from."""
+    """No entry of a TLB, paging-structure cache, IOTLB or context cache outlives what it was made from."""
 
     name = "stale"
     shadowed = True
@@ -42,6 +48,7 @@ class Stale(Oracle):
         "order": "an entry is written before it is flushed: else it can be cached again in between",
         "tlb": "a processor's translation goes when its stage-2 leaf goes or loses rights, before its frame is freed",
         "iotlb": "a device's translation goes when its leaf goes or loses rights, before its frame is freed",
+        "structure": "a cached paging-structure entry goes when the table it names goes, or is nothing of the domain's",
         "context": "a cached context entry goes when the entry in memory changes",
     }
 
@@ -105,6 +112,8 @@ class Stale(Oracle):
                 [entry[0] >> PAGE_SHIFT for entry in tlb.combined.values()]
                 + [entry[0] >> PAGE_SHIFT for entry in tlb.guest_physical.values()]
                 + [entry[0] >> PAGE_SHIFT for entry in iommu.iotlb.values()]
+                + [table[0] >> PAGE_SHIFT for table in tlb.structures.combined.values()]
+                + [table[0] >> PAGE_SHIFT for table in tlb.structures.guest_physical.values()]
             )
         if hfn in self._cached:
             self._find(hfn)
@@ -126,17 +135,32 @@ class Stale(Oracle):
             if translation[0] == page:
                 self.report("iotlb", f"the translation of iova {tag[1] << PAGE_SHIFT:#x} (did {tag[0]}) {what}")
                 break
+        structures = machine.tlb.structures
+        for table_key, table in structures.combined.items():
+            if table[0] == page:
+                gva = table_key[4] << SHIFTS[table_key[3]]
+                self.report(
+                    "structure", f"the way to gva {gva:#x} (vpid {table_key[0]}) by level {table_key[3]} {what}"
+                )
+                break
+        for ept_key, below in structures.guest_physical.items():
+            if below[0] == page:
+                gpa = ept_key[2] << SHIFTS[ept_key[1]]
+                self.report("structure", f"the way to gpa {gpa:#x} by level {ept_key[1]} of the EPT {what}")
+                break
 
     # A leaf goes.
 
     def settled(self, change: Change) -> None:
         """No cache may hold what these leaves and context entries gave."""
         tlb, iommu = self.scene.machine.tlb, self.scene.machine.iommu
-        if change.removed and (tlb.combined or tlb.guest_physical or iommu.iotlb):
+        if change.removed and (tlb.combined or tlb.guest_physical or iommu.iotlb or tlb.structures.combined):
             small = {(space, page) for space, level, page, _ in change.removed if level == 1}
             large = {(space, page >> 9, level) for space, level, page, _ in change.removed if level >= LARGE_LEVEL}
             self._check_tlb(small, large)
             self._check_iotlb(small, large)
+        if change.unlinked:
+            self._check_ept_tables()
         for bdf in change.contexts:
             self._check_context(bdf)
 
@@ -152,6 +176,30 @@ class Stale(Oracle):
             space = spaces.get(table, -1)
             if (space, page) in small or (large and _within(large, space, page)):
                 self._compare("tlb", space, page, cached[0], cached[1], "the gpa")
+        for table_key, structure in tlb.structures.combined.items():
+            space = spaces.get(table_key[2], -1)
+            page = structure[1] >> PAGE_SHIFT
+            if (space, page) in small or (large and _within(large, space, page)):
+                self._compare_table(space, table_key, structure)
+
+    def _compare_table(self, space: int, key: CombinedTableKey, table: CombinedTable) -> None:
+        """The guest's table that a cached entry names must lie where stage 2 says now, and be allowed as much."""
+        what = f"a table of the guest's, on the way to gva {key[4] << SHIFTS[key[3]]:#x},"
+        self._compare("structure", space, table[1] >> PAGE_SHIFT, table[0], table[2], what)
+
+    def _check_ept_tables(self) -> None:
+        """The EPT table that a cached entry names must be the one that the tables above it name now."""
+        machine = self.scene.machine
+        for (root, level, prefix), (table, rights, _) in machine.tlb.structures.guest_physical.items():
+            space = self._space_of_table.get(root, -1)
+            if space >= 0:
+                now = ept_table(machine.memory, root, prefix << SHIFTS[level], level)
+                if now is None or now[0] != table or rights & ~now[1]:
+                    text = f"page {prefix << SHIFTS[level] - PAGE_SHIFT:#x}: table {table:#x}, rights {rights} cached"
+                    says = "nothing" if now is None else f"table {now[0]:#x}, rights {now[1]}"
+                    self.report(
+                        "structure", f"{name_of(space)}, {text}, but the EPT entry of level {level} says {says}"
+                    )
 
     def _check_iotlb(self, small: set[tuple[int, int]], large: set[tuple[int, int, int]]) -> None:
         for (did, page), (hpa, rights) in self.scene.machine.iommu.iotlb.items():
@@ -199,6 +247,10 @@ class Stale(Oracle):
         for (table, page), cached in machine.tlb.guest_physical.items():
             if table in spaces:
                 self._compare("tlb", spaces[table], page, cached[0], cached[1], "the gpa")
+        for table_key, structure in machine.tlb.structures.combined.items():
+            if table_key[2] in spaces:
+                self._compare_table(spaces[table_key[2]], table_key, structure)
+        self._check_ept_tables()
         for (did, page), (hpa, rights) in machine.iommu.iotlb.items():
             if did - 1 | DMA in self.shadow.roots:
                 self._compare("iotlb", did - 1 | DMA, page, hpa, rights & (READ | WRITE), "the iova")

@@ -3,13 +3,16 @@
 Exactly as strict as a processor that has nothing cached: rights of both stages, reserved bits, memory types, and the
 right to write that setting an accessed or dirty flag takes. Written from the manuals a second time, and not shared
 with the machine's own walker: the one that the hypervisor uses.
+
+What a processor has cached of the guest's tables may be used in their place until the guest invalidates it, which is
+its own affair: `arrivals` knows of each cached paging-structure entry, and goes on from there by the bytes of now.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.machine.addresses import PAGE_SHIFT, PHYSICAL_RESERVED, READ, WRITE, is_canonical
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PHYSICAL_RESERVED, READ, WRITE, is_canonical
 from hvfuzz.machine.ept import (
     ADDRESS,
     EP4TA,
@@ -24,9 +27,12 @@ from hvfuzz.machine.paging import CR0_WP, CR3_PCID, CR4_PCIDE, EFER_NXE, NX, PS,
 from hvfuzz.oracles.spec import valid_range
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.machine.machine import Machine
     from hvfuzz.machine.memory import PhysicalMemory
+    from hvfuzz.machine.paging_cache import CombinedTable
 
 TOP: Final = 4
 """Levels of both stages."""
@@ -45,27 +51,50 @@ def leads(machine: Machine, vcpu: VCpu, gva: int, size: int, access: int, flags:
         cached = combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, page))
         if cached is not None and cached[1] & access == access:
             continue
-        if guest_virtual(machine.memory, vcpu, page << PAGE_SHIFT, access, flags) is None:
+        if not any(True for _ in arrivals(machine, vcpu, page << PAGE_SHIFT, access, flags)):
             return False
     return True
 
 
-def guest_virtual(memory: PhysicalMemory, vcpu: VCpu, gva: int, access: int, flags: bool = True) -> int | None:
+def arrivals(machine: Machine, vcpu: VCpu, gva: int, access: int, flags: bool = True) -> Iterator[int]:
+    """Where `guest_virtual` arrives from the root, and from each table on the way that the processor has cached."""
+    pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
+    cached = machine.tlb.structures.combined
+    below: CombinedTable | None = None
+    for level in range(TOP + 1, 1, -1):
+        if level <= TOP:
+            below = cached.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, level, gva >> PAGE_SHIFT + 9 * (level - 1)))
+            if below is None:
+                continue
+        hpa = guest_virtual(machine.memory, vcpu, gva, access, flags, below)
+        if hpa is not None:
+            yield hpa
+
+
+def guest_virtual(
+    memory: PhysicalMemory, vcpu: VCpu, gva: int, access: int, flags: bool = True, below: CombinedTable | None = None
+) -> int | None:
     """The Hpa at which a supervisor's READ or WRITE of `gva`, SMAP aside, arrives; None if a stage refuses it.
 
-    Without `flags`, as if all accessed and dirty flags on the way were set.
+    Without `flags`, as if all accessed and dirty flags on the way were set. The walk begins `below` a cached entry, if
+    that is given: at the table whose addresses it holds, with the right to write that the entries above it gave.
     """
     if not is_canonical(gva):
         return None
     reserved = PHYSICAL_RESERVED | (0 if vcpu.efer & EFER_NXE else NX)
-    table = vcpu.cr3 & ADDRESS
-    writable = True
+    top, known, table, writable = TOP, None, vcpu.cr3 & ADDRESS, True
+    if below is not None:
+        known, table, _, above, _, top = below
+        top, writable = top - 1, bool(above & RW)
     marked: dict[int, int] = {}
     """Words in which this walk sets flags: a guest can have one table in several places of one walk."""
-    for level in range(TOP, 0, -1):
+    for level in range(top, 0, -1):
         shift = PAGE_SHIFT + 9 * (level - 1)
         place = table | (gva >> shift & 511) << 3
-        hpa = guest_physical(memory, vcpu.eptp, place, READ, walking=True)
+        if known is not None and level == top:
+            hpa: int | None = known | place & PAGE_MASK
+        else:
+            hpa = guest_physical(memory, vcpu.eptp, place, READ, walking=True)
         entry = None if hpa is None else _word(memory, hpa)
         if hpa is None or entry is None or not entry & P:
             return None
@@ -123,6 +152,17 @@ def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, wal
             return None
         return entry & ADDRESS | gpa & within
     return None
+
+
+def ept_table(memory: PhysicalMemory, root: int, gpa: int, level: int) -> tuple[int, int] | None:
+    """(Hpa, rights so far) of the table that the EPT's entry of `level` on the way to `gpa` names; None if none."""
+    table, rights = root, RIGHTS
+    for each in range(TOP, level - 1, -1):
+        entry = _word(memory, table | (gpa >> PAGE_SHIFT + 9 * (each - 1) & 511) << 3)
+        if entry is None or not entry & RIGHTS or entry & LARGE:
+            return None
+        table, rights = entry & ADDRESS, rights & entry
+    return table, rights
 
 
 def _word(memory: PhysicalMemory, hpa: int) -> int | None:
