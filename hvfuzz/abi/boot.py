@@ -47,8 +47,13 @@ DMA_ENGINES = 2
 VIRTIO_BLK = 2
 VIRTIO_NET = 3
 DEVICES = 4
+IOAPIC = 0x10
+"""The page of the window, counted from MMIO_BASE, with the registers of the domain's own I/O APIC."""
 UART_PORT = 0x3F8
 UART_PORTS = 8
+FIFO_PORT = 0x3F0
+FIFO_PORTS = 8
+"""Those of the domain's own floppy controller."""
 CPUID_SIGNATURE = 0x4000_0000
 CPUID_VERSION = 0x4000_0001
 CPUID_NAME = b"hvfuzz emuhv"

@@ -168,12 +168,14 @@ def other_exits() -> str:
         - **RDTSC, RDTSCP**: the clock of `time.clock_read`, in the same grain, and counted as a read of it. Where that
           call would say AGAIN, the vCPU waits until the next window begins.
         - **HLT**: the vCPU halts unless an event is pending.
-        - **IN, OUT**: ports `{boot.UART_PORT:#x}` to `{last:#x}` are the domain's UART; others read as all
-          ones and ignore writes.
+        - **IN, OUT**: ports `{boot.UART_PORT:#x}` to `{last:#x}` are the domain's UART, `{boot.FIFO_PORT:#x}` to
+          `{boot.FIFO_PORT + boot.FIFO_PORTS - 1:#x}` its floppy controller, without a drive; others read as
+          all ones and ignore writes.
         - **EPT violation**: an access to the registers of device d (guest physical `{boot.MMIO_BASE:#x}` +
           d * {boot.MMIO_SIZE:#x}, one page) is emulated if the device is assigned to the domain: 1, 2, 4 or 8
           bytes, naturally aligned, others read as zero and ignore writes. Any other access gets #GP(0).
           Devices 0 to {boot.DMA_ENGINES - 1} are DMA engines, {boot.VIRTIO_BLK} is a virtio block device and
           {boot.VIRTIO_NET} a virtio network device (`hvfuzz/machine/devices/` has their registers). Whatever
           a domain left in a device, its registers and the disk, is gone when the device is taken from it.
+          Page {boot.IOAPIC:#x} of the window is the domain's own I/O APIC (`hvfuzz/hypervisor/ioapic.py`).
         """)

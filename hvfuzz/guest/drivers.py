@@ -1,15 +1,16 @@
-"""What a driver of a virtio device does in a row: it lets the device reach its pages, sets up queues, and kicks them.
+"""What drivers do in a row: of virtio devices, which reach their pages, and of the models that every domain has.
 
-It is right in most of what it does, so that requests are carried out; and where it is wrong, it breaks one rule.
+A driver is right in most of what it does, so that requests are carried out; where it is wrong, it mostly breaks one
+rule.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from hvfuzz.abi.boot import DIRECT_MAP, DMA_ENGINES, VIRTIO_BLK
+from hvfuzz.abi.boot import DIRECT_MAP, DMA_ENGINES, FIFO_PORT, IOAPIC, VIRTIO_BLK
 from hvfuzz.guest.context import Context
-from hvfuzz.guest.ops import VIRTIO_REGISTERS, OpKind
+from hvfuzz.guest.ops import IOAPIC_REGISTERS, VIRTIO_REGISTERS, OpKind
 from hvfuzz.guest.program import Actor, Op
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 
@@ -29,6 +30,14 @@ VERSION_1: Final = 1 << 32
 FEATURES: Final = (1 << 26, 1 << 28, 1 << 29)
 """LOG_ALL, INDIRECT_DESC, EVENT_IDX."""
 FAULTY: Final = 0.35
+DRIVE_SPECIFICATION: Final = 0x8E
+FLOPPY: Final = (
+    *((0x03, 2, 0), (0x08, 0, 2), (0x0F, 2, 0), (0x10, 0, 1), (0x45, 8 + 32, 7), (0x4A, 1, 7), (0xFF, 0, 1)),
+    *((DRIVE_SPECIFICATION, 3, 0), (DRIVE_SPECIFICATION, 3, 0)),
+)
+"""(command, parameters and data, result), in bytes, of what the floppy controller does."""
+DATA: Final = 5
+"""Offset of the port of its FIFO."""
 
 
 class _Ring(NamedTuple):
@@ -74,6 +83,43 @@ def virtio_story(context: Context) -> None:
     assign = grammar.allowed("device.deassign")
     if assign is not None and context.chance(0.2):
         context.append(Op(assign, context.actor(context.control()), (device,)))
+
+
+def fifo_story(context: Context) -> None:
+    """Append a command of the floppy controller with its parameters, or more of them than it takes, and its result."""
+    out, read = context.grammar.allowed("out"), context.grammar.allowed("in")
+    if out is None:
+        return
+    actor = context.actor()
+    command, parameters, result = context.pick(FLOPPY)
+    if command == DRIVE_SPECIFICATION and context.chance(0.6):
+        parameters = context.pick((30, 31, 32, 40, 70))
+    count = parameters if context.chance(0.85) else context.below(36)
+    context.append(Op(out, actor, (FIFO_PORT + DATA, 1, command)))
+    for at in range(count):
+        last = at == count - 1 and context.chance(0.8)
+        context.append(Op(out, actor, (FIFO_PORT + DATA, 1, 0xC0 if last else context.below(0x80))))
+    if read is not None:
+        for _ in range(result if context.chance(0.7) else context.below(10)):
+            context.append(Op(read, actor, (FIFO_PORT + context.pick((DATA, DATA, DATA, 4)), 1)))
+
+
+def ioapic_story(context: Context) -> None:
+    """Append what programs, and reads, registers of an I/O APIC: those that there are, and others."""
+    write, read = context.grammar.allowed("mmio_write"), context.grammar.allowed("mmio_read")
+    if write is None:
+        return
+    actor = context.actor()
+    for _ in range(1 + context.below(3)):
+        index = (
+            0x10 + context.below(16) if context.chance(0.6) else context.pick((0, 1, 2, 0xF, 0x20, 0x21, 0x80, 0xFF))
+        )
+        context.append(Op(write, actor, (IOAPIC, IOAPIC_REGISTERS["IOREGSEL"], 4, index)))
+        if context.chance(0.6):
+            value = context.pick((0, 0x31, 0x1_0000, 0xFF00_0000, 0xFFFF_FFFF))
+            context.append(Op(write, actor, (IOAPIC, IOAPIC_REGISTERS["IOWIN"], context.pick((4, 4, 1, 8)), value)))
+        if read is not None and context.chance(0.7):
+            context.append(Op(read, actor, (IOAPIC, IOAPIC_REGISTERS["IOWIN"], context.pick((4, 4, 8, 2)))))
 
 
 def _register(write: OpKind, ring: _Ring, name: str, value: int) -> Op:

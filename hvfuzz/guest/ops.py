@@ -8,7 +8,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from hvfuzz.abi.boot import CPUID_SIGNATURE, CPUID_VERSION, UART_PORT, UART_PORTS
+from hvfuzz.abi.boot import CPUID_SIGNATURE, CPUID_VERSION, FIFO_PORT, IOAPIC, UART_PORT, UART_PORTS
 from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.kinds import GVA, Kind
 from hvfuzz.abi.layout import Field
@@ -137,7 +137,8 @@ VIRTIO_REGISTERS: Final = MappingProxyType(
     }
 )
 """ERROR and ID lie where a DMA engine has them."""
-REGISTERS: Final = MappingProxyType({**DEVICE_REGISTERS, **VIRTIO_REGISTERS})
+IOAPIC_REGISTERS: Final = MappingProxyType({"IOREGSEL": 0xD0, "IOWIN": 0xE0})
+REGISTERS: Final = MappingProxyType({**DEVICE_REGISTERS, **VIRTIO_REGISTERS, **IOAPIC_REGISTERS})
 
 SIZE: Final = _kind("size", 1, SIZES)
 WORD: Final = _kind(
@@ -154,8 +155,11 @@ LEAF: Final = _kind(
     (0, 1, 7, 0xB, 0xC, CPUID_SIGNATURE, CPUID_VERSION, 0x4000_00FF, 0x8000_0000, 0x8000_0001, 0x8000_0008),
 )
 SUBLEAF: Final = _kind("subleaf", 4, (0, 1, 2, 0xFF, 0xFFFF_FFFF))
+FIFO_EDGES: Final = (FIFO_PORT + 2, FIFO_PORT + 4, FIFO_PORT + 5, FIFO_PORT + 7)
 IO_PORT: Final = _kind(
-    "io_port", 2, (*range(UART_PORT, UART_PORT + UART_PORTS), UART_PORT - 1, 0x60, 0x80, 0xCF8, 0xFFFF)
+    "io_port",
+    2,
+    (*range(UART_PORT, UART_PORT + UART_PORTS), *FIFO_EDGES, FIFO_PORT - 1, 0x60, 0x80, 0xCF8, 0xFFFF),
 )
 CONTROL: Final = _kind("control", 1, (0, 3, 4, 8), names=CONTROL_REGISTERS)
 CONTROL_VALUE: Final = _kind(
@@ -165,7 +169,7 @@ CONTROL_VALUE: Final = _kind(
     (0x8001_0033, 0x8000_0033, 0x33, 0, 0x1000, 0x2000, 0x20, 0xA0, 0x3000A0, 1 << 63, (1 << 64) - 1),
 )
 MSR: Final = _kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
-DEVICE: Final = _kind("device", 1, (0, 1, 2, 3, 4, 0xFF))
+DEVICE: Final = _kind("device", 1, (0, 1, 2, 3, 4, IOAPIC, 0xFF), names=MappingProxyType({"IOAPIC": IOAPIC}))
 REGISTER: Final = _kind("register", 2, (*REGISTERS.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=REGISTERS)
 CAPACITY: Final = _kind("capacity", 1, (0, 1, 2, 4, 16, 64))
 

@@ -11,8 +11,10 @@ from hvfuzz.abi import boot as layout
 from hvfuzz.abi.boot import DomainConfig, World
 from hvfuzz.hypervisor import canaries
 from hvfuzz.hypervisor.domains import Domain
+from hvfuzz.hypervisor.fifo import Fifo
 from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.hypervisor.hypervisor import Hypervisor
+from hvfuzz.hypervisor.hypervisor import FIFO, IOAPIC, Hypervisor
+from hvfuzz.hypervisor.ioapic import IoApic
 from hvfuzz.hypervisor.iommu import DmaMap
 from hvfuzz.hypervisor.stage2 import Stage2
 from hvfuzz.hypervisor.tables import POISON, RIGHTS, TablePool
@@ -85,6 +87,8 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
         pool=pool,
         stage2=stage2,
         dma=dma,
+        fifo=Fifo(hv.host, hv.models(number) + FIFO),
+        ioapic=IoApic(hv.host, hv.models(number) + IOAPIC),
         work=hv.work,
     )
     hv.domains.append(domain)

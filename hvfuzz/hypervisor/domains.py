@@ -14,6 +14,8 @@ from hvfuzz.hypervisor.host import HostArray, Work
 from hvfuzz.machine.devices.uart import Uart
 
 if TYPE_CHECKING:
+    from hvfuzz.hypervisor.fifo import Fifo
+    from hvfuzz.hypervisor.ioapic import IoApic
     from hvfuzz.hypervisor.iommu import DmaMap
     from hvfuzz.hypervisor.stage2 import Stage2
     from hvfuzz.machine.cpu import VCpu
@@ -79,9 +81,11 @@ class Domain:
         "clock_window",
         "console",
         "dma",
+        "fifo",
         "grants",
         "handles",
         "id",
+        "ioapic",
         "pool",
         "privileged",
         "stage2",
@@ -100,6 +104,8 @@ class Domain:
         pool: list[int],
         stage2: Stage2,
         dma: DmaMap,
+        fifo: Fifo,
+        ioapic: IoApic,
         work: Work,
     ) -> None:
         self.id = id
@@ -115,5 +121,7 @@ class Domain:
         self.buckets: HostArray[Bucket | None] = HostArray([None] * BUCKETS, work)
         self.console = bytearray()
         self.uart = Uart()
+        self.fifo = fifo
+        self.ioapic = ioapic
         self.clock_window = 0
         self.clock_reads = 0

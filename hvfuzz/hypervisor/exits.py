@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE, UART_PORT, UART_PORTS
+from hvfuzz.abi.boot import DEVICES, FIFO_PORT, FIFO_PORTS, IOAPIC, MMIO_BASE, MMIO_SIZE, UART_PORT, UART_PORTS
 from hvfuzz.hypervisor import dispatch, ports, tsc
 from hvfuzz.hypervisor.cpuid import cpuid_leaf
 from hvfuzz.hypervisor.host import HostBug
@@ -19,9 +19,12 @@ from hvfuzz.machine.msrs import TSC_AUX
 from hvfuzz.machine.vmcs import RAX, RBX, RCX, RDX, RIP, ExitReason, Saved, Vmcs
 
 if TYPE_CHECKING:
+    from hvfuzz.hypervisor.fifo import Fifo
     from hvfuzz.hypervisor.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.ioapic import IoApic
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.machine.devices.device import Device
+    from hvfuzz.machine.devices.uart import Uart
 
 MSRS = int(Saved.MSRS)
 READ_SLOT = 0
@@ -95,16 +98,21 @@ def hlt(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def port_access(hv: Hypervisor, vcpu: VCpu) -> None:
-    """IN or OUT: the domain's serial port; nothing else answers."""
+    """IN or OUT: the domain's serial port or floppy controller; nothing else answers."""
     vmcs = vcpu.vmcs
     saved = vmcs.saved
+    domain = hv.domains[vcpu.domain]
+    device: Uart | Fifo | None = None
     offset = vmcs.port - UART_PORT
-    uart = hv.domains[vcpu.domain].uart if 0 <= offset < UART_PORTS else None
+    if 0 <= offset < UART_PORTS:
+        device = domain.uart
+    elif 0 <= vmcs.port - FIFO_PORT < FIFO_PORTS:
+        device, offset = domain.fifo, vmcs.port - FIFO_PORT
     if vmcs.write:
-        if uart is not None:
-            uart.port_write(offset, vmcs.width, saved[RAX])
+        if device is not None:
+            device.port_write(offset, vmcs.width, saved[RAX])
     else:
-        value = ones(vmcs.width) if uart is None else uart.port_read(offset, vmcs.width)
+        value = ones(vmcs.width) if device is None else device.port_read(offset, vmcs.width)
         saved[RAX] = merged(saved[RAX], vmcs.width, value)
     step_over(vmcs)
 
@@ -123,7 +131,7 @@ def merged(register: int, width: int, value: int) -> int:
 
 
 def ept_violation(hv: Hypervisor, vcpu: VCpu) -> None:
-    """A register access, if the page belongs to a device of the domain; else the guest gets #GP(0)."""
+    """A register access, if the page belongs to a device or a model of the domain; else the guest gets #GP(0)."""
     device = emulated_device(hv, vcpu)
     if device is None:
         vcpu.pending_fault = GuestFault(Vector.GP, 0)
@@ -140,12 +148,14 @@ def ept_violation(hv: Hypervisor, vcpu: VCpu) -> None:
     step_over(vmcs)
 
 
-def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Device | None:
+def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Device | IoApic | None:
     """The device whose register the faulting load or store is for; None if it is for none of the domain's."""
     vmcs = vcpu.vmcs
     if not vmcs.width or not vmcs.qualification & _FINAL:
         return None  # a fetch, or the walk of a page table: neither can be emulated
     number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
+    if number == IOAPIC:
+        return hv.domains[vcpu.domain].ioapic
     if not 0 <= number < DEVICES:
         return None
     device = hv.machine.devices[number]
@@ -157,14 +167,14 @@ def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Device | None:
 # before is the hypervisor's own.
 
 
-def read_register(hv: Hypervisor, device: Device, offset: int, width: int) -> int:
+def read_register(hv: Hypervisor, device: Device | IoApic, offset: int, width: int) -> int:
     """Read `width` bytes of a register."""
     slot = hv.bounce + READ_SLOT
     fill_slot(hv, slot, device.mmio_read(offset, width), width)
     return hv.host.read64(slot)
 
 
-def write_register(hv: Hypervisor, device: Device, offset: int, width: int, value: int) -> None:
+def write_register(hv: Hypervisor, device: Device | IoApic, offset: int, width: int, value: int) -> None:
     """Write the low `width` bytes of `value` to a register."""
     slot = hv.bounce + WRITE_SLOT
     fill_slot(hv, slot, value, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hvfuzz.abi.boot import World
 from hvfuzz.abi.limits import SELF
@@ -31,6 +31,13 @@ CONTROL_AREA = 0
 """Host physical address of the hypervisor's control area, one frame."""
 CONTROL_MAGIC = int.from_bytes(b"hvfuzz\0\1", "little")
 CONTROL_CANARY = CONTROL_AREA + PAGE_SIZE - 8
+MODELS: Final = 0x40
+"""Offset in the bounce buffer of what the device models of domain 0 keep; each further domain has the next area."""
+MODELS_SIZE: Final = 0x100
+FIFO: Final = 0x00
+"""Offset in a domain's area of the FIFO of its floppy controller."""
+IOAPIC: Final = 0x40
+"""The same for the redirection entries of its I/O APIC."""
 
 
 class Hypervisor:
@@ -67,7 +74,8 @@ class Hypervisor:
         self._lay_out_memory()
         self.iommu = self._device_tables()
         self.bounce = self._bounce_buffer()
-        """Host physical address of two words: the data of a register read, and of a register write."""
+        """Host physical address of two words, the data of a register read and of a register write; then the areas of
+        the domains' device models."""
         machine.exit_handler = self.handle_exit
 
     @property
@@ -98,6 +106,10 @@ class Hypervisor:
         """The device with this number, or None."""
         devices = self.machine.devices
         return devices[number] if number < len(devices) else None
+
+    def models(self, domain: int) -> int:
+        """Host physical address of what the device models of domain number `domain` keep."""
+        return self.bounce + MODELS + domain * MODELS_SIZE
 
     def _lay_out_memory(self) -> None:
         """All frames are free, but for those of the control area and of the frame table itself."""

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.boot import (
     DEVICES,
     DMA_ENGINES,
+    FIFO_PORT,
+    FIFO_PORTS,
+    IOAPIC,
     MMIO_BASE,
     MMIO_SIZE,
     UART_PORT,
@@ -29,6 +32,7 @@ from hvfuzz.machine.faults import Vector
 from hvfuzz.machine.vmcs import RAX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
 from hvfuzz.oracles.bystanders import Bystanders
 from hvfuzz.oracles.emulation import Emulation
+from hvfuzz.oracles.models import Models
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.virtio import Scope, written
 
@@ -54,6 +58,7 @@ class Exits(Oracle):
         "fault": "an access that stage 2 refuses is emulated, or gives the guest #GP(0), as the contract says",
         "device": "a register that a guest writes to a device of its own gets that value, and the others keep theirs",
         "dma": "a virtio device touches what its queues name, each buffer in its direction, and no byte more",
+        "model": "what the hypervisor keeps for its device models changes as in the device, for who uses it",
         "others": "an exit leaves the state of other vCPUs, serial ports and devices alone, but for those it is about",
         "control": "no exit changes what vCPUs run on: EPTP, VPID, intercepts; nor that the IOMMU is on",
         "call": "a VMCALL is one call, which ends, and no other exit is one; only a call copies guest memory",
@@ -73,6 +78,7 @@ class Exits(Oracle):
         self._root = 0
         self._bystanders: Final = Bystanders(scene)
         self._emulation: Final = Emulation(scene, shadow)
+        self._models: Final = Models(scene)
         self._scope: Scope | None = None
         """What the device may touch that is being notified."""
         self._power_on: list[list[int]] = []
@@ -83,11 +89,13 @@ class Exits(Oracle):
         self._intercepts = [vcpu.vmcs.intercepts for vcpu in self._vcpus]
         self._root = self._iommu.root_table
         self._power_on = [list(device.registers) for device in self.scene.machine.devices]
+        self._models.attach()
         self._bystanders.attach([domain.uart for domain in self.shadow.domains])
 
     def reset(self) -> None:
         """The machine is back at its snapshot."""
         self._scope = None
+        self._models.reset()
         self._bystanders.reset()
 
     # Moments.
@@ -173,6 +181,10 @@ class Exits(Oracle):
         else:
             self._bystanders.acted(calls.acting)
 
+    def audit(self) -> None:
+        """What nobody looked at for a while."""
+        self._judge_models()
+
     def _miscalled(self, text: str) -> None:
         """Something is wrong with which calls there were; for the next exit, none was."""
         self._calls.abandon()
@@ -193,23 +205,39 @@ class Exits(Oracle):
         machine = self.scene.machine
         number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
         device = machine.devices[number] if 0 <= number < DEVICES else None
-        mine = device is not None and self.shadow.device_domain(device.bdf) == vcpu.domain
+        model = number == IOAPIC
+        mine = model or (device is not None and self.shadow.device_domain(device.bdf) == vcpu.domain)
         emulated = mine and vmcs.width and vmcs.qualification & FINAL
         fault = vcpu.pending_fault
-        if emulated and device is not None:
+        if emulated:
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
-            if not vmcs.write:
+            if model:
+                self._expect_model(vcpu, expected)
+            elif device is not None and not vmcs.write:
                 # Reading a register changes nothing, so it can be read again.
                 expected[RAX] = device.mmio_read(vmcs.operand & MMIO_SIZE - 1, vmcs.width)
             if fault is not None:
                 self.report("fault", f"an access to dom{vcpu.domain}'s own device gives {fault}")
-            elif vmcs.write:
+            elif vmcs.write and not model:
                 self._judge_registers(vcpu, number)
         elif fault is None or fault.vector != Vector.GP or fault.error:
             self.report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} gives {fault}")
         for other, before in zip(machine.devices, self._devices, strict=True):
             if not (emulated and other is device) and other.registers != before:
                 self.report("others", f"an access of dom{vcpu.domain} changes registers of {other.name}")
+
+    def _expect_model(self, vcpu: VCpu, expected: list[Any]) -> None:
+        """A register access of the domain's own I/O APIC."""
+        vmcs = vcpu.vmcs
+        value = self._models.mmio(vcpu.domain, vmcs.operand & MMIO_SIZE - 1, vmcs.width, vmcs.write, expected[RAX])
+        if not vmcs.write:
+            expected[RAX] = value
+        self._judge_models()
+
+    def _judge_models(self) -> None:
+        wrong = self._models.differs()
+        if wrong:
+            self.report("model", wrong)
 
     def _judge_registers(self, vcpu: VCpu, number: int) -> None:
         """What a device of the domain's own has in its registers after a write."""
@@ -236,6 +264,9 @@ class Exits(Oracle):
                 mine.port_write(offset, width, expected[RAX])
             else:
                 value = mine.port_read(offset, width)
+        elif 0 <= vmcs.port - FIFO_PORT < FIFO_PORTS:
+            value = self._models.port(vcpu.domain, vmcs.port - FIFO_PORT, width, vmcs.write, expected[RAX])
+            self._judge_models()
         if not vmcs.write:
             expected[RAX] = value if width >= 4 else expected[RAX] & ~ones | value
         for domain, uart in zip(self.shadow.domains, self._uarts, strict=True):

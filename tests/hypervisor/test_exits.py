@@ -10,6 +10,7 @@ from hvfuzz.abi.boot import (
     CPUID_SIGNATURE,
     CPUID_VERSION,
     DIRECT_MAP,
+    FIFO_PORT,
     MMIO_BASE,
     MMIO_SIZE,
     PD_MMIO_GFN,
@@ -77,7 +78,7 @@ def test_the_serial_port_is_the_domains_own(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, 0x11223344556677FF), (2, 0x112233445566FFFF), (4, 0xFFFFFFFF)])
-@pytest.mark.parametrize("port", [0, 0x60, UART_PORT - 4, UART_PORT + 8, 0xFFFF])
+@pytest.mark.parametrize("port", [0, 0x60, FIFO_PORT - 1, UART_PORT + 8, 0xFFFF])
 def test_other_ports_read_ones(hv: Hypervisor, vcpu: VCpu, port: int, size: int, expected: int) -> None:
     vcpu.out(port, size, 0x41)
     vcpu.regs[RAX] = 0x1122334455667788

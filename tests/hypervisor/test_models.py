@@ -1,0 +1,171 @@
+"""The device models of the hypervisor: the floppy controller's FIFO, and the I/O APIC's index and window."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hvfuzz.abi.boot import DIRECT_MAP, FIFO_PORT, IOAPIC, MMIO_BASE, MMIO_SIZE, WORLDS
+from hvfuzz.hypervisor.boot import boot
+from hvfuzz.hypervisor.fifo import DRIVE_SPECIFICATION, NOT_READY, PARAMETERS, READ_ID, SIZE, WRITE_DATA, Fifo, Phase
+from hvfuzz.hypervisor.hypervisor import FIFO, MODELS, MODELS_SIZE, Hypervisor
+from hvfuzz.hypervisor.hypervisor import IOAPIC as ENTRIES
+from hvfuzz.hypervisor.ioapic import ENTRY, ID_BITS, MASKED, PINS, SELECT, VERSION_VALUE, WINDOW, IoApic
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, Gva
+from hvfuzz.machine.vmcs import RAX
+from hvfuzz.oracles.models import Floppy, Interrupts
+
+DATA, STATUS = FIFO_PORT + 5, FIFO_PORT + 4
+HOST = boot(WORLDS[3])
+AREA = HOST.models(1)
+
+
+def surroundings(hv: Hypervisor, first: int, size: int) -> bytes:
+    """The page of the bounce buffer, without `size` bytes from `first` on."""
+    page = hv.bounce & ~PAGE_MASK
+    return hv.host.read(page, first - page) + hv.host.read(first + size, page + PAGE_SIZE - first - size)
+
+
+def test_every_world_has_room_for_its_models() -> None:
+    for world in WORLDS:
+        end = MODELS + len(world.domains) * MODELS_SIZE
+        assert (boot(world).bounce & PAGE_MASK) + end <= PAGE_SIZE
+    assert FIFO + SIZE < ENTRIES
+    assert ENTRIES + PINS * ENTRY < MODELS_SIZE, "there is a secret between any two"
+
+
+class TestFifo:
+    """Commands, parameters, data, results."""
+
+    @pytest.fixture
+    def fifo(self) -> Fifo:
+        return Fifo(HOST.host, AREA + FIFO)
+
+    @staticmethod
+    def send(fifo: Fifo, *data: int) -> None:
+        for byte in data:
+            fifo.port_write(5, 1, byte)
+
+    def test_results_come_in_order_and_end(self, fifo: Fifo) -> None:
+        self.send(fifo, 0x0F, 0, 7, READ_ID, 0)
+        assert fifo.port_read(4, 1) == 0xD0
+        assert [fifo.port_read(5, 1) for _ in range(8)] == [NOT_READY, 0, 0, 7, 0, 0, 2, 0]
+        assert fifo.port_read(4, 1) == 0x80
+
+    def test_a_sector_goes_through_the_fifo(self, fifo: Fifo) -> None:
+        self.send(fifo, WRITE_DATA, *range(8))
+        assert fifo.phase is Phase.DATA
+        self.send(fifo, *range(SIZE - 1))
+        assert fifo.phase is Phase.DATA
+        self.send(fifo, 0xFF)
+        assert fifo.port_read(5, 1) == NOT_READY
+
+    def test_parameters_without_an_end_are_lost(self, fifo: Fifo) -> None:
+        """CVE-2015-3456."""
+        before = surroundings(HOST, fifo.buffer, SIZE)
+        self.send(fifo, DRIVE_SPECIFICATION, *[0x7F] * 1000)
+        assert (fifo.position, fifo.phase) == (SIZE, Phase.COMMAND)
+        assert surroundings(HOST, fifo.buffer, SIZE) == before
+        self.send(fifo, 0x80)
+        assert fifo.position == 0
+
+    def test_reset_forgets_the_command(self, fifo: Fifo) -> None:
+        self.send(fifo, WRITE_DATA, 1, 2)
+        fifo.port_write(2, 1, 0)
+        assert fifo.port_read(4, 1) == 0
+        self.send(fifo, 8)
+        fifo.port_write(2, 1, 0x0C)
+        assert (fifo.port_read(2, 1), fifo.port_read(4, 1)) == (0x0C, 0x80)
+
+    @given(
+        accesses=st.lists(
+            st.tuples(
+                st.booleans(),
+                st.sampled_from((2, 4, 5, 5, 5, 5, 7)),
+                st.sampled_from((1, 1, 1, 2, 4)),
+                st.sampled_from((*PARAMETERS, DRIVE_SPECIFICATION)) | st.integers(0, 255),
+            ),
+            max_size=120,
+        )
+    )
+    def test_it_is_what_the_data_sheet_says(self, accesses: list[tuple[bool, int, int, int]]) -> None:
+        """Read by other eyes: the oracle's. And nothing beside the FIFO is written, whatever comes."""
+        fifo, floppy = Fifo(HOST.host, AREA + FIFO), Floppy()
+        before = surroundings(HOST, fifo.buffer, SIZE)
+        for write, offset, width, value in accesses:
+            if write:
+                fifo.port_write(offset, width, value)
+                for at in range(width):
+                    floppy.write(offset + at, value >> 8 * at & 0xFF)
+            else:
+                read = fifo.port_read(offset, width)
+                assert read == sum(floppy.read(offset + at) << 8 * at for at in range(width))
+        assert HOST.host.read(fifo.buffer, SIZE) == floppy.data
+        assert surroundings(HOST, fifo.buffer, SIZE) == before
+
+    def test_each_domain_has_one(self, hv: Hypervisor) -> None:
+        first, second = hv.domains[1].vcpus[0], hv.domains[2].vcpus[0]
+        first.out(DATA, 1, 0x10)
+        second.inp(STATUS, 1)
+        assert second.regs[RAX] & 0xFF == 0x80
+        first.inp(STATUS, 1)
+        assert first.regs[RAX] & 0xFF == 0xD0
+
+
+class TestIoApic:
+    """The index selects what the window shows."""
+
+    @pytest.fixture
+    def ioapic(self) -> IoApic:
+        return IoApic(HOST.host, AREA + ENTRIES)
+
+    @pytest.mark.parametrize(
+        ("index", "power_on", "all_ones"),
+        [
+            (0, 0, ID_BITS),
+            (1, VERSION_VALUE, VERSION_VALUE),
+            (2, 0, 0),
+            (0x0F, 0, 0),
+            (0x10, MASKED, 0x1_AFFF),
+            (0x1F, 0, 0xFF00_0000),
+            (0x20, 0, 0),
+            (0xFF, 0, 0),
+        ],
+    )
+    def test_registers(self, ioapic: IoApic, index: int, power_on: int, all_ones: int) -> None:
+        ioapic.mmio_write(SELECT, 4, index)
+        assert ioapic.mmio_read(WINDOW, 4) == power_on
+        ioapic.mmio_write(WINDOW, 4, 0xFFFF_FFFF)
+        assert ioapic.mmio_read(WINDOW, 4) == all_ones
+
+    @given(
+        accesses=st.lists(
+            st.tuples(
+                st.booleans(),
+                st.sampled_from((SELECT, SELECT, WINDOW, WINDOW, 0)),
+                st.sampled_from((1, 2, 4, 8)),
+                st.integers(0, 0x2F) | st.integers(0, (1 << 64) - 1),
+            ),
+            max_size=60,
+        )
+    )
+    def test_it_is_what_the_data_sheet_says(self, accesses: list[tuple[bool, int, int, int]]) -> None:
+        ioapic, model = IoApic(HOST.host, AREA + ENTRIES), Interrupts()
+        before = surroundings(HOST, ioapic.entries, PINS * ENTRY)
+        for write, offset, width, value in accesses:
+            mask = (1 << 8 * width) - 1
+            if write:
+                ioapic.mmio_write(offset, width, value)
+                model.write(offset, value & mask & 0xFFFF_FFFF)
+            else:
+                assert ioapic.mmio_read(offset, width) == model.read(offset) & mask
+        assert [HOST.host.read64(ioapic.entries + pin * ENTRY) for pin in range(PINS)] == model.entries
+        assert surroundings(HOST, ioapic.entries, PINS * ENTRY) == before
+
+    def test_each_domain_has_one(self, hv: Hypervisor) -> None:
+        window = DIRECT_MAP + MMIO_BASE + IOAPIC * MMIO_SIZE
+        first, second = hv.domains[1].vcpus[0], hv.domains[2].vcpus[0]
+        first.store(Gva(window + SELECT), 4, 0x10)
+        first.store(Gva(window + WINDOW), 4, 0x31)
+        assert first.load(Gva(window + WINDOW), 4) == 0x31
+        assert second.load(Gva(window + SELECT), 4) == 0
+        assert hv.host.read64(hv.models(2) + ENTRIES) == MASKED
