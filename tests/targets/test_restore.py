@@ -53,6 +53,7 @@ SCRATCH = MEMOS | {
     ("Calls", "cycles"),
     ("Calls", "left"),
     ("Calls", "since"),
+    ("Emulation", "_window"),
     ("Exits", "_devices"),
     ("Exits", "_uarts"),
     ("Interpreter", "_batched"),
