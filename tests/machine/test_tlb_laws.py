@@ -1,7 +1,14 @@
 """Laws of the TLB over random histories (SDM Vol. 3A, 4.10.4; Vol. 3C, 29.4.3): one entry changes, in either stage.
 
-Until the right invalidation, an access ends as the old tables or as the new ones say; after it, as the new ones say.
-What "say" means is told by a walker that has no caches, and that shares nothing with the one under test.
+After the right invalidation an access ends as the new tables say. Until then it ends as one of these say, and no other:
+
+- the old tables, all of them (a translation was cached), or the new ones, all of them (nothing was);
+- the old tables down to some level, rights and all, and from the table that these named on the present content of what
+  is below (a paging-structure entry was cached, or not yet dropped);
+- for a change of stage 2, also the new ones down to some level, and below it the old ones (a mapping of a Gpa was).
+
+A fault drops what it came from: after one that stage 1 caused, the same access ends as the new tables say. What "say"
+means is told by a walker that has no caches, and that shares nothing with the one under test.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,18 +18,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvfuzz.abi.boot import DIRECT_MAP, USER_BASE, argument_page
-from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
+from hvfuzz.machine import paging
+from hvfuzz.machine.addresses import PAGE_SHIFT, PHYSICAL_RESERVED, READ, WRITE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.ept import ADDRESS
 from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault
-from hvfuzz.machine.tlb import InvpcidKind
-from hvfuzz.oracles.walk import guest_virtual
+from hvfuzz.machine.paging_cache import SHIFTS, CombinedTable
+from hvfuzz.machine.tlb import InvpcidKind, InvvpidKind
+from hvfuzz.oracles.walk import guest_physical, guest_virtual
 from hvfuzz.targets.emulated import EmulatedTarget, System
 
 PAGES = (DIRECT_MAP + 0x40000, DIRECT_MAP + 0x41000, DIRECT_MAP + 0x60000, USER_BASE, argument_page(0))
 ACCESSES = st.tuples(st.sampled_from(PAGES), st.sampled_from([0, 8, 0xFF8]), st.sampled_from([READ, WRITE]))
-STAGE_1_BITS = st.sampled_from([1 << bit for bit in (0, 1, 2, 5, 6, 12, 13, 40, 51, 63)])
-STAGE_2_BITS = st.sampled_from([1 << bit for bit in (0, 1, 2, 5, 12, 13, 40, 51)])
+# Several at once: an entry is taken as a whole, its address with its rights.
+STAGE_1_BITS = st.lists(
+    st.sampled_from([1 << bit for bit in (0, 1, 2, 5, 6, 12, 13, 14, 40, 51, 63)]), min_size=1, max_size=3
+)
+STAGE_2_BITS = st.lists(st.sampled_from([1 << bit for bit in (0, 1, 2, 5, 12, 13, 40, 51)]), min_size=1, max_size=3)
 CAPACITIES = st.sampled_from([0, 1, 2, 3, 5, 64])
 
 
@@ -66,8 +78,40 @@ def stage_2_entry(vcpu: VCpu, hpa: int) -> int:
     raise AssertionError(f"no leaf maps {hpa:#x}")
 
 
+def upper(vcpu: VCpu, gva: int, level: int) -> CombinedTable | None:
+    """What a paging-structure entry of `level` would hold if it were cached now; None if it could not be."""
+    table, above = vcpu.cr3 & ADDRESS, paging.RW | paging.US
+    for step in range(4, level - 1, -1):
+        place = guest_physical(vcpu.memory, vcpu.eptp, table | (gva >> SHIFTS[step] & 511) << 3, READ)
+        entry = vcpu.memory.load64(place) if place is not None and place < vcpu.memory.size else 0
+        if not entry & paging.P or entry & (PHYSICAL_RESERVED | paging.PS):
+            return None
+        table, above = entry & ADDRESS, above & entry
+    hpa = guest_physical(vcpu.memory, vcpu.eptp, table, READ)
+    return None if hpa is None else (hpa, table, READ, above, 0, level)
+
+
+def permitted(vcpu: VCpu, gva: int, kind: int, place: int, old: int, stage: int) -> set[int | None]:
+    """All that an access may end in after the entry at `place`, which was `old`, has been changed."""
+    memory = vcpu.memory
+    new = memory.load64(place)
+    ends = {fresh(vcpu, gva, kind)}
+    memory.store64(place, old)
+    ends.add(fresh(vcpu, gva, kind))
+    befores = [upper(vcpu, gva, level) for level in (4, 3, 2)]
+    memory.store64(place, new)
+    afters = [upper(vcpu, gva, level) for level in (4, 3, 2)]
+    ends |= {guest_virtual(memory, vcpu, gva, kind, below=below) for below in befores if below is not None}
+    if stage == 2:
+        memory.store64(place, old)
+        ends |= {guest_virtual(memory, vcpu, gva, kind, below=below) for below in afters if below is not None}
+        memory.store64(place, new)
+    return ends
+
+
 def judge(
     system: System,
+    stage: int,
     before: list[tuple[int, int, int]],
     capacity: int,
     change: Callable[[VCpu], tuple[int, int]],
@@ -80,18 +124,28 @@ def judge(
     system.machine.tlb.set_capacity(capacity)
     for base, offset, kind in before:
         access(vcpu, base + offset, kind)
-    old = {kind: fresh(vcpu, page, kind) for kind in (READ, WRITE)}
     place, entry = change(vcpu)
+    old = vcpu.memory.load64(place)
+    flags = paging.A | paging.D if stage == 1 else 0
     vcpu.memory.store64(place, entry)
     for kind in kinds:
         new = fresh(vcpu, page, kind)
+        ends = permitted(vcpu, page, kind, place, old | vcpu.memory.load64(place) & flags, stage)
         found = access(vcpu, page, kind)
-        assert found in {old[kind], new}, "neither the old tables nor the new ones"
-        if capacity == 0:
-            assert found == new
+        assert found in ends, "neither the old tables, nor the new ones, nor what the manual makes of both"
+        if capacity == 0 or (found is None and stage == 1):
+            assert access(vcpu, page, kind) == new, "a fault that came of what was cached comes again"
     invalidate(vcpu, page)
     for kind in kinds:
         assert fresh(vcpu, page, kind) == access(vcpu, page, kind), "stale after the right invalidation"
+
+
+def flipped(vcpu: VCpu, place: int, bits: list[int]) -> int:
+    """The entry at `place` with these bits the other way round."""
+    entry = vcpu.memory.load64(place)
+    for bit in set(bits):
+        entry ^= bit
+    return entry
 
 
 HISTORY = st.lists(ACCESSES, max_size=8)
@@ -104,9 +158,11 @@ KINDS = st.lists(st.sampled_from([READ, WRITE]), min_size=1, max_size=4)
     capacity=CAPACITIES,
     page=st.sampled_from(PAGES),
     level=st.integers(1, 4),
-    bit=STAGE_1_BITS,
+    bits=STAGE_1_BITS,
     kinds=KINDS,
-    by=st.sampled_from(["invlpg", "single", "all", "vpid"]),
+    by=st.sampled_from(
+        ["invlpg", "address", "single", "all", "vpid", *InvvpidKind],
+    ),
 )
 def test_an_entry_of_the_guests_tables(
     system: System,
@@ -114,18 +170,22 @@ def test_an_entry_of_the_guests_tables(
     capacity: int,
     page: int,
     level: int,
-    bit: int,
+    bits: list[int],
     kinds: list[int],
-    by: str,
+    by: str | InvvpidKind,
 ) -> None:
     def change(vcpu: VCpu) -> tuple[int, int]:
         place = stage_1_entry(vcpu, page, level)
         assert place is not None
-        return place, vcpu.memory.load64(place) ^ bit
+        return place, flipped(vcpu, place, bits)
 
     def invalidate(vcpu: VCpu, gva: int) -> None:
         tlb = vcpu.machine.tlb
         match by:
+            case InvvpidKind():
+                tlb.invvpid(by, vcpu.vpid, gva)
+            case "address":
+                tlb.invpcid(InvpcidKind.ADDRESS, vcpu.vpid, vcpu.pcid(), gva)
             case "invlpg":
                 tlb.invlpg(vcpu.vpid, vcpu.pcid(), gva)
             case "single":
@@ -135,7 +195,7 @@ def test_an_entry_of_the_guests_tables(
             case _:
                 tlb.flush_vpid(vcpu.vpid)
 
-    judge(system, before, capacity, change, invalidate, page, kinds)
+    judge(system, 1, before, capacity, change, invalidate, page, kinds)
 
 
 @settings(max_examples=300, deadline=None)
@@ -144,7 +204,7 @@ def test_an_entry_of_the_guests_tables(
     capacity=CAPACITIES,
     page=st.sampled_from(PAGES),
     level=st.integers(0, 4),
-    bit=STAGE_2_BITS,
+    bits=STAGE_2_BITS,
     kinds=KINDS,
     everything=st.booleans(),
 )
@@ -154,7 +214,7 @@ def test_a_leaf_of_the_second_stage(
     capacity: int,
     page: int,
     level: int,
-    bit: int,
+    bits: list[int],
     kinds: list[int],
     everything: bool,
 ) -> None:
@@ -164,9 +224,9 @@ def test_a_leaf_of_the_second_stage(
         hpa = stage_1_entry(vcpu, page, level) if level else fresh(vcpu, page, READ)
         assert hpa is not None
         place = stage_2_entry(vcpu, hpa)
-        return place, vcpu.memory.load64(place) ^ bit
+        return place, flipped(vcpu, place, bits)
 
     def invalidate(vcpu: VCpu, _gva: int) -> None:
         vcpu.machine.tlb.invept(None if everything else vcpu.eptp)
 
-    judge(system, before, capacity, change, invalidate, page, kinds)
+    judge(system, 2, before, capacity, change, invalidate, page, kinds)
