@@ -228,7 +228,7 @@ def _instructions(numbers: Kind) -> tuple[_Instruction, ...]:
         instruction(
             "tlb",
             "tlb",
-            "From here on the machine keeps this many translations of a sort.",
+            "From here on the machine keeps this many translations, and ways to tables, of a sort.",
             capacity=CAPACITY,
         ),
         instruction("cpuid_count", "trap", "CPUID of a leaf that has several parts.", leaf=LEAF, subleaf=SUBLEAF),

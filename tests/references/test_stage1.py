@@ -130,6 +130,16 @@ FAULTS = (
     Fault("TLB: SMAP", "mmu", "(entry[2] is user or (not user and not", "(entry[2] is user or (not user or not"),
     Fault("flags of CR3", "mmu", "table = vcpu.cr3 & paging.ADDRESS", "table = vcpu.cr3 & ~7"),
     Fault("PAT of a 2 MiB page", "mmu", "paging.ADDRESS & ~((1 << 21) - 1)", "paging.ADDRESS"),
+    # What the paging-structure caches remember.
+    Fault(
+        "cached tables: rights above",
+        "mmu",
+        "_, table, _, every, some_nx, level = start",
+        "_, table, _, _, some_nx, level, every = *start, paging.RW | paging.US",
+    ),
+    Fault("cached tables: NX above", "mmu", "every, some_nx, level + 1))", "every, 0, level + 1))"),
+    Fault("cached tables: where", "mmu", "tables.append((seen[0], table,", "tables.append((seen[0] ^ 0x1000, table,"),
+    Fault("cached tables: of a level too low", "mmu", "levels = _BELOW[level]", "levels = _BELOW[max(level - 1, 2)]"),
     # Operands that cross a page.
     Fault("second page", "accesses", "second = (gva + first) & U64", "second = gva + first"),
     Fault("second page, first piece", "accesses", "first = min(size, PAGE_SIZE - offset)", "first = size"),
