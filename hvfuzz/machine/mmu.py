@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from hvfuzz.machine import paging
-from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE
+from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE, is_canonical
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.ept import EP4TA, EPTP_ACCESSED_DIRTY
 from hvfuzz.machine.faults import EptViolation, GuestFault, Vector
@@ -29,8 +29,6 @@ _CODE_P, _CODE_W, _CODE_U, _CODE_RSVD, _CODE_I = (
     )
 )
 _PF: Final = Vector.PF
-_HIGH_HALF: Final = (1 << 17) - 1
-"""Bits 63..47 of the canonical addresses that do not begin with zeros."""
 _ORDINARY: Final = paging.P | paging.A
 _CHECKED: Final = paging.RESERVED_TABLE | paging.PS | paging.NX | _ORDINARY
 # Level by level: (level, shift of the index, reserved bits of a table entry, reserved bits of a leaf or -1 where
@@ -85,8 +83,7 @@ class Mmu(SecondStage):
         if entry is not None:
             # A page fault or an EPT violation invalidates what was cached for its address; a success replaces it.
             del tlb.combined[key]
-        top = gva >> 47
-        if top and top != _HIGH_HALF:
+        if not is_canonical(gva):
             raise GuestFault(Vector.GP)
         structures = tlb.structures
         tables = structures.combined

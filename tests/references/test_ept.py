@@ -104,7 +104,13 @@ FAULTS: list[tuple[str, Owner, str, str, str]] = [
         "rights, level = start",
         "_, level = start\n        rights = 7",
     ),
-    ("a cached EPT table is for twice as much", SecondStage, "resolve_gpa", "gpa >> 21)", "gpa >> 21 & ~1)"),
+    (
+        "a cached EPT table is one of a level too low",
+        SecondStage,
+        "_walk_ept",
+        "_BELOW[level]",
+        "_BELOW[max(level - 1, 2)]",
+    ),
     (
         "a cached table of the guest's gives all rights",
         Mmu,

@@ -96,7 +96,7 @@ FAULTS = (
         "mmu",
         "            if leaf:\n",
         "            if leaf and level == 3:\n"
-        "                self._set_flags(eptp, entry_gpa, gva, entry | paging.A)\n"
+        "                self._set_flags(eptp, entry_gpa, gva, entry, entry | paging.A)\n"
         "            if leaf:\n",
     ),
     # Where it leads.

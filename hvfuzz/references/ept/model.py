@@ -72,12 +72,16 @@ class Model:
         return self._finished(outcome, stored)
 
     def explain(self, case: Case, stored: tuple[int, ...]) -> tuple[Outcome, list[Walk]]:
-        """As `run`, with nothing cached from one access of the guest to its next, and all its stage-1 walks."""
+        """As `run`, with nothing cached, so that each stage-1 walk begins at the root; and all these walks."""
         walks: list[Walk] = []
+        tlb = self.machine.tlb
+        capacity = tlb.capacity
+        tlb.set_capacity(0)
         try:
             outcome = self._run(case, walks)
         finally:
             self.machine.mmu.record = None
+            tlb.set_capacity(capacity)
         return self._finished(outcome, stored), walks
 
     def _finished(self, outcome: Outcome, stored: tuple[int, ...] | None) -> Outcome:
@@ -148,7 +152,6 @@ class Model:
         """One access of the vCPU; its walks go to `walks`, unless that is None."""
         mmu = self.machine.mmu
         if walks is not None:
-            self.machine.tlb.invept(None)
             mmu.record = []
         try:
             if access == EXEC:
