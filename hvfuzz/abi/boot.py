@@ -48,7 +48,8 @@ VIRTIO_BLK = 2
 VIRTIO_NET = 3
 DEVICES = 4
 IOAPIC = 0x10
-"""The page of the window, counted from MMIO_BASE, with the registers of the domain's own I/O APIC."""
+TIMER = 0x11
+"""The pages of the window, counted from MMIO_BASE, with the registers of the domain's own I/O APIC and timer."""
 UART_PORT = 0x3F8
 UART_PORTS = 8
 FIFO_PORT = 0x3F0

@@ -177,5 +177,6 @@ def other_exits() -> str:
           Devices 0 to {boot.DMA_ENGINES - 1} are DMA engines, {boot.VIRTIO_BLK} is a virtio block device and
           {boot.VIRTIO_NET} a virtio network device (`hvfuzz/machine/devices/` has their registers). Whatever
           a domain left in a device, its registers and the disk, is gone when the device is taken from it.
-          Page {boot.IOAPIC:#x} of the window is the domain's own I/O APIC (`hvfuzz/hypervisor/ioapic.py`).
+          Pages {boot.IOAPIC:#x} and {boot.TIMER:#x} of the window are the domain's own I/O APIC and timer
+          (`hvfuzz/hypervisor/`: `ioapic.py`, `timer.py`); a timer raises an event on a port of the domain.
         """)

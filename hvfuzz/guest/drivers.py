@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from hvfuzz.abi.boot import DIRECT_MAP, DMA_ENGINES, FIFO_PORT, IOAPIC, VIRTIO_BLK
+from hvfuzz.abi.boot import DIRECT_MAP, DMA_ENGINES, FIFO_PORT, IOAPIC, TIMER, VIRTIO_BLK
+from hvfuzz.abi.limits import SELF
+from hvfuzz.guest.compose import compose
 from hvfuzz.guest.context import Context
-from hvfuzz.guest.ops import IOAPIC_REGISTERS, VIRTIO_REGISTERS, OpKind
+from hvfuzz.guest.ops import IOAPIC_REGISTERS, TIMER_REGISTERS, VIRTIO_REGISTERS, OpKind
 from hvfuzz.guest.program import Actor, Op
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 
@@ -120,6 +122,34 @@ def ioapic_story(context: Context) -> None:
             context.append(Op(write, actor, (IOAPIC, IOAPIC_REGISTERS["IOWIN"], context.pick((4, 4, 1, 8)), value)))
         if read is not None and context.chance(0.7):
             context.append(Op(read, actor, (IOAPIC, IOAPIC_REGISTERS["IOWIN"], context.pick((4, 4, 8, 2)))))
+
+
+def timer_story(context: Context) -> None:
+    """Append what arms a timer, mostly for a port that there is, and what its domain does until it expires."""
+    grammar = context.grammar
+    write, read = grammar.allowed("mmio_write"), grammar.allowed("mmio_read")
+    if write is None:
+        return
+    actor = context.actor()
+    alloc = grammar.allowed("event.alloc")
+    if alloc is not None and context.chance(0.7):
+        context.append(Op(alloc, actor, (SELF,)))
+    settings = [("TIMER_PORT", context.pick((0, 0, 0, 1, 2, 0xFFFF_FFFF)))]
+    settings += [("TIMER_PERIOD", context.pick((0, 1, 5000, 1 << 63)))] if context.chance(0.5) else []
+    settings.append(("TIMER_DELAY", context.pick((1, 4096, 4097, 20_000, (1 << 64) - 1))))
+    settings += [("TIMER_DELAY", 0)] if context.chance(0.1) else []
+    for name, value in settings:
+        context.append(Op(write, actor, (TIMER, TIMER_REGISTERS[name], 8, value)))
+    waits = [kind for name in ("sched.block", "hlt", "sched.poll") if (kind := grammar.allowed(name)) is not None]
+    if waits and context.chance(0.7):
+        context.append(compose(context, context.pick(waits), actor))
+    passes = grammar.allowed("sched.yield")
+    for _ in range(1 + context.below(3)):
+        if passes is not None:
+            context.append(Op(passes, context.actor(), ()))
+    if read is not None:
+        name = context.pick(tuple(TIMER_REGISTERS))
+        context.append(Op(read, context.actor(actor.domain), (TIMER, TIMER_REGISTERS[name], 8)))
 
 
 def _register(write: OpKind, ring: _Ring, name: str, value: int) -> Op:

@@ -8,7 +8,15 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from hvfuzz.abi.boot import CPUID_SIGNATURE, CPUID_VERSION, FIFO_PORT, IOAPIC, UART_PORT, UART_PORTS
+from hvfuzz.abi.boot import (
+    CPUID_SIGNATURE,
+    CPUID_VERSION,
+    FIFO_PORT,
+    IOAPIC,
+    TIMER,
+    UART_PORT,
+    UART_PORTS,
+)
 from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.kinds import GVA, Kind
 from hvfuzz.abi.layout import Field
@@ -138,7 +146,10 @@ VIRTIO_REGISTERS: Final = MappingProxyType(
 )
 """ERROR and ID lie where a DMA engine has them."""
 IOAPIC_REGISTERS: Final = MappingProxyType({"IOREGSEL": 0xD0, "IOWIN": 0xE0})
-REGISTERS: Final = MappingProxyType({**DEVICE_REGISTERS, **VIRTIO_REGISTERS, **IOAPIC_REGISTERS})
+TIMER_REGISTERS: Final = MappingProxyType(
+    {"TIMER_PORT": 0x100, "TIMER_PERIOD": 0x108, "TIMER_DELAY": 0x110, "TIMER_EXPIRED": 0x118}
+)
+REGISTERS: Final = MappingProxyType({**DEVICE_REGISTERS, **VIRTIO_REGISTERS, **IOAPIC_REGISTERS, **TIMER_REGISTERS})
 
 SIZE: Final = _kind("size", 1, SIZES)
 WORD: Final = _kind(
@@ -169,7 +180,8 @@ CONTROL_VALUE: Final = _kind(
     (0x8001_0033, 0x8000_0033, 0x33, 0, 0x1000, 0x2000, 0x20, 0xA0, 0x3000A0, 1 << 63, (1 << 64) - 1),
 )
 MSR: Final = _kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
-DEVICE: Final = _kind("device", 1, (0, 1, 2, 3, 4, IOAPIC, 0xFF), names=MappingProxyType({"IOAPIC": IOAPIC}))
+MODELS: Final = MappingProxyType({"IOAPIC": IOAPIC, "TIMER": TIMER})
+DEVICE: Final = _kind("device", 1, (0, 1, 2, 3, 4, *MODELS.values(), 0xFF), names=MODELS)
 REGISTER: Final = _kind("register", 2, (*REGISTERS.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=REGISTERS)
 CAPACITY: Final = _kind("capacity", 1, (0, 1, 2, 4, 16, 64))
 

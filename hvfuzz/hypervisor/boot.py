@@ -18,6 +18,7 @@ from hvfuzz.hypervisor.ioapic import IoApic
 from hvfuzz.hypervisor.iommu import DmaMap
 from hvfuzz.hypervisor.stage2 import Stage2
 from hvfuzz.hypervisor.tables import POISON, RIGHTS, TablePool
+from hvfuzz.hypervisor.timer import Timer
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.devices.device import Device
@@ -89,6 +90,7 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
         dma=dma,
         fifo=Fifo(hv.host, hv.models(number) + FIFO),
         ioapic=IoApic(hv.host, hv.models(number) + IOAPIC),
+        timer=Timer(hv.machine.clock, hv.timers, number),
         work=hv.work,
     )
     hv.domains.append(domain)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.ioapic import IoApic
     from hvfuzz.hypervisor.iommu import DmaMap
     from hvfuzz.hypervisor.stage2 import Stage2
+    from hvfuzz.hypervisor.timer import Timer
     from hvfuzz.machine.cpu import VCpu
 
 
@@ -89,6 +90,7 @@ class Domain:
         "pool",
         "privileged",
         "stage2",
+        "timer",
         "uart",
         "vcpus",
         "version",
@@ -106,6 +108,7 @@ class Domain:
         dma: DmaMap,
         fifo: Fifo,
         ioapic: IoApic,
+        timer: Timer,
         work: Work,
     ) -> None:
         self.id = id
@@ -123,5 +126,6 @@ class Domain:
         self.uart = Uart()
         self.fifo = fifo
         self.ioapic = ioapic
+        self.timer = timer
         self.clock_window = 0
         self.clock_reads = 0

@@ -6,10 +6,20 @@ An exception that leaves this module is an error of the hypervisor, never of the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from hvfuzz.abi.boot import DEVICES, FIFO_PORT, FIFO_PORTS, IOAPIC, MMIO_BASE, MMIO_SIZE, UART_PORT, UART_PORTS
-from hvfuzz.hypervisor import dispatch, ports, tsc
+from hvfuzz.abi.boot import (
+    DEVICES,
+    FIFO_PORT,
+    FIFO_PORTS,
+    IOAPIC,
+    MMIO_BASE,
+    MMIO_SIZE,
+    TIMER,
+    UART_PORT,
+    UART_PORTS,
+)
+from hvfuzz.hypervisor import dispatch, ports, timer, tsc
 from hvfuzz.hypervisor.cpuid import cpuid_leaf
 from hvfuzz.hypervisor.host import HostBug
 from hvfuzz.machine.addresses import U64
@@ -25,6 +35,8 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.machine.devices.device import Device
     from hvfuzz.machine.devices.uart import Uart
+
+    Registers: TypeAlias = Device | IoApic | timer.Timer
 
 MSRS = int(Saved.MSRS)
 READ_SLOT = 0
@@ -42,6 +54,8 @@ def handle_exit(hv: Hypervisor, vcpu: VCpu) -> None:
     """Handle the exit that `vcpu.vmcs` describes."""
     if hv.scheduler.polls:
         hv.scheduler.expire(hv.machine.vcpus)
+    if hv.timers:
+        timer.expire(hv)
     reason = vcpu.vmcs.reason
     if reason is _VMCALL:
         dispatch.vmcall(hv, vcpu)
@@ -148,7 +162,7 @@ def ept_violation(hv: Hypervisor, vcpu: VCpu) -> None:
     step_over(vmcs)
 
 
-def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Device | IoApic | None:
+def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Registers | None:
     """The device whose register the faulting load or store is for; None if it is for none of the domain's."""
     vmcs = vcpu.vmcs
     if not vmcs.width or not vmcs.qualification & _FINAL:
@@ -156,6 +170,8 @@ def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Device | IoApic | None:
     number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
     if number == IOAPIC:
         return hv.domains[vcpu.domain].ioapic
+    if number == TIMER:
+        return hv.domains[vcpu.domain].timer
     if not 0 <= number < DEVICES:
         return None
     device = hv.machine.devices[number]
@@ -167,14 +183,14 @@ def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Device | IoApic | None:
 # before is the hypervisor's own.
 
 
-def read_register(hv: Hypervisor, device: Device | IoApic, offset: int, width: int) -> int:
+def read_register(hv: Hypervisor, device: Registers, offset: int, width: int) -> int:
     """Read `width` bytes of a register."""
     slot = hv.bounce + READ_SLOT
     fill_slot(hv, slot, device.mmio_read(offset, width), width)
     return hv.host.read64(slot)
 
 
-def write_register(hv: Hypervisor, device: Device | IoApic, offset: int, width: int, value: int) -> None:
+def write_register(hv: Hypervisor, device: Registers, offset: int, width: int, value: int) -> None:
     """Write the low `width` bytes of `value` to a register."""
     slot = hv.bounce + WRITE_SLOT
     fill_slot(hv, slot, value, width)

@@ -23,6 +23,7 @@ from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Domain
+    from hvfuzz.hypervisor.timer import Timer
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.machine.devices.device import Device
     from hvfuzz.machine.machine import Machine
@@ -58,6 +59,7 @@ class Hypervisor:
         "machine",
         "scheduler",
         "secret",
+        "timers",
         "world",
     )
 
@@ -69,6 +71,8 @@ class Hypervisor:
         self.frames = FrameTable(self.host)
         self.allocator = Allocator(self.host, self.frames, secret)
         self.scheduler = Scheduler(machine.clock)
+        self.timers: dict[int, Timer] = {}
+        """The timers that are armed, by domain."""
         self.domains: HostArray[Domain] = HostArray((), self.host.work)
         self.canary = canaries.canary(secret, canaries.CONTROL, 0)
         self._lay_out_memory()

@@ -18,6 +18,7 @@ from hvfuzz.abi.boot import (
     IOAPIC,
     MMIO_BASE,
     MMIO_SIZE,
+    TIMER,
     UART_PORT,
     UART_PORTS,
 )
@@ -99,6 +100,10 @@ class Exits(Oracle):
         self._bystanders.reset()
 
     # Moments.
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """What comes first in an exit are the timers that have run out."""
+        self._models.exit_started()
 
     def trap_started(self, vcpu: VCpu) -> None:
         """Remember what the guest's device or serial port is like."""
@@ -205,14 +210,14 @@ class Exits(Oracle):
         machine = self.scene.machine
         number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
         device = machine.devices[number] if 0 <= number < DEVICES else None
-        model = number == IOAPIC
+        model = number in (IOAPIC, TIMER)
         mine = model or (device is not None and self.shadow.device_domain(device.bdf) == vcpu.domain)
         emulated = mine and vmcs.width and vmcs.qualification & FINAL
         fault = vcpu.pending_fault
         if emulated:
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
             if model:
-                self._expect_model(vcpu, expected)
+                self._expect_model(vcpu, number, expected)
             elif device is not None and not vmcs.write:
                 # Reading a register changes nothing, so it can be read again.
                 expected[RAX] = device.mmio_read(vmcs.operand & MMIO_SIZE - 1, vmcs.width)
@@ -226,10 +231,11 @@ class Exits(Oracle):
             if not (emulated and other is device) and other.registers != before:
                 self.report("others", f"an access of dom{vcpu.domain} changes registers of {other.name}")
 
-    def _expect_model(self, vcpu: VCpu, expected: list[Any]) -> None:
-        """A register access of the domain's own I/O APIC."""
+    def _expect_model(self, vcpu: VCpu, page: int, expected: list[Any]) -> None:
+        """A register access of the domain's own I/O APIC or timer."""
         vmcs = vcpu.vmcs
-        value = self._models.mmio(vcpu.domain, vmcs.operand & MMIO_SIZE - 1, vmcs.width, vmcs.write, expected[RAX])
+        offset = vmcs.operand & MMIO_SIZE - 1
+        value = self._models.mmio(page, vcpu.domain, offset, vmcs.width, vmcs.write, expected[RAX])
         if not vmcs.write:
             expected[RAX] = value
         self._judge_models()

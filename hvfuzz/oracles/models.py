@@ -1,4 +1,4 @@
-"""What the device models of the hypervisor do: each domain has a floppy controller and an I/O APIC of its own.
+"""What the device models of the hypervisor do: each domain has a floppy controller, an I/O APIC and a timer.
 
 They are modelled once more, after their data sheets. The memory that the hypervisor keeps for them is compared as a
 whole: what a model writes beyond its own part lands in another's, or in a secret.
@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from hvfuzz.abi import boot
 from hvfuzz.hypervisor.hypervisor import FIFO, IOAPIC, MODELS, MODELS_SIZE
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE
+from hvfuzz.oracles.spec.timer import TimerModel
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.oracle import Scene
@@ -140,7 +142,9 @@ class Models:
         self._base = b""
         self._floppies: list[Floppy] = []
         self._interrupts: list[Interrupts] = []
+        self._timers: list[TimerModel] = []
         self._domains = scene.hypervisor.domains
+        self._clock = scene.machine.clock
 
     def attach(self) -> None:
         """What there is beside the models' own parts stays as it is now."""
@@ -152,6 +156,13 @@ class Models:
         domains = len(self._domains)
         self._floppies = [Floppy() for _ in range(domains)]
         self._interrupts = [Interrupts() for _ in range(domains)]
+        self._timers = [TimerModel() for _ in range(domains)]
+
+    def exit_started(self) -> None:
+        """Timers may have expired."""
+        for timer in self._timers:
+            if timer.deadline is not None:
+                timer.due(self._clock.cycles)
 
     def port(self, domain: int, offset: int, width: int, write: bool, value: int) -> int:
         """IN or OUT of the floppy controller: what IN gives."""
@@ -162,18 +173,28 @@ class Models:
             return 0
         return sum(floppy.read(offset + at) << 8 * at for at in range(width))
 
-    def mmio(self, domain: int, offset: int, width: int, write: bool, value: int) -> int:
-        """A register access of the I/O APIC: what a read gives; one that is not aligned gives and does nothing."""
+    def mmio(self, page: int, domain: int, offset: int, width: int, write: bool, value: int) -> int:
+        """A register access of the model in that page: what a read gives; one that is not aligned does nothing."""
         mask = (1 << 8 * width) - 1
         if offset & width - 1:
             return 0
+        timer = self._timers[domain]
+        if page == boot.TIMER:
+            if write:
+                timer.write(offset, width, value & mask, self._clock.cycles)
+            return 0 if write else timer.read(offset, width)
         if write:
             self._interrupts[domain].write(offset, value & mask & 0xFFFF_FFFF)
             return 0
         return self._interrupts[domain].read(offset) & mask
 
     def differs(self) -> str:
-        """Where the hypervisor's memory is not as it should be; empty if it is nowhere."""
+        """Which register, or byte of the hypervisor's memory, is not as it should be; empty if none is."""
+        for domain, interrupts, timer in zip(self._domains, self._interrupts, self._timers, strict=True):
+            kept = domain.timer
+            registers = [domain.ioapic.select, domain.ioapic.id, kept.port, kept.period, kept.delay, kept.expired]
+            if registers != [interrupts.select, interrupts.id, *timer.values.values()]:
+                return f"the I/O APIC and the timer of dom{domain.id} have {registers}"
         wanted = bytearray(self._base)
         for number, (floppy, interrupts) in enumerate(zip(self._floppies, self._interrupts, strict=True)):
             area = number * MODELS_SIZE

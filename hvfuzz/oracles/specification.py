@@ -11,11 +11,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from hvfuzz.abi.boot import MMIO_BASE, MMIO_SIZE, TIMER
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import WRITE
 from hvfuzz.machine.core import POLLING
 from hvfuzz.machine.cpu import VCpu
-from hvfuzz.machine.vmcs import ExitReason
+from hvfuzz.machine.ept import Qualification
+from hvfuzz.machine.vmcs import RAX, ExitReason
 from hvfuzz.oracles.abstraction import Abstraction, run_state
 from hvfuzz.oracles.deltas import Cells, Deltas
 from hvfuzz.oracles.dispatched import Dispatched
@@ -38,6 +40,9 @@ from hvfuzz.oracles.spec import (
     judge_change,
     judge_halt,
 )
+from hvfuzz.oracles.spec.cells import RunState
+from hvfuzz.oracles.spec.event import set_run
+from hvfuzz.oracles.spec.timer import PORT, WIDTH, TimerModel, expired
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.change import Change
@@ -45,6 +50,9 @@ if TYPE_CHECKING:
 
 HLT: Final = ExitReason.HLT
 TIME_STAMPS: Final = (ExitReason.RDTSC, ExitReason.RDTSCP)
+EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
+FINAL: Final = int(Qualification.FINAL)
+TIMER_GPA: Final = MMIO_BASE + TIMER * MMIO_SIZE
 WRITING: Final = frozenset(TARGETS)
 """Calls that write to the guest's memory."""
 # The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
@@ -94,6 +102,7 @@ class Specification(Oracle):
         self._polling = False
         self._adopted = False
         self._vcpus = scene.machine.vcpus
+        self._timers: list[TimerModel] = []
         self._due: list[VCpu] = []
         """VCpus whose poll had run out of time when the present exit began."""
 
@@ -110,6 +119,7 @@ class Specification(Oracle):
         self._polling = False
         self._adopted = False
         self._due = []
+        self._timers = [TimerModel() for _ in self._domains]
 
     # Moments.
 
@@ -189,7 +199,12 @@ class Specification(Oracle):
 
     def exit_started(self, vcpu: VCpu) -> None:
         """Take note of polls that have run out of time: now is when they are looked at."""
+        cycles = self._clock.cycles
         self._due = [polling for polling in self._vcpus if polling.runnable == POLLING and self._has_expired(polling)]
+        for number, timer in enumerate(self._timers):
+            if timer.deadline is not None and timer.due(cycles):
+                self._end_polls(cycles)
+                expired(self._state, number, timer.read(PORT, WIDTH))
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """A poll that was due is over."""
@@ -200,7 +215,12 @@ class Specification(Oracle):
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Exits other than hypercalls change nothing but who runs, and how often the clock was read."""
-        if vcpu.vmcs.reason is HLT:
+        vmcs = vcpu.vmcs
+        if vmcs.reason is EPT_VIOLATION:
+            if vmcs.write and vmcs.width and vmcs.qualification & FINAL and vmcs.gpa - TIMER_GPA & -MMIO_SIZE == 0:
+                value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
+                self._timers[vcpu.domain].write(vmcs.operand & MMIO_SIZE - 1, vmcs.width, value, self._clock.cycles)
+        elif vmcs.reason is HLT:
             mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable)
             if mismatch is not None:
                 self.report(mismatch.rule, mismatch.message)
@@ -225,6 +245,14 @@ class Specification(Oracle):
         self._deltas.changes.clear()
 
     # Judging.
+
+    def _end_polls(self, cycles: int) -> None:
+        """Polls run out before a timer's event comes in. Where either may be, it is as the host has it."""
+        for vcpu in self._vcpus:
+            ending = self._polls.get(vcpu.id)
+            poll: Poll | None = self._state.get(("poll", vcpu.domain, vcpu.index))
+            if ending is not None and ending.deadline <= cycles and poll is not None and poll.deadline <= cycles:
+                set_run(self._state, vcpu.domain, vcpu.index, RunState.RUNNABLE)
 
     def _has_expired(self, vcpu: VCpu) -> bool:
         """Whether the time is over for which a polling vCPU waits; one that nobody made poll never waits long."""

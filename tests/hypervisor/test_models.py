@@ -1,18 +1,27 @@
-"""The device models of the hypervisor: the floppy controller's FIFO, and the I/O APIC's index and window."""
+"""The device models of the hypervisor: the floppy controller's FIFO, and the I/O APIC's index and window, the timer."""
+
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvfuzz.abi.boot import DIRECT_MAP, FIFO_PORT, IOAPIC, MMIO_BASE, MMIO_SIZE, WORLDS
+from hvfuzz.abi.boot import DIRECT_MAP, FIFO_PORT, IOAPIC, MMIO_BASE, MMIO_SIZE, TIMER, WORLDS
+from hvfuzz.abi.limits import CLOCK_GRAIN, PORTS
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor import ports
 from hvfuzz.hypervisor.boot import boot
 from hvfuzz.hypervisor.fifo import DRIVE_SPECIFICATION, NOT_READY, PARAMETERS, READ_ID, SIZE, WRITE_DATA, Fifo, Phase
 from hvfuzz.hypervisor.hypervisor import FIFO, MODELS, MODELS_SIZE, Hypervisor
 from hvfuzz.hypervisor.hypervisor import IOAPIC as ENTRIES
 from hvfuzz.hypervisor.ioapic import ENTRY, ID_BITS, MASKED, PINS, SELECT, VERSION_VALUE, WINDOW, IoApic
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, Gva
+from hvfuzz.hypervisor.scheduler import RunState
+from hvfuzz.hypervisor.timer import Register, Timer
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, U64, Gva
+from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.vmcs import RAX
 from hvfuzz.oracles.models import Floppy, Interrupts
+from hvfuzz.oracles.spec.timer import TimerModel
 
 DATA, STATUS = FIFO_PORT + 5, FIFO_PORT + 4
 HOST = boot(WORLDS[3])
@@ -169,3 +178,84 @@ class TestIoApic:
         assert first.load(Gva(window + WINDOW), 4) == 0x31
         assert second.load(Gva(window + SELECT), 4) == 0
         assert hv.host.read64(hv.models(2) + ENTRIES) == MASKED
+
+
+class TestTimer:
+    """Deadlines in whole grains; events on a port."""
+
+    PAGE = DIRECT_MAP + MMIO_BASE + TIMER * MMIO_SIZE
+
+    def arm(self, hv: Hypervisor, delay: int, period: int = 0, port: int = 0, domain: int = 1) -> None:
+        for register, value in ((Register.PORT, port), (Register.PERIOD, period), (Register.DELAY, delay)):
+            hv.domains[domain].vcpus[0].store(Gva(self.PAGE + register), 8, value)
+
+    @staticmethod
+    def exit_at(hv: Hypervisor, cycles: int) -> None:
+        """Let time pass until then, and a guest exit."""
+        hv.machine.clock.cycles = cycles
+        hv.domains[0].vcpus[0].cpuid(0)
+
+    @pytest.mark.parametrize(("delay", "grains"), [(1, 1), (CLOCK_GRAIN, 1), (CLOCK_GRAIN + 1, 2)])
+    def test_it_expires_at_a_grain_and_not_before(self, hv: Hypervisor, delay: int, grains: int) -> None:
+        hv.machine.clock.cycles = 100 * CLOCK_GRAIN + 17
+        self.arm(hv, delay)
+        timer = hv.domains[1].timer
+        assert timer.deadline == (100 + grains) * CLOCK_GRAIN
+        self.exit_at(hv, timer.deadline - 2 * Cost.VMEXIT)
+        assert (timer.expired, list(hv.timers)) == (0, [1])
+        self.exit_at(hv, timer.deadline)
+        assert (timer.expired, timer.delay, list(hv.timers)) == (1, 0, [])
+
+    def test_what_passed_unseen_is_counted(self, hv: Hypervisor) -> None:
+        self.arm(hv, 1, period=CLOCK_GRAIN)
+        timer = hv.domains[1].timer
+        first = timer.deadline
+        self.exit_at(hv, first + 10 * CLOCK_GRAIN)
+        assert (timer.expired, timer.deadline) == (11, first + 11 * CLOCK_GRAIN)
+        self.exit_at(hv, timer.deadline)
+        assert timer.expired == 12
+
+    def test_an_event_comes_in_and_wakes(self, hv: Hypervisor, guest_call: Callable[..., tuple[Status, int]]) -> None:
+        vcpu = hv.domains[1].vcpus[0]
+        assert guest_call(hv, vcpu, "event.alloc", remote=2) == (Status.OK, 0)
+        self.arm(hv, 1)
+        assert guest_call(hv, vcpu, "sched.block") == (Status.OK, 0)
+        self.exit_at(hv, hv.domains[1].timer.deadline)
+        assert vcpu.runnable == RunState.RUNNABLE
+        entry = ports.lookup(hv.domains[1], 0)
+        assert entry is not None
+        assert entry.pending
+
+    @pytest.mark.parametrize("port", [0, 5, PORTS, U64])
+    def test_a_port_that_there_is_not(self, hv: Hypervisor, port: int) -> None:
+        self.arm(hv, 1, port=port)
+        self.exit_at(hv, hv.domains[1].timer.deadline)
+        assert hv.domains[1].timer.expired == 1
+
+    def test_it_can_be_disarmed(self, hv: Hypervisor) -> None:
+        self.arm(hv, 10 * CLOCK_GRAIN)
+        self.arm(hv, 0)
+        assert hv.timers == {}
+        self.exit_at(hv, 100 * CLOCK_GRAIN)
+        assert hv.domains[1].timer.expired == 0
+
+    @given(
+        steps=st.lists(
+            st.tuples(
+                st.sampled_from(tuple(Register)), st.integers(0, U64) | st.integers(0, 20_000), st.integers(0, 1 << 20)
+            ),
+            max_size=20,
+        )
+    )
+    def test_it_is_what_the_specification_says(self, steps: list[tuple[Register, int, int]]) -> None:
+        clock, armed, model = Clock(), dict[int, Timer](), TimerModel()
+        timer = Timer(clock, armed, 1)
+        for register, value, cycles in steps:
+            timer.mmio_write(register, 8, value)
+            model.write(register, 8, value, clock.cycles)
+            clock.cycles += cycles
+            due = 1 in armed and timer.deadline <= clock.cycles
+            if due:
+                timer.expire()
+            assert model.due(clock.cycles) is due
+            assert [timer.mmio_read(each, 8) for each in Register] == [model.read(each, 8) for each in Register]

@@ -1,0 +1,25 @@
+"""The event of a timer comes in on the port of that number of the next domain."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor import ports
+
+
+def replacement(hv, timer):
+    other = (timer.domain + 1) % len(hv.domains)
+    if ports.lookup(hv.domains[other], timer.port) is not None:
+        ports.Deliver(other, timer.port).apply(hv)
+
+
+BUG = Bug(
+    name="timer-tells-another",
+    replaces="hvfuzz.hypervisor.timer:notify",
+    replacement=replacement,
+    findings=("specification/port/sched.yield",),
+    trigger="""\
+# hvp 1
+world pair
+event.alloc(dom2, remote=dom1)
+mmio_write(dom1, device=TIMER, register=TIMER_DELAY, size=8, value=1)
+sched.yield(dom0)
+""",
+)
