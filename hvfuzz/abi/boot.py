@@ -29,6 +29,7 @@ PD_MMIO_GFN = 8
 TABLE_GFNS = range(1, 9)
 ARGUMENT_GFN = 0x10
 """The argument page of vCPU 0; each further vCPU has the next frame."""
+COALESCED_GFN = 0x1F
 USER_GFN = 0x20
 USER_PAGES = 16
 
@@ -50,6 +51,8 @@ DEVICES = 4
 IOAPIC = 0x10
 TIMER = 0x11
 """The pages of the window, counted from MMIO_BASE, with the registers of the domain's own I/O APIC and timer."""
+COALESCED = 0x12
+"""The page of the window whose writes are queued in the ring at COALESCED_GFN."""
 UART_PORT = 0x3F8
 UART_PORTS = 8
 FIFO_PORT = 0x3F0

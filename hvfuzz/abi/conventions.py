@@ -4,6 +4,7 @@ from hvfuzz.abi import boot, limits, versions
 from hvfuzz.abi.layout import ALIGNMENT, Header, lower
 from hvfuzz.abi.markdown import address, integer, table, text
 from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import PAGE_SHIFT
 
 _WIDTHS = {"B": 1, "H": 2, "L": 4, "Q": 8}
 
@@ -179,4 +180,6 @@ def other_exits() -> str:
           a domain left in a device, its registers and the disk, is gone when the device is taken from it.
           Pages {boot.IOAPIC:#x} and {boot.TIMER:#x} of the window are the domain's own I/O APIC and timer
           (`hvfuzz/hypervisor/`: `ioapic.py`, `timer.py`); a timer raises an event on a port of the domain.
+          What is written to page {boot.COALESCED:#x} is queued in a ring in the guest's own memory, at guest
+          physical {boot.COALESCED_GFN << PAGE_SHIFT:#x} by its direct map (`coalesced.py`); it reads as zero.
         """)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from hvfuzz.abi.boot import DIRECT_MAP, DMA_ENGINES, FIFO_PORT, IOAPIC, TIMER, VIRTIO_BLK
+from hvfuzz.abi.boot import COALESCED, COALESCED_GFN, DIRECT_MAP, DMA_ENGINES, FIFO_PORT, IOAPIC, TIMER, VIRTIO_BLK
 from hvfuzz.abi.limits import SELF
 from hvfuzz.guest.compose import compose
 from hvfuzz.guest.context import Context
-from hvfuzz.guest.ops import IOAPIC_REGISTERS, TIMER_REGISTERS, VIRTIO_REGISTERS, OpKind
-from hvfuzz.guest.program import Actor, Op
+from hvfuzz.guest.ops import IOAPIC_REGISTERS, SIZES, TIMER_REGISTERS, VIRTIO_REGISTERS, OpKind
+from hvfuzz.guest.program import Actor, Op, Race
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 
 PAGES: Final = 3
@@ -33,6 +33,8 @@ FEATURES: Final = (1 << 26, 1 << 28, 1 << 29)
 """LOG_ALL, INDIRECT_DESC, EVENT_IDX."""
 FAULTY: Final = 0.35
 DRIVE_SPECIFICATION: Final = 0x8E
+RING: Final = DIRECT_MAP + (COALESCED_GFN << PAGE_SHIFT)
+"""Where queued writes are found."""
 FLOPPY: Final = (
     *((0x03, 2, 0), (0x08, 0, 2), (0x0F, 2, 0), (0x10, 0, 1), (0x45, 8 + 32, 7), (0x4A, 1, 7), (0xFF, 0, 1)),
     *((DRIVE_SPECIFICATION, 3, 0), (DRIVE_SPECIFICATION, 3, 0)),
@@ -150,6 +152,28 @@ def timer_story(context: Context) -> None:
     if read is not None:
         name = context.pick(tuple(TIMER_REGISTERS))
         context.append(Op(read, context.actor(actor.domain), (TIMER, TIMER_REGISTERS[name], 8)))
+
+
+def queue_story(context: Context) -> None:
+    """Append writes to the window that queues them, what drains their ring, and lies about its indices."""
+    write, store, load = (context.grammar.allowed(name) for name in ("mmio_write", "store", "load"))
+    if write is None:
+        return
+    actor = context.actor()
+    for _ in range(context.pick((1, 2, 3, 17))):
+        register = context.pick((0, 8, 0x18, 0xFFC))
+        op = Op(write, actor, (COALESCED, register, context.pick(SIZES), context.below(1 << 16)))
+        if store is None:
+            context.append(op)
+            continue
+        index = context.pick((0, 1, 5, 15, 16, 17, 0x100, 0xFFFF_FFFF))
+        lie = Op(store, context.actor(actor.domain), (RING + context.pick((0, 4)), 4, index))
+        raced = lie.actor != actor and context.chance(0.3)
+        context.append(op._replace(race=Race(context.below(2), lie)) if raced else op)
+        if context.chance(0.2):
+            context.append(lie)
+    if load is not None and context.chance(0.5):
+        context.append(Op(load, actor, (RING + 8 * context.below(4), 8)))
 
 
 def _register(write: OpKind, ring: _Ring, name: str, value: int) -> Op:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from hvfuzz.abi.boot import (
+    COALESCED,
     CPUID_SIGNATURE,
     CPUID_VERSION,
     FIFO_PORT,
@@ -180,7 +181,9 @@ CONTROL_VALUE: Final = _kind(
     (0x8001_0033, 0x8000_0033, 0x33, 0, 0x1000, 0x2000, 0x20, 0xA0, 0x3000A0, 1 << 63, (1 << 64) - 1),
 )
 MSR: Final = _kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
-MODELS: Final = MappingProxyType({"IOAPIC": IOAPIC, "TIMER": TIMER})
+FETCHING: Final = ("mmio_write",)
+"""Instructions for which the hypervisor may read guest memory: a write that is queued finds its ring there."""
+MODELS: Final = MappingProxyType({"IOAPIC": IOAPIC, "TIMER": TIMER, "COALESCED": COALESCED})
 DEVICE: Final = _kind("device", 1, (0, 1, 2, 3, 4, *MODELS.values(), 0xFF), names=MODELS)
 REGISTER: Final = _kind("register", 2, (*REGISTERS.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=REGISTERS)
 CAPACITY: Final = _kind("capacity", 1, (0, 1, 2, 4, 16, 64))
@@ -286,7 +289,7 @@ def catalogue(abi: Abi) -> Catalogue:
                 number=None,
                 declaration=None,
                 doc=doc,
-                fetches=family == "raw",
+                fetches=family == "raw" or name in FETCHING,
             )
         )
     return Catalogue(sorted(kinds, key=lambda kind: kind.code))

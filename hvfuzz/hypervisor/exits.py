@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from hvfuzz.abi.boot import (
+    COALESCED,
     DEVICES,
     FIFO_PORT,
     FIFO_PORTS,
@@ -19,7 +20,7 @@ from hvfuzz.abi.boot import (
     UART_PORT,
     UART_PORTS,
 )
-from hvfuzz.hypervisor import dispatch, ports, timer, tsc
+from hvfuzz.hypervisor import coalesced, dispatch, ports, timer, tsc
 from hvfuzz.hypervisor.cpuid import cpuid_leaf
 from hvfuzz.hypervisor.host import HostBug
 from hvfuzz.machine.addresses import U64
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from hvfuzz.machine.devices.device import Device
     from hvfuzz.machine.devices.uart import Uart
 
-    Registers: TypeAlias = Device | IoApic | timer.Timer
+    Registers: TypeAlias = Device | IoApic | timer.Timer | coalesced.Window
 
 MSRS = int(Saved.MSRS)
 READ_SLOT = 0
@@ -172,6 +173,8 @@ def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Registers | None:
         return hv.domains[vcpu.domain].ioapic
     if number == TIMER:
         return hv.domains[vcpu.domain].timer
+    if number == COALESCED:
+        return coalesced.Window(hv, vcpu)
     if not 0 <= number < DEVICES:
         return None
     device = hv.machine.devices[number]

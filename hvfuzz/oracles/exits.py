@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.boot import (
+    COALESCED,
     DEVICES,
     DMA_ENGINES,
     FIFO_PORT,
@@ -22,7 +23,7 @@ from hvfuzz.abi.boot import (
     UART_PORT,
     UART_PORTS,
 )
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, U64, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE
 from hvfuzz.machine.devices.device import ACCESS_SIZES
 from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
 from hvfuzz.machine.devices.uart import Uart
@@ -31,11 +32,13 @@ from hvfuzz.machine.devices.virtio import VirtioDevice
 from hvfuzz.machine.ept import Qualification
 from hvfuzz.machine.faults import Vector
 from hvfuzz.machine.vmcs import RAX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
+from hvfuzz.oracles import queue
 from hvfuzz.oracles.bystanders import Bystanders
 from hvfuzz.oracles.emulation import Emulation
 from hvfuzz.oracles.models import Models
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.virtio import Scope, written
+from hvfuzz.oracles.walk import guest_virtual
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
@@ -45,6 +48,7 @@ FINAL: Final = int(Qualification.FINAL)
 VMCALL: Final = ExitReason.VMCALL
 IO: Final = ExitReason.IO
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
+QUEUED: Final = (MMIO_BASE >> PAGE_SHIFT) + COALESCED
 PROGRAMMED: Final = 3
 """Registers of a DMA engine, from the first on, that hold what was written to them."""
 
@@ -60,6 +64,7 @@ class Exits(Oracle):
         "device": "a register that a guest writes to a device of its own gets that value, and the others keep theirs",
         "dma": "a virtio device touches what its queues name, each buffer in its direction, and no byte more",
         "model": "what the hypervisor keeps for its device models changes as in the device, for who uses it",
+        "ring": "a write that is queued is put where the ring's indices say, if they make sense, and read once",
         "others": "an exit leaves the state of other vCPUs, serial ports and devices alone, but for those it is about",
         "control": "no exit changes what vCPUs run on: EPTP, VPID, intercepts; nor that the IOMMU is on",
         "call": "a VMCALL is one call, which ends, and no other exit is one; only a call copies guest memory",
@@ -160,6 +165,8 @@ class Exits(Oracle):
             self._differs(vcpu, expected)
         if vcpu.pending_fault is not None and reason is not EPT_VIOLATION:
             self.report("fault", f"{reason.name} gives the guest {vcpu.pending_fault}")
+        if reason is EPT_VIOLATION and vmcs.gpa >> PAGE_SHIFT == QUEUED:
+            self._judge_queue(vcpu)
         idle = calls.idle
         if idle.reads or idle.writes or idle.touched or calls.copying is not None:
             self._miscalled(f"guest memory is copied in {reason.name}, outside of a call")
@@ -210,7 +217,7 @@ class Exits(Oracle):
         machine = self.scene.machine
         number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
         device = machine.devices[number] if 0 <= number < DEVICES else None
-        model = number in (IOAPIC, TIMER)
+        model = number in (IOAPIC, TIMER, COALESCED)
         mine = model or (device is not None and self.shadow.device_domain(device.bdf) == vcpu.domain)
         emulated = mine and vmcs.width and vmcs.qualification & FINAL
         fault = vcpu.pending_fault
@@ -235,10 +242,31 @@ class Exits(Oracle):
         """A register access of the domain's own I/O APIC or timer."""
         vmcs = vcpu.vmcs
         offset = vmcs.operand & MMIO_SIZE - 1
+        if page == COALESCED:
+            expected[RAX] = expected[RAX] if vmcs.write else 0
+            return
         value = self._models.mmio(page, vcpu.domain, offset, vmcs.width, vmcs.write, expected[RAX])
         if not vmcs.write:
             expected[RAX] = value
         self._judge_models()
+
+    def _judge_queue(self, vcpu: VCpu) -> None:
+        """What was copied from and to the ring, by an access to the window whose writes are queued."""
+        vmcs, calls = vcpu.vmcs, self._calls
+        if calls.copying is not None:
+            calls.written()
+        reads, writes = calls.idle.reads, calls.idle.writes
+        calls.abandon()
+        offset = vmcs.operand & MMIO_SIZE - 1
+        queued = vmcs.write and vmcs.width and vmcs.qualification & FINAL and not offset & vmcs.width - 1
+        value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
+        wanted = queue.writes(reads[0][1], vmcs.gpa & -MMIO_SIZE | offset, vmcs.width, value) if reads else ()
+        memory = self.scene.machine.memory
+        readable, writable = (guest_virtual(memory, vcpu, queue.RING, access) is not None for access in (READ, WRITE))
+        if [(gva, len(data)) for gva, data in reads] != ([queue.HEADER] if queued and (reads or readable) else []):
+            self.report("ring", f"a write that is queued reads {[(hex(gva), len(data)) for gva, data in reads]}")
+        elif writes != wanted and (writable or writes != wanted[: len(writes)]):
+            self.report("ring", f"a write that is queued writes {writes}, where it should write {wanted}")
 
     def _judge_models(self) -> None:
         wrong = self._models.differs()

@@ -10,7 +10,7 @@ from hvfuzz.abi.limits import GRANTS, LARGE_ORDER, POOL
 from hvfuzz.guest import drivers, idioms
 from hvfuzz.guest.context import Context
 from hvfuzz.guest.grammar import grammar
-from hvfuzz.guest.ops import VIRTIO_REGISTERS, Catalogue, catalogue
+from hvfuzz.guest.ops import IOAPIC_REGISTERS, TIMER_REGISTERS, VIRTIO_REGISTERS, Catalogue, catalogue
 from hvfuzz.guest.program import MAX_OPS, Actor, Op, Program, Ref, defect
 from hvfuzz.guest.text import render
 from hvfuzz.hypervisor.hypercalls import ABI
@@ -154,3 +154,31 @@ def test_a_driver_kicks_the_queues_that_it_set_up(context: Make) -> None:
         assert registers.index(VIRTIO_REGISTERS["QUEUE_ENABLE"]) < registers.index(VIRTIO_REGISTERS["NOTIFY"])
         kicked += any(values[1:] == (VIRTIO_REGISTERS["NOTIFY"], 8, 1) for values in writes)
     assert 25 < kicked < 75, "that of the network device, which is there as often as the disk"
+
+
+def test_drivers_of_models_go_beyond_what_there_is_room_for(context: Make) -> None:
+    longest, beyond, races = 0, 0, 0
+    for seed in range(300):
+        made = context(seed)
+        drivers.fifo_story(made)
+        longest = max(longest, sum(op.kind.name == "out" for op in made.ops))
+        made = context(seed)
+        drivers.ioapic_story(made)
+        beyond += any(op.values[1] == IOAPIC_REGISTERS["IOREGSEL"] and op.values[3] >= 0x20 for op in made.ops)
+        made = context(seed)
+        drivers.queue_story(made)
+        races += any(op.race is not None for op in made.ops)
+    assert longest > 40, "more than a FIFO holds"
+    assert beyond > 50
+    assert races > 50
+
+
+def test_a_timer_is_armed_for_a_domain_that_then_waits(context: Make) -> None:
+    waits = 0
+    for seed in range(100):
+        made = context(seed)
+        drivers.timer_story(made)
+        names = [op.kind.name for op in made.ops]
+        waits += any(name in names for name in ("sched.block", "hlt", "sched.poll"))
+        assert any(op.values[1] == TIMER_REGISTERS["TIMER_DELAY"] for op in made.ops if op.kind.name == "mmio_write")
+    assert 50 < waits < 90
