@@ -58,6 +58,8 @@ UART_PORTS = 8
 FIFO_PORT = 0x3F0
 FIFO_PORTS = 8
 """Those of the domain's own floppy controller."""
+RESERVED_BASE = 0xFF_E000
+"""Where reserved memory begins, in a world that has some: the device that it is for reaches it at this address, too."""
 CPUID_SIGNATURE = 0x4000_0000
 CPUID_VERSION = 0x4000_0001
 CPUID_NAME = b"hvfuzz emuhv"
@@ -75,11 +77,20 @@ class DomainConfig(NamedTuple):
     pool: int = POOL
 
 
+class Reserved(NamedTuple):
+    """Memory that firmware keeps for a device: `pages` pages from host physical address `base` on."""
+
+    device: int
+    base: int
+    pages: int
+
+
 class World(NamedTuple):
     """A booted machine that programs start in; a domain's number is its place in `domains`."""
 
     name: str
     domains: tuple[DomainConfig, ...]
+    reserved: tuple[Reserved, ...] = ()
 
 
 _CONTROL = DomainConfig(vcpus=1, ram_pages=64, abi_version=2, privileged=True)
@@ -97,6 +108,7 @@ WORLDS = (
     World("devices", (_CONTROL, _GUEST_DEVICE_0, _GUEST_DEVICE_1)),
     World("bare", (_CONTROL, _GUEST, _GUEST)),
     World("virtio", (_CONTROL, _GUEST_BLK, _GUEST_NET)),
+    World("reserved", (_CONTROL, _GUEST_DEVICE_1, _GUEST), (Reserved(1, RESERVED_BASE, 2),)),
 )
 WORLDS_BY_NAME = {world.name: world for world in WORLDS}
 

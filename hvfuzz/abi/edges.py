@@ -78,9 +78,10 @@ GFN = distinct(
 IOVA = distinct(
     *(0, 0x1000, 0x2000, 0x3000, 0x10000, 0x1F_F000, 0x20_0000, 0x3FFF_F000, 0x4000_0000),
     *(1, 8, 0xFF8, 0xFFF, 0x1001),
-    # The interrupt range, which no translation reaches (VT-d spec 3.13), and the devices' own registers.
+    # The interrupt range, which no translation reaches (VT-d spec 3.13), the devices' own registers, reserved memory.
     *(hole + step for hole in (limits.IOVA_HOLE.start, limits.IOVA_HOLE.stop) for step in (-PAGE_SIZE, 0)),
     boot.MMIO_BASE,
+    *(boot.RESERVED_BASE + step for step in (-PAGE_SIZE, 0, PAGE_SIZE)),
     *(limits.IOVA_LIMIT + step for step in (-2 * PAGE_SIZE, -PAGE_SIZE, -8, -1, 0, PAGE_SIZE)),
     *((1 << 48) - PAGE_SIZE, 1 << 48, 1 << 63, _TOP - PAGE_SIZE, _TOP - 8, _TOP - 1),
 )

@@ -17,14 +17,16 @@ from hvfuzz.hypervisor.hypervisor import FIFO, IOAPIC, Hypervisor
 from hvfuzz.hypervisor.ioapic import IoApic
 from hvfuzz.hypervisor.iommu import DmaMap
 from hvfuzz.hypervisor.stage2 import Stage2
+from hvfuzz.hypervisor.steps import AssignDevice
 from hvfuzz.hypervisor.tables import POISON, RIGHTS, TablePool
 from hvfuzz.hypervisor.timer import Timer
-from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.devices.device import Device
 from hvfuzz.machine.devices.dma_engine import DmaEngine
 from hvfuzz.machine.devices.virtio_blk import VirtioBlk
 from hvfuzz.machine.devices.virtio_net import VirtioNet
+from hvfuzz.machine.dmar import DMAR_ADDRESS, ReservedMemory, dmar_table
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.msrs import LSTAR
 from hvfuzz.machine.paging import PS, RW, US, A, D, P
@@ -65,12 +67,22 @@ def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET
     machine = Machine(memory_size)
     for number, (device, name) in enumerate(DEVICES):
         machine.add_device(device(machine, source_id(0, FIRST_DEVICE_SLOT + number, 0), name))
+    install_firmware(machine, world)
     hv = Hypervisor(machine, world, secret)
     for config in world.domains:
         add_domain(hv, config)
     for vcpu in machine.vcpus:
         run_kernel(vcpu)
     return hv
+
+
+def install_firmware(machine: Machine, world: World) -> None:
+    """What firmware does before it starts the hypervisor: it describes the IOMMU, and the memory that devices need."""
+    regions = (
+        ReservedMemory(machine.devices[device].bdf, base, base + (pages << PAGE_SHIFT) - 1)
+        for device, base, pages in world.reserved
+    )
+    machine.memory.write(DMAR_ADDRESS, dmar_table(MAXPHYADDR, regions))
 
 
 def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
@@ -94,8 +106,9 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
         work=hv.work,
     )
     hv.domains.append(domain)
-    # The tables for its memory are not part of the pool that the guest starts with.
-    fill_pool(hv, domain, config.pool + stage2.tables_needed(range(config.ram_pages)))
+    # The tables for its memory, and for that of its devices, are not part of the pool that the guest starts with.
+    reserved = [page for device in config.devices for page in hv.reserved.get(hv.machine.devices[device].bdf, ())]
+    fill_pool(hv, domain, config.pool + stage2.tables_needed(range(config.ram_pages)) + dma.tables_needed(reserved))
     for gfn in range(config.ram_pages):
         stage2.map(gfn, hv.allocator.alloc_page(number, FrameState.OWNED), RIGHTS)
     write_guest_tables(hv, domain)
@@ -103,7 +116,7 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
     for _ in range(config.vcpus):
         add_vcpu(hv, domain)
     for device in config.devices:
-        hv.iommu.attach(hv.machine.devices[device].bdf, dma)
+        AssignDevice(device, number).apply(hv)
     return domain
 
 

@@ -42,6 +42,8 @@ class FrameState(IntEnum):
     """Owned by a domain, and granted or mapped through a grant."""
     POOL = 5
     """A free table page in a domain's pool."""
+    RESERVED = 6
+    """Kept by firmware for a device, which alone may reach it; the owner is the hypervisor."""
 
 
 _OWNED = FrameState.OWNED << STATE_SHIFT

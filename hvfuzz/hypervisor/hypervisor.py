@@ -18,8 +18,10 @@ from hvfuzz.hypervisor.frames import (
 from hvfuzz.hypervisor.host import HostArray, HostMemory, Work
 from hvfuzz.hypervisor.iommu import ContextTables
 from hvfuzz.hypervisor.observer import Observer
+from hvfuzz.hypervisor.reserved import Regions, read_regions
 from hvfuzz.hypervisor.scheduler import Scheduler
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.dmar import DMAR_ADDRESS
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.domains import Domain
@@ -45,7 +47,8 @@ class Hypervisor:
     """The state of host context. `boot.boot` makes one and its domains; the machine's exits come here.
 
     Host memory, low to high: the control area, the frame table, the IOMMU's root and context tables, the bounce
-    buffer; the rest is the allocator's.
+    buffer; the rest is the allocator's, but for what firmware has reserved. Firmware has left its DMAR table in the
+    control area, where it stays.
     """
 
     __slots__ = (
@@ -57,6 +60,7 @@ class Hypervisor:
         "host",
         "iommu",
         "machine",
+        "reserved",
         "scheduler",
         "secret",
         "timers",
@@ -76,6 +80,8 @@ class Hypervisor:
         self.domains: HostArray[Domain] = HostArray((), self.host.work)
         self.canary = canaries.canary(secret, canaries.CONTROL, 0)
         self._lay_out_memory()
+        self.reserved = self._reserve()
+        """The frames that firmware keeps for a device, by its bdf."""
         self.iommu = self._device_tables()
         self.bounce = self._bounce_buffer()
         """Host physical address of two words, the data of a register read and of a register write; then the areas of
@@ -125,6 +131,17 @@ class Hypervisor:
             self.allocator.take(hfn, OWNER_HYPERVISOR, FrameState.HYPERVISOR)
         self.host.write64(CONTROL_AREA, CONTROL_MAGIC)
         self.host.write64(CONTROL_CANARY, self.canary)
+
+    def _reserve(self) -> Regions:
+        """Take the memory that firmware keeps for devices, before anybody else does."""
+        regions = read_regions(self.host, CONTROL_AREA + DMAR_ADDRESS)
+        for hfn in dict.fromkeys(hfn for region in regions.values() for hfn in region):
+            self.allocator.take(hfn, OWNER_HYPERVISOR, FrameState.RESERVED)
+        return regions
+
+    def is_reserved(self, page: int, count: int = 1) -> bool:
+        """Whether one of the `count` device pages from `page` on is at the address of a reserved region."""
+        return any(page < region.stop and region.start < page + count for region in self.reserved.values())
 
     def _device_tables(self) -> ContextTables:
         """Root and context tables without a device in them, and the IOMMU switched on."""

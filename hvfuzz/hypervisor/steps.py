@@ -13,7 +13,9 @@ from hvfuzz.hypervisor import access
 from hvfuzz.hypervisor.effects import NO_WORK, PAGE_WORK, PREEMPTION_QUOTA
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.hypervisor.host import HostBug
+from hvfuzz.hypervisor.tables import READ as DMA_READ
 from hvfuzz.hypervisor.tables import RIGHTS
+from hvfuzz.hypervisor.tables import WRITE as DMA_WRITE
 from hvfuzz.machine.devices.dma_engine import START, Register
 
 if TYPE_CHECKING:
@@ -196,8 +198,12 @@ class AssignDevice(NamedTuple):
         return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Point its context entry to the domain's tables."""
-        hv.iommu.attach(hv.machine.devices[self.device].bdf, hv.domains[self.domain].dma)
+        """Map the memory that firmware keeps for it, then point its context entry to the domain's tables."""
+        bdf = hv.machine.devices[self.device].bdf
+        dma = hv.domains[self.domain].dma
+        for page in hv.reserved.get(bdf, ()):
+            dma.map(page, page, DMA_READ | DMA_WRITE)
+        hv.iommu.attach(bdf, dma)
 
 
 class DeassignDevice(NamedTuple):
@@ -211,10 +217,19 @@ class DeassignDevice(NamedTuple):
         return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Block its requests first, then reset it: its registers may hold what its last owner put there."""
+        """Block its requests first, then reset it: its registers may hold what its last owner put there.
+
+        So may its reserved memory, of which a device that was reset makes no use.
+        """
         device = hv.machine.devices[self.device]
+        dma = hv.domains[hv.iommu.domain_of(device.bdf)].dma
         hv.iommu.detach(device.bdf)
+        reserved = hv.reserved.get(device.bdf, ())
+        for page in reserved:
+            dma.unmap(page)
         device.reset()
+        for page in reserved:
+            hv.host.fill(page, 0)
 
 
 class SubmitDma(NamedTuple):

@@ -14,6 +14,7 @@ from hvfuzz.abi.limits import PORTS_PER_BUCKET
 from hvfuzz.hypervisor.domains import Port as HypervisorPort
 from hvfuzz.hypervisor.domains import PortState as HypervisorPortState
 from hvfuzz.hypervisor.frames import FrameState
+from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.oracles.change import DMA, Leaf
 from hvfuzz.oracles.reachability import Reachability
 from hvfuzz.oracles.spec import (
@@ -68,6 +69,7 @@ class Abstraction:
             "bucket": self._bucket,
             "port": self._port,
             "device": self._device,
+            "reserved": self._reserved,
             "clock_window": self._clock_window,
             "console": self._console,
         }
@@ -111,6 +113,7 @@ class Abstraction:
                         yield "port", number, port
         for device in range(len(self._scene.machine.devices)):
             yield "device", device
+            yield "reserved", device
 
     # One cell.
 
@@ -170,6 +173,13 @@ class Abstraction:
     def _device(self, number: int) -> int | None:
         domain = self._shadow.device_domain(self._scene.machine.devices[number].bdf)
         return None if domain < 0 else domain
+
+    def _reserved(self, number: int) -> range | None:
+        # From the configuration: what the hypervisor makes of the bytes is what is judged.
+        for device, base, pages in self._scene.world.reserved:
+            if device == number:
+                return range(base >> PAGE_SHIFT, (base >> PAGE_SHIFT) + pages)
+        return None
 
     def _clock_window(self, number: int) -> ClockWindow | None:
         domain = self._domains[number]

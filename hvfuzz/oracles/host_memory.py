@@ -31,6 +31,7 @@ FREE = int(FrameState.FREE)
 HYPERVISOR = int(FrameState.HYPERVISOR)
 TABLE = int(FrameState.TABLE)
 POOL = int(FrameState.POOL)
+RESERVED = int(FrameState.RESERVED)
 DOMAINS: Final = (int(FrameState.OWNED), int(FrameState.SHARED))
 """States of frames that are a domain's."""
 CONTROL: Final = CONTROL_AREA >> PAGE_SHIFT
@@ -131,6 +132,8 @@ class HostMemoryOracle(Oracle):
             if state == TABLE:
                 if write and size == PAGE_SIZE:
                     self.shadow.page_written(hfn)
+            elif state == RESERVED and write and not size & PAGE_MASK:
+                continue  # zeroed, after the device that it is for was reset
             elif state != HYPERVISOR:
                 self._suspect(hfn, size, write, state)
             elif write and size & PAGE_MASK and (hfn > first or not hpa & OUTSIDE_HEADER or hfn == CONTROL):

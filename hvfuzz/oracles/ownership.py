@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 TABLE: Final = FrameState.TABLE << 8
 OWNED: Final = FrameState.OWNED << 8
+RESERVED: Final = FrameState.RESERVED << 8
 SHARED: Final = FrameState.SHARED << 8
 _eptp = attrgetter("eptp")
 OWNED_OR_SHARED: Final = (OWNED, SHARED)
@@ -54,6 +55,7 @@ RULE_OF_STATE: Final[dict[int, str]] = {
     FrameState.OWNED: "foreign",
     FrameState.SHARED: "foreign",
     FrameState.POOL: "pool",
+    FrameState.RESERVED: "reserved",
 }
 
 
@@ -74,6 +76,7 @@ class Ownership(Oracle):
         "pool": "no leaf names a page of a paging pool",
         "foreign": "no leaf names another domain's frame, but for one that is granted at that place",
         "rights": "a leaf that a grant made gives no right that the grant does not give",
+        "reserved": "memory kept for a device is mapped at its own address for its domain, and nowhere else",
         "nowhere": "no leaf names memory that does not exist",
         "tree": "a table page is linked once, and is a page that is in use as a table of that domain",
         "entry": "an entry that names a table gives every right, a leaf is write-back, and neither has reserved bits",
@@ -92,6 +95,11 @@ class Ownership(Oracle):
         self._kinds = scene.calls.kinds
         self._own = scene.calls.own
         self._vcpus = scene.machine.vcpus
+        self._reserved = [
+            (scene.machine.devices[device].bdf, base >> PAGE_SHIFT, pages)
+            for device, base, pages in scene.world.reserved
+        ]
+        """(bdf, first page, pages) of each region that firmware keeps."""
         self._pointers: list[int] = []
         """The EPT pointer of each vCPU, as it should always be."""
 
@@ -121,6 +129,8 @@ class Ownership(Oracle):
                 self._check_granted(number, ref)
         for bdf in change.contexts:
             self.check_context(bdf)
+        if self._reserved and (change.contexts or change.removed or change.added):
+            self._check_reserved()
         for word in change.malformed:
             self.check_entry(word)
         if list(map(_eptp, self._vcpus)) != self._pointers:
@@ -208,6 +218,8 @@ class Ownership(Oracle):
                     self.report("rights", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
                     return True
                 return False
+        if leaf.space & DMA and leaf.page == hfn and self._keeps(leaf.space & ~DMA, hfn):
+            return False
         rule = RULE_OF_STATE.get(kind >> 8, "free")
         self.report(rule, f"{name_of(leaf.space)} reach {scene.describe(hfn)} at page {leaf.page:#x}")
         return True
@@ -283,6 +295,26 @@ class Ownership(Oracle):
                 who = f"vCPU {vcpu.index} of dom{vcpu.domain}"
                 self.report("pointer", f"{who}: {vcpu.eptp:#x} where its domain's pointer is {pointer:#x}")
 
+    def _keeps(self, number: int, hfn: int) -> bool:
+        """Whether firmware keeps the frame for a device that the domain has, and the frame table knows."""
+        return self.scene.frame_word(hfn) & 0xFF00 == RESERVED and any(
+            first <= hfn < first + pages and self.shadow.device_domain(bdf) == number
+            for bdf, first, pages in self._reserved
+        )
+
+    def _check_reserved(self) -> None:
+        """What firmware keeps for a device must be mapped for the domain that has the device, and for no other."""
+        for bdf, first, pages in self._reserved:
+            owner = self.shadow.device_domain(bdf)
+            for page in range(first, first + pages):
+                for domain in self.shadow.domains:
+                    leaf = self.shadow.find(domain.id | DMA, page)
+                    kept = leaf is not None and leaf.frame == page and leaf.rights == READ | WRITE
+                    if kept != (domain.id == owner) or (leaf is not None and not kept):
+                        what = "nothing" if leaf is None else f"frame {leaf.frame:#x}, rights {leaf.rights}"
+                        text = f"device {bdf:#06x} of {'nobody' if owner < 0 else f'dom{owner}'}"
+                        self.report("reserved", f"{name_of(domain.id | DMA)}, page {page:#x}: {what}; {text}")
+
     def check_context(self, bdf: int) -> None:
         """The context entry of a device must be a domain's."""
         context = self.shadow.contexts.get(bdf)
@@ -318,6 +350,8 @@ class Ownership(Oracle):
         if space < 0:
             self.report("access", f"a device of nobody accesses {self.scene.describe(hfn)}")
         elif not self._owns(space & 0xFF, hfn) and not self._may(space, hfn, access):
+            if space & DMA and self._keeps(space & ~DMA, hfn):
+                return
             self.report("access", f"{name_of(space)} access {self.scene.describe(hfn)}")
 
     def _owns(self, number: int, hfn: int) -> bool:
@@ -403,4 +437,5 @@ class Ownership(Oracle):
         iommu = self.scene.machine.iommu
         if not iommu.enabled or iommu.root_table >> PAGE_SHIFT not in shadow.root_frames:
             self.report("context", f"the IOMMU is {'on' if iommu.enabled else 'off'}, its root {iommu.root_table:#x}")
+        self._check_reserved()
         self._check_pointers()

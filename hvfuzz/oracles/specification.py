@@ -61,7 +61,7 @@ _observed = partial(tuple.__new__, Observed)
 SHADOWED: Final = frozenset({"page", "iova", "frame"})
 """Cells that are read from the shadow, which reports all that changes in it: what it did not report is as it was."""
 CELLS: Final = (
-    *("version", "vcpu", "page", "iova", "frame", "free", "grant", "handle", "bucket", "port", "device"),
+    *("version", "vcpu", "page", "iova", "frame", "free", "grant", "handle", "bucket", "port", "device", "reserved"),
     *("clock_window", "console", "pool"),
 )
 
@@ -314,6 +314,9 @@ class Specification(Oracle):
         if unreported:
             before = state.before()
             for key in unreported:
+                if key[0] == "pool":
+                    self._put(key, self._abstraction.cell(key))  # another domain's: adopted, not predicted
+                    continue
                 if key[0] in GHOSTS or (key[0] in SHADOWED and before.get(key) == get(key)):
                     continue
                 actual[key] = self._abstraction.cell(key)

@@ -38,7 +38,7 @@ def test_the_address_space_of_a_guest_has_no_overlaps() -> None:
 
 
 def test_worlds() -> None:
-    assert [world.name for world in boot.WORLDS] == ["pair", "old", "devices", "bare", "virtio"]
+    assert [world.name for world in boot.WORLDS] == ["pair", "old", "devices", "bare", "virtio", "reserved"]
     assert boot.WORLDS_BY_NAME["old"].domains[2].abi_version == 1
     for world in boot.WORLDS:
         control, *guests = world.domains
@@ -48,6 +48,10 @@ def test_worlds() -> None:
         devices = [device for domain in world.domains for device in domain.devices]
         assert len(set(devices)) == len(devices)
         assert all(device < boot.DEVICES for device in devices)
+        for reserved in world.reserved:
+            assert reserved.device < boot.DEVICES
+            assert reserved.base % 4096 == 0
+            assert reserved.base + reserved.pages * 4096 <= 16 << 20, "in the smallest memory that worlds boot in"
         for domain in world.domains:
             assert versions.MIN <= domain.abi_version <= versions.CURRENT
             assert boot.USER_GFN + boot.USER_PAGES <= domain.ram_pages <= limits.MAX_GFN

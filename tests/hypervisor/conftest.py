@@ -156,7 +156,9 @@ def _audit(hv: Hypervisor) -> None:
             assert frame.owner == owned[hfn]
             assert frame.state == (FrameState.SHARED if frame.pins or frame.grants else FrameState.OWNED), hex(hfn)
         else:
-            assert (frame.owner, frame.state) == (OWNER_HYPERVISOR, FrameState.HYPERVISOR), hex(hfn)
+            kept = any(hfn in region for region in hv.reserved.values())
+            state = FrameState.RESERVED if kept else FrameState.HYPERVISOR
+            assert (frame.owner, frame.state) == (OWNER_HYPERVISOR, state), hex(hfn)
     assert free == hv.allocator.available
 
 

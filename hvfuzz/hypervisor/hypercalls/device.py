@@ -41,6 +41,7 @@ NO_SUCH_DEVICE = Refused(Status.NO_DEVICE, "no such device")
 NOT_ITS_DEVICE = Refused(Status.NOT_PERMITTED, "device not assigned to the caller")
 BAD_IOVA = Refused(Status.INVALID, "range of device addresses")
 MADE_BY_GRANT = Refused(Status.EXISTS, "device page mapped by a grant")
+KEPT_BY_FIRMWARE = Refused(Status.NOT_PERMITTED, "device page of a reserved region")
 
 Request = tuple[int, int, int]
 """(source, target, length) of one copy."""
@@ -49,15 +50,18 @@ Request = tuple[int, int, int]
 # Assignment.
 
 
-@hypercall(0x60, errors=(Status.NO_DEVICE, Status.NO_DOMAIN, Status.BUSY), privileged=True)
+@hypercall(0x60, errors=(Status.NO_DEVICE, Status.NO_DOMAIN, Status.BUSY, Status.NO_POOL), privileged=True)
 class Assign:
-    """Give an unassigned device to domain `to`: from then on it reaches what that domain maps for devices."""
+    """Give an unassigned device to domain `to`: from then on it reaches what that domain maps for devices.
+
+    Memory that firmware keeps for the device is mapped, too, at its own address, with table pages of that domain's.
+    """
 
     device: DeviceArg
     to: DomainRef
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The device, the domain, and that it has no owner."""
+        """The device, the domain, that it has no owner, then table pages."""
         device = hv.device(self.device)
         if device is None:
             return NO_SUCH_DEVICE
@@ -66,12 +70,14 @@ class Assign:
             return Refused(Status.NO_DOMAIN, "to")
         if hv.iommu.domain_of(device.bdf) >= 0:
             return Refused(Status.BUSY, "device assigned")
+        if to.dma.tables_needed(hv.reserved.get(device.bdf, ())) > len(to.pool):
+            return POOL_TOO_SMALL
         return Effect((AssignDevice(self.device, to.id),))
 
 
 @hypercall(0x61, errors=(Status.NO_DEVICE, Status.NOT_PRESENT), privileged=True)
 class Deassign:
-    """Take a device from its domain: its DMA is blocked, and it is reset."""
+    """Take a device from its domain: its DMA is blocked, it is reset, and its reserved memory is zeroed."""
 
     device: DeviceArg
 
@@ -111,7 +117,8 @@ def iova_range_ok(iova: int, count: int) -> bool:
 )
 class DmaMap:
     """Let the caller's devices reach its pages from `gfn` on at the device addresses from `iova` on, with rights R,
-    W or RW. Device pages that an earlier call mapped are replaced."""
+    W or RW. Device pages that an earlier call mapped are replaced. Those at the addresses of memory that firmware keeps
+    for a device, whosever it is, are not for guests to change."""
 
     iova: IovaArg
     gfn: GfnArg
@@ -119,13 +126,15 @@ class DmaMap:
     rights: Annotated[int, RIGHTS.trying(*DMA_RIGHTS)]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The ranges and the rights, each page of memory in order, each device page, then table pages."""
+        """The ranges and rights, reserved pages, each page of memory in order, each device page, then table pages."""
         if not iova_range_ok(self.iova, self.count):
             return BAD_IOVA
         if not range_ok(self.gfn, self.count, DMA_PAGES):
             return BAD_RANGE
         if self.rights not in DMA_RIGHTS:
             return Refused(Status.INVALID, "rights")
+        if hv.reserved and hv.is_reserved(self.iova >> PAGE_SHIFT, self.count):
+            return KEPT_BY_FIRMWARE
         frames = []
         for gfn, entry, level in caller.stage2.leaves(self.gfn, self.count):
             frame = self.frame(hv, caller, gfn, entry, level)
@@ -154,18 +163,26 @@ class DmaMap:
         return hfn
 
 
-@hypercall(0x63, result="count", errors=(Status.INVALID, Status.NOT_PRESENT, Status.EXISTS), long=True)
+@hypercall(
+    0x63,
+    result="count",
+    errors=(Status.INVALID, Status.NOT_PERMITTED, Status.NOT_PRESENT, Status.EXISTS),
+    long=True,
+)
 class DmaUnmap:
-    """Let the caller's devices reach nothing any more at the `count` device pages from `iova` on."""
+    """Let the caller's devices reach nothing any more at the `count` device pages from `iova` on, but for reserved
+    memory, which is not for guests to unmap."""
 
     iova: IovaArg
     count: Annotated[int, COUNT.trying(DMA_PAGES, DMA_PAGES + 1)]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The range, then each device page in order; what a grant mapped, only `grant.unmap` unmaps."""
+        """The range, reserved pages, then each device page in order; what a grant mapped, only `grant.unmap` unmaps."""
         if not iova_range_ok(self.iova, self.count):
             return BAD_IOVA
         first = self.iova >> PAGE_SHIFT
+        if hv.reserved and hv.is_reserved(first, self.count):
+            return KEPT_BY_FIRMWARE
         for _, entry, _ in caller.dma.leaves(first, self.count):
             if not entry & ALL_RIGHTS:
                 return Refused(Status.NOT_PRESENT, "device page not mapped")

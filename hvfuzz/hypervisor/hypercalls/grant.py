@@ -133,6 +133,8 @@ class Map:
             return Refused(Status.INVALID, "gfn out of range")
         if flags & DEVICE and (iova & PAGE_MASK or iova >= IOVA_LIMIT or iova in IOVA_HOLE):
             return Refused(Status.INVALID, "iova out of range")
+        if flags & DEVICE and hv.reserved and hv.is_reserved(iova >> PAGE_SHIFT):
+            return Refused(Status.NOT_PERMITTED, "iova of a reserved region")
         granter = hv.resolve(caller, self.granter)
         if granter is None:
             return Refused(Status.NO_DOMAIN, "granter")

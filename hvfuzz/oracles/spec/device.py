@@ -20,7 +20,7 @@ REQUEST_WORDS: Final = 3
 
 
 def assign(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """A device that nobody has goes to a domain."""
+    """A device that nobody has goes to a domain, with the memory that firmware keeps for it."""
     device = call.args.device
     if device >= DEVICES:
         return Status.NO_DEVICE
@@ -31,24 +31,32 @@ def assign(state: State, call: Call, _evidence: Evidence) -> Expected:
     if key in state:
         return Status.BUSY
 
+    region = state.get(("reserved", device)) or ()
+
     def effect(_fresh: tuple[Hfn, ...]) -> None:
         state[key] = to
+        for page in region:
+            state[("iova", to, page)] = IoPage(page, READ | WRITE, foreign=False)
 
-    return Accept(effect=effect)
+    return Accept(effect=effect, tables=Tables.NEEDED, payer=to) if region else Accept(effect=effect)
 
 
 def deassign(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """A device is nobody's."""
+    """A device is nobody's, and so is the memory that firmware keeps for it."""
     if call.args.device >= DEVICES:
         return Status.NO_DEVICE
     key = ("device", call.args.device)
     if key not in state:
         return Status.NOT_PRESENT
 
+    owner = state[key]
+    region = state.get(("reserved", call.args.device)) or ()
+
     def effect(_fresh: tuple[Hfn, ...]) -> None:
         del state[key]
+        state.erase([("iova", owner, page) for page in region])
 
-    return Accept(effect=effect)
+    return Accept(effect=effect, tables=Tables.RETURNED, payer=owner) if region else Accept(effect=effect)
 
 
 def io_range(args: Any) -> range | None:
@@ -66,6 +74,8 @@ def dma_map(state: State, call: Call, _evidence: Evidence) -> Expected:
     iovas = io_range(args)
     if iovas is None or args.gfn + args.count > limits.MAX_GFN or args.rights not in IO_RIGHTS:
         return Status.INVALID
+    if state.reserved(iovas):
+        return Status.NOT_PERMITTED
     frames = []
     for gfn in range(args.gfn, args.gfn + args.count):
         page = owned(state, caller, gfn)
@@ -96,6 +106,8 @@ def dma_unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
     iovas = io_range(args)
     if iovas is None:
         return Status.INVALID
+    if state.reserved(iovas):
+        return Status.NOT_PERMITTED
     frames = []
     for iova in iovas:
         there: IoPage | None = state.get(("iova", caller, iova))

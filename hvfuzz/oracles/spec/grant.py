@@ -79,6 +79,9 @@ def map_grant(state: State, call: Call, _evidence: Evidence) -> Expected:
         return Status.INVALID
     if device and (args.iova & PAGE_MASK or args.iova >= limits.IOVA_LIMIT or args.iova in limits.IOVA_HOLE):
         return Status.INVALID
+    io_number = args.iova >> PAGE_SHIFT
+    if device and state.reserved(range(io_number, io_number + 1)):
+        return Status.NOT_PERMITTED
     granter = state.resolve(caller, args.granter)
     if granter is None:
         return Status.NO_DOMAIN

@@ -94,7 +94,7 @@ def _allowed(state: State, call: Call, expected: Status | Accept, evidence: Evid
     if status == Status.FAULT and evidence.may_fault:
         return True
     if status == Status.NO_POOL and isinstance(expected, Accept) and expected.tables is Tables.NEEDED:
-        pool = state.get(("pool", call.caller))
+        pool = state.get(("pool", call.caller if expected.payer is None else expected.payer))
         return pool is None or pool < POOL_NEED
     return False
 
@@ -149,11 +149,14 @@ def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> M
     before = state.get(key)
     if observed.pool is not None and observed.pool != before:
         # What is not known yet can only be adopted.
-        if before is not None and not _pool_may_become(accept.tables, before, observed.pool):
+        tables = accept.tables if accept.payer in (None, call.caller) else Tables.UNTOUCHED
+        if before is not None and not _pool_may_become(tables, before, observed.pool):
             return Mismatch("pool", call.name, f"the pool went from {before} to {observed.pool}")
         state[key] = observed.pool
     if accept.effect is not None:
         accept.effect(observed.fresh)
+    if accept.payer not in (None, call.caller):
+        del state["pool", accept.payer]
     return None
 
 

@@ -17,6 +17,7 @@ An absent cell means "none of that". `Frame`, `Page` and so on are the values; `
 | ("bucket", d, i)     | Hfn          | the page that holds ports 32*i to 32*i+31 of d                      |
 | ("port", d, p)       | Port         | an allocated port                                                   |
 | ("device", id)       | int          | the domain that the device is assigned to                           |
+| ("reserved", id)     | range        | device pages that firmware keeps for the device; never changes      |
 | ("clock_window", d)  | ClockWindow  | the latest window in which d read the clock, and how often          |
 | ("console", d)       | bytes        | the last 256 bytes that d wrote with `console.write`                |
 
@@ -32,6 +33,7 @@ from functools import partial
 from itertools import filterfalse, repeat
 from typing import Any, Final
 
+from hvfuzz.abi.boot import DEVICES
 from hvfuzz.abi.limits import SELF
 from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.spec.blocks import Block, numbered
@@ -225,6 +227,11 @@ class State:
         for key in filterfalse(self.cells.__contains__, numbered(table, domain, size)):
             return key[2]
         return None
+
+    def reserved(self, pages: range) -> bool:
+        """Whether firmware keeps one of these device pages for a device."""
+        regions = (self.get(("reserved", device)) for device in range(DEVICES))
+        return any(region and region.start < pages.stop and pages.start < region.stop for region in regions)
 
     # The host's frames.
 

@@ -117,6 +117,8 @@ class Accept(NamedTuple):
     fresh: int = 0
     order: int = 0
     tables: Tables = Tables.UNTOUCHED
+    payer: int | None = None
+    """The domain whose table pages they are, if that is not the caller."""
     written: Bytes | None = None
     losable: bool = False
     """The effect may have taken the guest's way to `written` away: then nothing is written."""

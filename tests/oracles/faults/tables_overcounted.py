@@ -22,6 +22,8 @@ device.dma_map(dom1, iova=0xc0000000, gfn=0x40, count=1, rights=R)
 device.dma_map(dom1, iova=0x100000000, gfn=0x40, count=1, rights=R)
 device.dma_map(dom1, iova=0x140000000, gfn=0x40, count=1, rights=R)
 device.dma_map(dom1, iova=0x180000000, gfn=0x40, count=1, rights=R)
+device.dma_map(dom1, iova=0x1c0000000, gfn=0x40, count=1, rights=R)
+device.dma_map(dom1, iova=0x200000000, gfn=0x40, count=1, rights=R)
 device.dma_map(dom1, iova=0x1000, gfn=0x40, count=1, rights=R)
 """,
 )

@@ -1,0 +1,22 @@
+"""The allocator does not know of the memory that firmware keeps: a guest gets it."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor.reserved import read_regions
+from hvfuzz.machine.dmar import DMAR_ADDRESS
+
+
+def replacement(self):
+    return read_regions(self.host, DMAR_ADDRESS)
+
+
+BUG = Bug(
+    name="reserved-as-ram",
+    replaces="hvfuzz.hypervisor.hypervisor:Hypervisor._reserve",
+    replacement=replacement,
+    findings=("audit/ownership.free/audit",),
+    trigger="""\
+# hvp 1
+world reserved
+memory.populate(dom2, first=0x400, count=1, order=0)
+""",
+)
