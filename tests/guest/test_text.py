@@ -97,7 +97,7 @@ def test_a_field_that_is_left_out_is_zero_or_empty(own: Catalogue) -> None:
         ("", 2, "expected 'world <name>'"),
         ("hlt(dom1)", 2, "expected 'world <name>'"),
         ("world pears", 2, "unknown world 'pears' - did you mean 'pair'?"),
-        ("world", 2, "unknown world '': expected pair, old, devices, bare, virtio"),
+        ("world", 2, "unknown world '': expected pair, old, devices, bare, virtio, reserved"),
         ("world pair bare", 2, "expected the end of the line, not 'b'"),
         ("world pair\ngrant.crate(dom1)", 3, "unknown op 'grant.crate' - did you mean 'grant.create'?"),
         ("world pair\n\n17", 4, "expected the name of an op, not '1'"),
