@@ -182,8 +182,12 @@ class Interpreter:
             hpa = self.machine.mmu.translate(vcpu, page, WRITE, False)
         except (EptViolation, EptMisconfiguration):
             vcpu.store(page, 8, 0)  # the guest meets what any store of its meets
-            # It went through: the guest has put a device's registers where its arguments were.
-            raise Unreachable from None
+            try:
+                # It went through, to memory if the violation was a spurious one, by way of a stale paging structure.
+                hpa = self.machine.mmu.translate(vcpu, page, WRITE, False)
+            except (EptViolation, EptMisconfiguration):
+                # The guest has put a device's registers where its arguments were.
+                raise Unreachable from None
         observer = self.machine.access_observer
         if observer is not None:
             observer(vcpu, hpa, PAGE_SIZE, WRITE)

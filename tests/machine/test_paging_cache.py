@@ -7,6 +7,7 @@ import pytest
 from hvfuzz.machine import ept
 from hvfuzz.machine.paging import RW, US
 from hvfuzz.machine.paging_cache import CombinedTableKey
+from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.machine.tlb import InvpcidKind, InvvpidKind, Tlb
 
 GVA = 0x7F12_3456_7000
@@ -81,6 +82,18 @@ def test_what_each_invalidation_drops(
     act(tlb)
     assert set(KEYS) - set(tlb.structures.combined) == {key for key in KEYS if dropped(key)}
     assert len(tlb.structures.guest_physical) == 4 - of_ept
+
+
+def test_a_snapshot_covers_them() -> None:
+    tlb = filled()
+    snapshot = Snapshot.take(tlb)
+    before = list(tlb.structures.combined.items()), list(tlb.structures.guest_physical.items())
+    tlb.set_capacity(1)
+    tlb.structures.keep(1, 0, 0x9000, GVA, [(0x9000, 0, 7, 0, 0, 2)])
+    tlb.structures.keep_ept(0x9000, GVA, [(0x9000, 7, 2)])
+    snapshot.restore()
+    assert (list(tlb.structures.combined.items()), list(tlb.structures.guest_physical.items())) == before
+    assert tlb.structures.capacity == len(KEYS)
 
 
 def test_eviction_is_first_in_first_out() -> None:

@@ -48,6 +48,51 @@ def test_leaf_of_stage_2(cached: Any, keep: Callable[[Any], None], entry: Any) -
     assert cached.poke(place, new) == ["stale/tlb"]
 
 
+TABLE_GFN = 4
+"""The page table of the direct map below 2 MiB."""
+
+
+@pytest.fixture
+def ways(cached: Any) -> Any:
+    """Of all that dom1 has used, it is only cached where the tables lie."""
+    tlb = cached.machine.tlb
+    tlb.combined.clear()
+    tlb.guest_physical.clear()
+    cached.machine.iommu.iotlb.clear()
+    return cached
+
+
+@pytest.mark.parametrize("entry", [0, "read-only", "other frame"])
+def test_leaf_of_a_frame_where_walks_begin(ways: Any, entry: Any) -> None:
+    place = ways.entry(1, TABLE_GFN)
+    old = ways.memory.load64(place)
+    new = {"read-only": old & ~2, "other frame": old ^ 1 << PAGE_SHIFT}.get(entry, entry)
+    assert ways.poke(place, new) == ["stale/structure"]
+    found = ways.during(ways.suite.audit)
+    assert (set(found), len(found) > 1) == ({"stale/structure"}, True)
+    ways.machine.tlb.invept(None)
+    assert ways.during(ways.suite.audit) == found
+
+
+def test_frame_that_is_freed_while_walks_begin_there(ways: Any) -> None:
+    frame = ways.frame(1, TABLE_GFN)
+    assert ways.during(lambda: ways.suite.frame_freed(frame)) == ["stale/leaf", "stale/structure"]
+
+
+@pytest.mark.parametrize("value", [0, "other table"])
+def test_ept_table_that_is_taken_out_while_walks_begin_there(ways: Any, value: Any) -> None:
+    ways.machine.tlb.structures.combined.clear()
+    (key, below), *_ = (item for item in ways.machine.tlb.structures.guest_physical.items() if item[0][1] == 2)
+    words = ways.memory.words
+    upper = key[0]
+    for shift in (39, 30):
+        upper = words[(upper >> 3) + (key[2] << 21 >> shift & 511)] & 0xFF_FFFF_F000
+    place = upper + 8 * (key[2] & 511)
+    assert words[place >> 3] & 0xFF_FFFF_F000 == below[0]
+    assert "stale/structure" in ways.poke(place, 0 if value == 0 else words[place >> 3] ^ 1 << PAGE_SHIFT)
+    assert ways.during(lambda: ways.suite.frame_freed(below[0] >> PAGE_SHIFT))[-1:] == ["stale/structure"]
+
+
 def test_more_rights_need_no_flush(cached: Any) -> None:
     place = cached.entry(1, GFN)
     old = cached.memory.load64(place)
