@@ -15,10 +15,11 @@ from hvfuzz.machine.addresses import READ, WRITE
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.faults import Vector
 from hvfuzz.machine.machine import Machine
+from hvfuzz.machine.second_stage import STAGE_1, STAGE_2, STRUCTURE_1, STRUCTURE_2, WalkStep
 from hvfuzz.oracles.finding import Finding
 from hvfuzz.targets.watcher import RunWatcher
 
-STAGES = {1: "guest", 2: "ept"}
+STAGES = {STAGE_1: "guest", STAGE_2: "ept", STRUCTURE_1: "guest", STRUCTURE_2: "ept"}
 WALK_STEPS_A_LINE = 4
 
 
@@ -49,6 +50,14 @@ def _text(value: object) -> str:
 
 def _fields(fields: dict[str, Any]) -> str:
     return ", ".join(f"{name}={_text(value)}" for name, value in fields.items())
+
+
+def _walked(step: WalkStep) -> str:
+    """A table entry that was read, or one that was cached and led to a table."""
+    stage, level, table, index, entry = step
+    if stage in (STAGE_1, STAGE_2):
+        return f"{STAGES[stage]} L{level}[{index}]={entry:#x}"
+    return f"{STAGES[stage]} L{level} cached, table {table:#x}"
 
 
 class Recorder(RunWatcher):
@@ -102,7 +111,7 @@ class Recorder(RunWatcher):
         if machine is None or not machine.mmu.record:
             return
         steps, machine.mmu.record = machine.mmu.record, []
-        words = [f"{STAGES[stage]} L{level}[{index}]={entry:#x}" for stage, level, _, index, entry in steps if stage]
+        words = [_walked(step) for step in steps if step[0] in STAGES]
         if not words:
             return
         if words == self._walked:

@@ -84,6 +84,7 @@ def test_a_trace_tells_what_happened(run: Run, tmp_path: Path) -> None:
     cold.write_text("# hvp 1\nworld pair\nload(dom1, gva=DIRECT+0x41000, size=8)\nexecute(dom1, gva=0)\n")
     done = run("repro", cold, "--trace")
     assert "walk" in done.out
+    assert "guest L2 cached, table 0x" in done.out
     assert "#PF" in done.out
 
 
