@@ -176,6 +176,11 @@ def queue_story(context: Context) -> None:
         context.append(Op(load, actor, (RING + 8 * context.below(4), 8)))
 
 
+def model_story(context: Context) -> None:
+    """Append what the driver of one of the hypervisor's device models does."""
+    context.pick((fifo_story, ioapic_story, queue_story, timer_story))(context)
+
+
 def _register(write: OpKind, ring: _Ring, name: str, value: int) -> Op:
     return Op(write, ring.actor, (ring.device, VIRTIO_REGISTERS[name], 8, value))
 

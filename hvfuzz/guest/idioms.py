@@ -9,7 +9,7 @@ from hvfuzz.abi.boot import DIRECT_MAP, DIRECT_MAP_SIZE, DMA_ENGINES
 from hvfuzz.abi.limits import GRANTS, HANDLES, PORTS
 from hvfuzz.guest.compose import NEEDED, compose, extend, map_for_device
 from hvfuzz.guest.context import Context
-from hvfuzz.guest.drivers import fifo_story, ioapic_story, queue_story, timer_story, virtio_story
+from hvfuzz.guest.drivers import model_story, virtio_story
 from hvfuzz.guest.ops import DEVICE_REGISTERS, SIZES
 from hvfuzz.guest.program import Actor, Op, Ref
 from hvfuzz.guest.tweaks import tweaked
@@ -269,8 +269,5 @@ IDIOMS: Final[Sequence[Callable[[Context], None]]] = (
     toggle,
     user_mode,
     virtio_story,
-    fifo_story,
-    ioapic_story,
-    timer_story,
-    queue_story,
+    model_story,
 )

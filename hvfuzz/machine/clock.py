@@ -51,7 +51,7 @@ class Cost:
 
     TLB_HIT: Final = _figure(
         4,
-        "a translation from the TLB, or a table from a paging-structure cache, and the access that it is for: an L1 hit",
+        "a translation from the TLB, or a table from the paging-structure caches, and the access: an L1 hit",
         "Intel Optimization Manual, Skylake cache parameters: L1 data, 4 cycles",
         DOCUMENTED,
     )

@@ -143,6 +143,8 @@ class Models:
         self._floppies: list[Floppy] = []
         self._interrupts: list[Interrupts] = []
         self._timers: list[TimerModel] = []
+        self._timed = False
+        """A timer has been written to."""
         self._domains = scene.hypervisor.domains
         self._clock = scene.machine.clock
 
@@ -157,11 +159,12 @@ class Models:
         self._floppies = [Floppy() for _ in range(domains)]
         self._interrupts = [Interrupts() for _ in range(domains)]
         self._timers = [TimerModel() for _ in range(domains)]
+        self._timed = False
 
     def exit_started(self) -> None:
-        """Timers may have expired."""
-        for timer in self._timers:
-            if timer.deadline is not None:
+        """Timers may have expired; nearly always nobody has written to one yet."""
+        if self._timed:
+            for timer in self._timers:
                 timer.due(self._clock.cycles)
 
     def port(self, domain: int, offset: int, width: int, write: bool, value: int) -> int:
@@ -182,6 +185,7 @@ class Models:
         if page == boot.TIMER:
             if write:
                 timer.write(offset, width, value & mask, self._clock.cycles)
+                self._timed = True
             return 0 if write else timer.read(offset, width)
         if write:
             self._interrupts[domain].write(offset, value & mask & 0xFFFF_FFFF)

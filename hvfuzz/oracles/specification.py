@@ -103,6 +103,8 @@ class Specification(Oracle):
         self._adopted = False
         self._vcpus = scene.machine.vcpus
         self._timers: list[TimerModel] = []
+        self._timed = False
+        """A timer has been written to, so that one may expire."""
         self._due: list[VCpu] = []
         """VCpus whose poll had run out of time when the present exit began."""
 
@@ -120,6 +122,7 @@ class Specification(Oracle):
         self._adopted = False
         self._due = []
         self._timers = [TimerModel() for _ in self._domains]
+        self._timed = False
 
     # Moments.
 
@@ -201,10 +204,11 @@ class Specification(Oracle):
         """Take note of polls that have run out of time: now is when they are looked at."""
         cycles = self._clock.cycles
         self._due = [polling for polling in self._vcpus if polling.runnable == POLLING and self._has_expired(polling)]
-        for number, timer in enumerate(self._timers):
-            if timer.deadline is not None and timer.due(cycles):
-                self._end_polls(cycles)
-                expired(self._state, number, timer.read(PORT, WIDTH))
+        if self._timed:
+            for number, timer in enumerate(self._timers):
+                if timer.due(cycles):
+                    self._end_polls(cycles)
+                    expired(self._state, number, timer.read(PORT, WIDTH))
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """A poll that was due is over."""
@@ -219,6 +223,7 @@ class Specification(Oracle):
         if vmcs.reason is EPT_VIOLATION:
             if vmcs.write and vmcs.width and vmcs.qualification & FINAL and vmcs.gpa - TIMER_GPA & -MMIO_SIZE == 0:
                 value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
+                self._timed = True
                 self._timers[vcpu.domain].write(vmcs.operand & MMIO_SIZE - 1, vmcs.width, value, self._clock.cycles)
         elif vmcs.reason is HLT:
             mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable)
