@@ -2,7 +2,8 @@
 
 Hypercalls are judged by the specification; this is the rest of the way: what the guest finds in its registers
 afterwards, whatever it left for, and that an exit leaves alone what it has no business with: other vCPUs (which in an
-op only change if they act in it), serial ports, and the registers of devices that it was not told to use.
+op only change if they act in it), serial ports, and the registers of devices that it was not told to use. Devices and
+device models are modelled a second time for that: in `virtio`, `models` and `queue`.
 """
 
 from __future__ import annotations
