@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.devices.device import Device
+from hvfuzz.machine.devices.windows import REGISTERS_BASE, REGISTERS_LIMIT, registers_of
 from hvfuzz.machine.fetches import Fetches
 from hvfuzz.machine.iommu import Iommu
 from hvfuzz.machine.memory import PhysicalMemory
@@ -56,7 +57,9 @@ class Machine:
         return vcpu
 
     def add_device(self, device: DeviceT) -> DeviceT:
-        """Plug `device` in; its number is its place in `devices`."""
+        """Plug `device` in; its number is its place in `devices`, which also says where its registers are."""
+        if registers_of(len(self.devices)) >= REGISTERS_LIMIT or self.memory.size > REGISTERS_BASE:
+            raise ValueError(f"no room for the registers of {device.name} below {REGISTERS_LIMIT:#x}")
         self.devices.append(device)
         return device
 

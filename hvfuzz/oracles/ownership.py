@@ -15,6 +15,7 @@ from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
 from hvfuzz.hypervisor.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.devices.windows import REGISTERS_BASE, device_at
 from hvfuzz.machine.ept import eptp_of
 from hvfuzz.machine.vmcs import ExitReason
 from hvfuzz.machine.vtd import context_entry
@@ -77,6 +78,7 @@ class Ownership(Oracle):
         "foreign": "no leaf names another domain's frame, but for one that is granted at that place",
         "rights": "a leaf that a grant made gives no right that the grant does not give",
         "reserved": "memory kept for a device is mapped at its own address for its domain, and nowhere else",
+        "registers": "no leaf names the registers of a device",
         "nowhere": "no leaf names memory that does not exist",
         "tree": "a table page is linked once, and is a page that is in use as a table of that domain",
         "entry": "an entry that names a table gives every right, a leaf is write-back, and neither has reserved bits",
@@ -204,6 +206,10 @@ class Ownership(Oracle):
         """Check one frame of a leaf; whether something is wrong."""
         scene = self.scene
         if hfn >= scene.machine.memory.frames:
+            if device_at(scene.machine, hfn << PAGE_SHIFT) is not None:
+                text = f"the registers of device {hfn - (REGISTERS_BASE >> PAGE_SHIFT)}"
+                self.report("registers", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
+                return True
             self.report("nowhere", f"{name_of(leaf.space)}, page {leaf.page:#x}: no memory at frame {hfn:#x}")
             return True
         word = self.shadow.frames.values[hfn]

@@ -48,6 +48,7 @@ class Board:
         self.memory.store64(MIDDLE, LEAVES | RW)
         self.iommu.enable(ROOT)
         self.engine = DmaEngine(self, BDF, "dma0")
+        self.devices = [self.engine]
 
     def map(self, page: int, hpa: int, rights: int = RW) -> None:
         self.memory.store64(LEAVES + page * 8, hpa | rights)

@@ -41,7 +41,8 @@ class DmaEngine(Device):
     """One engine: copies at once, in pieces that cross a page neither at the source nor at the destination.
 
     Each piece is translated when its turn comes, source before destination, and written before the next is
-    read: when a later piece is blocked, the earlier ones stay written.
+    read: when a later piece is blocked, the earlier ones stay written. What a copy is about is settled when it starts:
+    to change its registers meanwhile is impossible, as it is busy.
     """
 
     __slots__ = ()
