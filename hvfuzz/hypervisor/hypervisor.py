@@ -64,6 +64,7 @@ class Hypervisor:
         "scheduler",
         "secret",
         "timers",
+        "windows",
         "world",
     )
 
@@ -78,6 +79,8 @@ class Hypervisor:
         self.timers: dict[int, Timer] = {}
         """The timers that are armed, by domain."""
         self.domains: HostArray[Domain] = HostArray((), self.host.work)
+        self.windows: dict[tuple[int, int], int] = {}
+        """(domain, device page) -> the device whose registers are mapped there, for each device once at most."""
         self.canary = canaries.canary(secret, canaries.CONTROL, 0)
         self._lay_out_memory()
         self.reserved = self._reserve()
@@ -142,6 +145,10 @@ class Hypervisor:
     def is_reserved(self, page: int, count: int = 1) -> bool:
         """Whether one of the `count` device pages from `page` on is at the address of a reserved region."""
         return any(page < region.stop and region.start < page + count for region in self.reserved.values())
+
+    def window_of(self, device: int) -> tuple[int, int] | None:
+        """The domain and the device page at which the registers of `device` are mapped."""
+        return next((place for place, number in self.windows.items() if number == device), None)
 
     def _device_tables(self) -> ContextTables:
         """Root and context tables without a device in them, and the IOMMU switched on."""

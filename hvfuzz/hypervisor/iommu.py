@@ -17,7 +17,10 @@ LEVELS = 3
 
 
 class DmaMap(TableTree):
-    """What the devices of one domain reach. Mapping and unmapping keep the `maps` count of the frames."""
+    """What the devices of one domain reach. Mapping and unmapping keep the `maps` count of the frames.
+
+    Registers of a device can be mapped as well: they lie beyond the frames of memory, and nobody counts them.
+    """
 
     __slots__ = ("domain_id",)
 
@@ -34,7 +37,8 @@ class DmaMap(TableTree):
         """
         address = self.slot(page, 1)
         displaced = self.host.read64(address)
-        self.frames.add_map(hfn)
+        if hfn < self.frames.count:
+            self.frames.add_map(hfn)
         self.host.write64(address, hfn << PAGE_SHIFT | rights | (FOREIGN if foreign else 0))
         self.release(page, displaced)
 
@@ -52,7 +56,9 @@ class DmaMap(TableTree):
         was_present = displaced & RIGHTS != 0
         self.flush(page, 1, was_present)
         if was_present:
-            self.frames.drop_map(leaf_frame(displaced, 1, page))
+            hfn = leaf_frame(displaced, 1, page)
+            if hfn < self.frames.count:
+                self.frames.drop_map(hfn)
 
     def flush_tables(self, page: int) -> None:
         """Drop what is cached of `page`, table entries on the way included (invalidation hint clear)."""

@@ -16,10 +16,15 @@ from hvfuzz.hypervisor.host import HostBug
 from hvfuzz.hypervisor.tables import READ as DMA_READ
 from hvfuzz.hypervisor.tables import RIGHTS
 from hvfuzz.hypervisor.tables import WRITE as DMA_WRITE
+from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.devices.dma_engine import START, Register
+from hvfuzz.machine.devices.windows import REGISTERS_BASE
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.hypervisor import Hypervisor
+
+REGISTERS_FRAME = REGISTERS_BASE >> PAGE_SHIFT
+"""Frame number of the registers of device 0; each further device has the next one."""
 
 
 class PopulatePage(NamedTuple):
@@ -168,6 +173,10 @@ class MapDma(NamedTuple):
     def apply(self, hv: Hypervisor) -> None:
         """Replace the leaf; a displaced one is flushed before its frame is let go."""
         hv.domains[self.domain].dma.map(self.page, self.hfn, self.rights)
+        if hv.windows:
+            hv.windows.pop((self.domain, self.page), None)
+        if self.hfn >= REGISTERS_FRAME:
+            hv.windows[self.domain, self.page] = self.hfn - REGISTERS_FRAME
 
 
 class UnmapDma(NamedTuple):
@@ -184,6 +193,8 @@ class UnmapDma(NamedTuple):
     def apply(self, hv: Hypervisor) -> None:
         """Remove the leaf, flush, and let the frame go."""
         hv.domains[self.domain].dma.unmap(self.page)
+        if hv.windows:
+            hv.windows.pop((self.domain, self.page), None)
 
 
 class AssignDevice(NamedTuple):
@@ -217,13 +228,17 @@ class DeassignDevice(NamedTuple):
         return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Block its requests first, then reset it: its registers may hold what its last owner put there.
+        """Block its requests, and those to its registers, then reset it: they may hold what its last owner put there.
 
         So may its reserved memory, of which a device that was reset makes no use.
         """
         device = hv.machine.devices[self.device]
         dma = hv.domains[hv.iommu.domain_of(device.bdf)].dma
         hv.iommu.detach(device.bdf)
+        window = hv.window_of(self.device)
+        if window is not None:
+            dma.unmap(window[1])
+            del hv.windows[window]
         reserved = hv.reserved.get(device.bdf, ())
         for page in reserved:
             dma.unmap(page)

@@ -30,6 +30,7 @@ from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
 from hvfuzz.machine.devices.uart import Uart
 from hvfuzz.machine.devices.virtio import Register as Virtio
 from hvfuzz.machine.devices.virtio import VirtioDevice
+from hvfuzz.machine.devices.windows import REGISTERS_BASE, REGISTERS_LIMIT
 from hvfuzz.machine.ept import Qualification
 from hvfuzz.machine.faults import Vector
 from hvfuzz.machine.vmcs import RAX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
@@ -79,6 +80,8 @@ class Exits(Oracle):
         self._clock: Final = scene.machine.clock
         self._iommu: Final = scene.machine.iommu
         self._devices: list[list[int]] = []
+        self._peers: set[int] = set()
+        """Devices whose registers were written by DMA in this exit, by number."""
         self._uarts: list[Uart] = []
         self._intercepts: list[int] = []
         """Of each vCPU."""
@@ -115,6 +118,7 @@ class Exits(Oracle):
         """Remember what the guest's device or serial port is like."""
         self._calls.worked = True
         self._emulation.started(vcpu)
+        self._peers.clear()
         reason = vcpu.vmcs.reason
         if reason is EPT_VIOLATION:
             self._devices = [list(device.registers) for device in self.scene.machine.devices]
@@ -126,19 +130,33 @@ class Exits(Oracle):
             self._uarts = [_copy(domain.uart) for domain in self.shadow.domains]
             self._bystanders.ports = True
 
+    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
+        """A device may write to another one's registers: whether it may do so to these, ownership says.
+
+        A virtio device works only when it is notified. One that has its orders by DMA is not judged.
+        """
+        if hpa >= REGISTERS_BASE:
+            if access == WRITE and hpa < REGISTERS_LIMIT:
+                number = hpa - REGISTERS_BASE >> PAGE_SHIFT
+                self._peers.add(number)
+                self._bystanders.devices.add(number)
+        elif isinstance(initiator, VirtioDevice) and not self._may_reach(initiator, hpa, size, access):
+            way = "writes" if access & WRITE else "reads"
+            text = f"{initiator.name} {way} {size} bytes at {hpa & PAGE_MASK:#x}"
+            self.report("dma", f"{text} of {self.scene.describe(hpa >> PAGE_SHIFT)}")
+
+    def _may_reach(self, device: VirtioDevice, hpa: int, size: int, access: int) -> bool:
+        """Whether the orders of a virtio device name these bytes, as far as anybody can tell."""
+        if self.scene.machine.devices.index(device) in self._peers:
+            return True
+        return self._scope is not None and self._scope.allows(hpa, size, access)
+
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Calls that set a device to work, or reset it, name it."""
         if args is not None and declaration.name.startswith("device."):
             number = getattr(args, "device", None)
             if number is not None:
                 self._bystanders.devices.add(number)
-
-    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
-        """A virtio device works only when it is notified."""
-        if isinstance(initiator, VirtioDevice) and (self._scope is None or not self._scope.allows(hpa, size, access)):
-            way = "writes" if access & WRITE else "reads"
-            text = f"{initiator.name} {way} {size} bytes at {hpa & PAGE_MASK:#x}"
-            self.report("dma", f"{text} of {self.scene.describe(hpa >> PAGE_SHIFT)}")
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """Compare with what the guest enters again with."""
@@ -235,8 +253,9 @@ class Exits(Oracle):
                 self._judge_registers(vcpu, number)
         elif fault is None or fault.vector != Vector.GP or fault.error:
             self.report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} gives {fault}")
-        for other, before in zip(machine.devices, self._devices, strict=True):
-            if not (emulated and other is device) and other.registers != before:
+        for other_number, (other, before) in enumerate(zip(machine.devices, self._devices, strict=True)):
+            named = (emulated and other is device) or other_number in self._peers
+            if not named and other.registers != before:
                 self.report("others", f"an access of dom{vcpu.domain} changes registers of {other.name}")
 
     def _expect_model(self, vcpu: VCpu, page: int, expected: list[Any]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.abi.boot import WORLDS
+from hvfuzz.abi.boot import DEVICES, WORLDS
 from hvfuzz.abi.limits import CONSOLE, PORTS_PER_BUCKET
 from hvfuzz.machine.devices.uart import Uart
 
@@ -32,7 +32,8 @@ GROWS: Final = MappingProxyType(
         "ports": PORTS_PER_BUCKET,
         "received": UART_LIMIT,
         "transmitted": UART_LIMIT,
-        # One a domain.
+        # One a device, and one a domain.
+        "windows": DEVICES,
         "timers": max(len(world.domains) for world in WORLDS),
         # One poll a vCPU, and as many pages as the rule of pools says: both are counted elsewhere.
         "polls": None,

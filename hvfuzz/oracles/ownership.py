@@ -78,7 +78,7 @@ class Ownership(Oracle):
         "foreign": "no leaf names another domain's frame, but for one that is granted at that place",
         "rights": "a leaf that a grant made gives no right that the grant does not give",
         "reserved": "memory kept for a device is mapped at its own address for its domain, and nowhere else",
-        "registers": "no leaf names the registers of a device",
+        "registers": "no leaf names the registers of a device, but for a device page of the domain that has the device",
         "nowhere": "no leaf names memory that does not exist",
         "tree": "a table page is linked once, and is a page that is in use as a table of that domain",
         "entry": "an entry that names a table gives every right, a leaf is write-back, and neither has reserved bits",
@@ -131,6 +131,8 @@ class Ownership(Oracle):
                 self._check_granted(number, ref)
         for bdf in change.contexts:
             self.check_context(bdf)
+        if change.contexts:
+            self._check_registers()
         if self._reserved and (change.contexts or change.removed or change.added):
             self._check_reserved()
         for word in change.malformed:
@@ -207,6 +209,8 @@ class Ownership(Oracle):
         scene = self.scene
         if hfn >= scene.machine.memory.frames:
             if device_at(scene.machine, hfn << PAGE_SHIFT) is not None:
+                if leaf.space & DMA and self._has_registers(leaf.space & ~DMA, hfn):
+                    return False
                 text = f"the registers of device {hfn - (REGISTERS_BASE >> PAGE_SHIFT)}"
                 self.report("registers", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
                 return True
@@ -308,6 +312,17 @@ class Ownership(Oracle):
             for bdf, first, pages in self._reserved
         )
 
+    def _has_registers(self, number: int, hfn: int) -> bool:
+        """Whether there are, in place of a frame, the registers of a device that the domain has."""
+        device = device_at(self.scene.machine, hfn << PAGE_SHIFT)
+        return device is not None and self.shadow.device_domain(device.bdf) == number
+
+    def _check_registers(self) -> None:
+        """A device has another owner: check who reaches its registers."""
+        for number in range(len(self.scene.machine.devices)):
+            for place in self.shadow.leaves.get((REGISTERS_BASE >> PAGE_SHIFT) + number, ()):
+                self._check_place(place, (REGISTERS_BASE >> PAGE_SHIFT) + number)
+
     def _check_reserved(self) -> None:
         """What firmware keeps for a device must be mapped for the domain that has the device, and for no other."""
         for bdf, first, pages in self._reserved:
@@ -356,7 +371,7 @@ class Ownership(Oracle):
         if space < 0:
             self.report("access", f"a device of nobody accesses {self.scene.describe(hfn)}")
         elif not self._owns(space & 0xFF, hfn) and not self._may(space, hfn, access):
-            if space & DMA and self._keeps(space & ~DMA, hfn):
+            if space & DMA and (self._keeps(space & ~DMA, hfn) or self._has_registers(space & ~DMA, hfn)):
                 return
             self.report("access", f"{name_of(space)} access {self.scene.describe(hfn)}")
 

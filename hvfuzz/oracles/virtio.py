@@ -93,12 +93,13 @@ class Scope:
     not judged.
     """
 
-    __slots__ = ("_load", "_orders", "_readable", "_shadow", "_space", "_writable")
+    __slots__ = ("_load", "_orders", "_readable", "_shadow", "_size", "_space", "_writable")
 
     def __init__(self, scene: Scene, shadow: Reachability, domain: int, registers: list[int]) -> None:
         self._shadow = shadow
         self._space = domain | DMA
         self._load: Callable[[int, int], bytes] = scene.machine.memory.read
+        self._size: int = scene.machine.memory.size
         self._readable: list[Range] = []
         self._writable: list[Range] = []
         self._orders: list[Range] | None = []
@@ -148,6 +149,9 @@ class Scope:
             if leaf is None or not leaf.rights & READ:
                 return None
             hpa = leaf.frame << PAGE_SHIFT | at & PAGE_MASK
+            if hpa >= self._size:
+                self._orders = None  # Orders in the registers of a device: what it will read there is not known.
+                return None
             data += self._load(hpa, piece)
             if self._orders is not None:
                 self._orders.append((hpa, hpa + piece))

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
+from hvfuzz.abi.boot import DEVICES, MMIO_BASE
 from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.kinds import (
     COUNT,
@@ -22,7 +23,7 @@ from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor import access
 from hvfuzz.hypervisor.effects import Effect, Refused, Step
 from hvfuzz.hypervisor.pages import ABSENT, BAD_RANGE, NOT_THE_OWNER, POOL_TOO_SMALL, range_ok
-from hvfuzz.hypervisor.steps import AssignDevice, DeassignDevice, MapDma, SubmitDma, UnmapDma
+from hvfuzz.hypervisor.steps import REGISTERS_FRAME, AssignDevice, DeassignDevice, MapDma, SubmitDma, UnmapDma
 from hvfuzz.hypervisor.tables import FOREIGN, READ, WRITE, leaf_frame
 from hvfuzz.hypervisor.tables import RIGHTS as ALL_RIGHTS
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.hypervisor import Hypervisor
     from hvfuzz.machine.cpu import VCpu
 
+WINDOWS_GFN = MMIO_BASE >> PAGE_SHIFT
+"""Guest frame number of the registers of device 0."""
 DMA_RIGHTS = (READ, WRITE, READ | WRITE)
 HEADER = struct.Struct("<Q")
 REQUEST = struct.Struct("<3Q")
@@ -118,7 +121,11 @@ def iova_range_ok(iova: int, count: int) -> bool:
 class DmaMap:
     """Let the caller's devices reach its pages from `gfn` on at the device addresses from `iova` on, with rights R,
     W or RW. Device pages that an earlier call mapped are replaced. Those at the addresses of memory that firmware keeps
-    for a device, whosever it is, are not for guests to change."""
+    for a device, whosever it is, are not for guests to change.
+
+    If `gfn` is the register page of a device of the caller's, and `count` is 1, they reach these registers (peer to
+    peer). Each device's are mapped at one place at most, and no longer than the caller has that device.
+    """
 
     iova: IovaArg
     gfn: GfnArg
@@ -129,18 +136,26 @@ class DmaMap:
         """The ranges and rights, reserved pages, each page of memory in order, each device page, then table pages."""
         if not iova_range_ok(self.iova, self.count):
             return BAD_IOVA
-        if not range_ok(self.gfn, self.count, DMA_PAGES):
+        number = self.gfn - WINDOWS_GFN
+        window = 0 <= number < DEVICES
+        if self.count != 1 if window else not range_ok(self.gfn, self.count, DMA_PAGES):
             return BAD_RANGE
         if self.rights not in DMA_RIGHTS:
             return Refused(Status.INVALID, "rights")
         if hv.reserved and hv.is_reserved(self.iova >> PAGE_SHIFT, self.count):
             return KEPT_BY_FIRMWARE
         frames = []
-        for gfn, entry, level in caller.stage2.leaves(self.gfn, self.count):
-            frame = self.frame(hv, caller, gfn, entry, level)
-            if isinstance(frame, Refused):
-                return frame
-            frames.append(frame)
+        if window:
+            refused = self.window_refusal(hv, caller, number)
+            if refused is not None:
+                return refused
+            frames.append(REGISTERS_FRAME + number)
+        else:
+            for gfn, entry, level in caller.stage2.leaves(self.gfn, self.count):
+                frame = self.frame(hv, caller, gfn, entry, level)
+                if isinstance(frame, Refused):
+                    return frame
+                frames.append(frame)
         first = self.iova >> PAGE_SHIFT
         pages = range(first, first + self.count)
         runs = caller.dma.runs(first, self.count)
@@ -150,6 +165,15 @@ class DmaMap:
             return POOL_TOO_SMALL
         steps = tuple(MapDma(caller.id, page, frame, self.rights) for page, frame in zip(pages, frames, strict=True))
         return Effect(steps, self.count)
+
+    def window_refusal(self, hv: Hypervisor, caller: Domain, number: int) -> Refused | None:
+        """Why the registers of device `number` cannot be mapped."""
+        if hv.iommu.domain_of(hv.machine.devices[number].bdf) != caller.id:
+            return NOT_ITS_DEVICE
+        place = hv.window_of(number)
+        if place is not None and place != (caller.id, self.iova >> PAGE_SHIFT):
+            return Refused(Status.EXISTS, "registers mapped elsewhere")
+        return None
 
     def frame(self, hv: Hypervisor, caller: Domain, gfn: int, entry: int, level: int) -> int | Refused:
         """The caller's own frame at `gfn`, to which it has the rights that its devices are to get."""
@@ -216,9 +240,14 @@ def request_refusal(caller: Domain, source: int, target: int, length: int) -> Re
 
 
 def reaches(caller: Domain, iova: int, length: int, right: int) -> bool:
-    """Whether the caller's devices have `right` to each page of the range."""
+    """Whether the caller's devices have `right` to each page of the range, and each is memory."""
     first, last = iova >> PAGE_SHIFT, iova + length - 1 >> PAGE_SHIFT
-    return all(entry & right for _, _, _, entries in caller.dma.runs(first, last - first + 1) for entry in entries)
+    frames = caller.dma.frames.count
+    return all(
+        entry & right and leaf_frame(entry, 1, 0) < frames
+        for _, _, _, entries in caller.dma.runs(first, last - first + 1)
+        for entry in entries
+    )
 
 
 def submissions(device: int, requests: Sequence[Request]) -> tuple[Step, ...]:
@@ -232,7 +261,8 @@ def submissions(device: int, requests: Sequence[Request]) -> tuple[Step, ...]:
     errors=(Status.NO_DEVICE, Status.NOT_PERMITTED, Status.INVALID, Status.FAULT),
 )
 class DmaSubmit:
-    """Have a DMA engine of the caller's copy `length` bytes from device address `from` to device address `to`."""
+    """Have a DMA engine of the caller's copy `length` bytes from device address `from` to device address `to`, both of
+    them memory: registers are for drivers to reach."""
 
     device: DeviceArg
     from_: IovaArg

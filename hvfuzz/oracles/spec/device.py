@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hvfuzz.abi import limits
-from hvfuzz.abi.boot import DEVICES, DMA_ENGINES
+from hvfuzz.abi.boot import DEVICES, DMA_ENGINES, MMIO_BASE
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE, Hfn
+from hvfuzz.machine.devices.windows import REGISTERS_BASE
 from hvfuzz.oracles.spec.cells import IoPage, Page
 from hvfuzz.oracles.spec.memory import owned
 from hvfuzz.oracles.spec.state import State
@@ -17,6 +18,10 @@ from hvfuzz.oracles.spec.verdict import Accept, Call, Evidence, Expected, Rule, 
 IO_PAGES: Final = limits.IOVA_LIMIT >> PAGE_SHIFT
 IO_RIGHTS: Final = (READ, WRITE, READ | WRITE)
 REQUEST_WORDS: Final = 3
+WINDOWS: Final = MMIO_BASE >> PAGE_SHIFT
+"""Guest frame number of the registers of device 0."""
+REGISTERS: Final = REGISTERS_BASE >> PAGE_SHIFT
+"""Host frame number of the same."""
 
 
 def assign(state: State, call: Call, _evidence: Evidence) -> Expected:
@@ -50,13 +55,16 @@ def deassign(state: State, call: Call, _evidence: Evidence) -> Expected:
         return Status.NOT_PRESENT
 
     owner = state[key]
-    region = state.get(("reserved", call.args.device)) or ()
+    window = ("window", call.args.device)
+    mapped = [*(state.get(("reserved", call.args.device)) or ()), *([state[window]] if window in state else [])]
 
     def effect(_fresh: tuple[Hfn, ...]) -> None:
         del state[key]
-        state.erase([("iova", owner, page) for page in region])
+        state.erase([("iova", owner, page) for page in mapped])
+        if window in state:
+            del state[window]
 
-    return Accept(effect=effect, tables=Tables.RETURNED, payer=owner) if region else Accept(effect=effect)
+    return Accept(effect=effect, tables=Tables.RETURNED, payer=owner) if mapped else Accept(effect=effect)
 
 
 def io_range(args: Any) -> range | None:
@@ -69,15 +77,25 @@ def io_range(args: Any) -> range | None:
 
 
 def dma_map(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The caller's devices reach a range of its frames, in place of what dma_map had put there before."""
+    """The caller's devices reach a range of its frames, or registers, in place of what dma_map had put there before."""
     args, caller = call.args, call.caller
     iovas = io_range(args)
-    if iovas is None or args.gfn + args.count > limits.MAX_GFN or args.rights not in IO_RIGHTS:
+    number = args.gfn - WINDOWS
+    window = number in range(DEVICES)
+    if iovas is None or args.rights not in IO_RIGHTS:
+        return Status.INVALID
+    if args.count != 1 if window else args.gfn + args.count > limits.MAX_GFN:
         return Status.INVALID
     if state.reserved(iovas):
         return Status.NOT_PERMITTED
     frames = []
-    for gfn in range(args.gfn, args.gfn + args.count):
+    if window:
+        if state.get(("device", number)) != caller:
+            return Status.NOT_PERMITTED
+        if state.get(("window", number)) not in (None, iovas[0]):
+            return Status.EXISTS
+        frames.append(REGISTERS + number)
+    for gfn in () if window else range(args.gfn, args.gfn + args.count):
         page = owned(state, caller, gfn)
         if not isinstance(page, Page):
             return page
@@ -93,11 +111,22 @@ def dma_map(state: State, call: Call, _evidence: Evidence) -> Expected:
         for iova, frame in zip(iovas, frames, strict=True):
             displaced: IoPage | None = state.get(("iova", caller, iova))
             if displaced is not None:
-                state.count(displaced.frame, maps=-1)
+                let_go(state, displaced.frame)
             state[("iova", caller, iova)] = IoPage(frame, args.rights, foreign=False)
-            state.count(frame, maps=1)
+            if window:
+                state[("window", number)] = iova
+            else:
+                state.count(frame, maps=1)
 
     return Accept(args.count, effect, tables=Tables.NEEDED)
+
+
+def let_go(state: State, frame: int) -> None:
+    """A device page no longer names this frame, or these registers."""
+    if frame < state.frames:
+        state.count(frame, maps=-1)
+    else:
+        del state[("window", frame - REGISTERS)]
 
 
 def dma_unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
@@ -120,7 +149,7 @@ def dma_unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
     def effect(_fresh: tuple[Hfn, ...]) -> None:
         state.erase([("iova", caller, iova) for iova in iovas])
         for frame in frames:
-            state.count(frame, maps=-1)
+            let_go(state, frame)
 
     return Accept(args.count, effect, tables=Tables.RETURNED)
 
@@ -133,7 +162,7 @@ def usable(state: State, caller: int, device: int) -> Status | None:
 
 
 def transfer(state: State, caller: int, source: int, dest: int, length: int) -> Status | None:
-    """Why one copy is refused, if it is: the caller's IOMMU table must map both ranges with their rights."""
+    """Why one copy is refused, if it is: the caller's IOMMU table must map both ranges to memory with their rights."""
     if not 0 < length <= limits.DMA_LENGTH:
         return Status.INVALID
     if max(source, dest) + length > limits.IOVA_LIMIT:
@@ -141,7 +170,7 @@ def transfer(state: State, caller: int, source: int, dest: int, length: int) -> 
     for start, right in ((source, READ), (dest, WRITE)):
         for iova in range(start >> PAGE_SHIFT, (start + length - 1 >> PAGE_SHIFT) + 1):
             there: IoPage | None = state.get(("iova", caller, iova))
-            if there is None or not there.rights & right:
+            if there is None or not there.rights & right or there.frame >= state.frames:
                 return Status.FAULT
     return None
 

@@ -18,6 +18,7 @@ An absent cell means "none of that". `Frame`, `Page` and so on are the values; `
 | ("port", d, p)       | Port         | an allocated port                                                   |
 | ("device", id)       | int          | the domain that the device is assigned to                           |
 | ("reserved", id)     | range        | device pages that firmware keeps for the device; never changes      |
+| ("window", id)       | int          | ghost: the device page at which its domain maps its registers       |
 | ("clock_window", d)  | ClockWindow  | the latest window in which d read the clock, and how often          |
 | ("console", d)       | bytes        | the last 256 bytes that d wrote with `console.write`                |
 
@@ -42,7 +43,7 @@ from hvfuzz.oracles.spec.cells import FREE_FRAME, Frame, Page
 Key = tuple[Any, ...]
 Value = Any
 FREE: Final = ("free",)
-GHOSTS: Final = frozenset({"poll"})
+GHOSTS: Final = frozenset({"poll", "window"})
 """Cells that exist in the specification only."""
 _BLOCK: Final[Key] = ("block",)
 """In the undo log, in place of the keys of a block; what there was before is in place of it the block itself."""
