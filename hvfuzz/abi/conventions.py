@@ -168,13 +168,21 @@ def other_exits() -> str:
           `{boot.CPUID_SIGNATURE:#x}` is the hypervisor's signature, `{boot.CPUID_VERSION:#x}` its version.
         - **RDTSC, RDTSCP**: the clock of `time.clock_read`, in the same grain, and counted as a read of it. Where that
           call would say AGAIN, the vCPU waits until the next window begins.
-        - **HLT**: the vCPU halts unless an event is pending.
+        - **RDMSR, WRMSR**: the MSRs of a guest's own system calls, segments and paging do not exit. `TSC` is as RDTSC.
+          `APIC_BASE`, `MISC_ENABLE`, `MTRRcap` and `MTRRdefType` are constant. `0x800` to `0xbff` are the vCPU's local
+          APIC, which is locked in x2APIC mode: it has an ID (the number of the vCPU), TPR, PPR, EOI, LDR, SVR, ISR,
+          TMR, IRR, ESR, ICR, six LVT entries, a timer, and SELF IPI. Fixed interrupts reach vCPUs of the same domain.
+          The timer counts the rounded clock; reading its count is a read of that. All else is #GP(0).
+        - **HLT**: the vCPU halts unless an event is pending, or an interrupt that it can take; either wakes it.
         - **IN, OUT**: ports `{boot.UART_PORT:#x}` to `{last:#x}` are the domain's UART, `{boot.FIFO_PORT:#x}` to
           `{boot.FIFO_PORT + boot.FIFO_PORTS - 1:#x}` its floppy controller, without a drive; others read as
-          all ones and ignore writes.
+          all ones and ignore writes. INS and OUTS move their elements at the rights of the guest's ring,
+          {limits.STRING_BURST} in one exit; an element where no argument may lie, or that stage 2 refuses, is #GP(0).
+        - **Triple fault**: the vCPU stops for ever; the domain goes on.
         - **EPT violation**: an access to the registers of device d (guest physical `{boot.MMIO_BASE:#x}` +
           d * {boot.MMIO_SIZE:#x}, one page) is emulated if the device is assigned to the domain: 1, 2, 4 or 8
-          bytes, naturally aligned, others read as zero and ignore writes. Any other access gets #GP(0).
+          bytes, naturally aligned, others read as zero and ignore writes. Any other access gets #GP(0); in the
+          delivery of an exception, #DF or a triple fault by the rules of the processor.
           Devices 0 to {boot.DMA_ENGINES - 1} are DMA engines, {boot.VIRTIO_BLK} is a virtio block device and
           {boot.VIRTIO_NET} a virtio network device (`hvfuzz/machine/devices/` has their registers). Whatever
           a domain left in a device, its registers and the disk, is gone when the device is taken from it.

@@ -26,6 +26,8 @@ POPULATE_LARGE = 2
 UNMAP = 64
 DMA_PAGES = 64
 DMA_LENGTH = 8192
+STRING_BURST = 64
+"""Elements of INS or OUTS that are moved in one exit."""
 
 # Addresses.
 MAX_GFN = 0x800

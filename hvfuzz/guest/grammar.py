@@ -32,9 +32,7 @@ DEFAULT_WEIGHTS: Final[Mapping[str, int]] = MappingProxyType(
         "mmio_read": 3,
         "mmio_write": 6,
         "raw": 3,
-        "trap": 2,
-        "hlt": 1,
-        "sysret": 1,
+        "trap": 1,
         "tlb": 3,
     }
 )

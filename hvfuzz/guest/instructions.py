@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from hvfuzz.abi.boot import DIRECT_MAP, MMIO_BASE, MMIO_SIZE
-from hvfuzz.guest.ops import SIZES
+from hvfuzz.guest.ops import SIZES, TIMES_MAX
 from hvfuzz.machine.addresses import PAGE_SHIFT, U64, Gva
 from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.paging import ADDRESS, PS, P
@@ -67,8 +67,16 @@ def _mmio_write(vcpu: VCpu, values: Sequence[int]) -> None:
     vcpu.store(_register(values[0], values[1]), size, values[3] & ((1 << (8 * size)) - 1))
 
 
+def _port_size(size: int) -> int:
+    return min(_size(size), 4)
+
+
+def _string(values: Sequence[int]) -> tuple[int, int]:
+    return values[2], min(values[3], TIMES_MAX)
+
+
 def _out(vcpu: VCpu, values: Sequence[int]) -> None:
-    size = min(_size(values[1]), 4)
+    size = _port_size(values[1])
     vcpu.out(values[0], size, values[2] & ((1 << (8 * size)) - 1))
 
 
@@ -88,7 +96,7 @@ INSTRUCTIONS: Final[Mapping[str, Instruction]] = MappingProxyType(
         "cpuid": lambda vcpu, values: vcpu.cpuid(values[0]),
         "hlt": lambda vcpu, values: vcpu.hlt(),
         "pause": lambda vcpu, values: vcpu.pause(),
-        "in": lambda vcpu, values: vcpu.inp(values[0], min(_size(values[1]), 4)),
+        "in": lambda vcpu, values: vcpu.inp(values[0], _port_size(values[1])),
         "out": _out,
         "syscall": lambda vcpu, values: vcpu.syscall(),
         "sysret": lambda vcpu, values: vcpu.sysret(),
@@ -102,5 +110,14 @@ INSTRUCTIONS: Final[Mapping[str, Instruction]] = MappingProxyType(
         "cpuid_count": lambda vcpu, values: vcpu.cpuid(values[0], values[1]),
         "rdtsc": lambda vcpu, values: vcpu.rdtsc(),
         "rdtscp": lambda vcpu, values: vcpu.rdtscp(),
+        "sysenter": lambda vcpu, values: vcpu.sysenter(),
+        "sysexit": lambda vcpu, values: vcpu.sysexit(),
+        "swapgs": lambda vcpu, values: vcpu.swapgs(),
+        "iret": lambda vcpu, values: vcpu.iret(),
+        "ins": lambda vcpu, values: vcpu.ins(values[0], _port_size(values[1]), *_string(values)),
+        "outs": lambda vcpu, values: vcpu.outs(values[0], _port_size(values[1]), *_string(values)),
+        "lidt": lambda vcpu, values: vcpu.lidt(values[0], values[1]),
+        "ltr": lambda vcpu, values: vcpu.ltr(values[0], values[1]),
+        "int": lambda vcpu, values: vcpu.interrupt(values[0]),
     }
 )

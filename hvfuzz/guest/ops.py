@@ -109,16 +109,35 @@ MSRS: Final = MappingProxyType(
         "TSC": 0x10,
         "APIC_BASE": 0x1B,
         "FEATURE_CONTROL": 0x3A,
+        "MTRR_CAP": 0xFE,
+        "SYSENTER_CS": 0x174,
+        "SYSENTER_ESP": 0x175,
         "SYSENTER_EIP": 0x176,
+        "MISC_ENABLE": 0x1A0,
         "PAT": 0x277,
         "X2APIC_ID": 0x802,
+        "X2APIC_TPR": 0x808,
+        "X2APIC_PPR": 0x80A,
+        "X2APIC_EOI": 0x80B,
+        "X2APIC_SVR": 0x80F,
+        "X2APIC_ISR1": 0x811,
+        "X2APIC_IRR1": 0x821,
+        "X2APIC_ESR": 0x828,
         "X2APIC_ICR": 0x830,
+        "X2APIC_LVT_TIMER": 0x832,
+        "X2APIC_INITIAL_COUNT": 0x838,
+        "X2APIC_CURRENT_COUNT": 0x839,
+        "X2APIC_DIVIDE": 0x83E,
+        "X2APIC_SELF_IPI": 0x83F,
         "X2APIC_LAST": 0xBFF,
         "EFER": 0xC0000080,
         "STAR": 0xC0000081,
         "LSTAR": 0xC0000082,
+        "CSTAR": 0xC0000083,
+        "FMASK": 0xC0000084,
         "FS_BASE": 0xC0000100,
         "GS_BASE": 0xC0000101,
+        "KERNEL_GS_BASE": 0xC0000102,
         "TSC_AUX": 0xC0000103,
     }
 )
@@ -173,6 +192,11 @@ IO_PORT: Final = _kind(
     2,
     (*range(UART_PORT, UART_PORT + UART_PORTS), *FIFO_EDGES, FIFO_PORT - 1, 0x60, 0x80, 0xCF8, 0xFFFF),
 )
+LIMIT: Final = _kind("limit", 2, (0, 0x67, 0xDF, 0xFF, 0xFFF, 0xFFFF))
+VECTOR: Final = _kind("vector", 1, (0, 3, 4, 6, 8, 13, 14, 0x20, 0x80, 0xFF))
+TIMES: Final = _kind("times", 2, (0, 1, 2, 16, 63, 64, 65, 255))
+"""Elements of a string. An op with more than TIMES_MAX has that many."""
+TIMES_MAX: Final = 512
 CONTROL: Final = _kind("control", 1, (0, 3, 4, 8), names=CONTROL_REGISTERS)
 CONTROL_VALUE: Final = _kind(
     "control_value",
@@ -249,6 +273,31 @@ def _instructions(numbers: Kind) -> tuple[_Instruction, ...]:
         instruction("cpuid_count", "trap", "CPUID of a leaf that has several parts.", leaf=LEAF, subleaf=SUBLEAF),
         instruction("rdtsc", "trap", "Read the time-stamp counter."),
         instruction("rdtscp", "trap", "Read the time-stamp counter and TSC_AUX."),
+        instruction("sysenter", "trap", "Enter the guest's kernel at SYSENTER_EIP: CPL 0 from here on."),
+        instruction("sysexit", "trap", "Return to user mode at RDX: CPL 3 from here on."),
+        instruction("swapgs", "trap", "Let GS_BASE and KERNEL_GS_BASE change places."),
+        instruction("iret", "trap", "Pop RIP, CS, RFLAGS, RSP and SS, and go on there: in ring 3, if CS says so."),
+        instruction(
+            "ins",
+            "trap",
+            "Read an I/O port, and store what comes in memory, so many times.",
+            port=IO_PORT,
+            size=SIZE,
+            gva=GVA,
+            times=TIMES,
+        ),
+        instruction(
+            "outs",
+            "trap",
+            "Write what is in memory to an I/O port, so many times.",
+            port=IO_PORT,
+            size=SIZE,
+            gva=GVA,
+            times=TIMES,
+        ),
+        instruction("lidt", "trap", "Load the table of handlers; limit 0 is none.", gva=GVA, limit=LIMIT),
+        instruction("ltr", "trap", "Load the TSS, which holds the stacks of handlers.", gva=GVA, limit=LIMIT),
+        instruction("int", "trap", "Call a handler.", vector=VECTOR),
     )
 
 

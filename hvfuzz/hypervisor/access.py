@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.machine.clock import Cost
-from hvfuzz.machine.faults import EptViolation, GuestFault
+from hvfuzz.machine.faults import EptViolation, GuestFault, Vector
 from hvfuzz.machine.fetches import NO_TRIGGER
 
 if TYPE_CHECKING:
@@ -58,6 +58,23 @@ def copy_to_guest(hv: Hypervisor, vcpu: VCpu, gva: int, data: bytes) -> bool:
 def writable(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bool:
     """Whether `copy_to_guest` of that many bytes would succeed now: what `check` asks before it promises a result."""
     return guest_range_ok(gva, size) and raw_writable(hv, vcpu, gva, size)
+
+
+def refusal(hv: Hypervisor, vcpu: VCpu, gva: int, size: int, access: int) -> GuestFault | None:
+    """The exception that an access of the guest's own would be, at the rights it has now; None if it would be none.
+
+    To be asked before a copy that takes the place of an instruction of the guest's: the copy has a supervisor's rights.
+    """
+    if not guest_range_ok(gva, size):
+        return GuestFault(Vector.GP)
+    try:
+        for start, _ in _pieces(gva, size):
+            hv.machine.mmu.translate(vcpu, start, access, vcpu.cpl != 0)
+    except GuestFault as fault:
+        return fault
+    except EptViolation:
+        return GuestFault(Vector.GP)
+    return None
 
 
 def raw_copy_from_guest(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bytes | None:

@@ -71,6 +71,7 @@ def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET
     hv = Hypervisor(machine, world, secret)
     for config in world.domains:
         add_domain(hv, config)
+    hv.start_processors()
     for vcpu in machine.vcpus:
         run_kernel(vcpu)
     return hv

@@ -18,12 +18,14 @@ VENDOR = b"GenuineIntel"
 MODEL = 0x0005_0654
 """Family 6, model 0x55, stepping 4: a Skylake server, whose costs `machine.clock` has."""
 LINEAR_BITS = 48
-FEATURES_ECX = (17, 31)
-"""Leaf 1: PCID; a hypervisor is present."""
-FEATURES_EDX = (0, 2, 3, 4, 5, 6, 7, 8, 13, 15, 16, 24, 25, 26)
-"""Leaf 1: FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, PGE, CMOV, PAT, FXSR, SSE, SSE2."""
+FEATURES_ECX = (17, 21, 31)
+"""Leaf 1: PCID, x2APIC; a hypervisor is present."""
+FEATURES_EDX = (0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 24, 25, 26)
+"""Leaf 1: FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, CMOV, PAT, FXSR, SSE, SSE2."""
 STRUCTURED_EBX = (7, 10, 20)
 """Leaf 7: SMEP, INVPCID, SMAP."""
+STRUCTURED_EDX = (29,)
+"""Leaf 7: ARCH_CAPABILITIES."""
 EXTENDED_EDX = (11, 20, 26, 27, 29)
 """Leaf 0x80000001: SYSCALL, NX, 1 GiB pages, RDTSCP, 64-bit mode."""
 
@@ -54,7 +56,7 @@ def cpuid_leaf(leaf: int, subleaf: int, apic_id: int, vcpus: int) -> Leaf:
     if leaf == 1:
         return MODEL, apic_id << 24, bits(FEATURES_ECX), bits(FEATURES_EDX)
     if leaf == 7 and subleaf == 0:
-        return 0, bits(STRUCTURED_EBX), 0, 0
+        return 0, bits(STRUCTURED_EBX), 0, bits(STRUCTURED_EDX)
     if leaf == EXTENDED:
         return LAST_EXTENDED, 0, 0, 0
     if leaf == EXTENDED + 1:

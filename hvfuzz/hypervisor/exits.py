@@ -11,31 +11,25 @@ from typing import TYPE_CHECKING, TypeAlias
 from hvfuzz.abi.boot import (
     COALESCED,
     DEVICES,
-    FIFO_PORT,
-    FIFO_PORTS,
     IOAPIC,
     MMIO_BASE,
     MMIO_SIZE,
     TIMER,
-    UART_PORT,
-    UART_PORTS,
 )
-from hvfuzz.hypervisor import coalesced, dispatch, ports, timer, tsc
+from hvfuzz.hypervisor import apic, apic_timer, coalesced, dispatch, msr, ports, string_io, timer, tsc
 from hvfuzz.hypervisor.cpuid import cpuid_leaf
 from hvfuzz.hypervisor.host import HostBug
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.ept import Qualification
-from hvfuzz.machine.faults import GuestFault, Vector
+from hvfuzz.machine.faults import GuestFault, Vector, combined
 from hvfuzz.machine.msrs import TSC_AUX
-from hvfuzz.machine.vmcs import RAX, RBX, RCX, RDX, RIP, ExitReason, Saved, Vmcs
+from hvfuzz.machine.vmcs import RAX, RBX, RCX, RDX, RIP, VECTORING_EXCEPTION, ExitReason, Saved, Vmcs
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.fifo import Fifo
     from hvfuzz.hypervisor.hypervisor import Hypervisor
     from hvfuzz.hypervisor.ioapic import IoApic
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.machine.devices.device import Device
-    from hvfuzz.machine.devices.uart import Uart
 
     Registers: TypeAlias = Device | IoApic | timer.Timer | coalesced.Window
 
@@ -57,6 +51,8 @@ def handle_exit(hv: Hypervisor, vcpu: VCpu) -> None:
         hv.scheduler.expire(hv.machine.vcpus)
     if hv.timers:
         timer.expire(hv)
+    if hv.apic_timers:
+        apic_timer.expire(hv)
     reason = vcpu.vmcs.reason
     if reason is _VMCALL:
         dispatch.vmcall(hv, vcpu)
@@ -68,10 +64,16 @@ def handle_exit(hv: Hypervisor, vcpu: VCpu) -> None:
         cpuid(hv, vcpu)
     elif reason is ExitReason.RDTSC or reason is ExitReason.RDTSCP:
         time_stamp(hv, vcpu)
+    elif reason is ExitReason.RDMSR:
+        read_msr(hv, vcpu)
+    elif reason is ExitReason.WRMSR:
+        write_msr(hv, vcpu)
     elif reason is ExitReason.HLT:
         hlt(hv, vcpu)
     elif reason is ExitReason.EPT_MISCONFIGURATION:
         raise HostBug("stage 2 is misconfigured")
+    elif reason is ExitReason.TRIPLE_FAULT:
+        hv.scheduler.stop(vcpu)
     else:
         raise HostBug(f"an exit that was not asked for: {reason.name}")
 
@@ -105,24 +107,43 @@ def time_stamp(hv: Hypervisor, vcpu: VCpu) -> None:
     step_over(vmcs)
 
 
+def read_msr(hv: Hypervisor, vcpu: VCpu) -> None:
+    """RDMSR of an MSR that the processor does not keep for the guest."""
+    vmcs = vcpu.vmcs
+    value = msr.read(hv, vcpu, vmcs.leaf)
+    if value is None:
+        vcpu.pending_fault = GuestFault(Vector.GP, 0)
+        return
+    vmcs.saved[RAX], vmcs.saved[RDX] = value & 0xFFFF_FFFF, value >> 32
+    step_over(vmcs)
+
+
+def write_msr(hv: Hypervisor, vcpu: VCpu) -> None:
+    """WRMSR, likewise."""
+    vmcs = vcpu.vmcs
+    value = (vmcs.saved[RAX] & 0xFFFF_FFFF) | (vmcs.saved[RDX] & 0xFFFF_FFFF) << 32
+    if msr.write(hv, vcpu, vmcs.leaf, value):
+        step_over(vmcs)
+    else:
+        vcpu.pending_fault = GuestFault(Vector.GP, 0)
+
+
 def hlt(hv: Hypervisor, vcpu: VCpu) -> None:
-    """Halt the vCPU, unless there is an event that it has not seen yet."""
-    if not ports.any_pending(hv.domains[vcpu.domain]):
+    """Halt the vCPU, unless there is an event that it has not seen yet, or an interrupt that it can take."""
+    if not ports.any_pending(hv.domains[vcpu.domain]) and apic.pending(hv, vcpu) < 0:
         hv.scheduler.halt(vcpu)
     step_over(vcpu.vmcs)
 
 
 def port_access(hv: Hypervisor, vcpu: VCpu) -> None:
-    """IN or OUT: the domain's serial port or floppy controller; nothing else answers."""
+    """IN or OUT, or a string of them: the domain's serial port or floppy controller; nothing else answers."""
     vmcs = vcpu.vmcs
+    if vmcs.string:
+        if string_io.transfer(hv, vcpu):
+            step_over(vmcs)
+        return
     saved = vmcs.saved
-    domain = hv.domains[vcpu.domain]
-    device: Uart | Fifo | None = None
-    offset = vmcs.port - UART_PORT
-    if 0 <= offset < UART_PORTS:
-        device = domain.uart
-    elif 0 <= vmcs.port - FIFO_PORT < FIFO_PORTS:
-        device, offset = domain.fifo, vmcs.port - FIFO_PORT
+    device, offset = string_io.device_at(hv, vcpu)
     if vmcs.write:
         if device is not None:
             device.port_write(offset, vmcs.width, saved[RAX])
@@ -149,7 +170,7 @@ def ept_violation(hv: Hypervisor, vcpu: VCpu) -> None:
     """A register access, if the page belongs to a device or a model of the domain; else the guest gets #GP(0)."""
     device = emulated_device(hv, vcpu)
     if device is None:
-        vcpu.pending_fault = GuestFault(Vector.GP, 0)
+        refuse_access(hv, vcpu)
         return
     vmcs = vcpu.vmcs
     # The violation tells the page; where in it the operand lies, and how long it is, the instruction does.
@@ -161,6 +182,18 @@ def ept_violation(hv: Hypervisor, vcpu: VCpu) -> None:
     else:
         vmcs.saved[RAX] = read_register(hv, device, offset, width) if aligned else 0
     step_over(vmcs)
+
+
+def refuse_access(hv: Hypervisor, vcpu: VCpu) -> None:
+    """#GP(0); in the delivery of another exception, what a processor makes of the two, which may be the end."""
+    refusal = GuestFault(Vector.GP, 0)
+    vectoring = vcpu.vmcs.vectoring
+    exception = vectoring & VECTORING_EXCEPTION == VECTORING_EXCEPTION
+    fault = combined(vectoring & 0xFF, refusal) if exception else refusal
+    if fault is None:
+        hv.scheduler.stop(vcpu)
+    else:
+        vcpu.pending_fault = fault
 
 
 def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Registers | None:

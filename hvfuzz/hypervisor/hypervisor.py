@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.abi.boot import World
 from hvfuzz.abi.limits import SELF
-from hvfuzz.hypervisor import canaries, exits
+from hvfuzz.hypervisor import apic, canaries, exits, msr
 from hvfuzz.hypervisor.allocator import HEAP_CANARY, HEAP_HEADER, Allocator
 from hvfuzz.hypervisor.frames import (
     FRAME_TABLE_BASE,
@@ -53,6 +53,8 @@ class Hypervisor:
 
     __slots__ = (
         "allocator",
+        "apic_timers",
+        "apics",
         "bounce",
         "canary",
         "domains",
@@ -60,6 +62,7 @@ class Hypervisor:
         "host",
         "iommu",
         "machine",
+        "msr_bitmap",
         "reserved",
         "scheduler",
         "secret",
@@ -89,6 +92,12 @@ class Hypervisor:
         self.bounce = self._bounce_buffer()
         """Host physical address of two words, the data of a register read and of a register write; then the areas of
         the domains' device models."""
+        self.msr_bitmap = 0
+        """Host physical address of the page that says which MSRs exit, for all vCPUs."""
+        self.apics: HostArray[int] = HostArray((), self.host.work)
+        """Host physical address of the APIC registers of each vCPU, by its id."""
+        self.apic_timers: dict[int, int] = {}
+        """Id of a vCPU whose APIC timer counts -> when it ends, in cycles."""
         machine.exit_handler = self.handle_exit
 
     @property
@@ -123,6 +132,14 @@ class Hypervisor:
     def models(self, domain: int) -> int:
         """Host physical address of what the device models of domain number `domain` keep."""
         return self.bounce + MODELS + domain * MODELS_SIZE
+
+    def start_processors(self) -> None:
+        """Give every vCPU that there is an APIC, and let only those MSRs exit that are not its own."""
+        self.msr_bitmap = self._table_page()
+        self.host.write(self.msr_bitmap, msr.bitmap())
+        for vcpu in self.machine.vcpus:
+            vcpu.vmcs.msr_bitmap = self.msr_bitmap
+            self.apics.append(apic.power_up(self, vcpu))
 
     def _lay_out_memory(self) -> None:
         """All frames are free, but for those of the control area and of the frame table itself."""

@@ -1,4 +1,4 @@
-"""Which virtual CPUs run: runnable, blocked, polling and halted states, poll lists with deadlines, the time slice.
+"""Which virtual CPUs run: runnable, blocked, polling, halted, stopped; poll lists with deadlines, the time slice.
 
 The order in which vCPUs execute is the guest program's; the scheduler says which of them may.  `VCpu.runnable` holds
 the state.  Deadlines are looked at when the hypervisor has control, at every VM exit: time does not pass between.
@@ -25,6 +25,7 @@ class RunState(IntEnum):
     BLOCKED = 1
     POLLING = 2
     HALTED = 3
+    STOPPED = 4
 
 
 class Poll(NamedTuple):
@@ -47,9 +48,9 @@ class Scheduler:
         """The vCPU gives up the rest of its slice: the others run for one."""
         self.clock.cycles += TIME_SLICE
 
-    def sleep_until(self, cycles: int) -> None:
-        """The vCPU waits until the clock shows `cycles`, which is not over yet: the others run."""
-        self.clock.cycles += cycles - self.clock.cycles
+    def sleep(self, cycles: int) -> None:
+        """The vCPU waits for that long: the others run."""
+        self.clock.cycles += cycles
 
     def block(self, vcpu: VCpu) -> None:
         """Until an event of its domain, or a kick; in a batch this may follow a poll, which it then replaces."""
@@ -60,18 +61,27 @@ class Scheduler:
         """Until a kick."""
         vcpu.runnable = RunState.HALTED
 
+    def stop(self, vcpu: VCpu) -> None:
+        """For ever: its guest has no way to go on."""
+        self.polls.pop(vcpu.id, None)
+        vcpu.runnable = RunState.STOPPED
+
     def poll(self, vcpu: VCpu, ports: tuple[int, ...], timeout: int) -> None:
         """Until an event on one of the ports, or for `timeout` cycles; a deadline beyond the clock never comes."""
         self.polls[vcpu.id] = Poll(ports, min(self.clock.cycles + timeout, U64))
         vcpu.runnable = RunState.POLLING
 
     def wake(self, vcpu: VCpu) -> bool:
-        """Make `vcpu` runnable; False if it was."""
-        if not vcpu.runnable:
+        """Make `vcpu` runnable; False if it was, or never will be."""
+        if not self.waits(vcpu):
             return False
         vcpu.runnable = RunState.RUNNABLE
         self.polls.pop(vcpu.id, None)
         return True
+
+    def waits(self, vcpu: VCpu) -> bool:
+        """Whether `vcpu` can be made runnable."""
+        return vcpu.runnable not in (RunState.RUNNABLE, RunState.STOPPED)
 
     def event(self, vcpus: Sequence[VCpu], port: int) -> None:
         """An event came in on `port` of a domain: wake the lowest numbered of its `vcpus` that waits for that."""

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 def read_clock(hv: Hypervisor, vcpu: VCpu) -> int:
     """The time that the domain of `vcpu` is told, in cycles, after the wait for it; counted as a read."""
     domain = hv.domains[vcpu.domain]
-    window = hv.machine.clock.cycles // CLOCK_WINDOW
+    window, passed = divmod(hv.machine.clock.cycles, CLOCK_WINDOW)
     if reads_in(domain, window) >= CLOCK_READS:
+        hv.scheduler.sleep(CLOCK_WINDOW - passed)
         window += 1
-        hv.scheduler.sleep_until(window * CLOCK_WINDOW)
     domain.clock_reads = reads_in(domain, window) + 1
     domain.clock_window = window
     return quantised(hv.machine.clock.cycles)

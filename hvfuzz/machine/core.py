@@ -15,6 +15,7 @@ RUNNABLE: Final = 0
 BLOCKED: Final = 1
 POLLING: Final = 2
 HALTED: Final = 3
+STOPPED: Final = 4
 
 USER: Final = 3
 """The CPL of user mode; supervisor mode is 0."""
@@ -45,6 +46,7 @@ class Core:
         "efer",
         "eptp",
         "id",
+        "idtr",
         "in_root",
         "index",
         "machine",
@@ -54,6 +56,7 @@ class Core:
         "pending_fault",
         "regs",
         "runnable",
+        "tr",
         "upcall_pending",
         "vmcs",
         "vpid",
@@ -81,13 +84,17 @@ class Core:
         self.cpl: int = 0
         self.msrs: dict[int, int] = {}
         """MSRs other than EFER; those never written are absent, and 0."""
+        self.idtr: tuple[int, int] = (0, 0)
+        """Base and limit of the table of gates; without one, exceptions are not delivered."""
+        self.tr: tuple[int, int] = (0, 0)
+        """Base and limit of the TSS."""
         self.eptp: int = eptp_of(0)
         self.vmcs: Vmcs = Vmcs()
         self.pending_fault: GuestFault | None = None
         """Set by an exit handler: what VM entry injects."""
         self.upcall_pending: bool = False
         self.runnable: int = RUNNABLE
-        """RUNNABLE, BLOCKED, POLLING or HALTED; kept by the hypervisor, heeded by whoever runs instructions."""
+        """RUNNABLE, BLOCKED, POLLING, HALTED, STOPPED; kept by the hypervisor, heeded by whoever runs instructions."""
         self.in_root: bool = False
         """An exit of this vCPU is being handled: it cannot run instructions."""
 
@@ -97,11 +104,25 @@ class Core:
         if fault.vector == Vector.PF:
             self.cr2 = fault.address
 
-    def _refuse(self, vector: int) -> NoReturn:
-        """Give the guest an exception with error code 0."""
-        fault = GuestFault(vector)
+    def _refuse(self, vector: int, error: int = 0) -> NoReturn:
+        """Give the guest an exception with that error code."""
+        fault = GuestFault(vector, error)
         self._take(fault)
         raise fault
+
+    def _privileged(self) -> None:
+        """#GP(0) outside ring 0."""
+        if self.cpl:
+            self._refuse(Vector.GP)
+
+    def _intercepted(self, reason: ExitReason, length: int, asked: bool = False) -> bool:
+        """Take the conditional exit `reason` of an instruction of `length` bytes, if the VMCS asks for it."""
+        self.machine.clock.cycles += Cost.INSTRUCTION
+        if not asked and not self.vmcs.intercepts >> reason & 1:
+            return False
+        self.vmcs.length = length
+        self.exit(reason)
+        return True
 
     def exit(self, reason: ExitReason) -> None:
         """VM exit, the handler, VM entry: the vCPU goes on with the state that the handler leaves in `vmcs.saved`.
@@ -124,6 +145,8 @@ class Core:
             self.efer,
             self.cpl,
             self.msrs.copy(),
+            self.idtr,
+            self.tr,
         ]
         self.in_root = True
         clock = machine.clock
@@ -141,7 +164,7 @@ class Core:
             machine.tlb.flush_vpid(0)
         saved = vmcs.saved
         regs[:] = saved[:REGISTERS]
-        self.cr0, self.cr2, self.cr3, self.cr4, self.efer, self.cpl, self.msrs = saved[REGISTERS:]
+        self.cr0, self.cr2, self.cr3, self.cr4, self.efer, self.cpl, self.msrs, self.idtr, self.tr = saved[REGISTERS:]
         fault = self.pending_fault
         if fault is not None:
             self.pending_fault = None

@@ -1,15 +1,15 @@
-"""A virtual CPU: the instructions other than memory accesses, each of which may fault, exit or run in the guest."""
+"""A virtual CPU: its privileged instructions, and those that identify it, which may fault, exit or run in the guest."""
 
 from typing import Final
 
 from hvfuzz.machine import msrs, paging
-from hvfuzz.machine.accesses import Accesses
 from hvfuzz.machine.addresses import PHYSICAL_RESERVED, U64, is_canonical
 from hvfuzz.machine.clock import Cost
-from hvfuzz.machine.core import HALTED, RFLAGS_FIXED, USER
+from hvfuzz.machine.core import HALTED
 from hvfuzz.machine.faults import Vector
+from hvfuzz.machine.port_io import PortIo
 from hvfuzz.machine.tlb import InvpcidKind
-from hvfuzz.machine.vmcs import R11, RAX, RCX, RDX, RFLAGS, RIP, ExitReason, Reg, Saved, Vmcs
+from hvfuzz.machine.vmcs import RAX, RCX, RDX, ExitReason, Reg, Saved, Vmcs
 
 __all__ = ["ExitReason", "Reg", "Saved", "VCpu", "Vmcs"]
 
@@ -23,16 +23,12 @@ _CR4_DEFINED: Final = (
     | paging.CR4_SMAP
 )
 """Bits of features that the processor has (SDM Vol. 3A, 2.5)."""
-_SYSRET_RFLAGS: Final = 0x3C7FD7
-"""The bits of R11 that SYSRET loads (SDM Vol. 2B, SYSRET)."""
-_SYSCALL_LENGTH: Final = 2
-_IOPL_SHIFT: Final = 12
 _VMCALL: Final = ExitReason.VMCALL  # a member of an enumeration takes ten times as long to look up as a global
 _TO_CR: Final = 0
 """Exit qualification of a CR access: MOV to CR, from RAX (SDM Vol. 3C, table 28-3)."""
 
 
-class VCpu(Accesses):
+class VCpu(PortIo):
     """A vCPU with all its instructions.
 
     Each method is one instruction: it charges the clock, and raises GuestFault if the guest gets an exception.
@@ -87,77 +83,6 @@ class VCpu(Accesses):
         """PAUSE: exits if intercepted."""
         if not self._intercepted(ExitReason.PAUSE, 2):
             self.machine.clock.cycles += Cost.PAUSE
-
-    def inp(self, port: int, size: int) -> int:
-        """IN: `size` (1, 2, 4) bytes of a port into RAX, and returned; all ones if not intercepted."""
-        mask = (1 << (size << 3)) - 1
-        if self._port(port, size, False):
-            return self.regs[RAX] & mask
-        self.regs[RAX] = mask
-        return mask
-
-    def out(self, port: int, size: int, value: int) -> None:
-        """OUT of the low `size` (1, 2, 4) bytes of `value`, which goes to RAX first; lost if not intercepted."""
-        self.regs[RAX] = value & ((1 << (size << 3)) - 1)
-        self._port(port, size, True)
-
-    def _port(self, port: int, size: int, write: bool) -> bool:
-        """Whether an exit handler saw to this access to a port."""
-        if size not in (1, 2, 4):
-            self._refuse(Vector.UD)
-        if self.cpl > self.regs[RFLAGS] >> _IOPL_SHIFT & 3:
-            self._refuse(Vector.GP)  # There is no TSS, hence no I/O permission bit map.
-        vmcs = self.vmcs
-        vmcs.port = port & 0xFFFF
-        vmcs.width = size
-        vmcs.write = write
-        # SDM Vol. 3C, table 28-5: bits 2..0 size - 1, bit 3 direction, bits 31..16 port.
-        vmcs.qualification = (size - 1) | (0 if write else 8) | vmcs.port << 16
-        return self._intercepted(ExitReason.IO, 1)
-
-    # --------------------------------------------------------- rings and flags
-
-    def syscall(self) -> None:
-        """SYSCALL to LSTAR in ring 0; RCX and R11 keep RIP and RFLAGS (SDM Vol. 2B, SYSCALL)."""
-        if not self.efer & paging.EFER_SCE:
-            self._refuse(Vector.UD)
-        self.machine.clock.cycles += Cost.SYSCALL
-        regs = self.regs
-        regs[RCX] = (regs[RIP] + _SYSCALL_LENGTH) & U64
-        regs[R11] = regs[RFLAGS]
-        regs[RIP] = self.msrs.get(msrs.LSTAR, 0)
-        regs[RFLAGS] = regs[RFLAGS] & ~self.msrs.get(msrs.FMASK, 0) | RFLAGS_FIXED
-        self.cpl = 0
-
-    def sysret(self) -> None:
-        """SYSRET to RCX in ring 3, with the flags of R11 (SDM Vol. 2B, SYSRET).
-
-        A non-canonical RCX is #GP(0) while still in ring 0, as on Intel processors.
-        """
-        if not self.efer & paging.EFER_SCE:
-            self._refuse(Vector.UD)
-        regs = self.regs
-        if self.cpl or not is_canonical(regs[RCX]):
-            self._refuse(Vector.GP)
-        self.machine.clock.cycles += Cost.SYSCALL
-        regs[RIP] = regs[RCX]
-        regs[RFLAGS] = regs[R11] & _SYSRET_RFLAGS | RFLAGS_FIXED
-        self.cpl = USER
-
-    def cli(self) -> None:
-        """CLI: clears the interrupt flag."""
-        self._interrupt_flag(0)
-
-    def sti(self) -> None:
-        """STI: sets the interrupt flag."""
-        self._interrupt_flag(paging.RFLAGS_IF)
-
-    def _interrupt_flag(self, flag: int) -> None:
-        regs = self.regs
-        if self.cpl > regs[RFLAGS] >> _IOPL_SHIFT & 3:
-            self._refuse(Vector.GP)
-        self.machine.clock.cycles += Cost.PRIVILEGED
-        regs[RFLAGS] = regs[RFLAGS] & ~paging.RFLAGS_IF | flag
 
     # ------------------------------------------------- control registers, TLB
 
@@ -251,7 +176,7 @@ class VCpu(Accesses):
         regs[RCX] = index
         self.vmcs.leaf = index
         self.vmcs.write = False
-        if not self._intercepted(ExitReason.RDMSR, 2):
+        if not self._intercepted(ExitReason.RDMSR, 2, self._in_bitmap(index, False)):
             self.machine.clock.cycles += Cost.PRIVILEGED
             if index not in msrs.GUEST:
                 self._refuse(Vector.GP)
@@ -271,7 +196,7 @@ class VCpu(Accesses):
         regs[RDX] = value >> 32
         self.vmcs.leaf = index
         self.vmcs.write = True
-        if self._intercepted(ExitReason.WRMSR, 2):
+        if self._intercepted(ExitReason.WRMSR, 2, self._in_bitmap(index, True)):
             return
         self.machine.clock.cycles += Cost.PRIVILEGED
         if not msrs.takes(index, value):
@@ -281,18 +206,10 @@ class VCpu(Accesses):
         else:
             self.msrs[index] = value
 
-    # ----------------------------------------------------------------- helpers
-
-    def _privileged(self) -> None:
-        """#GP(0) outside ring 0."""
-        if self.cpl:
-            self._refuse(Vector.GP)
-
-    def _intercepted(self, reason: ExitReason, length: int) -> bool:
-        """Take the conditional exit `reason` of an instruction of `length` bytes, if the VMCS asks for it."""
-        self.machine.clock.cycles += Cost.INSTRUCTION
-        if not self.vmcs.intercepts >> reason & 1:
+    def _in_bitmap(self, index: int, write: bool) -> bool:
+        """Whether the MSR bitmap asks for the exit of an access, as it does for MSRs that it has no bits for."""
+        bitmap = self.vmcs.msr_bitmap
+        if not bitmap:
             return False
-        self.vmcs.length = length
-        self.exit(reason)
-        return True
+        byte, bit = msrs.place(index, write)
+        return byte < 0 or bool(self.memory.load(bitmap + byte, 1) >> bit & 1)

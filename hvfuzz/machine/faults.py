@@ -18,6 +18,14 @@ class Vector(IntEnum):
 
     UD = 6
     """Invalid opcode."""
+    DF = 8
+    """Double fault: an exception in the delivery of another one."""
+    TS = 10
+    """Invalid TSS: it has not the stack that is asked for."""
+    NP = 11
+    """Not present: a gate."""
+    SS = 12
+    """Stack: its address is not canonical."""
     GP = 13
     """General protection."""
     PF = 14
@@ -91,3 +99,20 @@ class VmEntryFailure(Exception):
 
     def __str__(self) -> str:
         return f"VM entry fails with VM-instruction error {self.error}"
+
+
+_CONTRIBUTORY: Final = (0, Vector.TS, Vector.NP, Vector.SS, Vector.GP)
+
+
+def combined(first: int, second: GuestFault) -> GuestFault | None:
+    """What the guest gets for `second`, in the delivery of an exception with the vector `first`; None: a triple fault.
+
+    (SDM Vol. 3A, tables 6-4 and 6-5.)
+    """
+    if first == Vector.DF:
+        return None if second.vector in (*_CONTRIBUTORY, Vector.PF) else second
+    if first in _CONTRIBUTORY:
+        return GuestFault(Vector.DF) if second.vector in _CONTRIBUTORY else second
+    if first == Vector.PF and second.vector in (*_CONTRIBUTORY, Vector.PF):
+        return GuestFault(Vector.DF)
+    return second

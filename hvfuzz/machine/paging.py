@@ -64,6 +64,12 @@ EFER_LME: Final = 1 << 8
 EFER_LMA: Final = 1 << 10
 EFER_NXE: Final = 1 << 11
 RFLAGS_IF: Final = 1 << 9
+RFLAGS_DF: Final = 1 << 10
+"""String instructions go down."""
+RFLAGS_NT: Final = 1 << 14
+"""A nested task, which 64-bit mode has not: IRET is #GP(0)."""
+RFLAGS_RF: Final = 1 << 16
+"""In the frame of an exception: the instruction is to be executed again."""
 RFLAGS_AC: Final = 1 << 18
 """Supervisor data accesses to user pages are allowed in spite of SMAP."""
 

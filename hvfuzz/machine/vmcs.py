@@ -38,6 +38,9 @@ class Saved(IntEnum):
     CPL = 23
     MSRS = 24
     """A dict {MSR index: value}, a copy."""
+    IDTR = 25
+    TR = 26
+    """Tuples (base, limit)."""
 
 
 # Plain ints for hot code: indexing a list by an IntEnum member costs twice as much.
@@ -45,6 +48,9 @@ RAX: Final = 0
 RCX: Final = 1
 RDX: Final = 2
 RBX: Final = 3
+RSP: Final = 4
+RSI: Final = 6
+RDI: Final = 7
 R11: Final = 11
 RIP: Final = 16
 RFLAGS: Final = 17
@@ -55,6 +61,7 @@ class ExitReason(IntEnum):
     """Basic exit reasons (SDM Vol. 3D, appendix C)."""
 
     EXTERNAL_INTERRUPT = 1
+    TRIPLE_FAULT = 2
     CPUID = 10
     HLT = 12
     INVLPG = 14
@@ -74,6 +81,11 @@ DEFAULT_INTERCEPTS: Final = 1 << ExitReason.HLT | 1 << ExitReason.IO
 """HLT and port I/O exit; CPUID, VMCALL and EPT violations exit always, the rest run in the guest."""
 
 
+# IDT-vectoring information, but for the vector in bits 7..0 (SDM Vol. 3C, table 25-20).
+VECTORING_EXCEPTION: Final = 1 << 31 | 3 << 8
+VECTORING_SOFTWARE: Final = 1 << 31 | 4 << 8
+
+
 class Vmcs:
     """The exit information and the guest state of one vCPU, for the handler to read and to edit.
 
@@ -87,12 +99,15 @@ class Vmcs:
         "intercepts",
         "leaf",
         "length",
+        "msr_bitmap",
         "operand",
         "port",
         "qualification",
         "reason",
         "saved",
+        "string",
         "tsc_offset",
+        "vectoring",
         "width",
         "write",
     )
@@ -107,6 +122,10 @@ class Vmcs:
         self.saved: list[Any] = []
         self.intercepts: int = DEFAULT_INTERCEPTS
         """Bit n set: the conditional exit with reason n is taken."""
+        self.vectoring: int = 0
+        """The event in whose delivery the exit is (SDM Vol. 3C, 25.9.3); 0 if in none."""
+        self.msr_bitmap: int = 0
+        """Hpa of the page that says which accesses to MSRs exit; 0: none but what `intercepts` says."""
         self.tsc_offset: int = 0
         """What the guest's time-stamp counter is ahead of the host's, modulo 2^64 (SDM Vol. 3C, 25.6.5)."""
         self.length: int = 0
@@ -118,5 +137,7 @@ class Vmcs:
         self.write: bool = False
         """Store or OUT: the value is in RAX. Else the handler puts the result there."""
         self.port: int = 0
+        self.string: bool = False
+        """Port I/O is INS or OUTS with a count: RCX elements at RDI or RSI; the flags and CPL are in `saved`."""
         self.leaf: int = 0
         """CPUID leaf, or MSR index (RCX)."""

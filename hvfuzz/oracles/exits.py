@@ -24,7 +24,7 @@ from hvfuzz.abi.boot import (
     UART_PORT,
     UART_PORTS,
 )
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.machine.devices.device import ACCESS_SIZES
 from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
 from hvfuzz.machine.devices.uart import Uart
@@ -32,12 +32,12 @@ from hvfuzz.machine.devices.virtio import Register as Virtio
 from hvfuzz.machine.devices.virtio import VirtioDevice
 from hvfuzz.machine.devices.windows import REGISTERS_BASE, REGISTERS_LIMIT
 from hvfuzz.machine.ept import Qualification
-from hvfuzz.machine.faults import Vector
-from hvfuzz.machine.vmcs import RAX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
-from hvfuzz.oracles import queue
+from hvfuzz.machine.faults import GuestFault, Vector
+from hvfuzz.machine.vmcs import RAX, RCX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
+from hvfuzz.oracles import queue, string_io
 from hvfuzz.oracles.bystanders import Bystanders
-from hvfuzz.oracles.emulation import Emulation
-from hvfuzz.oracles.models import Models
+from hvfuzz.oracles.emulation import Emulation, refusal
+from hvfuzz.oracles.models import Floppy, Models
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.virtio import Scope, written
 from hvfuzz.oracles.walk import guest_virtual
@@ -48,9 +48,14 @@ if TYPE_CHECKING:
 
 FINAL: Final = int(Qualification.FINAL)
 VMCALL: Final = ExitReason.VMCALL
+TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
 IO: Final = ExitReason.IO
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 QUEUED: Final = (MMIO_BASE >> PAGE_SHIFT) + COALESCED
+WORKING: Final = (VMCALL, EPT_VIOLATION)
+"""Exits that take the host time, by the clock."""
+FAULTING: Final = (EPT_VIOLATION, IO, ExitReason.RDMSR, ExitReason.WRMSR)
+"""Exits after which the guest may get an exception."""
 PROGRAMMED: Final = 3
 """Registers of a DMA engine, from the first on, that hold what was written to them."""
 
@@ -70,6 +75,8 @@ class Exits(Oracle):
         "others": "an exit leaves the state of other vCPUs, serial ports and devices alone, but for those it is about",
         "control": "no exit changes what vCPUs run on: EPTP, VPID, intercepts; nor that the IOMMU is on",
         "call": "a VMCALL is one call, which ends, and no other exit is one; only a call copies guest memory",
+        "string": "INS and OUTS move what their count and address say, at the rights of the guest's ring",
+        "interrupt": "an APIC changes as its own domain's vCPUs have it changed, and one that halts wakes by it",
         "clock": "time never goes back, and where a clock is read too often, it goes on to the next window",
     }
 
@@ -85,6 +92,7 @@ class Exits(Oracle):
         self._uarts: list[Uart] = []
         self._intercepts: list[int] = []
         """Of each vCPU."""
+        self._bitmap: list[tuple[int, bytes]] = []
         self._root = 0
         self._bystanders: Final = Bystanders(scene)
         self._emulation: Final = Emulation(scene, shadow)
@@ -97,9 +105,11 @@ class Exits(Oracle):
     def attach(self) -> None:
         """Everything is as it should be."""
         self._intercepts = [vcpu.vmcs.intercepts for vcpu in self._vcpus]
+        self._bitmap = self._bitmaps()
         self._root = self._iommu.root_table
         self._power_on = [list(device.registers) for device in self.scene.machine.devices]
         self._models.attach()
+        self._emulation.apics.attach()
         self._bystanders.attach([domain.uart for domain in self.shadow.domains])
 
     def reset(self) -> None:
@@ -107,6 +117,20 @@ class Exits(Oracle):
         self._scope = None
         self._models.reset()
         self._bystanders.reset()
+        self._emulation.apics.reset()
+
+    def audit(self) -> None:
+        """Look at what nobody has looked at for a while: device models, APICs, the bitmaps of MSRs."""
+        self._judge_models()
+        for text in self._emulation.apics.differences():
+            self.report("interrupt", text)
+        if self._bitmaps() != self._bitmap:
+            self.report("control", "which MSRs exit has changed")
+
+    def _bitmaps(self) -> list[tuple[int, bytes]]:
+        """Of each vCPU, where its bitmap of MSRs is, and what is in it."""
+        places = [vcpu.vmcs.msr_bitmap for vcpu in self._vcpus]
+        return [(place, self.scene.machine.memory.read(place, PAGE_SIZE)) for place in places]
 
     # Moments.
 
@@ -163,6 +187,8 @@ class Exits(Oracle):
         vmcs = vcpu.vmcs
         calls = self._calls
         expected = calls.left
+        if self._emulation.apics.touched:
+            self._emulation.apics.tick(calls.cycles)
         reason = vmcs.reason
         if reason is VMCALL:
             if calls.idle.begun != 1 or calls.current is not calls.idle:
@@ -172,24 +198,23 @@ class Exits(Oracle):
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
         elif reason is EPT_VIOLATION:
             self._expect_access(vcpu, expected)
-        else:
-            expected[RIP] = (expected[RIP] + vmcs.length) & U64
-            if reason is IO:
-                self._expect_port(vcpu, expected)
-            else:
-                wrong = self._emulation.expect(vcpu, expected)
-                if wrong:
-                    self.report("clock", wrong)
+        elif reason is not TRIPLE_FAULT:
+            self._expect_instruction(vcpu, expected)
         if vmcs.saved != expected:
             self._differs(vcpu, expected)
-        if vcpu.pending_fault is not None and reason is not EPT_VIOLATION:
+        if vcpu.pending_fault is not None and reason not in FAULTING:
             self.report("fault", f"{reason.name} gives the guest {vcpu.pending_fault}")
         if reason is EPT_VIOLATION and vmcs.gpa >> PAGE_SHIFT == QUEUED:
             self._judge_queue(vcpu)
+        if self._emulation.apics.touched:
+            for text in self._emulation.apics.differences():
+                self.report("interrupt", text)
         idle = calls.idle
         if idle.reads or idle.writes or idle.touched or calls.copying is not None:
             self._miscalled(f"guest memory is copied in {reason.name}, outside of a call")
-        if self._clock.cycles < calls.cycles:
+        working = reason in WORKING or (reason is IO and vmcs.string)
+        end = calls.cycles if working else self._emulation.ends_at(vcpu)
+        if self._clock.cycles < end or (self._clock.cycles > end and not working):
             self.report("clock", f"the exit began at {calls.cycles} cycles and ends at {self._clock.cycles}")
         if not self._iommu.enabled or self._iommu.root_table != self._root:
             self.report("control", f"the IOMMU is {'on' if self._iommu.enabled else 'off'} after {reason.name}")
@@ -212,10 +237,6 @@ class Exits(Oracle):
         else:
             self._bystanders.acted(calls.acting)
 
-    def audit(self) -> None:
-        """What nobody looked at for a while."""
-        self._judge_models()
-
     def _miscalled(self, text: str) -> None:
         """Something is wrong with which calls there were; for the next exit, none was."""
         self._calls.abandon()
@@ -229,6 +250,27 @@ class Exits(Oracle):
                 name = Reg(place).name if place < REGISTERS else Saved(place).name
                 self.report("registers", f"{vcpu.vmcs.reason.name} leaves {name} at {now}, where it should be {then}")
                 return
+
+    def _expect_instruction(self, vcpu: VCpu, expected: list[Any]) -> None:
+        """An instruction that the hypervisor carries out in the guest's place, and steps over, or refuses."""
+        vmcs = vcpu.vmcs
+        reason = vmcs.reason
+        emulation = self._emulation
+        if reason is IO:
+            if vmcs.string:
+                self._expect_string(vcpu, expected)
+                return
+            self._expect_port(vcpu, expected)
+        done = emulation.expect(vcpu, expected)
+        if done:
+            expected[RIP] = (expected[RIP] + vmcs.length) & U64
+        fault = vcpu.pending_fault
+        if reason in FAULTING and (fault is not None if done else not _is_gp(fault)):
+            self.report("fault", f"{reason.name} of {vmcs.leaf:#x} gives the guest {fault}")
+        if vmcs.tsc_offset != emulation.offset(vcpu):
+            self.report(
+                "control", f"the time-stamp counter of a vCPU of dom{vcpu.domain} is {vmcs.tsc_offset:#x} ahead"
+            )
 
     def _expect_access(self, vcpu: VCpu, expected: list[Any]) -> None:
         """A register access of a device of the domain's own, or #GP(0) and no step further."""
@@ -251,7 +293,7 @@ class Exits(Oracle):
                 self.report("fault", f"an access to dom{vcpu.domain}'s own device gives {fault}")
             elif vmcs.write and not model:
                 self._judge_registers(vcpu, number)
-        elif fault is None or fault.vector != Vector.GP or fault.error:
+        elif (fault.vector if fault is not None else -1) != refusal(vcpu) or (fault is not None and fault.error):
             self.report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} gives {fault}")
         for other_number, (other, before) in enumerate(zip(machine.devices, self._devices, strict=True)):
             named = (emulated and other is device) or other_number in self._peers
@@ -306,6 +348,24 @@ class Exits(Oracle):
             text = f"dom{vcpu.domain} writes {vmcs.width} bytes at {offset:#x} of device {number}"
             self.report("device", f"{text}: {registers}, not {wanted}")
 
+    def _expect_string(self, vcpu: VCpu, expected: list[Any]) -> None:
+        """INS or OUTS: the elements of a burst, copied from and to guest memory, which only a call does else."""
+        vmcs = vcpu.vmcs
+        device: Uart | Floppy | None = None
+        offset = vmcs.port - UART_PORT
+        if 0 <= offset < UART_PORTS:
+            device = self._uarts[vcpu.domain]
+        elif 0 <= vmcs.port - FIFO_PORT < FIFO_PORTS:
+            device, offset = self._models.floppy(vcpu.domain), vmcs.port - FIFO_PORT
+        wrong = string_io.judge(self.scene.machine, self._calls, vcpu, device, offset, expected)
+        if wrong:
+            self.report("string", f"{'OUTS' if vmcs.write else 'INS'}: {wrong}")
+        self._calls.abandon()
+        if not expected[RCX]:
+            expected[RIP] = (expected[RIP] + vmcs.length) & U64
+        self._judge_models()
+        self._compare_uarts(vcpu)
+
     def _expect_port(self, vcpu: VCpu, expected: list[Any]) -> None:
         """The domain's own serial port does what the hardware does; where nothing answers, all ones."""
         vmcs = vcpu.vmcs
@@ -323,9 +383,17 @@ class Exits(Oracle):
             self._judge_models()
         if not vmcs.write:
             expected[RAX] = value if width >= 4 else expected[RAX] & ~ones | value
+        self._compare_uarts(vcpu)
+
+    def _compare_uarts(self, vcpu: VCpu) -> None:
         for domain, uart in zip(self.shadow.domains, self._uarts, strict=True):
             if _state(domain.uart) != _state(uart):
                 self.report("others", f"port I/O of dom{vcpu.domain} leaves dom{domain.id}'s serial port wrong")
+
+
+def _is_gp(fault: GuestFault | None) -> bool:
+    """Whether the guest gets #GP(0)."""
+    return fault is not None and fault.vector == Vector.GP and not fault.error
 
 
 def _written(registers: list[int], offset: int, width: int, value: int) -> Sequence[int | None]:

@@ -32,8 +32,9 @@ GROWS: Final = MappingProxyType(
         "ports": PORTS_PER_BUCKET,
         "received": UART_LIMIT,
         "transmitted": UART_LIMIT,
-        # One a device, and one a domain.
+        # One a device, one a vCPU, and one a domain.
         "windows": DEVICES,
+        "apic_timers": max(sum(domain.vcpus for domain in world.domains) for world in WORLDS),
         "timers": max(len(world.domains) for world in WORLDS),
         # One poll a vCPU, and as many pages as the rule of pools says: both are counted elsewhere.
         "polls": None,

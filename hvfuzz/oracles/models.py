@@ -43,6 +43,15 @@ class Floppy:
         self.result = 0
         self.cylinder = 0
 
+    def port_read(self, offset: int, width: int) -> int:
+        """What IN of so many bytes gives."""
+        return sum(self.read(offset + at) << 8 * at for at in range(width))
+
+    def port_write(self, offset: int, width: int, value: int) -> None:
+        """OUT of the low `width` bytes of `value`."""
+        for at in range(width):
+            self.write(offset + at, value >> 8 * at & 0xFF)
+
     def read(self, register: int) -> int:
         """The byte that IN gives."""
         if register == DOR:
@@ -171,10 +180,13 @@ class Models:
         """IN or OUT of the floppy controller: what IN gives."""
         floppy = self._floppies[domain]
         if write:
-            for at in range(width):
-                floppy.write(offset + at, value >> 8 * at & 0xFF)
+            floppy.port_write(offset, width, value)
             return 0
-        return sum(floppy.read(offset + at) << 8 * at for at in range(width))
+        return floppy.port_read(offset, width)
+
+    def floppy(self, domain: int) -> Floppy:
+        """The floppy controller of a domain, for a string of accesses."""
+        return self._floppies[domain]
 
     def mmio(self, page: int, domain: int, offset: int, width: int, write: bool, value: int) -> int:
         """A register access of the model in that page: what a read gives; one that is not aligned does nothing."""

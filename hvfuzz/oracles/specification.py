@@ -19,8 +19,10 @@ from hvfuzz.machine.cpu import VCpu
 from hvfuzz.machine.ept import Qualification
 from hvfuzz.machine.vmcs import RAX, ExitReason
 from hvfuzz.oracles.abstraction import Abstraction, run_state
+from hvfuzz.oracles.apics import Apics
 from hvfuzz.oracles.deltas import Cells, Deltas
 from hvfuzz.oracles.dispatched import Dispatched
+from hvfuzz.oracles.emulation import is_shutdown, reads_clock
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.spec import (
     GHOSTS,
@@ -33,14 +35,16 @@ from hvfuzz.oracles.spec import (
     Nested,
     Observed,
     Poll,
+    RunState,
     State,
     Value,
     count_read,
     judge,
     judge_change,
     judge_halt,
+    stop,
+    wake,
 )
-from hvfuzz.oracles.spec.cells import RunState
 from hvfuzz.oracles.spec.event import set_run
 from hvfuzz.oracles.spec.timer import PORT, WIDTH, TimerModel, expired
 
@@ -49,7 +53,6 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.reachability import Reachability
 
 HLT: Final = ExitReason.HLT
-TIME_STAMPS: Final = (ExitReason.RDTSC, ExitReason.RDTSCP)
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 FINAL: Final = int(Qualification.FINAL)
 TIMER_GPA: Final = MMIO_BASE + TIMER * MMIO_SIZE
@@ -101,6 +104,7 @@ class Specification(Oracle):
         self._polls = scene.hypervisor.scheduler.polls
         self._polling = False
         self._adopted = False
+        self._apics = Apics(scene)
         self._vcpus = scene.machine.vcpus
         self._timers: list[TimerModel] = []
         self._timed = False
@@ -226,11 +230,16 @@ class Specification(Oracle):
                 self._timed = True
                 self._timers[vcpu.domain].write(vmcs.operand & MMIO_SIZE - 1, vmcs.width, value, self._clock.cycles)
         elif vmcs.reason is HLT:
-            mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable)
+            interrupted = self._apics.takes_interrupt(vcpu)
+            mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable, interrupted)
             if mismatch is not None:
                 self.report(mismatch.rule, mismatch.message)
                 self._state["vcpu", vcpu.domain, vcpu.index] = run_state(vcpu.runnable)
-        elif vcpu.vmcs.reason in TIME_STAMPS:
+        elif is_shutdown(vcpu):
+            stop(self._state, vcpu.domain, vcpu.index)
+            stopped = ("vcpu", vcpu.domain, vcpu.index)
+            self._judge_change(stopped, self._abstraction.cell(stopped))
+        elif reads_clock(vcpu):
             count_read(self._state, vcpu.domain, self._calls.cycles)
             key = ("clock_window", vcpu.domain)
             self._judge_change(key, self._abstraction.cell(key))
@@ -275,6 +284,10 @@ class Specification(Oracle):
     def _judge_runs(self) -> None:
         """Virtual CPUs that changed their run state without a call."""
         for key, value in self._deltas.runs().items():
+            if value == RunState.RUNNABLE and self._state.get(key) == RunState.HALTED:
+                _, domain, index = key
+                if self._apics.takes_interrupt(self._domains[domain].vcpus[index]):
+                    wake(self._state, domain, index)
             self._judge_change(key, value)
 
     def _judge_change(self, key: Key, value: Value) -> None:

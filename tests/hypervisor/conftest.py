@@ -122,6 +122,7 @@ def _audit(hv: Hypervisor) -> None:
     grants: Counter[int] = Counter()
     table_owner: dict[int, int] = {hv.iommu.root >> PAGE_SHIFT: OWNER_HYPERVISOR}
     table_owner |= {table >> PAGE_SHIFT: OWNER_HYPERVISOR for table in hv.iommu.buses.values()}
+    table_owner[hv.msr_bitmap >> PAGE_SHIFT] = OWNER_HYPERVISOR
     pool_owner: dict[int, int] = {}
     owned: dict[int, int] = {}
     for domain in hv.domains:

@@ -91,7 +91,8 @@ def test_booting_is_deterministic_and_only_secrets_depend_on_the_secret() -> Non
         for index, (a, b) in enumerate(zip(first.machine.memory.words, other.machine.memory.words, strict=True))
         if a != b
     ]
-    secrets = {domain.canary for domain in first.domains} | {first.canary, first.allocator.heap_canary(0)}
+    heap = {first.allocator.heap_canary(number) for number in range(first.allocator.heap_allocations)}
+    secrets = {domain.canary for domain in first.domains} | {first.canary} | heap
     assert differing
     assert {first.machine.memory.words[index] for index in differing} == secrets
 
@@ -113,3 +114,33 @@ def test_a_large_memory_boots_as_well(audit: Callable[[Hypervisor], None]) -> No
     assert hv.frames.count == 16384
     assert hv.frames.frame(16383).state == FrameState.FREE
     audit(hv)
+
+
+def test_a_snapshot_holds_what_a_guest_made_of_its_processor(hv: Hypervisor) -> None:
+    """MSRs, the time-stamp counter's offset, the APIC and its timer, the count of clock reads."""
+    snapshot = Snapshot.take(hv.machine, hv)
+    vcpu = hv.domains[1].vcpus[0]
+
+    def state() -> list[object]:
+        saved = [
+            (other.msrs.copy(), other.vmcs.tsc_offset, other.vmcs.msr_bitmap, other.cpl) for other in hv.machine.vcpus
+        ]
+        apics = [hv.machine.memory.read(base, 0x400) for base in hv.apics]
+        return [saved, apics, dict(hv.apic_timers), [(each.clock_window, each.clock_reads) for each in hv.domains]]
+
+    before = state()
+    for index, value in (
+        (0x10, 5),
+        (0x80F, 0x1FF),
+        (0x83E, 0xB),
+        (0x838, 1 << 20),
+        (0xC000_0101, 0x1000),
+        (0x83F, 0x41),
+    ):
+        vcpu.wrmsr(index, value)
+    vcpu.swapgs()
+    vcpu.rdtsc()
+    after = state()
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    snapshot.restore()
+    assert state() == before

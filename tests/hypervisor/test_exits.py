@@ -179,4 +179,4 @@ def test_a_stage_2_that_the_hypervisor_broke_stops_the_host(hv: Hypervisor, vcpu
 
 def test_an_exit_that_nobody_asked_for_stops_the_host(vcpu: VCpu) -> None:
     with pytest.raises(HostBug):
-        vcpu.exit(ExitReason.RDMSR)
+        vcpu.exit(ExitReason.EXTERNAL_INTERRUPT)

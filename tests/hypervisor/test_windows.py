@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.abi.boot import MMIO_BASE, WORLDS_BY_NAME
+from hvfuzz.abi.boot import DEVICES, MMIO_BASE, WORLDS_BY_NAME
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.boot import boot
 from hvfuzz.hypervisor.hypervisor import Hypervisor
@@ -66,7 +66,13 @@ def test_a_domain_maps_the_registers_that_it_has(peers: Peers) -> None:
 
 
 def test_what_is_no_single_window_is_refused(peers: Peers) -> None:
-    for gfn, count in ((REGISTERS, 2), (REGISTERS, 0), (REGISTERS + 2, 1), (REGISTERS - 1, 1), (REGISTERS - 1, 2)):
+    for gfn, count in (
+        (REGISTERS, 2),
+        (REGISTERS, 0),
+        (REGISTERS + DEVICES, 1),
+        (REGISTERS - 1, 1),
+        (REGISTERS - 1, 2),
+    ):
         assert peers.map(1, 0x1000, gfn, count) == Status.INVALID
     assert peers.map(1, 0x1000, REGISTERS, rights=4) == Status.INVALID
     assert peers.reach(1) == {}

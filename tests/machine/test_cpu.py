@@ -21,7 +21,7 @@ STATE = ("cr0", "cr2", "cr3", "cr4", "efer", "cpl")
 
 
 def state(vcpu: VCpu) -> list[Any]:
-    return [*vcpu.regs, *(getattr(vcpu, name) for name in STATE), dict(vcpu.msrs)]
+    return [*vcpu.regs, *(getattr(vcpu, name) for name in STATE), dict(vcpu.msrs), vcpu.idtr, vcpu.tr]
 
 
 def faults(instruction: Instruction, vcpu: VCpu) -> int | None:
@@ -35,7 +35,7 @@ def faults(instruction: Instruction, vcpu: VCpu) -> int | None:
         return None
     assert error == 0
     after = state(vcpu)
-    for register in (Reg.RAX, Reg.RCX, Reg.RDX):  # Operands may have been put there already.
+    for register in (Reg.RAX, Reg.RCX, Reg.RDX, Reg.RSI, Reg.RDI):  # Operands may have been put there already.
         before[register] = after[register]
     assert after == before
     return vector
@@ -257,12 +257,15 @@ PRIVILEGED: list[Instruction] = [
     lambda vcpu: vcpu.rdmsr(msrs.STAR),
     lambda vcpu: vcpu.wrmsr(msrs.STAR, 0),
     lambda vcpu: vcpu.sysret(),
+    lambda vcpu: vcpu.swapgs(),
 ]
 BY_IOPL: list[Instruction] = [
     lambda vcpu: vcpu.cli(),
     lambda vcpu: vcpu.sti(),
     lambda vcpu: vcpu.inp(0x3F8, 1),
     lambda vcpu: vcpu.out(0x3F8, 1, 0),
+    lambda vcpu: vcpu.ins(0x3F8, 1, 0, 0),
+    lambda vcpu: vcpu.outs(0x3F8, 1, 0, 0),
 ]
 
 
@@ -334,6 +337,47 @@ def test_interrupt_flag(vcpu: VCpu) -> None:
     assert vcpu.regs[Reg.RFLAGS] == 2 | paging.RFLAGS_IF
     vcpu.cli()
     assert vcpu.regs[Reg.RFLAGS] == 2
+
+
+def test_a_string_exits_until_its_count_is_done(vcpu: VCpu) -> None:
+    counts: list[tuple[int, int]] = []
+
+    def handle(vcpu: VCpu) -> None:
+        vmcs = vcpu.vmcs
+        saved = vmcs.saved
+        assert (vmcs.reason, vmcs.qualification, vmcs.string, vmcs.length) == (ExitReason.IO, 0x03F8_0030, True, 2)
+        counts.append((saved[Reg.RCX], vmcs.operand))
+        saved[Reg.RCX] = max(saved[Reg.RCX] - 4, 0)
+        saved[Reg.RSI] += 4
+
+    vcpu.machine.exit_handler = handle
+    assert vcpu.outs(0x3F8, 1, 0x5000, 10) == 0
+    assert counts == [(10, 0x5000), (6, 0x5004), (2, 0x5008)]
+    counts.clear()
+    assert vcpu.outs(0x3F8, 1, 0x5000, 0) == 0
+    assert counts == []
+    vcpu.machine.exit_handler = lambda vcpu: None
+    vcpu.inp(0x3F8, 1)
+    assert not vcpu.vmcs.string
+
+
+def test_a_string_that_does_not_get_on_ends(vcpu: VCpu) -> None:
+    assert vcpu.ins(0x3F8, 1, 0x5000, 10) == 10
+
+
+def test_a_string_without_a_hypervisor(guest: Guest) -> None:
+    vcpu = guest.vcpu
+    vcpu.vmcs.intercepts = 0
+    guest.map(0x5000, 0x8000, paging.P | paging.RW)
+    guest.memory.store64((4 << 20) + 0x8000, 0)
+    vcpu.regs[Reg.RAX] = 5
+    assert vcpu.ins(0x60, 2, 0x5002, 2) == 0
+    assert guest.memory.load64((4 << 20) + 0x8000) == 0xFFFF_FFFF_0000
+    assert (vcpu.regs[Reg.RDI], vcpu.regs[Reg.RAX]) == (0x5006, 5)
+    vcpu.regs[Reg.RFLAGS] |= paging.RFLAGS_DF
+    with pytest.raises(GuestFault):
+        vcpu.outs(0x60, 4, 0x5004, 3)
+    assert (vcpu.regs[Reg.RSI], vcpu.regs[Reg.RCX], vcpu.cr2) == (0x4FFC, 1, 0x4FFC)
 
 
 @pytest.mark.parametrize("size", [0, 3, 8])
@@ -441,6 +485,13 @@ def test_invlpg_of_a_non_canonical_address_does_nothing(guest: Guest) -> None:
         (msrs.PAT, 2, Vector.GP),
         (msrs.PAT, 3 << 56, Vector.GP),
         (msrs.PAT, 8, Vector.GP),
+        (msrs.SYSENTER_CS, 2**64 - 1, None),
+        (msrs.SYSENTER_ESP, 1 << 47, Vector.GP),
+        (msrs.SYSENTER_EIP, 1 << 47, Vector.GP),
+        (msrs.CSTAR, 1 << 47, Vector.GP),
+        (msrs.CSTAR, 7, None),
+        (msrs.FMASK, 1 << 32, Vector.GP),
+        (msrs.FMASK, 0xFFFF_FFFF, None),
         (msrs.TSC_AUX, 0xFFFF_FFFF, None),
         (msrs.TSC_AUX, 1 << 32, Vector.GP),
         (msrs.EFER, 0xD01, None),
@@ -458,6 +509,56 @@ def test_msrs(vcpu: VCpu, index: int, value: int, vector: int | None) -> None:
         assert vcpu.rdmsr(index) == value
         assert vcpu.regs[Reg.RAX] == value & 0xFFFF_FFFF
         assert vcpu.regs[Reg.RDX] == value >> 32
+
+
+@pytest.mark.parametrize("index", [0, msrs.STAR, 0x1FFF, 0x2000, 0xC000_1FFF, 0xC000_2000, 0xBFFF_FFFF, 0xFFFF_FFFF])
+@pytest.mark.parametrize("write", [False, True])
+def test_a_bitmap_says_which_accesses_exit(vcpu: VCpu, index: int, write: bool) -> None:
+    """SDM Vol. 3C, 25.6.9: reads of low and high MSRs, writes of low and high ones; others exit always."""
+    exits: list[ExitReason] = []
+    vcpu.machine.exit_handler = lambda vcpu: exits.append(vcpu.vmcs.reason)
+    vcpu.vmcs.msr_bitmap = 0x3000
+    vcpu.msrs.clear()
+
+    def access() -> int:
+        exits.clear()
+        faults((lambda vcpu: vcpu.wrmsr(index, 0)) if write else (lambda vcpu: vcpu.rdmsr(index)), vcpu)
+        return len(exits)
+
+    low, high = index < 0x2000, 0xC000_0000 <= index < 0xC000_2000
+    assert access() == (0 if low or high else 1)
+    if low or high:
+        byte = 0x3000 + 2048 * write + 1024 * high + (index & 0x1FFF) // 8
+        vcpu.memory.store(byte, 1, 1 << (index & 7))
+        assert access() == 1
+        vcpu.memory.store(byte, 1, 0xFF ^ 1 << (index & 7))
+        assert access() == 0
+
+
+def test_swapgs(vcpu: VCpu) -> None:
+    vcpu.wrmsr(msrs.GS_BASE, 0x1000)
+    vcpu.swapgs()
+    assert (vcpu.rdmsr(msrs.GS_BASE), vcpu.rdmsr(msrs.KERNEL_GS_BASE)) == (0, 0x1000)
+    vcpu.swapgs()
+    assert (vcpu.rdmsr(msrs.GS_BASE), vcpu.rdmsr(msrs.KERNEL_GS_BASE)) == (0x1000, 0)
+
+
+def test_sysenter_and_sysexit(vcpu: VCpu) -> None:
+    regs = vcpu.regs
+    assert faults(VCpu.sysenter, vcpu) == faults(VCpu.sysexit, vcpu) == Vector.GP, "no code segment was set"
+    vcpu.msrs.update({msrs.SYSENTER_CS: 8, msrs.SYSENTER_ESP: 0x7000, msrs.SYSENTER_EIP: 0x8000})
+    vcpu.cpl = 3
+    regs[Reg.RFLAGS] = 2 | paging.RFLAGS_IF
+    assert faults(VCpu.sysexit, vcpu) == Vector.GP
+    vcpu.sysenter()
+    assert (vcpu.cpl, regs[Reg.RSP], regs[Reg.RIP], regs[Reg.RFLAGS]) == (0, 0x7000, 0x8000, 2)
+    for register in (Reg.RCX, Reg.RDX):
+        regs[Reg.RCX], regs[Reg.RDX] = 0x1000, 0x2000
+        regs[register] = 1 << 47
+        assert faults(VCpu.sysexit, vcpu) == Vector.GP
+    regs[Reg.RCX], regs[Reg.RDX] = 0x1000, 0x2000
+    vcpu.sysexit()
+    assert (vcpu.cpl, regs[Reg.RSP], regs[Reg.RIP]) == (3, 0x1000, 0x2000)
 
 
 def test_lma_is_read_only(vcpu: VCpu) -> None:

@@ -113,9 +113,9 @@ class Block:
         return Effect((BlockVcpu(caller.id, vcpu.index),))
 
 
-@hypercall(0x42, result="1 if it was not runnable", errors=(Status.INVALID,))
+@hypercall(0x42, result="1 if it waited", errors=(Status.INVALID,))
 class Kick:
-    """Make a vCPU of the caller runnable, whatever it waits for."""
+    """Make a vCPU of the caller runnable, whatever it waits for; one that a triple fault has stopped never is."""
 
     vcpu: VcpuArg
 
@@ -123,7 +123,7 @@ class Kick:
         """It must be one of the caller's."""
         if self.vcpu >= len(caller.vcpus):
             return Refused(Status.INVALID, "no such vcpu")
-        if not caller.vcpus[self.vcpu].runnable:
+        if not hv.scheduler.waits(caller.vcpus[self.vcpu]):
             return Effect()
         return Effect((WakeVcpu(caller.id, self.vcpu),), 1)
 

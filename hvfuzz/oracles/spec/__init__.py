@@ -4,7 +4,9 @@
     judge(state, call, observed)                  a finished hypercall: a Mismatch, or its effect on the state
     judge_dispatch(version, cpl, number, ...)     how dispatch must refuse a call, if it must
     judge_change(state, key, actual, ...)         a cell that changed though no call's effect says so
-    judge_halt(state, domain, vcpu, actual)       a HLT
+    judge_halt(state, domain, vcpu, actual, ...)  a HLT
+    wake(state, domain, vcpu)                     an interrupt ends a HLT
+    stop(state, domain, vcpu)                     a triple fault
     count_read(state, domain, cycles)             a read of the time-stamp counter
 
 Nothing here may import the hypervisor: an oracle that shares code with its subject shares its bugs.
@@ -27,7 +29,7 @@ from hvfuzz.oracles.spec.cells import (
 )
 from hvfuzz.oracles.spec.dispatch import BY_NAME, BY_NUMBER, CALLS, arguments, decode, judge_dispatch
 from hvfuzz.oracles.spec.judge import SPEC, TARGETS, expect, judge
-from hvfuzz.oracles.spec.outside import count_read, judge_change, judge_halt
+from hvfuzz.oracles.spec.outside import count_read, judge_change, judge_halt, stop, wake
 from hvfuzz.oracles.spec.state import FREE, GHOSTS, Key, State, Value
 from hvfuzz.oracles.spec.verdict import Accept, Call, Mismatch, Nested, Observed, Tables, valid_range
 
@@ -72,5 +74,7 @@ __all__ = [
     "judge_halt",
     "page_block",
     "page_keys",
+    "stop",
     "valid_range",
+    "wake",
 ]

@@ -20,6 +20,7 @@ class RunState(IntEnum):
     BLOCKED = 1
     POLLING = 2
     HALTED = 3
+    STOPPED = 4
 
 
 class PortState(IntEnum):

@@ -14,7 +14,7 @@ Registers = tuple[int, int, int, int]
 _NAME: Final = tuple(int.from_bytes(CPUID_NAME[at : at + 4], "little") for at in (0, 4, 8))
 CONSTANT: Final[Mapping[tuple[int, int | None], Registers]] = {
     (0, None): (0xB, 0x756E_6547, 0x6C65_746E, 0x4965_6E69),
-    (7, 0): (0, 0x0010_0480, 0, 0),
+    (7, 0): (0, 0x0010_0480, 0, 0x2000_0000),
     (0x8000_0000, None): (0x8000_0008, 0, 0, 0),
     (0x8000_0001, None): (0, 0, 0, 0x2C10_0800),
     (0x8000_0008, None): (0x3028, 0, 0, 0),
@@ -22,7 +22,7 @@ CONSTANT: Final[Mapping[tuple[int, int | None], Registers]] = {
     (CPUID_VERSION, None): (CURRENT, 0, 0, 0),
 }
 """(leaf, subleaf, or None where it does not matter) -> the same for every vCPU."""
-FEATURES: Final = (0x0005_0654, 0, 0x8002_0000, 0x0701_A1FD)
+FEATURES: Final = (0x0005_0654, 0, 0x8022_0000, 0x0701_BBFD)
 """Leaf 1, but for the APIC ID in bits 31..24 of EBX."""
 
 

@@ -38,9 +38,22 @@ def count_read(state: State, domain: int, cycles: int) -> None:
     state[key] = counter_read(state.get(key) or ClockWindow(-1, 0), cycles).window
 
 
-def judge_halt(state: State, domain: int, vcpu: int, actual: int) -> Mismatch | None:
-    """Judge a HLT: the vCPU is halted unless an event is pending; `actual` is its run state afterwards."""
-    wanted = RunState.RUNNABLE if event_pending(state, domain) else RunState.HALTED
+def wake(state: State, domain: int, vcpu: int) -> None:
+    """An interrupt that it can take makes a halted vCPU runnable."""
+    set_run(state, domain, vcpu, RunState.RUNNABLE)
+
+
+def stop(state: State, domain: int, vcpu: int) -> None:
+    """A triple fault stops a vCPU for ever."""
+    set_run(state, domain, vcpu, RunState.STOPPED)
+
+
+def judge_halt(state: State, domain: int, vcpu: int, actual: int, interrupted: bool) -> Mismatch | None:
+    """Judge a HLT: the vCPU is halted unless an event is pending, or it is `interrupted` at once.
+
+    `actual` is its run state afterwards.
+    """
+    wanted = RunState.RUNNABLE if interrupted or event_pending(state, domain) else RunState.HALTED
     if actual != wanted:
         return Mismatch("change", "hlt", f"run state {actual} where the contract says {wanted.name}")
     if state.get(("vcpu", domain, vcpu)) != wanted:

@@ -55,7 +55,7 @@ def kick(state: State, call: Call, _evidence: Evidence) -> Expected:
     run: RunState | None = state.get(("vcpu", call.caller, vcpu))
     if run is None:
         return Status.INVALID
-    if run == RunState.RUNNABLE:
+    if run in (RunState.RUNNABLE, RunState.STOPPED):
         return Accept(0)
 
     def effect(_fresh: tuple[Hfn, ...]) -> None:

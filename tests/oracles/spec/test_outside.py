@@ -52,8 +52,8 @@ def test_a_cell_as_it_should_be_is_no_change(bench: Any) -> None:
 
 
 def test_halt_waits_for_an_event(bench: Any) -> None:
-    assert judge_halt(bench.state, 1, 0, RunState.RUNNABLE) is not None
-    assert judge_halt(bench.state, 1, 0, RunState.HALTED) is None
+    assert judge_halt(bench.state, 1, 0, RunState.RUNNABLE, False) is not None
+    assert judge_halt(bench.state, 1, 0, RunState.HALTED, False) is None
     assert bench.state["vcpu", 1, 0] == RunState.HALTED
     # The other vCPU executed nothing.
     assert judge_change(bench.state, ("vcpu", 1, 1), RunState.HALTED, 0, "hlt") is not None
@@ -62,6 +62,6 @@ def test_halt_waits_for_an_event(bench: Any) -> None:
 def test_halt_goes_on_with_an_event_pending(polling: Any) -> None:
     polling.run("event.bind", caller=2, remote=1, port=0)
     polling.run("event.send", caller=2, port=0)
-    assert judge_halt(polling.state, 1, 0, RunState.HALTED) is not None
+    assert judge_halt(polling.state, 1, 0, RunState.HALTED, False) is not None
     assert judge_change(polling.state, ("vcpu", 1, 0), RunState.HALTED, 0, "hlt") is not None
-    assert judge_halt(polling.state, 1, 0, RunState.RUNNABLE) is None
+    assert judge_halt(polling.state, 1, 0, RunState.RUNNABLE, False) is None

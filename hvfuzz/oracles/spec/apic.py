@@ -1,0 +1,173 @@
+"""The specification of the local APICs of a domain: what is read, what a write changes, and whom it interrupts.
+
+From the contract and SDM Vol. 3A, 11.12. An APIC is a list of 64 words, in the places that its registers have; two
+places that are reserved for the guest hold what it cannot see: errors since the last write of ESR (0x29), and when the
+timer's count began (0x3A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from hvfuzz.abi.limits import CLOCK_GRAIN
+
+Words = list[int]
+PLACES: Final = 64
+TPR, PPR, EOI, LDR, SVR, ESR, ERRORS, ICR = 0x08, 0x0A, 0x0B, 0x0D, 0x0F, 0x28, 0x29, 0x30
+LVT_TIMER, LVT_ERROR, INITIAL, CURRENT, STARTED, DIVIDE, SELF_IPI = 0x32, 0x37, 0x38, 0x39, 0x3A, 0x3E, 0x3F
+IN_SERVICE, REQUESTED = 0x10, 0x20
+MASK: Final = 0x1_0000
+PERIODIC: Final = 0x2_0000
+READABLE: Final = frozenset(
+    (0x02, 0x03, TPR, PPR, LDR, SVR, *range(0x10, 0x29), ICR, *range(0x32, 0x3A), DIVIDE),
+)
+DEFINED: Final[Mapping[int, int]] = {
+    TPR: 0x0000_00FF,
+    EOI: 0x0000_0000,
+    SVR: 0x0000_03FF,
+    ESR: 0x0000_0000,
+    ICR: 0xFFFF_FFFF_000C_CFFF,
+    0x32: 0x0003_10FF,
+    0x33: 0x0001_17FF,
+    0x34: 0x0001_17FF,
+    0x35: 0x0001_F7FF,
+    0x36: 0x0001_F7FF,
+    0x37: 0x0001_10FF,
+    INITIAL: 0xFFFF_FFFF,
+    DIVIDE: 0x0000_000B,
+    SELF_IPI: 0x0000_00FF,
+}
+"""Registers that take a write, and the bits of it that may be set."""
+SPEEDS: Final[Mapping[int, int]] = {0: 2, 1: 4, 2: 8, 3: 16, 8: 32, 9: 64, 10: 128, 11: 1}
+
+
+def reads(words: Words, register: int, now: int) -> int | None:
+    """What RDMSR of a register gives when the domain is told the time `now`; None if it is #GP(0)."""
+    if register not in READABLE:
+        return None
+    if register == PPR:
+        return processor_priority(words)
+    if register != CURRENT:
+        return words[register]
+    if words[INITIAL] == 0:
+        return 0
+    steps = (now - words[STARTED]) // SPEEDS[words[DIVIDE]]
+    if words[LVT_TIMER] & PERIODIC:
+        return words[INITIAL] - steps % words[INITIAL]
+    return words[INITIAL] - min(steps, words[INITIAL])
+
+
+def takes(register: int, value: int) -> bool:
+    """Whether WRMSR of a register succeeds."""
+    return register in DEFINED and value | DEFINED[register] == DEFINED[register]
+
+
+def written(chips: Sequence[Words], number: int, register: int, value: int, now: int) -> None:
+    """What WRMSR by vCPU `number` changes in the APICs of its domain, at the rounded time `now`."""
+    words = chips[number]
+    enabled = words[SVR] & 0x100
+    if register == EOI:
+        _drop_highest(words)
+    elif register == SELF_IPI:
+        _command(chips, number, value, [number])
+    elif register == ESR:
+        words[ESR], words[ERRORS] = words[ERRORS], 0
+    elif register == ICR:
+        words[ICR] = value
+        if value & 0x700 == 0:
+            _command(chips, number, value & 0xFF, _receivers(chips, number, value))
+    elif LVT_TIMER <= register <= LVT_ERROR:
+        words[register] = (value & ~0x5000) | (0 if enabled else MASK)
+    else:
+        words[register] = value
+        if register == INITIAL:
+            words[STARTED] = now
+        if register == SVR and not value & 0x100:
+            for lvt in range(LVT_TIMER, LVT_ERROR + 1):
+                words[lvt] |= MASK
+
+
+def _receivers(chips: Sequence[Words], number: int, command: int) -> list[int]:
+    everybody = range(len(chips))
+    shorthand = (command & 0xC_0000) >> 18
+    if shorthand == 1:
+        return [number]
+    if shorthand == 2:
+        return list(everybody)
+    if shorthand == 3:
+        return [other for other in everybody if other != number]
+    name = command >> 32
+    if name == 0xFFFF_FFFF:
+        return list(everybody)
+    if command & 0x800:
+        cluster, some = divmod(name, 0x1_0000)
+        return [other for other in everybody if chips[other][LDR] >> 16 == cluster and chips[other][LDR] & some]
+    return [other for other in everybody if chips[other][0x02] == name]
+
+
+def _command(chips: Sequence[Words], sender: int, vector: int, receivers: list[int]) -> None:
+    if vector < 0x10:
+        _error(chips[sender], 0x20)
+        return
+    for receiver in receivers:
+        interrupt(chips[receiver], vector)
+
+
+def _error(words: Words, bit: int) -> None:
+    words[ERRORS] |= bit
+    lvt = words[LVT_ERROR]
+    if not lvt & MASK and lvt & 0xF0:
+        interrupt(words, lvt & 0xFF)
+
+
+def interrupt(words: Words, vector: int) -> None:
+    """A fixed interrupt comes in."""
+    if words[SVR] & 0x100:
+        if vector < 0x10:
+            _error(words, 0x40)
+        else:
+            words[REQUESTED + vector // 32] |= 1 << vector % 32
+
+
+def _vectors(words: Words, first: int) -> int:
+    """256 bits in one number."""
+    return sum(word << 32 * place for place, word in enumerate(words[first : first + 8]))
+
+
+def _drop_highest(words: Words) -> None:
+    vectors = _vectors(words, IN_SERVICE)
+    if vectors:
+        highest = vectors.bit_length() - 1
+        words[IN_SERVICE + highest // 32] -= 1 << highest % 32
+
+
+def processor_priority(words: Words) -> int:
+    """PPR: TPR, unless an interrupt of a higher class is in service."""
+    in_service = _vectors(words, IN_SERVICE).bit_length() - 1
+    return max(words[TPR], in_service & 0xF0) if in_service > 0 and in_service >> 4 != words[TPR] >> 4 else words[TPR]
+
+
+def deliverable(words: Words, interrupts_on: bool) -> bool:
+    """Whether the processor would take an interrupt now."""
+    requested = _vectors(words, REQUESTED).bit_length() - 1
+    return interrupts_on and bool(words[SVR] & 0x100) and requested // 16 > processor_priority(words) // 16
+
+
+def tick(words: Words, now: int) -> bool:
+    """The timer counts on until `now`; False if it has come to its end, and counts no more."""
+    began = words[STARTED]
+    length = words[INITIAL] * SPEEDS[words[DIVIDE]]
+    if began + length > now:
+        return True
+    periodic = bool(words[LVT_TIMER] & PERIODIC)
+    if periodic:
+        words[STARTED] = began + (now - began) // length * length
+    if not words[LVT_TIMER] & MASK:
+        interrupt(words, words[LVT_TIMER] & 0xFF)
+    return periodic
+
+
+def rounded(cycles: int) -> int:
+    """The time as guests are told it."""
+    return cycles // CLOCK_GRAIN * CLOCK_GRAIN
