@@ -31,6 +31,7 @@ from hvfuzz.oracles.change import (
     name_of,
     sides_of,
 )
+from hvfuzz.oracles.emulation import is_shutdown
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.reachability import Reachability
 from hvfuzz.oracles.trees import LEAF_BITS
@@ -397,7 +398,10 @@ class Ownership(Oracle):
     def trap_finished(self, vcpu: VCpu) -> None:
         """An access that stage 2 refused may have been emulated: then the device must be the guest's."""
         vmcs = vcpu.vmcs
-        if vmcs.reason is EPT_VIOLATION and vcpu.pending_fault is None and vmcs.gpa in MMIO_WINDOW:
+        if vmcs.reason is not EPT_VIOLATION or vmcs.gpa not in MMIO_WINDOW:
+            return
+        # Where it was the end of the vCPU, nothing was emulated.
+        if vcpu.pending_fault is None and not is_shutdown(vcpu):
             number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
             if self.shadow.device_domain(self.scene.machine.devices[number].bdf) != vcpu.domain:
                 self.report("mmio", f"an access by dom{vcpu.domain} to the registers of device {number} is emulated")
