@@ -229,7 +229,7 @@ class Specification(Oracle):
                 value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
                 self._timed = True
                 self._timers[vcpu.domain].write(vmcs.operand & MMIO_SIZE - 1, vmcs.width, value, self._clock.cycles)
-        elif vmcs.reason is HLT:
+        if vmcs.reason is HLT:
             interrupted = self._apics.takes_interrupt(vcpu)
             mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable, interrupted)
             if mismatch is not None:
