@@ -225,10 +225,7 @@ class Specification(Oracle):
         """Exits other than hypercalls change nothing but who runs, and how often the clock was read."""
         vmcs = vcpu.vmcs
         if vmcs.reason is EPT_VIOLATION:
-            if vmcs.write and vmcs.width and vmcs.qualification & FINAL and vmcs.gpa - TIMER_GPA & -MMIO_SIZE == 0:
-                value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
-                self._timed = True
-                self._timers[vcpu.domain].write(vmcs.operand & MMIO_SIZE - 1, vmcs.width, value, self._clock.cycles)
+            self._judge_timer(vcpu)
         if vmcs.reason is HLT:
             interrupted = self._apics.takes_interrupt(vcpu)
             mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable, interrupted)
@@ -244,6 +241,14 @@ class Specification(Oracle):
             key = ("clock_window", vcpu.domain)
             self._judge_change(key, self._abstraction.cell(key))
         self._judge_runs()
+
+    def _judge_timer(self, vcpu: VCpu) -> None:
+        """An access may be a write to the domain's timer."""
+        vmcs = vcpu.vmcs
+        if vmcs.write and vmcs.width and vmcs.qualification & FINAL and vmcs.gpa - TIMER_GPA & -MMIO_SIZE == 0:
+            value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
+            self._timed = True
+            self._timers[vcpu.domain].write(vmcs.operand & MMIO_SIZE - 1, vmcs.width, value, self._clock.cycles)
 
     def op_finished(self) -> None:
         """What no call did must not have happened."""
