@@ -2,62 +2,36 @@
 
 Hypercalls are judged by the specification; this is the rest of the way: what the guest finds in its registers
 afterwards, whatever it left for, and that an exit leaves alone what it has no business with: other vCPUs (which in an
-op only change if they act in it), serial ports, and the registers of devices that it was not told to use. Devices and
-device models are modelled a second time for that: in `virtio`, `models` and `queue`.
+op only change if they act in it), serial ports, and the registers of devices that it was not told to use. Its parts are
+`emulation` for instructions, `ports` for port I/O, `registers` for devices and device models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from hvfuzz.abi.boot import (
-    COALESCED,
-    DEVICES,
-    DMA_ENGINES,
-    FIFO_PORT,
-    FIFO_PORTS,
-    IOAPIC,
-    MMIO_BASE,
-    MMIO_SIZE,
-    TIMER,
-    UART_PORT,
-    UART_PORTS,
-)
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WRITE
-from hvfuzz.machine.devices.device import ACCESS_SIZES
-from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
-from hvfuzz.machine.devices.uart import Uart
-from hvfuzz.machine.devices.virtio import Register as Virtio
-from hvfuzz.machine.devices.virtio import VirtioDevice
-from hvfuzz.machine.devices.windows import REGISTERS_BASE, REGISTERS_LIMIT
-from hvfuzz.machine.ept import Qualification
+from hvfuzz.machine.addresses import PAGE_SIZE, U64
 from hvfuzz.machine.faults import GuestFault, Vector
-from hvfuzz.machine.vmcs import RAX, RCX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
-from hvfuzz.oracles import queue, string_io
+from hvfuzz.machine.vmcs import RAX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
 from hvfuzz.oracles.bystanders import Bystanders
-from hvfuzz.oracles.emulation import Emulation, refusal
-from hvfuzz.oracles.models import Floppy, Models
+from hvfuzz.oracles.emulation import Emulation
+from hvfuzz.oracles.models import Models
 from hvfuzz.oracles.oracle import Oracle, Rules, Scene
-from hvfuzz.oracles.virtio import Scope, written
-from hvfuzz.oracles.walk import guest_virtual
+from hvfuzz.oracles.ports import PortIo
+from hvfuzz.oracles.registers import Registers
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu import VCpu
     from hvfuzz.oracles.reachability import Reachability
 
-FINAL: Final = int(Qualification.FINAL)
 VMCALL: Final = ExitReason.VMCALL
 TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
 IO: Final = ExitReason.IO
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
-QUEUED: Final = (MMIO_BASE >> PAGE_SHIFT) + COALESCED
 WORKING: Final = (VMCALL, EPT_VIOLATION)
 """Exits that take the host time, by the clock."""
 FAULTING: Final = (EPT_VIOLATION, IO, ExitReason.RDMSR, ExitReason.WRMSR)
 """Exits after which the guest may get an exception."""
-PROGRAMMED: Final = 3
-"""Registers of a DMA engine, from the first on, that hold what was written to them."""
 
 
 class Exits(Oracle):
@@ -86,10 +60,6 @@ class Exits(Oracle):
         self._calls: Final = scene.calls
         self._clock: Final = scene.machine.clock
         self._iommu: Final = scene.machine.iommu
-        self._devices: list[list[int]] = []
-        self._peers: set[int] = set()
-        """Devices whose registers were written by DMA in this exit, by number."""
-        self._uarts: list[Uart] = []
         self._intercepts: list[int] = []
         """Of each vCPU."""
         self._bitmap: list[tuple[int, bytes]] = []
@@ -97,31 +67,29 @@ class Exits(Oracle):
         self._bystanders: Final = Bystanders(scene)
         self._emulation: Final = Emulation(scene, shadow)
         self._models: Final = Models(scene)
-        self._scope: Scope | None = None
-        """What the device may touch that is being notified."""
-        self._power_on: list[list[int]] = []
-        """Registers of each device."""
+        self._ports: Final = PortIo(scene, shadow, self._models, self.report)
+        self._registers: Final = Registers(scene, shadow, self._models, self._bystanders, self.report)
 
     def attach(self) -> None:
         """Everything is as it should be."""
         self._intercepts = [vcpu.vmcs.intercepts for vcpu in self._vcpus]
         self._bitmap = self._bitmaps()
         self._root = self._iommu.root_table
-        self._power_on = [list(device.registers) for device in self.scene.machine.devices]
+        self._registers.attach()
         self._models.attach()
         self._emulation.apics.attach()
         self._bystanders.attach([domain.uart for domain in self.shadow.domains])
 
     def reset(self) -> None:
         """The machine is back at its snapshot."""
-        self._scope = None
+        self._registers.reset()
         self._models.reset()
         self._bystanders.reset()
         self._emulation.apics.reset()
 
     def audit(self) -> None:
         """Look at what nobody has looked at for a while: device models, APICs, the bitmaps of MSRs."""
-        self._judge_models()
+        self._models.judge(self.report)
         for text in self._emulation.apics.differences():
             self.report("interrupt", text)
         if self._bitmaps() != self._bitmap:
@@ -142,38 +110,16 @@ class Exits(Oracle):
         """Remember what the guest's device or serial port is like."""
         self._calls.worked = True
         self._emulation.started(vcpu)
-        self._peers.clear()
         reason = vcpu.vmcs.reason
         if reason is EPT_VIOLATION:
-            self._devices = [list(device.registers) for device in self.scene.machine.devices]
-            number = (vcpu.vmcs.gpa - MMIO_BASE) // MMIO_SIZE
-            self._bystanders.devices.add(number)
-            if DMA_ENGINES <= number < DEVICES and vcpu.vmcs.operand & MMIO_SIZE - 8 == Virtio.NOTIFY:
-                self._scope = Scope(self.scene, self.shadow, vcpu.domain, self._devices[number])
+            self._registers.started(vcpu)
         elif reason is IO:
-            self._uarts = [_copy(domain.uart) for domain in self.shadow.domains]
+            self._ports.started()
             self._bystanders.ports = True
 
     def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
-        """A device may write to another one's registers: whether it may do so to these, ownership says.
-
-        A virtio device works only when it is notified. One that has its orders by DMA is not judged.
-        """
-        if hpa >= REGISTERS_BASE:
-            if access == WRITE and hpa < REGISTERS_LIMIT:
-                number = hpa - REGISTERS_BASE >> PAGE_SHIFT
-                self._peers.add(number)
-                self._bystanders.devices.add(number)
-        elif isinstance(initiator, VirtioDevice) and not self._may_reach(initiator, hpa, size, access):
-            way = "writes" if access & WRITE else "reads"
-            text = f"{initiator.name} {way} {size} bytes at {hpa & PAGE_MASK:#x}"
-            self.report("dma", f"{text} of {self.scene.describe(hpa >> PAGE_SHIFT)}")
-
-    def _may_reach(self, device: VirtioDevice, hpa: int, size: int, access: int) -> bool:
-        """Whether the orders of a virtio device name these bytes, as far as anybody can tell."""
-        if self.scene.machine.devices.index(device) in self._peers:
-            return True
-        return self._scope is not None and self._scope.allows(hpa, size, access)
+        """A device reads or writes."""
+        self._registers.reached(initiator, hpa, size, access)
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Calls that set a device to work, or reset it, name it."""
@@ -197,15 +143,13 @@ class Exits(Oracle):
             expected[RAX] = status & U64
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
         elif reason is EPT_VIOLATION:
-            self._expect_access(vcpu, expected)
+            self._registers.expect(vcpu, expected)
         elif reason is not TRIPLE_FAULT:
             self._expect_instruction(vcpu, expected)
         if vmcs.saved != expected:
             self._differs(vcpu, expected)
         if vcpu.pending_fault is not None and reason not in FAULTING:
             self.report("fault", f"{reason.name} gives the guest {vcpu.pending_fault}")
-        if reason is EPT_VIOLATION and vmcs.gpa >> PAGE_SHIFT == QUEUED:
-            self._judge_queue(vcpu)
         if self._emulation.apics.touched:
             for text in self._emulation.apics.differences():
                 self.report("interrupt", text)
@@ -223,7 +167,7 @@ class Exits(Oracle):
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Only a VMCALL is a call."""
-        self._scope = None
+        self._registers.finished()
         if self._calls.idle.begun:
             self._miscalled(f"{self._calls.idle.begun} calls in an exit for {vcpu.vmcs.reason.name}")
 
@@ -257,10 +201,9 @@ class Exits(Oracle):
         reason = vmcs.reason
         emulation = self._emulation
         if reason is IO:
+            self._ports.expect(vcpu, expected)
             if vmcs.string:
-                self._expect_string(vcpu, expected)
                 return
-            self._expect_port(vcpu, expected)
         done = emulation.expect(vcpu, expected)
         if done:
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
@@ -272,152 +215,7 @@ class Exits(Oracle):
                 "control", f"the time-stamp counter of a vCPU of dom{vcpu.domain} is {vmcs.tsc_offset:#x} ahead"
             )
 
-    def _expect_access(self, vcpu: VCpu, expected: list[Any]) -> None:
-        """A register access of a device of the domain's own, or #GP(0) and no step further."""
-        vmcs = vcpu.vmcs
-        machine = self.scene.machine
-        number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
-        device = machine.devices[number] if 0 <= number < DEVICES else None
-        model = number in (IOAPIC, TIMER, COALESCED)
-        mine = model or (device is not None and self.shadow.device_domain(device.bdf) == vcpu.domain)
-        emulated = mine and vmcs.width and vmcs.qualification & FINAL
-        fault = vcpu.pending_fault
-        if emulated:
-            expected[RIP] = (expected[RIP] + vmcs.length) & U64
-            if model:
-                self._expect_model(vcpu, number, expected)
-            elif device is not None and not vmcs.write:
-                # Reading a register changes nothing, so it can be read again.
-                expected[RAX] = device.mmio_read(vmcs.operand & MMIO_SIZE - 1, vmcs.width)
-            if fault is not None:
-                self.report("fault", f"an access to dom{vcpu.domain}'s own device gives {fault}")
-            elif vmcs.write and not model:
-                self._judge_registers(vcpu, number)
-        elif (fault.vector if fault is not None else -1) != refusal(vcpu) or (fault is not None and fault.error):
-            self.report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} gives {fault}")
-        for other_number, (other, before) in enumerate(zip(machine.devices, self._devices, strict=True)):
-            named = (emulated and other is device) or other_number in self._peers
-            if not named and other.registers != before:
-                self.report("others", f"an access of dom{vcpu.domain} changes registers of {other.name}")
-
-    def _expect_model(self, vcpu: VCpu, page: int, expected: list[Any]) -> None:
-        """A register access of the domain's own I/O APIC or timer."""
-        vmcs = vcpu.vmcs
-        offset = vmcs.operand & MMIO_SIZE - 1
-        if page == COALESCED:
-            expected[RAX] = expected[RAX] if vmcs.write else 0
-            return
-        value = self._models.mmio(page, vcpu.domain, offset, vmcs.width, vmcs.write, expected[RAX])
-        if not vmcs.write:
-            expected[RAX] = value
-        self._judge_models()
-
-    def _judge_queue(self, vcpu: VCpu) -> None:
-        """What was copied from and to the ring, by an access to the window whose writes are queued."""
-        vmcs, calls = vcpu.vmcs, self._calls
-        if calls.copying is not None:
-            calls.written()
-        reads, writes = calls.idle.reads, calls.idle.writes
-        calls.abandon()
-        offset = vmcs.operand & MMIO_SIZE - 1
-        queued = vmcs.write and vmcs.width and vmcs.qualification & FINAL and not offset & vmcs.width - 1
-        value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
-        wanted = queue.writes(reads[0][1], vmcs.gpa & -MMIO_SIZE | offset, vmcs.width, value) if reads else ()
-        memory = self.scene.machine.memory
-        readable, writable = (guest_virtual(memory, vcpu, queue.RING, access) is not None for access in (READ, WRITE))
-        if [(gva, len(data)) for gva, data in reads] != ([queue.HEADER] if queued and (reads or readable) else []):
-            self.report("ring", f"a write that is queued reads {[(hex(gva), len(data)) for gva, data in reads]}")
-        elif writes != wanted and (writable or writes != wanted[: len(writes)]):
-            self.report("ring", f"a write that is queued writes {writes}, where it should write {wanted}")
-
-    def _judge_models(self) -> None:
-        wrong = self._models.differs()
-        if wrong:
-            self.report("model", wrong)
-
-    def _judge_registers(self, vcpu: VCpu, number: int) -> None:
-        """What a device of the domain's own has in its registers after a write."""
-        vmcs = vcpu.vmcs
-        before, registers = self._devices[number], self.scene.machine.devices[number].registers
-        offset, value = vmcs.operand & MMIO_SIZE - 1, vmcs.saved[RAX]
-        if number < DMA_ENGINES:
-            wanted = _written(before, offset, vmcs.width, value)
-        else:
-            wanted = written(before, self._power_on[number], offset, vmcs.width, value)
-        if any(want not in (None, word) for want, word in zip(wanted, registers, strict=False)):
-            text = f"dom{vcpu.domain} writes {vmcs.width} bytes at {offset:#x} of device {number}"
-            self.report("device", f"{text}: {registers}, not {wanted}")
-
-    def _expect_string(self, vcpu: VCpu, expected: list[Any]) -> None:
-        """INS or OUTS: the elements of a burst, copied from and to guest memory, which only a call does else."""
-        vmcs = vcpu.vmcs
-        device: Uart | Floppy | None = None
-        offset = vmcs.port - UART_PORT
-        if 0 <= offset < UART_PORTS:
-            device = self._uarts[vcpu.domain]
-        elif 0 <= vmcs.port - FIFO_PORT < FIFO_PORTS:
-            device, offset = self._models.floppy(vcpu.domain), vmcs.port - FIFO_PORT
-        wrong = string_io.judge(self.scene.machine, self._calls, vcpu, device, offset, expected)
-        if wrong:
-            self.report("string", f"{'OUTS' if vmcs.write else 'INS'}: {wrong}")
-        self._calls.abandon()
-        if not expected[RCX]:
-            expected[RIP] = (expected[RIP] + vmcs.length) & U64
-        self._judge_models()
-        self._compare_uarts(vcpu)
-
-    def _expect_port(self, vcpu: VCpu, expected: list[Any]) -> None:
-        """The domain's own serial port does what the hardware does; where nothing answers, all ones."""
-        vmcs = vcpu.vmcs
-        offset, width = vmcs.port - UART_PORT, vmcs.width
-        mine = self._uarts[vcpu.domain]
-        ones = (1 << 8 * width) - 1
-        value = ones
-        if 0 <= offset < UART_PORTS:
-            if vmcs.write:
-                mine.port_write(offset, width, expected[RAX])
-            else:
-                value = mine.port_read(offset, width)
-        elif 0 <= vmcs.port - FIFO_PORT < FIFO_PORTS:
-            value = self._models.port(vcpu.domain, vmcs.port - FIFO_PORT, width, vmcs.write, expected[RAX])
-            self._judge_models()
-        if not vmcs.write:
-            expected[RAX] = value if width >= 4 else expected[RAX] & ~ones | value
-        self._compare_uarts(vcpu)
-
-    def _compare_uarts(self, vcpu: VCpu) -> None:
-        for domain, uart in zip(self.shadow.domains, self._uarts, strict=True):
-            if _state(domain.uart) != _state(uart):
-                self.report("others", f"port I/O of dom{vcpu.domain} leaves dom{domain.id}'s serial port wrong")
-
 
 def _is_gp(fault: GuestFault | None) -> bool:
     """Whether the guest gets #GP(0)."""
     return fault is not None and fault.vector == Vector.GP and not fault.error
-
-
-def _written(registers: list[int], offset: int, width: int, value: int) -> Sequence[int | None]:
-    """The registers that only a write changes, after this one: source, target and length of a DMA engine."""
-    kept = registers[:PROGRAMMED]
-    if width in ACCESS_SIZES and not offset & width - 1 and offset >> 3 < PROGRAMMED:
-        shift = (offset & 7) << 3
-        mask = (1 << 8 * width) - 1
-        word = kept[offset >> 3] & ~(mask << shift) | (value & mask) << shift
-        kept[offset >> 3] = min(word, MAX_LENGTH) if offset >> 3 == Register.LENGTH >> 3 else word
-    return kept
-
-
-def _state(uart: Uart) -> tuple[Any, ...]:
-    return tuple(
-        bytes(value) if isinstance(value, bytearray) else value
-        for value in (getattr(uart, name) for name in Uart.__slots__)
-    )
-
-
-def _copy(uart: Uart) -> Uart:
-    """A serial port in the same state, that shares nothing with `uart`."""
-    copy = Uart()
-    for name in Uart.__slots__:
-        value = getattr(uart, name)
-        setattr(copy, name, value.copy() if hasattr(value, "copy") else value)
-    return copy

@@ -6,7 +6,7 @@ whole: what a model writes beyond its own part lands in another's, or in a secre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -176,16 +176,8 @@ class Models:
             for timer in self._timers:
                 timer.due(self._clock.cycles)
 
-    def port(self, domain: int, offset: int, width: int, write: bool, value: int) -> int:
-        """IN or OUT of the floppy controller: what IN gives."""
-        floppy = self._floppies[domain]
-        if write:
-            floppy.port_write(offset, width, value)
-            return 0
-        return floppy.port_read(offset, width)
-
     def floppy(self, domain: int) -> Floppy:
-        """The floppy controller of a domain, for a string of accesses."""
+        """The floppy controller of a domain."""
         return self._floppies[domain]
 
     def mmio(self, page: int, domain: int, offset: int, width: int, write: bool, value: int) -> int:
@@ -204,7 +196,13 @@ class Models:
             return 0
         return self._interrupts[domain].read(offset) & mask
 
-    def differs(self) -> str:
+    def judge(self, report: Callable[[str, str], None]) -> None:
+        """Report to `report`, with the rule, what is not as it should be."""
+        wrong = self._differs()
+        if wrong:
+            report("model", wrong)
+
+    def _differs(self) -> str:
         """Which register, or byte of the hypervisor's memory, is not as it should be; empty if none is."""
         for domain, interrupts, timer in zip(self._domains, self._interrupts, self._timers, strict=True):
             kept = domain.timer
