@@ -201,8 +201,13 @@ CONTROL: Final = _kind("control", 1, (0, 3, 4, 8), names=CONTROL_REGISTERS)
 CONTROL_VALUE: Final = _kind(
     "control_value",
     8,
-    # Paging on with and without WP; tables of CR3; PAE, PGE, SMEP, SMAP; a reserved bit.
-    (0x8001_0033, 0x8000_0033, 0x33, 0, 0x1000, 0x2000, 0x20, 0xA0, 0x3000A0, 1 << 63, (1 << 64) - 1),
+    # Paging on with and without WP; tables of CR3, with and without a PCID and a flush; PAE, PGE, PCIDE, SMEP, SMAP; a
+    # reserved bit.
+    (
+        *(0x8001_0033, 0x8000_0033, 0x33, 0),
+        *(0x1000, 0x2000, 0x1001, 1 << 63 | 0x1000, 1 << 63 | 0x1001),
+        *(0x20, 0xA0, 0x2_00A0, 0x30_00A0, 1 << 63, (1 << 64) - 1),
+    ),
 )
 MSR: Final = _kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
 FETCHING: Final = ("mmio_write",)
@@ -210,6 +215,8 @@ FETCHING: Final = ("mmio_write",)
 MODELS: Final = MappingProxyType({"IOAPIC": IOAPIC, "TIMER": TIMER, "COALESCED": COALESCED})
 DEVICE: Final = _kind("device", 1, (0, 1, 2, 3, 4, *MODELS.values(), 0xFF), names=MODELS)
 REGISTER: Final = _kind("register", 2, (*REGISTERS.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=REGISTERS)
+INVALIDATION: Final = _kind("invalidation", 1, (0, 1, 2, 3, 4))
+PCID: Final = _kind("pcid", 8, (0, 1, 2, 0xFFF, 0x1000))
 CAPACITY: Final = _kind("capacity", 1, (0, 1, 2, 4, 16, 64))
 
 
@@ -298,6 +305,14 @@ def _instructions(numbers: Kind) -> tuple[_Instruction, ...]:
         instruction("lidt", "trap", "Load the table of handlers; limit 0 is none.", gva=GVA, limit=LIMIT),
         instruction("ltr", "trap", "Load the TSS, which holds the stacks of handlers.", gva=GVA, limit=LIMIT),
         instruction("int", "trap", "Call a handler.", vector=VECTOR),
+        instruction(
+            "invpcid",
+            "trap",
+            "Drop cached translations: of an address (0), of a PCID (1), all with global ones (2), all others (3).",
+            type=INVALIDATION,
+            pcid=PCID,
+            gva=GVA,
+        ),
     )
 
 
