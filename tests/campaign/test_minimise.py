@@ -44,8 +44,9 @@ def test_a_program_gets_as_small_as_its_bug_needs(bug: str, target_of: Callable[
     small = work.run()
     assert identity in identities(small, target)
     assert defect(small) is None
-    # No op can be left out, but what was found may have come about by a way that is one op longer than the trigger's.
-    assert len(small.ops) <= len(parse(wanted.trigger, CATALOGUE).ops) + 1
+    # No op can be left out, but what was found may have come about by a longer way than the trigger's: by a device's
+    # registers, say, one by one, and not by a call.
+    assert len(small.ops) <= 2 * len(parse(wanted.trigger, CATALOGUE).ops)
     assert not any(op.race or op.mangle for op in small.ops)
     assert parse(render(small), CATALOGUE) == small
     assert work.tried < 1500

@@ -26,9 +26,9 @@ def test_the_same_seed_gives_the_same_programs(engine: str, fuzz: Callable[..., 
 
 @pytest.mark.parametrize("engine", ["random", "hypothesis"])
 def test_programs_are_well_formed_and_differ(engine: str, fuzz: Callable[..., Any]) -> None:
-    programs = fuzz(engine, seed=1, runs=100).programs
+    programs = fuzz(engine, seed=1, runs=200).programs
     assert not [problem for program in programs if (problem := defect(program))]
-    assert len(set(programs)) > 90
+    assert len(set(programs)) > 180
     assert {program.world for program in programs} == set(range(len(WORLDS)))
 
 
@@ -52,7 +52,7 @@ def test_the_harness_limits_the_ops(engine: str, fuzz: Callable[..., Any]) -> No
     [("random", "xsa-100"), ("random", "xsa-155"), ("hypothesis", "pkvm-09cce60bddd"), ("hypothesis", "xsa-155")],
 )
 def test_planted_bugs_are_found_without_seeds(engine: str, bug: str, fuzz: Callable[..., Any]) -> None:
-    outcome = fuzz(engine, bug=bug, seed=1, runs=120)
+    outcome = fuzz(engine, bug=bug, seed=1, runs=400)
     assert {identity.split("/")[0] for identity in outcome.identities} >= {find_bug(bug).oracle}
 
 
