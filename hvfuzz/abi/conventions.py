@@ -187,7 +187,7 @@ def other_exits() -> str:
           {boot.VIRTIO_NET} a virtio network device (`hvfuzz/machine/devices/` has their registers). Whatever
           a domain left in a device, its registers and the disk, is gone when the device is taken from it.
           Pages {boot.IOAPIC:#x} and {boot.TIMER:#x} of the window are the domain's own I/O APIC and timer
-          (`hvfuzz/hypervisor/`: `ioapic.py`, `timer.py`); a timer raises an event on a port of the domain.
+          (`hvfuzz/hypervisor/devices/`: `ioapic.py`, `timer.py`); a timer raises an event on a port of the domain.
           What is written to page {boot.COALESCED:#x} is queued in a ring in the guest's own memory, at guest
-          physical {boot.COALESCED_GFN << PAGE_SHIFT:#x} by its direct map (`coalesced.py`); it reads as zero.
+          physical {boot.COALESCED_GFN << PAGE_SHIFT:#x} by its direct map (`coalesced_mmio.py`); it reads as zero.
         """)

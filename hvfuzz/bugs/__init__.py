@@ -13,8 +13,8 @@ __all__ = ["Bug", "BugError", "Plant", "find_bug", "known_bugs", "planted"]
 
 def known_bugs() -> dict[str, Bug]:
     """The bugs of this package by name, in order of name."""
-    modules = [name for _, name, _ in pkgutil.iter_modules(__path__) if name != "bug"]
-    bugs = [importlib.import_module(f"{__name__}.{name}").BUG for name in modules]
+    modules = [found.name for found in pkgutil.walk_packages(__path__, f"{__name__}.") if not found.ispkg]
+    bugs = [importlib.import_module(name).BUG for name in modules if name != Bug.__module__]
     return {bug.name: bug for bug in sorted(bugs, key=lambda bug: bug.name)}
 
 

@@ -7,10 +7,10 @@ from typing import Final
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.confirm import Reported, confirm_all, unconfirmed
-from hvfuzz.campaign.pool import Broken, Pool, PoolError
 from hvfuzz.campaign.report import Summary, write_report
-from hvfuzz.campaign.stop import Stop
-from hvfuzz.campaign.worker import WorkerJob
+from hvfuzz.campaign.workers.pool import Broken, Pool, PoolError
+from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.engines.engine import write_whole
 
 

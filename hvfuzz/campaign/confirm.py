@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
 from hvfuzz.bugs import BugError, find_bug
-from hvfuzz.campaign.files import ProgramFileError, read_program
 from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name
-from hvfuzz.campaign.minimise import minimise
-from hvfuzz.campaign.pool import END_SECONDS, Discovery
-from hvfuzz.campaign.process import Channel, begin, end, launch
-from hvfuzz.guest.ops import catalogue
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import parse, render
+from hvfuzz.campaign.minimise.minimiser import minimise
+from hvfuzz.campaign.program_files import ProgramFileError, read_program
+from hvfuzz.campaign.workers.child_process import Channel, begin, end, launch
+from hvfuzz.campaign.workers.pool import END_SECONDS, Discovery
+from hvfuzz.guest.format.text import parse, render
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.oracles.finding import Finding
-from hvfuzz.targets.emulated import EmulatedTarget
-from hvfuzz.targets.watchdog import Watchdog
+from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated.watchdog import Watchdog
 
 SECONDS_EACH: Final = 10.0
 SECONDS_ALL: Final = 60.0

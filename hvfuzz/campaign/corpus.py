@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hvfuzz.campaign.files import SUFFIX, ProgramFileError, read_program, read_seed
+from hvfuzz.campaign.program_files import SUFFIX, ProgramFileError, read_program, read_seed
 from hvfuzz.engines.engine import write_whole
-from hvfuzz.guest.ops import Catalogue
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import MAGIC, render
+from hvfuzz.guest.format.text import MAGIC, render
+from hvfuzz.guest.program.ops import Catalogue
+from hvfuzz.guest.program.program import Program
 from hvfuzz.targets.target import Target
 
 

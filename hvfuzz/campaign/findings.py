@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hvfuzz.engines.engine import write_whole
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import render
-from hvfuzz.oracles.finding import Finding
+from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.program import Program
+from hvfuzz.oracles.framework.finding import Finding
 
 PROGRAM: Final = "program.hvp"
 RECORD: Final = "finding.json"

@@ -4,27 +4,31 @@ import importlib
 import os
 import sys
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Final, NoReturn
 
 import click
 
 import hvfuzz
-from hvfuzz.campaign.mistakes import EXIT_BAD_INPUT, EXIT_INTERNAL, mistake
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, mistake
 
-COMMANDS: Final = (
-    "fuzz",
-    "repro",
-    "minimise",
-    "show",
-    "walk",
-    "cost",
-    "bugs",
-    "corpus",
-    "bench",
-    "reference",
-    "doctor",
-    "abi",
+COMMANDS: Final = MappingProxyType(
+    {
+        "fuzz": "fuzz",
+        "repro": "repro",
+        "minimise": "minimise",
+        "show": "inspect.show",
+        "walk": "inspect.walk",
+        "cost": "inspect.cost",
+        "bugs": "bugs",
+        "corpus": "corpus",
+        "bench": "bench.bench",
+        "reference": "reference",
+        "doctor": "doctor",
+        "abi": "abi",
+    }
 )
+"""Command -> its module under `hvfuzz.cli`; `--help` lists them in this order."""
 EXAMPLES: Final = """\b
 Examples:
   hvfuzz fuzz hypercalls --time 60           fuzz for a minute with a live view
@@ -54,7 +58,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"hvfuzz.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"hvfuzz.cli.{COMMANDS[cmd_name]}").command
         return command
 
 
@@ -67,10 +71,10 @@ def cli() -> None:
 def _user_errors() -> tuple[type[Exception], ...]:
     """The exceptions whose message is for the user: what they gave us is wrong, or the machine refuses."""
     from hvfuzz.bugs import BugError
-    from hvfuzz.campaign.files import ProgramFileError
+    from hvfuzz.campaign.bench.trace_equality import TraceError
     from hvfuzz.campaign.findings import FindingFileError
-    from hvfuzz.campaign.pool import PoolError
-    from hvfuzz.campaign.traces import TraceError
+    from hvfuzz.campaign.program_files import ProgramFileError
+    from hvfuzz.campaign.workers.pool import PoolError
     from hvfuzz.engines.engine import EngineError
     from hvfuzz.references.reference import ReferenceError
     from hvfuzz.targets.harness import HarnessError

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from hvfuzz.bugs import Bug, BugError, find_bug, known_bugs
-from hvfuzz.guest.text import TextError, parse
-from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.guest.format.text import TextError, parse
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
 
 
 @click.group("bugs", short_help="The planted bugs: list, show, verify.")

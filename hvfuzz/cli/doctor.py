@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from hvfuzz.bugs import known_bugs
-from hvfuzz.campaign.pool import Pool
-from hvfuzz.campaign.worker import WorkerJob
+from hvfuzz.campaign.workers.pool import Pool
+from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bugs import behaves, findings_of
 from hvfuzz.engines.engine import ENGINES, EngineError, load_engine
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from hvfuzz.bugs import Plant, find_bug
 from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.corpus import seed_bytes, seed_folders
-from hvfuzz.campaign.mistakes import EXIT_BAD_INPUT, EXIT_INTERNAL
-from hvfuzz.campaign.stop import Stop
-from hvfuzz.campaign.worker import WorkerJob, bug_argument
-from hvfuzz.cli.live import say, watch
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL
+from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.worker import WorkerJob, bug_argument
+from hvfuzz.cli.live_view import say, watch
 from hvfuzz.engines.engine import ENGINES, EngineError, Feedback, load_engine
-from hvfuzz.guest.ops import catalogue
+from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.harness import find_harness
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from hvfuzz.campaign.files import ProgramFileError, read_program
 from hvfuzz.campaign.findings import record_beside
-from hvfuzz.campaign.minimise import minimise
-from hvfuzz.campaign.stop import Stop
+from hvfuzz.campaign.minimise.minimiser import minimise
+from hvfuzz.campaign.program_files import ProgramFileError, read_program
+from hvfuzz.campaign.workers.shutdown import Stop
 from hvfuzz.cli.repro import bug_for
 from hvfuzz.engines.engine import write_whole
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import render
-from hvfuzz.targets.emulated import EmulatedTarget
-from hvfuzz.targets.watchdog import Watchdog
+from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.program import Program
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated.watchdog import Watchdog
 
 
 @click.command("minimise", short_help="Make a program smaller while it keeps its finding.")

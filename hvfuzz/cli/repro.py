@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from hvfuzz.bugs import Bug, find_bug
-from hvfuzz.campaign.files import read_program
 from hvfuzz.campaign.findings import record_beside
-from hvfuzz.targets.emulated import EmulatedTarget
-from hvfuzz.targets.recorder import Recorder
-from hvfuzz.targets.watchdog import Watchdog
+from hvfuzz.campaign.program_files import read_program
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated.recorder import Recorder
+from hvfuzz.targets.emulated.watchdog import Watchdog
 
 NO_BUG = "none"
 

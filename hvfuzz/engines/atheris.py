@@ -19,11 +19,11 @@ import atheris
 import hvfuzz.hypervisor
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Session, write_whole
 from hvfuzz.engines.units import Units
-from hvfuzz.guest.dictionary import dictionary
-from hvfuzz.guest.generation import generate
-from hvfuzz.guest.mutation import crossover, mutate
-from hvfuzz.guest.program import MAX_OPS
-from hvfuzz.targets.features import SPACE
+from hvfuzz.guest.format.dictionary import dictionary
+from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.mutate.mutation import crossover, mutate
+from hvfuzz.guest.program.program import MAX_OPS
+from hvfuzz.targets.emulated.features import SPACE
 
 NEW_PROGRAMS: Final = 0.6
 """How many of all mutations are no mutations but new programs. What is generated holds idioms, so that the new

@@ -10,9 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from hvfuzz.guest.program import Program
-from hvfuzz.oracles.finding import Finding
-from hvfuzz.targets.features import SPACE
+from hvfuzz.guest.program.program import Program
+from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.targets.emulated.features import SPACE
 from hvfuzz.targets.harness import Harness
 from hvfuzz.targets.target import Run, Target
 

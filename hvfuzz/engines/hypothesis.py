@@ -17,13 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.engines.engine import Job, Session
-from hvfuzz.guest.binary import decode
-from hvfuzz.guest.compose import extend
-from hvfuzz.guest.context import Context
-from hvfuzz.guest.generation import generate
-from hvfuzz.guest.grammar import Grammar, grammar
-from hvfuzz.guest.ops import Catalogue, OpKind
-from hvfuzz.guest.program import MAX_OPS, Op, Program
+from hvfuzz.guest.format.binary import decode
+from hvfuzz.guest.generate.compose import extend
+from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.grammar import Grammar, grammar
+from hvfuzz.guest.program.ops import Catalogue, OpKind
+from hvfuzz.guest.program.program import MAX_OPS, Op, Program
 
 ROUND: Final = 200
 """Programs of the strategy, and a tenth as many histories, in turn until the budget is spent."""

@@ -3,9 +3,9 @@
 import random
 
 from hvfuzz.engines.engine import Job, Session
-from hvfuzz.guest.binary import decode
-from hvfuzz.guest.generation import generate
-from hvfuzz.guest.mutation import mutate
+from hvfuzz.guest.format.binary import decode
+from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.mutate.mutation import mutate
 
 
 class RandomEngine:

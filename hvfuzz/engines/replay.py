@@ -1,7 +1,7 @@
 """The engine that only runs what it is given: the seeds, each once."""
 
 from hvfuzz.engines.engine import Job, Session
-from hvfuzz.guest.binary import decode
+from hvfuzz.guest.format.binary import decode
 
 
 class ReplayEngine:

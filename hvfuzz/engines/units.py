@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from hvfuzz.engines.engine import Job, write_whole
-from hvfuzz.guest.binary import decode, encode
-from hvfuzz.guest.generation import generate
-from hvfuzz.guest.ops import Catalogue
-from hvfuzz.guest.program import Program
+from hvfuzz.guest.format.binary import decode, encode
+from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.program.ops import Catalogue
+from hvfuzz.guest.program.program import Program
 
 FIRST_PROGRAMS: Final = 32
 """How many generated programs a campaign without seeds begins with."""

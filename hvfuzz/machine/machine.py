@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hvfuzz.machine.clock import Clock
-from hvfuzz.machine.cpu import VCpu
-from hvfuzz.machine.devices.device import Device
-from hvfuzz.machine.devices.windows import REGISTERS_BASE, REGISTERS_LIMIT, registers_of
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.devices.pci_function import Device
+from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, REGISTERS_LIMIT, registers_of
 from hvfuzz.machine.fetches import Fetches
-from hvfuzz.machine.iommu import Iommu
 from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.machine.mmu import Mmu
-from hvfuzz.machine.tlb import Tlb
+from hvfuzz.machine.mmu.stage1 import Mmu
+from hvfuzz.machine.mmu.tlb import Tlb
+from hvfuzz.machine.vtd.unit import Iommu
 
 ExitHandler = Callable[[Any], None]
 """Called with the VCpu that exits."""

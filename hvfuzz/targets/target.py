@@ -3,10 +3,10 @@
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-from hvfuzz.guest.ops import Catalogue
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.trace import Trace
-from hvfuzz.oracles.finding import Finding
+from hvfuzz.guest.program.ops import Catalogue
+from hvfuzz.guest.program.program import Program
+from hvfuzz.guest.run.trace import Trace
+from hvfuzz.oracles.framework.finding import Finding
 
 
 class Run(NamedTuple):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from hvfuzz.bugs import find_bug, known_bugs
-from hvfuzz.campaign.files import read_program
 from hvfuzz.campaign.findings import PROGRAM, bucket_name, load_record
-from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.campaign.program_files import read_program
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
 
 CRASHES = Path(__file__).parents[2] / "crashes"
 FOLDERS = sorted(path.parent for path in CRASHES.glob(f"*/{PROGRAM}"))

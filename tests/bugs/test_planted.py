@@ -9,11 +9,11 @@ from hvfuzz.abi.limits import BATCH
 from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug, BugError, find_bug, known_bugs, planted
 from hvfuzz.campaign.corpus import read_entries
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import parse, render
+from hvfuzz.guest.format.text import parse, render
+from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import sched
-from hvfuzz.oracles.suite import NAMES
-from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.oracles.framework.suite import NAMES
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
 from hvfuzz.targets.target import Run
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ BUG = Bug(name="mine", advisory="none", title="events are lost", replaces="{repl
 
 def own_bug(folder: Path, **changes: str) -> str:
     """The path of a file that defines a bug."""
-    given = {"replaces": "hvfuzz.hypervisor.ports:any_pending", "result": "False"} | changes
+    given = {"replaces": "hvfuzz.hypervisor.ipc.event_channels:any_pending", "result": "False"} | changes
     path = folder / "mine.py"
     path.write_text(OWN.format(**given))
     return str(path)
@@ -154,7 +154,7 @@ def test_a_bug_can_come_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"replaces": "hvfuzz.hypervisor.ports:all_pending"}, "defines no 'all_pending'"),
+        ({"replaces": "hvfuzz.hypervisor.ipc.event_channels:all_pending"}, "defines no 'all_pending'"),
         ({"replaces": "hvfuzz.hypervisor.harbours:any_pending"}, "no module"),
         ({"replaces": "any_pending"}, "expected 'module:"),
     ],

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 
 import hvfuzz.campaign.confirm
-import hvfuzz.campaign.pool
+import hvfuzz.campaign.workers.pool
 from hvfuzz.campaign.confirm import confirm_all
 from hvfuzz.campaign.findings import PROGRAM, bucket_name
-from hvfuzz.campaign.pool import Discovery, Pool
-from hvfuzz.campaign.stop import SIGNALS, Stop
-from hvfuzz.campaign.worker import WorkerJob
+from hvfuzz.campaign.workers.pool import Discovery, Pool
+from hvfuzz.campaign.workers.shutdown import SIGNALS, Stop
+from hvfuzz.campaign.workers.worker import WorkerJob
 
 IDENTITY = "host_memory/null/sched.poll"
 HANGING = '''"""A bug that is found, and whose worker then does not hear, and hangs between two programs."""
 import signal
 import time
 
-from hvfuzz.bugs.xsa_221 import BUG
+from hvfuzz.bugs.ipc.xsa_221 import BUG
 from hvfuzz.engines.engine import Session
 
 run = Session.run
@@ -70,7 +70,7 @@ def running(*arguments: str, output: int = subprocess.PIPE) -> "Iterator[subproc
 
 def worker(job: WorkerJob, parent: int) -> tuple[str, ...]:
     """The command line of a worker that takes `parent` for its parent."""
-    return ("-m", "hvfuzz.campaign.worker", json.dumps(job._asdict()), str(parent))
+    return ("-m", "hvfuzz.campaign.workers.worker", json.dumps(job._asdict()), str(parent))
 
 
 def test_a_worker_whose_parent_has_gone_does_not_begin(job: Callable[..., WorkerJob]) -> None:
@@ -111,7 +111,7 @@ def test_a_worker_that_hangs_is_stopped_and_keeps_its_findings(
     pool = Pool(job(seconds=1000.0, bug=hanging), 1)
     for _ in pool.run():
         if pool.discoveries:
-            monkeypatch.setattr(hvfuzz.campaign.pool, "GRACE_SECONDS", -1000.0)
+            monkeypatch.setattr(hvfuzz.campaign.workers.pool, "GRACE_SECONDS", -1000.0)
     assert pool.notices == ["worker 0 did not end in time and was stopped"]
     assert list(pool.discoveries) == [IDENTITY]
     assert living(job().out) == []
@@ -120,7 +120,7 @@ def test_a_worker_that_hangs_is_stopped_and_keeps_its_findings(
 def test_a_worker_that_does_not_hear_is_killed(
     job: Callable[..., WorkerJob], hanging: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hvfuzz.campaign.pool, "END_SECONDS", 0.3)
+    monkeypatch.setattr(hvfuzz.campaign.workers.pool, "END_SECONDS", 0.3)
     pool = Pool(job(bug=hanging), 1)
     with closing(pool.run()) as run:
         for _ in run:
@@ -214,7 +214,7 @@ def heard_by_children() -> Iterator[None]:
 
 STOPPING = """\
 import time
-from hvfuzz.campaign.stop import Stop
+from hvfuzz.campaign.workers.shutdown import Stop
 with Stop() as stop:
     print("ready", flush=True)
     while not stop.wanted():

@@ -9,12 +9,12 @@ from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.confirm import Reported, confirm_all, unconfirmed
 from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name, load_record
-from hvfuzz.campaign.pool import Broken, Discovery, Pool, PoolError
 from hvfuzz.campaign.report import Summary, render_report, write_report
-from hvfuzz.campaign.stop import Stop
-from hvfuzz.campaign.worker import WorkerJob
-from hvfuzz.guest.ops import catalogue
-from hvfuzz.guest.text import parse
+from hvfuzz.campaign.workers.pool import Broken, Discovery, Pool, PoolError
+from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.worker import WorkerJob
+from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
 IDENTITY = "host_memory/null/sched.poll"
@@ -148,7 +148,7 @@ def capture(*args):
     """Fail outside host context."""
     raise ZeroDivisionError("oracles divide by zero")
 
-BUG = Bug("broken", "hvfuzz.oracles.suite:OracleSuite.op_finished", capture)
+BUG = Bug("broken", "hvfuzz.oracles.framework.suite:OracleSuite.op_finished", capture)
 '''
 
 

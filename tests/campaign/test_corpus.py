@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from hvfuzz.campaign.corpus import Entry, add, cover, measure, read_entries, seed_files
-from hvfuzz.campaign.files import ProgramFileError
-from hvfuzz.guest.binary import encode
-from hvfuzz.guest.ops import catalogue
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import parse
+from hvfuzz.campaign.program_files import ProgramFileError
+from hvfuzz.guest.format.binary import encode
+from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
 
 CATALOGUE = catalogue(ABI)
 

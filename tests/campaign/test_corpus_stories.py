@@ -19,12 +19,12 @@ import pytest
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.abi.status import Status
-from hvfuzz.guest.binary import decode, encode
-from hvfuzz.guest.program import Op, Program
-from hvfuzz.guest.text import parse, render
-from hvfuzz.guest.trace import Outcome, Result
-from hvfuzz.machine.faults import Vector
-from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.guest.format.binary import decode, encode
+from hvfuzz.guest.format.text import parse, render
+from hvfuzz.guest.program.program import Op, Program
+from hvfuzz.guest.run.trace import Outcome, Result
+from hvfuzz.machine.cpu.faults import Vector
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
 from hvfuzz.targets.harness import HARNESSES
 from hvfuzz.targets.target import Run
 

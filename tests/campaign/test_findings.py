@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hvfuzz.campaign.files import read_program
 from hvfuzz.campaign.findings import (
     PROGRAM,
     RECORD,
@@ -18,9 +17,10 @@ from hvfuzz.campaign.findings import (
     load_record,
     record_beside,
 )
-from hvfuzz.guest.ops import catalogue
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import parse
+from hvfuzz.campaign.program_files import read_program
+from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
 
 CATALOGUE = catalogue(ABI)

@@ -36,7 +36,7 @@ def workers(out: Path) -> list[int]:
             line = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"hvfuzz.campaign.worker" in line and str(out).encode() in line:
+        if b"hvfuzz.campaign.workers.worker" in line and str(out).encode() in line:
             found.append(int(folder.name))
     return found
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import hvfuzz.cli
-import hvfuzz.cli.live
+import hvfuzz.cli.live_view
 from hvfuzz.bugs import known_bugs
-from hvfuzz.guest.binary import encode
-from hvfuzz.guest.ops import catalogue
-from hvfuzz.guest.text import parse
+from hvfuzz.guest.format.binary import encode
+from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
 ROOT = Path(__file__).parents[2]
@@ -267,7 +267,7 @@ def test_fuzz_of_the_clean_hypervisor_finds_nothing(run: Run, tmp_path: Path) ->
 
 
 def test_fuzz_tells_how_far_it_is_line_by_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hvfuzz.cli.live, "PLAIN_SECONDS", 0.1)
+    monkeypatch.setattr(hvfuzz.cli.live_view, "PLAIN_SECONDS", 0.1)
     arguments = ("fuzz", "--engine", "random", "--runs", 150, "--seed", 3, "--no-minimise", "--bug", "pkvm-09cce60bddd")
     done = run(*arguments, "--out", tmp_path / "one", "--json")
     *lines, last = map(json.loads, done.out.splitlines())

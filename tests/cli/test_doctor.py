@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import hvfuzz.campaign.speed
-import hvfuzz.cli.bench
+import hvfuzz.campaign.bench.speed
+import hvfuzz.cli.bench.bench
 import hvfuzz.cli.doctor
 from hvfuzz.bugs import known_bugs
 from hvfuzz.engines.engine import Feedback
@@ -21,7 +21,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less of everything, and patience with a machine that is busy: an engine is done when it finds its bug."""
     monkeypatch.setattr(hvfuzz.cli.doctor, "CLEAN_SECONDS", 2.0)
     monkeypatch.setattr(hvfuzz.cli.doctor, "ENGINE_SECONDS", 60.0)
-    monkeypatch.setattr(hvfuzz.campaign.speed, "BATCH", 12)
+    monkeypatch.setattr(hvfuzz.campaign.bench.speed, "BATCH", 12)
 
 
 def test_doctor_finds_all_well(run: Run) -> None:
@@ -51,7 +51,9 @@ def test_doctor_says_what_is_ill(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_bench_gives_figures_with_their_spread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("atheris")
-    monkeypatch.setattr(hvfuzz.cli.bench, "Feedback", [Feedback.STATE])  # instrumenting takes longer than this test
+    monkeypatch.setattr(
+        hvfuzz.cli.bench.bench, "Feedback", [Feedback.STATE]
+    )  # instrumenting takes longer than this test
     done = run("bench", "speed", "--rounds", 3, "--engine-time", 2, "--json")
     assert done.status == 0, done.err
     document = json.loads(done.out)

@@ -57,7 +57,7 @@ def divide(*args):
     """Fail where no guest can be the reason."""
     raise ZeroDivisionError("oracles divide by zero")
 
-BUG = Bug("broken", "hvfuzz.oracles.suite:OracleSuite.op_finished", divide)
+BUG = Bug("broken", "hvfuzz.oracles.framework.suite:OracleSuite.op_finished", divide)
 '''
 
 

@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 
 from hvfuzz.campaign.campaign import Campaign
-from hvfuzz.campaign.pool import Discovery
-from hvfuzz.campaign.stop import Stop
-from hvfuzz.campaign.worker import WorkerJob
-from hvfuzz.cli.live import View, clock, count
+from hvfuzz.campaign.workers.pool import Discovery
+from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.worker import WorkerJob
+from hvfuzz.cli.live_view import View, clock, count
 from hvfuzz.engines.engine import Progress
 
 ROOT = Path(__file__).parents[2]

@@ -7,12 +7,12 @@ import pytest
 
 from hvfuzz.abi.document import render
 from hvfuzz.bugs import known_bugs
-from hvfuzz.campaign.files import read_program
+from hvfuzz.campaign.program_files import read_program
 from hvfuzz.cli import COMMANDS
-from hvfuzz.guest.ops import catalogue
-from hvfuzz.guest.text import parse
+from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.oracles.suite import NAMES
+from hvfuzz.oracles.framework.suite import NAMES
 from hvfuzz.targets.harness import HARNESSES
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.campaign.files import read_program
-from hvfuzz.guest.ops import catalogue
+from hvfuzz.campaign.program_files import read_program
+from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
 pytest.importorskip("atheris")
@@ -20,7 +20,7 @@ import json, sys
 from pathlib import Path
 from hvfuzz.bugs import find_bug
 from hvfuzz.engines.engine import Feedback, Job, Session, load_engine
-from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
 
 given = json.loads(sys.argv[1])

@@ -7,10 +7,10 @@ import pytest
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.bugs import find_bug
-from hvfuzz.guest.binary import encode
-from hvfuzz.guest.ops import catalogue
-from hvfuzz.guest.program import Ref, defect
-from hvfuzz.guest.text import parse
+from hvfuzz.guest.format.binary import encode
+from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.guest.program.program import Ref, defect
 from hvfuzz.hypervisor.hypercalls import ABI
 
 CATALOGUE = catalogue(ABI)

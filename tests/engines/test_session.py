@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hvfuzz.engines.engine import BudgetSpent, EngineError, load_engine, write_whole
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import parse
+from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.program.program import Program
 
 POLL = "# hvp 1\nworld pair\nsched.poll(dom1, ports=[5], count=1, timeout=0)\n"
 

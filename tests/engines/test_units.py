@@ -7,9 +7,9 @@ import pytest
 
 from hvfuzz.engines.engine import Job
 from hvfuzz.engines.units import KEPT_PROGRAMS, Units
-from hvfuzz.guest.binary import decode, encode
-from hvfuzz.guest.generation import generate
-from hvfuzz.guest.ops import catalogue
+from hvfuzz.guest.format.binary import decode, encode
+from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.harness import find_harness
 

@@ -27,19 +27,8 @@ from hvfuzz.abi.kinds import (
     Timeout,
 )
 from hvfuzz.abi.registry import Abi
-from hvfuzz.guest.ops import Catalogue, OpKind, catalogue
-from hvfuzz.guest.program import (
-    MAX_ELEMENTS,
-    MAX_FETCH,
-    Actor,
-    Mangle,
-    Op,
-    Program,
-    Race,
-    Ref,
-    Value,
-    is_array,
-)
+from hvfuzz.guest.program.ops import Catalogue, OpKind, catalogue
+from hvfuzz.guest.program.program import MAX_ELEMENTS, MAX_FETCH, Actor, Mangle, Op, Program, Race, Ref, Value, is_array
 from hvfuzz.hypervisor.hypercalls import ABI
 
 Sides = Annotated[int, Flags("HOST", "DEVICE", "READONLY")]

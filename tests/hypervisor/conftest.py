@@ -10,14 +10,14 @@ import pytest
 
 from hvfuzz.abi.boot import ARG_ARRAYS, ARG_STRUCT, ARGUMENT_GFN, WORLDS_BY_NAME, argument_page
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.boot import boot, guest_address
-from hvfuzz.hypervisor.frames import OWNER_HYPERVISOR, OWNER_NONE, Frame, FrameState
+from hvfuzz.hypervisor.core.boot import boot, guest_address
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.hypervisor.tables import POISON
+from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, OWNER_NONE, Frame, FrameState
+from hvfuzz.hypervisor.memory.table_tree import POISON
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
-from hvfuzz.machine.cpu import VCpu
-from hvfuzz.machine.vmcs import RAX, Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import RAX, Reg
 
 GuestCall = Callable[..., tuple[Status, int]]
 Audit = Callable[[Hypervisor], None]

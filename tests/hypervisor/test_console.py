@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_START
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.hypervisor import Hypervisor
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 
 GuestCall = Callable[..., tuple[Status, int]]
 

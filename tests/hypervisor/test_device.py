@@ -20,9 +20,9 @@ from hvfuzz.abi.boot import (
 )
 from hvfuzz.abi.limits import BATCH, DMA_LENGTH, DMA_PAGES, IOVA_HOLE, IOVA_LIMIT, MAX_GFN, SELF
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.boot import boot, guest_address
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.hypervisor.observer import Observer
+from hvfuzz.hypervisor.core.boot import boot, guest_address
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, U64
 from hvfuzz.machine.devices.dma_engine import DONE, ERROR, START, Register
 

@@ -8,8 +8,8 @@ import pytest
 
 from hvfuzz.abi.limits import LIMITS
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.machine.cpu import VCpu
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]
 

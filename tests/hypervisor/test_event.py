@@ -8,14 +8,14 @@ import pytest
 
 from hvfuzz.abi.limits import SELF
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import ports
-from hvfuzz.hypervisor.domains import Port, PortState
-from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.hypervisor.host import HostFault
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.hypervisor.scheduler import RunState
+from hvfuzz.hypervisor.core.domains import Port, PortState
+from hvfuzz.hypervisor.core.host import HostFault
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.hypervisor.ipc import event_channels
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
-from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]
 Audit = Callable[[Hypervisor], None]
@@ -46,8 +46,8 @@ def test_a_pair_points_both_ways(hv: Hypervisor, one: VCpu, two: VCpu, guest_cal
     guest_call(hv, two, "event.alloc", remote=0)
     port, peer = connect(hv, guest_call, one, two)
     assert (port, peer) == (0, 1)
-    assert ports.lookup(hv.domains[1], 0) == Port(PortState.CONNECTED, 2, 1)
-    assert ports.lookup(hv.domains[2], 1) == Port(PortState.CONNECTED, 1, 0)
+    assert event_channels.lookup(hv.domains[1], 0) == Port(PortState.CONNECTED, 2, 1)
+    assert event_channels.lookup(hv.domains[2], 1) == Port(PortState.CONNECTED, 1, 0)
     audit(hv)
 
 
@@ -55,9 +55,9 @@ def test_a_domain_may_be_its_own_peer(hv: Hypervisor, one: VCpu, guest_call: Gue
     assert guest_call(hv, one, "event.alloc", remote=SELF) == (Status.OK, 0)
     assert guest_call(hv, one, "event.bind", remote=SELF, port=0) == (Status.OK, 1)
     assert guest_call(hv, one, "event.send", port=1) == (Status.OK, 0)
-    assert ports.lookup(hv.domains[1], 0) == Port(PortState.CONNECTED, 1, 1, pending=True)
+    assert event_channels.lookup(hv.domains[1], 0) == Port(PortState.CONNECTED, 1, 1, pending=True)
     assert guest_call(hv, one, "event.close", port=0) == (Status.OK, 0)
-    assert ports.lookup(hv.domains[1], 1) == Port(PortState.UNBOUND, 1)
+    assert event_channels.lookup(hv.domains[1], 1) == Port(PortState.UNBOUND, 1)
 
 
 def test_only_whom_a_port_waits_for_binds_it(hv: Hypervisor, one: VCpu, two: VCpu, guest_call: GuestCall) -> None:
@@ -76,8 +76,8 @@ def test_only_whom_a_port_waits_for_binds_it(hv: Hypervisor, one: VCpu, two: VCp
 def test_events_are_sent_to_the_peer(hv: Hypervisor, one: VCpu, two: VCpu, guest_call: GuestCall) -> None:
     port, peer = connect(hv, guest_call, one, two)
     assert guest_call(hv, one, "event.send", port=port) == (Status.OK, 0)
-    assert ports.lookup(hv.domains[2], peer) == Port(PortState.CONNECTED, 1, port, pending=True)
-    assert not ports.any_pending(hv.domains[1])
+    assert event_channels.lookup(hv.domains[2], peer) == Port(PortState.CONNECTED, 1, port, pending=True)
+    assert not event_channels.any_pending(hv.domains[1])
     for unconnected in (port + 1, 64, 128, 0xFFFF_FFFF):
         assert guest_call(hv, one, "event.send", port=unconnected) == (Status.NO_PORT, 0)
     guest_call(hv, one, "event.alloc", remote=2)
@@ -90,11 +90,11 @@ def test_a_closed_ports_peer_waits_again_and_keeps_its_event(
     port, peer = connect(hv, guest_call, one, two)
     guest_call(hv, one, "event.send", port=port)
     assert guest_call(hv, one, "event.close", port=port) == (Status.OK, 0)
-    assert ports.lookup(hv.domains[1], port) is None
-    assert ports.lookup(hv.domains[2], peer) == Port(PortState.UNBOUND, 1, pending=True)
+    assert event_channels.lookup(hv.domains[1], port) is None
+    assert event_channels.lookup(hv.domains[2], peer) == Port(PortState.UNBOUND, 1, pending=True)
     assert guest_call(hv, one, "event.close", port=port) == (Status.NO_PORT, 0)
     assert guest_call(hv, one, "event.bind", remote=2, port=peer) == (Status.OK, 0)
-    assert ports.lookup(hv.domains[2], peer) == Port(PortState.CONNECTED, 1, 0, pending=True)
+    assert event_channels.lookup(hv.domains[2], peer) == Port(PortState.CONNECTED, 1, 0, pending=True)
     audit(hv)
 
 
@@ -183,5 +183,5 @@ def test_polls_on_a_closed_port_go_on(hv: Hypervisor, one: VCpu, two: VCpu, gues
 
 def test_a_bucket_that_is_not_there_cannot_be_followed(hv: Hypervisor) -> None:
     with pytest.raises(HostFault, match="null"):
-        ports.port_entry(hv.domains[1], 40)
-    assert ports.lookup(hv.domains[1], 40) is None
+        event_channels.port_entry(hv.domains[1], 40)
+    assert event_channels.lookup(hv.domains[1], 40) is None

@@ -11,14 +11,14 @@ import pytest
 from hvfuzz.abi.boot import DIRECT_MAP
 from hvfuzz.abi.limits import SELF
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.boot import guest_address
-from hvfuzz.hypervisor.domains import Grant, Mapping
-from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.hypervisor.observer import Observer
+from hvfuzz.hypervisor.core.boot import guest_address
+from hvfuzz.hypervisor.core.domains import Grant, Mapping
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.hypervisor.core.observer import Observer
+from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
-from hvfuzz.machine.cpu import VCpu
-from hvfuzz.machine.faults import GuestFault
+from hvfuzz.machine.cpu.faults import GuestFault
+from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]
 Audit = Callable[[Hypervisor], None]

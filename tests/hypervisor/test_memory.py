@@ -11,15 +11,15 @@ import pytest
 from hvfuzz.abi.boot import ARG_ARRAYS, DIRECT_MAP, WORLDS_BY_NAME, argument_page, direct_map
 from hvfuzz.abi.limits import EXCHANGE, MAX_GFN
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.boot import boot, guest_address
-from hvfuzz.hypervisor.domains import Domain
-from hvfuzz.hypervisor.frames import FrameState
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.hypervisor.observer import Observer
-from hvfuzz.hypervisor.tables import leaf_frame
+from hvfuzz.hypervisor.core.boot import boot, guest_address
+from hvfuzz.hypervisor.core.domains import Domain
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.hypervisor.core.observer import Observer
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 from hvfuzz.machine.addresses import PAGE_SHIFT, U64
-from hvfuzz.machine.cpu import VCpu
-from hvfuzz.machine.faults import GuestFault
+from hvfuzz.machine.cpu.faults import GuestFault
+from hvfuzz.machine.cpu.vcpu import VCpu
 
 Call = Callable[..., tuple[Status, int]]
 Audit = Callable[[Hypervisor], None]

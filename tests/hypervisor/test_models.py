@@ -9,19 +9,28 @@ from hypothesis import strategies as st
 from hvfuzz.abi.boot import DIRECT_MAP, FIFO_PORT, IOAPIC, MMIO_BASE, MMIO_SIZE, TIMER, WORLDS
 from hvfuzz.abi.limits import CLOCK_GRAIN, PORTS
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import ports
-from hvfuzz.hypervisor.boot import boot
-from hvfuzz.hypervisor.fifo import DRIVE_SPECIFICATION, NOT_READY, PARAMETERS, READ_ID, SIZE, WRITE_DATA, Fifo, Phase
-from hvfuzz.hypervisor.hypervisor import FIFO, MODELS, MODELS_SIZE, Hypervisor
-from hvfuzz.hypervisor.hypervisor import IOAPIC as ENTRIES
-from hvfuzz.hypervisor.ioapic import ENTRY, ID_BITS, MASKED, PINS, SELECT, VERSION_VALUE, WINDOW, IoApic
-from hvfuzz.hypervisor.scheduler import RunState
-from hvfuzz.hypervisor.timer import Register, Timer
+from hvfuzz.hypervisor.core.boot import boot
+from hvfuzz.hypervisor.core.hypervisor import FIFO, MODELS, MODELS_SIZE, Hypervisor
+from hvfuzz.hypervisor.core.hypervisor import IOAPIC as ENTRIES
+from hvfuzz.hypervisor.devices.fdc import (
+    DRIVE_SPECIFICATION,
+    NOT_READY,
+    PARAMETERS,
+    READ_ID,
+    SIZE,
+    WRITE_DATA,
+    Fifo,
+    Phase,
+)
+from hvfuzz.hypervisor.devices.ioapic import ENTRY, ID_BITS, MASKED, PINS, SELECT, VERSION_VALUE, WINDOW, IoApic
+from hvfuzz.hypervisor.devices.timer import Register, Timer
+from hvfuzz.hypervisor.ipc import event_channels
+from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, U64, Gva
 from hvfuzz.machine.clock import Clock, Cost
-from hvfuzz.machine.vmcs import RAX
-from hvfuzz.oracles.models import Floppy, Interrupts
-from hvfuzz.oracles.spec.timer import TimerModel
+from hvfuzz.machine.cpu.vmcs import RAX
+from hvfuzz.oracles.contract.spec.platform.timer import TimerModel
+from hvfuzz.oracles.exits.device_models import Floppy, Interrupts
 
 DATA, STATUS = FIFO_PORT + 5, FIFO_PORT + 4
 HOST = boot(WORLDS[3])
@@ -222,7 +231,7 @@ class TestTimer:
         assert guest_call(hv, vcpu, "sched.block") == (Status.OK, 0)
         self.exit_at(hv, hv.domains[1].timer.deadline)
         assert vcpu.runnable == RunState.RUNNABLE
-        entry = ports.lookup(hv.domains[1], 0)
+        entry = event_channels.lookup(hv.domains[1], 0)
         assert entry is not None
         assert entry.pending
 

@@ -10,13 +10,13 @@ import pytest
 
 from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_START, PT_KERNEL_GFN
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.boot import guest_address
+from hvfuzz.hypervisor.core.boot import guest_address
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.hypervisor.observer import Observer
-from hvfuzz.hypervisor.scheduler import RunState
+from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_SIZE
-from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]
 ENTRIES, STRUCTS = 0x40, 0x41

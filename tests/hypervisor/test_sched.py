@@ -9,9 +9,9 @@ import pytest
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_START
 from hvfuzz.abi.limits import TIME_SLICE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.hypervisor.scheduler import RunState
-from hvfuzz.machine.cpu import VCpu
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.hypervisor.vcpu.scheduler import RunState
+from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]
 LONG = 1 << 40

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls.time import quantised
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]
 WINDOW = 65536

@@ -9,11 +9,11 @@ import pytest
 
 from hvfuzz.abi.boot import DEVICES, MMIO_BASE, WORLDS_BY_NAME
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.boot import boot
-from hvfuzz.hypervisor.hypervisor import Hypervisor
+from hvfuzz.hypervisor.core.boot import boot
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.devices.windows import registers_of
-from hvfuzz.machine.iommu import DmaFault
+from hvfuzz.machine.devices.register_windows import registers_of
+from hvfuzz.machine.vtd.unit import DmaFault
 
 Call = Callable[..., tuple[Status, int]]
 REGISTERS = MMIO_BASE >> PAGE_SHIFT

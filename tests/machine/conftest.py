@@ -4,10 +4,10 @@ from typing import Final
 
 import pytest
 
-from hvfuzz.machine import ept, paging
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
+from hvfuzz.machine.mmu import ept, paging
 
 RAM: Final = 4 << 20
 """Hpa of guest-physical 0: the EPT maps the first 2 MiB there, page by page, all rights, write-back."""

@@ -8,21 +8,13 @@ from hypothesis import strategies as st
 
 from hvfuzz.machine.addresses import PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.machine.clock import Clock, Cost
-from hvfuzz.machine.devices.device import Device
-from hvfuzz.machine.devices.dma_engine import (
-    DMA_ENGINE_ID,
-    DONE,
-    ERROR,
-    MAX_LENGTH,
-    START,
-    DmaEngine,
-    Register,
-)
-from hvfuzz.machine.iommu import Iommu
+from hvfuzz.machine.devices.dma_engine import DMA_ENGINE_ID, DONE, ERROR, MAX_LENGTH, START, DmaEngine, Register
+from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot
-from hvfuzz.machine.vtd import FaultReason, context_entry, root_entry, source_id
+from hvfuzz.machine.vtd.legacy_mode import FaultReason, context_entry, root_entry, source_id
+from hvfuzz.machine.vtd.unit import Iommu
 
 ROOT, CONTEXTS, TOP, MIDDLE, LEAVES = 0x10000, 0x11000, 0x12000, 0x13000, 0x14000
 BDF = source_id(0, 3, 0)

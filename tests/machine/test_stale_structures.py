@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hvfuzz.machine import ept, paging
 from hvfuzz.machine.addresses import EXEC, READ, WRITE
-from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault
-from hvfuzz.machine.paging import NX, RW, US, A, D, G, P
-from hvfuzz.machine.tlb import InvpcidKind, InvvpidKind
+from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
+from hvfuzz.machine.mmu import ept, paging
+from hvfuzz.machine.mmu.paging import NX, RW, US, A, D, G, P
+from hvfuzz.machine.mmu.tlb import InvpcidKind, InvvpidKind
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Guest

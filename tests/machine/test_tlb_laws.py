@@ -18,15 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvfuzz.abi.boot import DIRECT_MAP, USER_BASE, argument_page
-from hvfuzz.machine import paging
 from hvfuzz.machine.addresses import PAGE_SHIFT, PHYSICAL_RESERVED, READ, WRITE
-from hvfuzz.machine.cpu import VCpu
-from hvfuzz.machine.ept import ADDRESS
-from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault
-from hvfuzz.machine.paging_cache import SHIFTS, CombinedTable
-from hvfuzz.machine.tlb import InvpcidKind, InvvpidKind
-from hvfuzz.oracles.walk import guest_physical, guest_virtual
-from hvfuzz.targets.emulated import EmulatedTarget, System
+from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.mmu import paging
+from hvfuzz.machine.mmu.ept import ADDRESS
+from hvfuzz.machine.mmu.paging_cache import SHIFTS, CombinedTable
+from hvfuzz.machine.mmu.tlb import InvpcidKind, InvvpidKind
+from hvfuzz.oracles.shadow.guest_walk import guest_physical, guest_virtual
+from hvfuzz.targets.emulated.emulated import EmulatedTarget, System
 
 PAGES = (DIRECT_MAP + 0x40000, DIRECT_MAP + 0x41000, DIRECT_MAP + 0x60000, USER_BASE, argument_page(0))
 ACCESSES = st.tuples(st.sampled_from(PAGES), st.sampled_from([0, 8, 0xFF8]), st.sampled_from([READ, WRITE]))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvfuzz.machine.devices.uart import (
+from hvfuzz.hypervisor.devices.uart import (
     FCR_CLEAR_RECEIVER,
     FCR_ENABLE,
     IER_LINE_STATUS,

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from hvfuzz.machine.addresses import PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.machine.clock import Clock
-from hvfuzz.machine.devices.device import Device
-from hvfuzz.machine.devices.virtio import (
+from hvfuzz.machine.devices.pci_function import Device
+from hvfuzz.machine.devices.virtio.blk import SECTOR, SECTORS, SERIAL, VirtioBlk
+from hvfuzz.machine.devices.virtio.net import CONFIG, HEADER, MAX_FRAME, RECEIVED, VirtioNet
+from hvfuzz.machine.devices.virtio.transport import (
     COMMON_FEATURES,
     DRIVER_OK,
     EVENT_IDX,
@@ -26,13 +28,11 @@ from hvfuzz.machine.devices.virtio import (
     Register,
     VirtioDevice,
 )
-from hvfuzz.machine.devices.virtio_blk import SECTOR, SECTORS, SERIAL, VirtioBlk
-from hvfuzz.machine.devices.virtio_net import CONFIG, HEADER, MAX_FRAME, RECEIVED, VirtioNet
-from hvfuzz.machine.devices.virtqueue import INDIRECT, MAX_SIZE, NEXT
-from hvfuzz.machine.devices.virtqueue import WRITE as F_WRITE
-from hvfuzz.machine.iommu import Iommu
+from hvfuzz.machine.devices.virtio.virtqueue import INDIRECT, MAX_SIZE, NEXT
+from hvfuzz.machine.devices.virtio.virtqueue import WRITE as F_WRITE
 from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.machine.vtd import context_entry, root_entry, source_id
+from hvfuzz.machine.vtd.legacy_mode import context_entry, root_entry, source_id
+from hvfuzz.machine.vtd.unit import Iommu
 
 ROOT, CONTEXTS, TOP, MIDDLE, LEAVES = 0x10000, 0x11000, 0x12000, 0x13000, 0x14000
 BDF = source_id(0, 6, 0)

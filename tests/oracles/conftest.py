@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.interpreter import HostBusy, HostStopped, Interpreter
-from hvfuzz.guest.ops import catalogue
-from hvfuzz.guest.program import Op, Program
-from hvfuzz.guest.text import parse
-from hvfuzz.guest.trace import Outcome, Trace
-from hvfuzz.hypervisor.boot import boot, guest_address
+from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.guest.program.program import Op, Program
+from hvfuzz.guest.run.interpreter import HostBusy, HostStopped, Interpreter
+from hvfuzz.guest.run.trace import Outcome, Trace
+from hvfuzz.hypervisor.core.boot import boot, guest_address
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.cpu import VCpu
+from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.snapshot import Snapshot
-from hvfuzz.oracles.change import DMA
-from hvfuzz.oracles.suite import OracleSuite
+from hvfuzz.oracles.framework.suite import OracleSuite
+from hvfuzz.oracles.shadow.changes import DMA
 
 CATALOGUE = catalogue(ABI)
 

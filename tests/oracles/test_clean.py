@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.generation import generate
-from hvfuzz.guest.mutation import mutate
-from hvfuzz.guest.ops import catalogue
+from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.mutate.mutation import mutate
+from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
 CATALOGUE = catalogue(ABI)

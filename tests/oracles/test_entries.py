@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.hypervisor.stage2 import Stage2
+from hvfuzz.hypervisor.memory.stage2 import Stage2
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.ept import EPTP_ACCESSED_DIRTY, LARGE, RIGHTS
-from hvfuzz.machine.vtd import FPD, SL_SNOOP, SL_TRANSIENT, TT_SHIFT, TranslationType
-from hvfuzz.oracles.change import ADDRESS, DMA
+from hvfuzz.machine.mmu.ept import EPTP_ACCESSED_DIRTY, LARGE, RIGHTS
+from hvfuzz.machine.vtd.legacy_mode import FPD, SL_SNOOP, SL_TRANSIENT, TT_SHIFT, TranslationType
+from hvfuzz.oracles.shadow.changes import ADDRESS, DMA
 
 MAP = "device.dma_map(dom1, iova=0x5000, gfn=0x40, count=1, rights=R|W)"
 SPLIT = (

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hvfuzz.bugs import Bug, find_bug
-from hvfuzz.guest.text import parse
-from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.guest.format.text import parse
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
 
 FAULTS = sorted(Path(__file__).with_name("faults").glob("*.py"))
 
@@ -35,8 +35,8 @@ def test_the_fault_is_seen_and_the_clean_build_is_silent(path: Path, clean: Emul
 
 def test_they_are_many_and_of_all_parts() -> None:
     bugs = [find_bug(str(path)) for path in FAULTS]
-    parts = {bug.replaces.partition(":")[0].removeprefix("hvfuzz.hypervisor.") for bug in bugs}
+    parts = {bug.replaces.partition(":")[0].rpartition(".")[2] for bug in bugs}
     assert len({bug.name for bug in bugs}) == len(FAULTS) >= 150
-    assert {"access", "allocator", "dispatch", "exits", "grants", "iommu", "scheduler", "stage2", "steps"} <= parts
+    assert {"guest_access", "allocator", "dispatch", "exits", "grants", "dma", "scheduler", "stage2", "steps"} <= parts
     oracles = {bug.findings[0].partition("/")[0] for bug in bugs}
     assert {"exits", "fetch", "host_memory", "ownership", "recount", "secrets", "specification", "stale"} <= oracles

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.hypervisor import access, dispatch, steps
+from hvfuzz.hypervisor.core import dispatch
 from hvfuzz.hypervisor.hypercalls import memory, multicall
+from hvfuzz.hypervisor.memory import guest_access, steps
 from hvfuzz.machine.addresses import U64
 
 DIRECT = 0xFFFF_8800_0000_0000
@@ -30,7 +31,7 @@ def refuse_crossing(hv: Any, vcpu: Any, gva: int, size: int) -> bytes | None:
     """Ranges that cross a page are refused."""
     if size and (gva ^ gva + size - 1) >> 12:
         return None
-    return access.raw_copy_from_guest(hv, vcpu, gva, size) if access.guest_range_ok(gva, size) else None
+    return guest_access.raw_copy_from_guest(hv, vcpu, gva, size) if guest_access.guest_range_ok(gva, size) else None
 
 
 def only_the_upper_half(hv: Any, vcpu: Any, gva: int, wanted: int) -> int | None:
@@ -38,7 +39,7 @@ def only_the_upper_half(hv: Any, vcpu: Any, gva: int, wanted: int) -> int | None
     return None if gva < 1 << 47 else TRANSLATE(hv, vcpu, gva, wanted)
 
 
-TRANSLATE = access.translate_for
+TRANSLATE = guest_access.translate_for
 
 
 @pytest.mark.parametrize("target", ["out=" + hex(DIRECT + 0x41000), "out=" + hex(DIRECT + 0x40FFC)])
@@ -95,7 +96,7 @@ CALL = f"multicall(dom1, entries={DIRECT + 0x40000}, count=1)"
 def unchecked(self: multicall.Multicall, hv: Any, caller: Any, vcpu: Any) -> Any:
     """That the entries can be written is not checked."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(access, "writable", lambda *_: True)
+        patch.setattr(guest_access, "writable", lambda *_: True)
         return CHECK(self, hv, caller, vcpu)
 
 
@@ -118,7 +119,7 @@ def test_batch_that_cannot_be_written(spec: Any, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("spurious", [False, True])
 def test_batch_that_faults_on_the_way(spec: Any, monkeypatch: pytest.MonkeyPatch, spurious: bool) -> None:
     if spurious:
-        monkeypatch.setattr(access, "copy_to_guest", lambda *_: False)
+        monkeypatch.setattr(guest_access, "copy_to_guest", lambda *_: False)
     spec.run(*BATCH, CALL)
     assert identities(spec) == (["status/multicall"] if spurious else [])
 
@@ -142,12 +143,12 @@ def test_batch_whose_outcome_is_half_written(spec: Any, monkeypatch: pytest.Monk
     assert spec.run(*lines).outcomes[-1].status == FAULT
     assert identities(spec) == []
     spec.restore()
-    monkeypatch.setattr(access, "raw_copy_to_guest", page_by_page)
+    monkeypatch.setattr(guest_access, "raw_copy_to_guest", page_by_page)
     assert spec.run(*lines).outcomes[-1].status == FAULT
     assert identities(spec) == ["written/multicall"]
 
 
-RAW = access.raw_copy_to_guest
+RAW = guest_access.raw_copy_to_guest
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_fault_where_the_guest_has_a_way(spec: Any, monkeypatch: pytest.MonkeyPa
     spec.run(line)
     assert identities(spec) == []
     spec.restore()
-    monkeypatch.setattr(access, "translate_for", only_the_upper_half)
+    monkeypatch.setattr(guest_access, "translate_for", only_the_upper_half)
     assert spec.run(line).outcomes[0].status == FAULT
     assert identities(spec) == [identity]
 
@@ -182,7 +183,7 @@ def test_struct_across_pages(spec: Any, monkeypatch: pytest.MonkeyPatch, gva: in
     spec.run(*lines)
     assert identities(spec) == []
     spec.restore()
-    monkeypatch.setattr(access, "copy_from_guest", refuse_crossing)
+    monkeypatch.setattr(guest_access, "copy_from_guest", refuse_crossing)
     spec.run(*lines)
     crossing = gva & 4095 > 4088
     assert identities(spec) == (["dispatch/discovery.limits"] if crossing else [])
@@ -199,7 +200,7 @@ def test_struct_of_the_second_entry(spec: Any, monkeypatch: pytest.MonkeyPatch) 
     spec.run(*lines)
     assert identities(spec) == []
     spec.restore()
-    monkeypatch.setattr(dispatch.access, "translate_for", only_the_upper_half)
+    monkeypatch.setattr(dispatch.guest_access, "translate_for", only_the_upper_half)
     spec.run(*lines)
     assert identities(spec) == ["dispatch/discovery.limits"]
 

@@ -25,13 +25,13 @@ FORBIDDEN = (
     ("hvfuzz/hypervisor/", "hvfuzz.guest"),
     ("hvfuzz/machine/", "hvfuzz.guest"),
     ("hvfuzz/abi/", "hvfuzz.references"),
-    ("hvfuzz/oracles/spec/", "hvfuzz.hypervisor"),
+    ("hvfuzz/oracles/contract/spec/", "hvfuzz.hypervisor"),
 )
 #: Heavy packages, and the only file of hvfuzz/ that may import each.
 ONLY_IN = {
     "atheris": "hvfuzz/engines/atheris.py",
     "hypothesis": "hvfuzz/engines/hypothesis.py",
-    "unicorn": "hvfuzz/references/unicorn.py",
+    "unicorn": "hvfuzz/references/stage1/unicorn.py",
 }
 
 
@@ -76,14 +76,14 @@ def test_file_imports_only_what_its_layer_may(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("hvfuzz/machine/cpu.py", "from hvfuzz.hypervisor.frames import FrameTable"),
-        ("hvfuzz/machine/cpu.py", "import hvfuzz.guest.ops"),
-        ("hvfuzz/machine/cpu.py", "from ..abi import kinds"),
-        ("hvfuzz/hypervisor/access.py", "from hvfuzz.guest.program import Op"),
-        ("hvfuzz/oracles/spec/grant.py", "from hvfuzz.hypervisor import domains"),
+        ("hvfuzz/machine/cpu/vcpu.py", "from hvfuzz.hypervisor.memory.frames import FrameTable"),
+        ("hvfuzz/machine/cpu/vcpu.py", "import hvfuzz.guest.program.ops"),
+        ("hvfuzz/machine/cpu/vcpu.py", "from ...abi import kinds"),
+        ("hvfuzz/hypervisor/memory/guest_access.py", "from hvfuzz.guest.program.program import Op"),
+        ("hvfuzz/oracles/contract/spec/calls/grant.py", "from hvfuzz.hypervisor.core import domains"),
         ("hvfuzz/engines/random.py", "import atheris"),
-        ("hvfuzz/guest/generation.py", "from hypothesis import strategies"),
-        ("hvfuzz/targets/emulated.py", "from hvfuzz.cli import main"),
+        ("hvfuzz/guest/generate/generation.py", "from hypothesis import strategies"),
+        ("hvfuzz/targets/emulated/emulated.py", "from hvfuzz.cli import main"),
     ],
 )
 def test_the_rule_sees_a_breach(path: str, source: str) -> None:

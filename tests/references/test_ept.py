@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.machine import core, ept, paging, second_stage
-from hvfuzz.machine.accesses import Accesses
-from hvfuzz.machine.mmu import Mmu
-from hvfuzz.machine.second_stage import STAGE_1, SecondStage
-from hvfuzz.references.ept import batch, bochs
+from hvfuzz.machine.cpu import core
+from hvfuzz.machine.cpu.accesses import Accesses
+from hvfuzz.machine.mmu import ept, ept_walk, paging
+from hvfuzz.machine.mmu.ept_walk import STAGE_1, SecondStage
+from hvfuzz.machine.mmu.stage1 import Mmu
+from hvfuzz.references.ept import bochs, disk_image
 from hvfuzz.references.ept.boundary import boundary_cases
 from hvfuzz.references.ept.case import Case, Kind, Stop
+from hvfuzz.references.ept.case_builder import EPT_TABLES_BIT
 from hvfuzz.references.ept.comparison import Answered, Judge, ask
-from hvfuzz.references.ept.draft import EPT_TABLES_BIT
-from hvfuzz.references.ept.layout import MEMORY, NAMES, REGION, REGION_SIZE, WATCHED, tables
+from hvfuzz.references.ept.memory_map import MEMORY, NAMES, REGION, REGION_SIZE, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import EXPLAINING, QUIRKS
 from hvfuzz.references.ept.sampling import sample
@@ -118,10 +119,10 @@ FAULTS: list[tuple[str, Owner, str, str, str]] = [
         "_, every, some_nx, level = start",
         "_, _, some_nx, level = start\n        every = 6",
     ),
-    ("the rights are not reported", second_stage, "_qualify", "| rights << 3", ""),
-    ("the access is not reported", second_stage, "_qualify", "access & (READ | WRITE | EXEC) |", ""),
-    ("the linear address is never valid", second_stage, "_qualify", "if gva is not None:", "if False:"),
-    ("references to guest tables are not told from pages", second_stage, "_qualify", "if not walking:", "if True:"),
+    ("the rights are not reported", ept_walk, "_qualify", "| rights << 3", ""),
+    ("the access is not reported", ept_walk, "_qualify", "access & (READ | WRITE | EXEC) |", ""),
+    ("the linear address is never valid", ept_walk, "_qualify", "if gva is not None:", "if False:"),
+    ("references to guest tables are not told from pages", ept_walk, "_qualify", "if not walking:", "if True:"),
     ("guest tables get no accessed flag", Mmu, "_walk", "if not entry & paging.A:", "if False:"),
     ("guest reads set the dirty flag", Mmu, "_walk", "paging.D if access & WRITE", "paging.D if access"),
     ("references to guest tables are accesses to pages", Mmu, "_walk", "READ, gva, True)", "READ, gva, False)"),
@@ -199,7 +200,7 @@ def test_cases_keep_to_the_region_or_to_no_memory_at_all(model: Model, source: s
         for stage, _, table, _, entry in mmu.record:
             is_over_ept = stage == STAGE_1 and table < REGION + (1 << EPT_TABLES_BIT)
             assert not (is_over_ept and entry & paging.P), f"guest flags would go to EPT tables: {case}"
-        assert len(model.stored) <= batch.STORED
+        assert len(model.stored) <= disk_image.STORED
     mmu.record = None
 
 
@@ -239,9 +240,9 @@ def test_a_case_says_what_it_is() -> None:
 def written() -> tuple[bytearray, list[tuple[Case, tuple[int, ...]]]]:
     """Results of two cases as the stub writes them, and the cases."""
     questions = [(Case("first", Kind.LOAD), ()), (Case("second", Kind.STORE), (REGION,))]
-    disk, results = batch.encode_disk(b"stub", tables(b""), questions)
-    data = bytearray(disk[results * batch.SECTOR :])
-    assert data[:8] == batch.UNWRITTEN
+    disk, results = disk_image.encode_disk(b"stub", tables(b""), questions)
+    data = bytearray(disk[results * disk_image.SECTOR :])
+    assert data[:8] == disk_image.UNWRITTEN
     data[:8] = bytes(8)
     for number in (0, 1):
         put(data, number, 0, number + 1)
@@ -253,7 +254,7 @@ def written() -> tuple[bytearray, list[tuple[Case, tuple[int, ...]]]]:
 
 def put(data: bytearray, case: int, word: int, value: int) -> None:
     """Write a word of a result."""
-    at = batch.SECTOR + (case * (11 + len(WATCHED)) + word) * 8
+    at = disk_image.SECTOR + (case * (11 + len(WATCHED)) + word) * 8
     data[at : at + 8] = value.to_bytes(8, "little")
 
 
@@ -261,7 +262,7 @@ Written = tuple[bytearray, list[tuple[Case, tuple[int, ...]]]]
 
 
 def test_results_are_read(written: Written) -> None:
-    first, second = batch.decode_results(*written)
+    first, second = disk_image.decode_results(*written)
     assert (first.stop, first.rax, first.memory[0], len(first.memory)) == (Stop.VMCALL, 0x77, 0x99, len(WATCHED))
     assert len(second.memory) == len(WATCHED) + 1
 
@@ -275,7 +276,7 @@ def test_what_the_manual_leaves_undefined_is_not_read(written: Written) -> None:
     for stop in (Stop.VMCALL, Stop.EXCEPTION, Stop.EPT_VIOLATION, Stop.EPT_MISCONFIGURATION):
         put(data, 0, 2, stop)
         put(data, 1, 2, stop)
-        ends[stop] = [outcome[3:] for outcome in batch.decode_results(data, questions)]
+        ends[stop] = [outcome[3:] for outcome in disk_image.decode_results(data, questions)]
     assert ends == {
         Stop.VMCALL: [(0, 0, 0, 0, 0, 0)] * 2,
         Stop.EXCEPTION: [(14, 5, 0x81, 0, 0, 0), (14, 0, 1, 0, 0, 0)],
@@ -295,34 +296,34 @@ def test_what_the_manual_leaves_undefined_is_not_read(written: Written) -> None:
 def test_a_result_that_cannot_be_is_told_in_one_line(written: Written, word: int, value: int, message: str) -> None:
     put(written[0], 1, word, value)
     with pytest.raises(ReferenceError, match=message):
-        batch.decode_results(*written)
+        disk_image.decode_results(*written)
 
 
 def test_a_stub_that_fails_says_at_which_step(written: Written) -> None:
     written[0][:8] = (3).to_bytes(8, "little")
     with pytest.raises(ReferenceError, match="step 3"):
-        batch.decode_results(*written)
+        disk_image.decode_results(*written)
 
 
-@pytest.mark.parametrize(("name", "room"), [("RESULTS", batch.CASES), ("REGION", batch.RESULTS)])
+@pytest.mark.parametrize(("name", "room"), [("RESULTS", disk_image.CASES), ("REGION", disk_image.RESULTS)])
 def test_no_batch_outgrows_its_memory(monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> None:
-    monkeypatch.setattr(batch, name, room + 4096)
-    batch.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.LOAD), ())])
+    monkeypatch.setattr(disk_image, name, room + 4096)
+    disk_image.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.LOAD), ())])
     with pytest.raises(ValueError, match="too many"):
-        batch.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.LOAD), ())] * 30)
+        disk_image.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.LOAD), ())] * 30)
 
 
 def test_a_case_stores_to_few_words_and_the_stub_is_small() -> None:
     with pytest.raises(ValueError, match="stores to 3 words"):
-        batch.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.STORE), (REGION, REGION + 8, REGION + 16))])
+        disk_image.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.STORE), (REGION, REGION + 8, REGION + 16))])
     with pytest.raises(ValueError, match="the stub has 16385 bytes"):
-        batch.encode_disk(bytes(16385), tables(b""), [])
+        disk_image.encode_disk(bytes(16385), tables(b""), [])
 
 
 # ------------------------------------------------- Bochs as a process
 
 
-DISK = bytes(2 * batch.SECTOR - len(batch.UNWRITTEN)) + batch.UNWRITTEN
+DISK = bytes(2 * disk_image.SECTOR - len(disk_image.UNWRITTEN)) + disk_image.UNWRITTEN
 
 
 @pytest.fixture
@@ -351,14 +352,14 @@ def is_gone(pid: Path) -> bool:
 
 def test_the_disk_goes_in_and_comes_out(fake_bochs: Callable[[str], Path]) -> None:
     scratch = fake_bochs("printf RESULTS. | dd of=disk.img bs=512 seek=1 conv=notrunc; test -t 0")
-    assert bochs.run(DISK, 1, 60) == b"RESULTS." + DISK[batch.SECTOR + 8 :]
+    assert bochs.run(DISK, 1, 60) == b"RESULTS." + DISK[disk_image.SECTOR + 8 :]
     assert list(scratch.iterdir()) == []
 
 
 def test_a_bochs_that_dies_is_told_in_one_line(fake_bochs: Callable[[str], Path]) -> None:
     scratch = fake_bochs("echo noise; echo '00000p[CPU0 ] >>PANIC<< exception(): 3rd (13)' > log; exit 3")
     with pytest.raises(ReferenceError, match=r"^bochs ended \(3\) without results: 0.*3rd \(13\)$"):
-        bochs.run(DISK[: batch.SECTOR] + batch.UNWRITTEN, 1, 60)
+        bochs.run(DISK[: disk_image.SECTOR] + disk_image.UNWRITTEN, 1, 60)
     assert list(scratch.iterdir()) == []
 
 

@@ -36,10 +36,10 @@ class Fault(NamedTuple):
 
 FAULTS = (
     # Which bits are looked at.
-    Fault("present", "mmu", "if not entry & paging.P:", "if not entry & (paging.P | paging.RW):"),
-    Fault("the PML4E may have PS", "paging", "PHYSICAL_RESERVED | PS", "PHYSICAL_RESERVED"),
-    Fault("bit 13 of a 1 GiB leaf", "paging", "((1 << 30) - (1 << 13))", "((1 << 30) - (1 << 14))"),
-    Fault("bit 12 of a 2 MiB leaf is PAT", "paging", "((1 << 21) - (1 << 13))", "((1 << 21) - (1 << 12))"),
+    Fault("present", "mmu.stage1", "if not entry & paging.P:", "if not entry & (paging.P | paging.RW):"),
+    Fault("the PML4E may have PS", "mmu.paging", "PHYSICAL_RESERVED | PS", "PHYSICAL_RESERVED"),
+    Fault("bit 13 of a 1 GiB leaf", "mmu.paging", "((1 << 30) - (1 << 13))", "((1 << 30) - (1 << 14))"),
+    Fault("bit 12 of a 2 MiB leaf is PAT", "mmu.paging", "((1 << 21) - (1 << 13))", "((1 << 21) - (1 << 12))"),
     Fault("bit 51", "addresses", "((1 << 52) - 1) & ~((1 << MAXPHYADDR)", "((1 << 51) - 1) & ~((1 << MAXPHYADDR)"),
     Fault(
         "bit 39 of an address",
@@ -47,53 +47,63 @@ FAULTS = (
         "FRAME_ADDRESS: Final = ((1 << MAXPHYADDR)",
         "FRAME_ADDRESS: Final = ((1 << 39)",
     ),
-    Fault("NX without NXE", "mmu", "no_nx = 0 if vcpu.efer & paging.EFER_NXE else paging.NX", "no_nx = 0"),
-    Fault("ordinary entries may have NX", "mmu", "paging.PS | paging.NX | _ORDINARY", "paging.PS | _ORDINARY"),
+    Fault("NX without NXE", "mmu.stage1", "no_nx = 0 if vcpu.efer & paging.EFER_NXE else paging.NX", "no_nx = 0"),
+    Fault("ordinary entries may have NX", "mmu.stage1", "paging.PS | paging.NX | _ORDINARY", "paging.PS | _ORDINARY"),
     # Which rights are needed.
-    Fault("WP", "mmu", "not writable and (user or vcpu.cr0 & paging.CR0_WP)", "not writable and user"),
-    Fault("upper NX", "mmu", "some_nx |= entry & paging.NX", "some_nx = entry & paging.NX"),
+    Fault("WP", "mmu.stage1", "not writable and (user or vcpu.cr0 & paging.CR0_WP)", "not writable and user"),
+    Fault("upper NX", "mmu.stage1", "some_nx |= entry & paging.NX", "some_nx = entry & paging.NX"),
     Fault(
         "upper rights",
-        "mmu",
+        "mmu.stage1",
         "            every &= entry\n            some",
         "            every = entry\n            some",
     ),
-    Fault("SMAP for fetches", "mmu", "if access & EXEC:", "if False:"),
-    Fault("AC", "mmu", " and not vcpu.regs[RFLAGS] & paging.RFLAGS_AC", ""),
-    Fault("user bit", "mmu", "(not user_page if user else user_page and", "(user_page and"),
+    Fault("SMAP for fetches", "mmu.stage1", "if access & EXEC:", "if False:"),
+    Fault("AC", "mmu.stage1", " and not vcpu.regs[RFLAGS] & paging.RFLAGS_AC", ""),
+    Fault("user bit", "mmu.stage1", "(not user_page if user else user_page and", "(user_page and"),
     # What a fault says.
     Fault(
         "error code I",
-        "mmu",
+        "mmu.stage1",
         "(vcpu.efer & paging.EFER_NXE or vcpu.cr4 & paging.CR4_SMEP)",
         "vcpu.efer & paging.EFER_NXE",
     ),
-    Fault("error code RSVD", "mmu", "user, _CODE_P | _CODE_RSVD)", "user, _CODE_RSVD)"),
+    Fault("error code RSVD", "mmu.stage1", "user, _CODE_P | _CODE_RSVD)", "user, _CODE_RSVD)"),
     Fault(
         "error code U",
-        "mmu",
+        "mmu.stage1",
         "        if user:\n            code |=",
         "        if user and not code:\n            code |=",
     ),
     Fault(
         "CR2 is the page",
-        "mmu",
+        "mmu.stage1",
         "raise GuestFault(_PF, code, gva)",
         "raise GuestFault(_PF, code, gva & ~PAGE_MASK)",
     ),
-    Fault("CR2 of #GP", "core", "if fault.vector == Vector.PF:", "if True:"),
+    Fault("CR2 of #GP", "cpu.core", "if fault.vector == Vector.PF:", "if True:"),
     Fault("canonical", "addresses", "top = address >> 47", "top = address >> 48 << 1 | address >> 48 & 1"),
     # Which flags are set, and when.
-    Fault("accessed in tables", "mmu", "if not entry & paging.A:", "if not entry & (paging.A | paging.US):"),
-    Fault("dirty by reads", "mmu", "(paging.D if access & WRITE else 0)", "paging.D"),
+    Fault("accessed in tables", "mmu.stage1", "if not entry & paging.A:", "if not entry & (paging.A | paging.US):"),
+    Fault("dirty by reads", "mmu.stage1", "(paging.D if access & WRITE else 0)", "paging.D"),
     Fault(
-        "dirty before rights", "mmu", "            if not entry & paging.A:\n", "            if not entry & paging.D:\n"
+        "dirty before rights",
+        "mmu.stage1",
+        "            if not entry & paging.A:\n",
+        "            if not entry & paging.D:\n",
     ),
-    Fault("flags of the leaf", "mmu", "        if wanted != entry:", "        if wanted != entry and level == 1:"),
-    Fault("flags of a 1 GiB page", "mmu", "        if wanted != entry:", "        if wanted != entry and level < 3:"),
+    Fault(
+        "flags of the leaf", "mmu.stage1", "        if wanted != entry:", "        if wanted != entry and level == 1:"
+    ),
+    Fault(
+        "flags of a 1 GiB page",
+        "mmu.stage1",
+        "        if wanted != entry:",
+        "        if wanted != entry and level < 3:",
+    ),
     Fault(
         "accessed by faults",
-        "mmu",
+        "mmu.stage1",
         "            if leaf:\n",
         "            if leaf and level == 3:\n"
         "                self._set_flags(eptp, entry_gpa, gva, entry, entry | paging.A)\n"
@@ -102,47 +112,59 @@ FAULTS = (
     # Where it leads.
     Fault(
         "offset in a 1 GiB page",
-        "mmu",
+        "mmu.stage1",
         "(gva & ((1 << shift) - 1) & ~PAGE_MASK)",
         "(gva & ((1 << min(shift, 29)) - 1) & ~PAGE_MASK)",
     ),
-    Fault("index", "mmu", "table | (gva >> shift & 511) << 3", "table | (gva >> shift & 255) << 3"),
+    Fault("index", "mmu.stage1", "table | (gva >> shift & 511) << 3", "table | (gva >> shift & 255) << 3"),
     Fault(
         "where no memory answers",
-        "mmu",
+        "mmu.stage1",
         "entry = words[hpa >> 3] if hpa < size else U64",
         "entry = words[hpa >> 3] if hpa < size else 0",
     ),
     # What the TLB remembers.
-    Fault("TLB: clean pages are writable", "mmu", "if not (writable and wanted & paging.D):", "if not writable:"),
+    Fault(
+        "TLB: clean pages are writable", "mmu.stage1", "if not (writable and wanted & paging.D):", "if not writable:"
+    ),
     Fault(
         "TLB: read-only pages are writable",
-        "mmu",
+        "mmu.stage1",
         "if not (writable and wanted & paging.D):",
         "if not wanted & paging.D:",
     ),
     Fault(
         "TLB: executable",
-        "mmu",
+        "mmu.stage1",
         "        if some_nx:\n            rights &= ~EXEC",
         "        if False:\n            rights &= ~EXEC",
     ),
-    Fault("TLB: SMAP", "mmu", "(entry[2] is user or (not user and not", "(entry[2] is user or (not user or not"),
-    Fault("flags of CR3", "mmu", "table = vcpu.cr3 & paging.ADDRESS", "table = vcpu.cr3 & ~7"),
-    Fault("PAT of a 2 MiB page", "mmu", "paging.ADDRESS & ~((1 << 21) - 1)", "paging.ADDRESS"),
+    Fault("TLB: SMAP", "mmu.stage1", "(entry[2] is user or (not user and not", "(entry[2] is user or (not user or not"),
+    Fault("flags of CR3", "mmu.stage1", "table = vcpu.cr3 & paging.ADDRESS", "table = vcpu.cr3 & ~7"),
+    Fault("PAT of a 2 MiB page", "mmu.stage1", "paging.ADDRESS & ~((1 << 21) - 1)", "paging.ADDRESS"),
     # What the paging-structure caches remember.
     Fault(
         "cached tables: rights above",
-        "mmu",
+        "mmu.stage1",
         "_, table, _, every, some_nx, level = start",
         "_, table, _, _, some_nx, level, every = *start, paging.RW | paging.US",
     ),
-    Fault("cached tables: NX above", "mmu", "every, some_nx, level + 1))", "every, 0, level + 1))"),
-    Fault("cached tables: where", "mmu", "tables.append((seen[0], table,", "tables.append((seen[0] ^ 0x1000, table,"),
-    Fault("cached tables: of a level too low", "mmu", "levels = _BELOW[level]", "levels = _BELOW[max(level - 1, 2)]"),
+    Fault("cached tables: NX above", "mmu.stage1", "every, some_nx, level + 1))", "every, 0, level + 1))"),
+    Fault(
+        "cached tables: where",
+        "mmu.stage1",
+        "tables.append((seen[0], table,",
+        "tables.append((seen[0] ^ 0x1000, table,",
+    ),
+    Fault(
+        "cached tables: of a level too low",
+        "mmu.stage1",
+        "levels = _BELOW[level]",
+        "levels = _BELOW[max(level - 1, 2)]",
+    ),
     # Operands that cross a page.
-    Fault("second page", "accesses", "second = (gva + first) & U64", "second = gva + first"),
-    Fault("second page, first piece", "accesses", "first = min(size, PAGE_SIZE - offset)", "first = size"),
+    Fault("second page", "cpu.accesses", "second = (gva + first) & U64", "second = gva + first"),
+    Fault("second page, first piece", "cpu.accesses", "first = min(size, PAGE_SIZE - offset)", "first = size"),
 )
 
 
@@ -156,7 +178,7 @@ class _FaultyImport(MetaPathFinder, Loader):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != self._name or path is None:
             return None
-        file = Path(path[0]) / f"{self._fault.module}.py"
+        file = Path(path[0]) / f"{name.rpartition('.')[2]}.py"
         return importlib.util.spec_from_file_location(name, file, loader=self)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -172,7 +194,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
 
     def plant_one(fault: Fault) -> None:
         for name, module in list(sys.modules.items()):
-            if name.startswith(("hvfuzz.machine", "hvfuzz.references.stage1", "hvfuzz.references.unicorn")):
+            if name.startswith(("hvfuzz.machine", "hvfuzz.references.stage1", "hvfuzz.references.stage1.unicorn")):
                 parent, _, child = name.rpartition(".")
                 monkeypatch.setattr(f"{parent}.{child}", module)  # The same one, again when the test is over.
                 monkeypatch.delitem(sys.modules, name)

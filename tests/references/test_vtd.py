@@ -17,19 +17,19 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.machine import vtd, vtd_queue
-from hvfuzz.machine.iommu import Iommu
-from hvfuzz.machine.vtd_faults import EventMessage, FaultLog, FaultRecord
-from hvfuzz.machine.vtd_queue import InvalidationQueue
-from hvfuzz.machine.vtd_registers import VtdRegisters
-from hvfuzz.machine.vtd_tables import VtdTables
+from hvfuzz.machine.vtd import invalidation_queue, legacy_mode
+from hvfuzz.machine.vtd.fault_log import EventMessage, FaultLog, FaultRecord
+from hvfuzz.machine.vtd.invalidation_queue import InvalidationQueue
+from hvfuzz.machine.vtd.remapping_registers import VtdRegisters
+from hvfuzz.machine.vtd.unit import Iommu
+from hvfuzz.machine.vtd.walker import VtdTables
 from hvfuzz.references.reference import ReferenceError, Report
 from hvfuzz.references.vtd import REFERENCE
-from hvfuzz.references.vtd.bends import BENDS
+from hvfuzz.references.vtd.cases.probe_faults import BENDS
+from hvfuzz.references.vtd.cases.single_faults import singles
 from hvfuzz.references.vtd.comparison import WIDTHS, cases_of
 from hvfuzz.references.vtd.qemu import Qemu, version
-from hvfuzz.references.vtd.shadow import Cached, IotlbShadow
-from hvfuzz.references.vtd.singles import singles
+from hvfuzz.references.vtd.qemu_caches import Cached, IotlbShadow
 
 pytestmark = pytest.mark.ref_vtd
 
@@ -53,9 +53,9 @@ MUTATIONS: list[Mutation] = [
     (39, VtdTables.context, "(CONTEXT_LOW_RESERVED | self._host_reserved)", "CONTEXT_LOW_RESERVED"),
     (39, VtdTables.context, "WIDTH_OF_LEVELS[levels] > self.guest_width", "WIDTH_OF_LEVELS[levels] > 48"),
     (48, VtdTables.context, "bdf & 0xFF", "bdf & 0xF8 ^ 8"),
-    (48, vtd.table_reserved, "top = common | SL_PAGE_SIZE", "top = common"),
-    (39, vtd.table_reserved, "(1 << 30) - PAGE_SIZE", "(1 << 29) - PAGE_SIZE"),
-    (48, vtd.beyond_host, "(1 << width) - 1", "(1 << width + 1) - 1"),
+    (48, legacy_mode.table_reserved, "top = common | SL_PAGE_SIZE", "top = common"),
+    (39, legacy_mode.table_reserved, "(1 << 30) - PAGE_SIZE", "(1 << 29) - PAGE_SIZE"),
+    (48, legacy_mode.beyond_host, "(1 << width) - 1", "(1 << width + 1) - 1"),
     (48, Iommu.translate, "iova >> WIDTH_OF_LEVELS[levels]", "iova >> WIDTH_OF_LEVELS[levels] + 1"),
     (39, Iommu.translate, "iova >> 20 == INTERRUPT_RANGE", "iova >> 21 == INTERRUPT_RANGE >> 1"),
     (39, Iommu.translate, "tt is TranslationType.PASS_THROUGH", "tt is None"),
@@ -64,8 +64,8 @@ MUTATIONS: list[Mutation] = [
     (39, Iommu.invalidate_iotlb, "iova >> PAGE_SHIFT + order", "iova >> PAGE_SHIFT"),
     (39, Iommu.invalidate_iotlb, "iotlb.pop((did, iova >> PAGE_SHIFT), None)", "pass"),
     (39, Iommu.invalidate_context, "cache[key].did == did", "cache[key].did != did"),
-    (39, vtd_queue.perform_context, "FUNCTION_BITS[function_mask]", "FUNCTION_BITS[3 - function_mask]"),
-    (39, vtd_queue.perform_iotlb, "order <= MOST_ADDRESS_MASK", "order <= 63"),
+    (39, invalidation_queue.perform_context, "FUNCTION_BITS[function_mask]", "FUNCTION_BITS[3 - function_mask]"),
+    (39, invalidation_queue.perform_iotlb, "order <= MOST_ADDRESS_MASK", "order <= 63"),
     (39, InvalidationQueue.process, "(self.head + 1) % self.entries", "(self.head + 2) % self.entries"),
     (39, InvalidationQueue._perform, "not _reserved(low, high, CONTEXT_RESERVED) and", "True and"),
     (39, InvalidationQueue._wait, "low >> STATUS_DATA_SHIFT", "low"),

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hvfuzz.campaign.traces import OtherProcess, lines, sample, shuffled
-from hvfuzz.targets.emulated import EmulatedTarget
+from hvfuzz.campaign.bench.trace_equality import OtherProcess, lines, sample, shuffled
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
 
 PROGRAMS = 100
 SEED = 11

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from hvfuzz.abi.boot import WORLDS
+from hvfuzz.campaign.bench.trace_equality import line_of
 from hvfuzz.campaign.corpus import read_entries
-from hvfuzz.campaign.traces import line_of
 from hvfuzz.engines.hypothesis import dice
-from hvfuzz.guest.generation import generate
-from hvfuzz.guest.program import Program
-from hvfuzz.guest.text import parse
+from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.program.program import Program
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import sched
-from hvfuzz.hypervisor.hypervisor import Hypervisor
-from hvfuzz.machine.devices.device import Device
+from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.machine import Machine
-from hvfuzz.targets.emulated import EmulatedTarget, System
+from hvfuzz.targets.emulated.emulated import EmulatedTarget, System
 
 from .graph import Line, Unseen, first_difference, written_down
 

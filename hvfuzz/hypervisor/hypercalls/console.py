@@ -8,13 +8,13 @@ from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.kinds import LENGTH, Bytes
 from hvfuzz.abi.limits import CONSOLE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import access
-from hvfuzz.hypervisor.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.core.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.memory import guest_access
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Domain
-    from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
 
 
 class WriteConsole(NamedTuple):
@@ -46,7 +46,7 @@ class Write:
         """The length, then the bytes."""
         if self.length > CONSOLE:
             return Refused(Status.INVALID, "text too long")
-        text = access.copy_from_guest(hv, vcpu, self.text, self.length)
+        text = guest_access.copy_from_guest(hv, vcpu, self.text, self.length)
         if text is None:
             return Refused(Status.FAULT, "text unreadable")
         return Effect((WriteConsole(caller.id, text),), self.length)

@@ -8,31 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 from hvfuzz.abi.boot import DEVICES, MMIO_BASE
 from hvfuzz.abi.declaration import hypercall
-from hvfuzz.abi.kinds import (
-    COUNT,
-    LENGTH,
-    RIGHTS,
-    DeviceArg,
-    DmaRing,
-    DomainRef,
-    GfnArg,
-    IovaArg,
-)
+from hvfuzz.abi.kinds import COUNT, LENGTH, RIGHTS, DeviceArg, DmaRing, DomainRef, GfnArg, IovaArg
 from hvfuzz.abi.limits import BATCH, DMA_LENGTH, DMA_PAGES, IOVA_HOLE, IOVA_LIMIT
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import access
-from hvfuzz.hypervisor.effects import Effect, Refused, Step
-from hvfuzz.hypervisor.pages import ABSENT, BAD_RANGE, NOT_THE_OWNER, POOL_TOO_SMALL, range_ok
-from hvfuzz.hypervisor.steps import REGISTERS_FRAME, AssignDevice, DeassignDevice, MapDma, SubmitDma, UnmapDma
-from hvfuzz.hypervisor.tables import FOREIGN, READ, WRITE, leaf_frame
-from hvfuzz.hypervisor.tables import RIGHTS as ALL_RIGHTS
+from hvfuzz.hypervisor.core.effects import Effect, Refused, Step
+from hvfuzz.hypervisor.memory import guest_access
+from hvfuzz.hypervisor.memory.page_checks import ABSENT, BAD_RANGE, NOT_THE_OWNER, POOL_TOO_SMALL, range_ok
+from hvfuzz.hypervisor.memory.steps import REGISTERS_FRAME, AssignDevice, DeassignDevice, MapDma, SubmitDma, UnmapDma
+from hvfuzz.hypervisor.memory.table_tree import FOREIGN, READ, WRITE, leaf_frame
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS as ALL_RIGHTS
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
 from hvfuzz.machine.devices.dma_engine import DmaEngine
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Domain
-    from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
 
 WINDOWS_GFN = MMIO_BASE >> PAGE_SHIFT
 """Guest frame number of the registers of device 0."""
@@ -315,13 +306,13 @@ class DmaBatch:
 
     def requests(self, hv: Hypervisor, vcpu: VCpu) -> tuple[Request, ...] | Refused:
         """What is in the ring, each word of it fetched once: a guest can change the ring at any time."""
-        header = access.copy_from_guest(hv, vcpu, self.ring, HEADER.size)
+        header = guest_access.copy_from_guest(hv, vcpu, self.ring, HEADER.size)
         if header is None:
             return Refused(Status.FAULT, "ring header unreadable")
         (count,) = HEADER.unpack(header)
         if not 0 < count <= BATCH:
             return Refused(Status.INVALID, "number of requests")
-        body = access.copy_from_guest(hv, vcpu, self.ring + HEADER.size, count * REQUEST.size)
+        body = guest_access.copy_from_guest(hv, vcpu, self.ring + HEADER.size, count * REQUEST.size)
         if body is None:
             return Refused(Status.FAULT, "requests unreadable")
         return tuple((source, target, length) for source, target, length in REQUEST.iter_unpack(body))

@@ -9,12 +9,12 @@ from hvfuzz.abi.kinds import U32, Choice
 from hvfuzz.abi.limits import LIMITS
 from hvfuzz.abi.status import Status
 from hvfuzz.abi.versions import CURRENT, FAMILY_BITS, feature_bits
-from hvfuzz.hypervisor.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.core.effects import NO_WORK, Effect, Refused
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Domain
-    from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
 
 POOL_LIMIT = next(limit.what for limit in LIMITS if limit.value is None)
 """The row of LIMITS that is answered from the state of the caller."""

@@ -8,15 +8,15 @@ from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.kinds import DomainRef, PortArg
 from hvfuzz.abi.limits import PORTS_PER_BUCKET
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import ports
-from hvfuzz.hypervisor.domains import Port, PortState
-from hvfuzz.hypervisor.effects import Effect, Refused, Step
-from hvfuzz.hypervisor.ports import AllocateBucket, Connect, Deliver, Disconnect, FreeBucket, SetPort
+from hvfuzz.hypervisor.core.domains import Port, PortState
+from hvfuzz.hypervisor.core.effects import Effect, Refused, Step
+from hvfuzz.hypervisor.ipc import event_channels
+from hvfuzz.hypervisor.ipc.event_channels import AllocateBucket, Connect, Deliver, Disconnect, FreeBucket, SetPort
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Domain
-    from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
 
 
 def room_for(hv: Hypervisor, domain: Domain, port: int) -> tuple[Step, ...] | None:
@@ -30,7 +30,7 @@ def room_for(hv: Hypervisor, domain: Domain, port: int) -> tuple[Step, ...] | No
 def leftover_bucket(domain: Domain, port: int) -> tuple[Step, ...]:
     """The step that frees the bucket of `port`, if no other port in it is allocated."""
     index = port // PORTS_PER_BUCKET
-    free = ports.deref(domain.buckets[index]).ports.count(None)
+    free = event_channels.deref(domain.buckets[index]).ports.count(None)
     return (FreeBucket(domain.id, index),) if free == PORTS_PER_BUCKET - 1 else ()
 
 
@@ -45,7 +45,7 @@ class Alloc:
         remote = hv.resolve(caller, self.remote)
         if remote is None:
             return Refused(Status.NO_DOMAIN, "remote")
-        port = ports.lowest_free_port(caller)
+        port = event_channels.lowest_free_port(caller)
         if port < 0:
             return Refused(Status.LIMIT, "all ports taken")
         room = room_for(hv, caller, port)
@@ -71,10 +71,10 @@ class Bind:
         remote = hv.resolve(caller, self.remote)
         if remote is None:
             return Refused(Status.NO_DOMAIN, "remote")
-        entry = ports.lookup(remote, self.port)
+        entry = event_channels.lookup(remote, self.port)
         if entry is None or entry.state is not PortState.UNBOUND or entry.remote != caller.id:
             return Refused(Status.NO_PORT, "port does not wait for the caller")
-        local = ports.lowest_free_port(caller)
+        local = event_channels.lowest_free_port(caller)
         if local < 0:
             return Refused(Status.LIMIT, "all ports taken")
         room = room_for(hv, caller, local)
@@ -91,7 +91,7 @@ class Send:
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
         """The port must have a peer."""
-        entry = ports.lookup(caller, self.port)
+        entry = event_channels.lookup(caller, self.port)
         if entry is None or entry.state is not PortState.CONNECTED:
             return Refused(Status.NO_PORT, "port not connected")
         return Effect((Deliver(entry.remote, entry.remote_port),))
@@ -105,6 +105,6 @@ class Close:
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
         """The port must be allocated."""
-        if ports.lookup(caller, self.port) is None:
+        if event_channels.lookup(caller, self.port) is None:
             return Refused(Status.NO_PORT, "port not allocated")
         return Effect((Disconnect(caller.id, self.port), *leftover_bucket(caller, self.port)))

@@ -20,17 +20,17 @@ from hvfuzz.abi.kinds import (
 )
 from hvfuzz.abi.limits import IOVA_HOLE, IOVA_LIMIT, MAX_GFN, UNMAP
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import grants
-from hvfuzz.hypervisor.domains import Grant, Mapping
-from hvfuzz.hypervisor.effects import Effect, Refused
-from hvfuzz.hypervisor.grants import DEVICE, HOST, CopyBytes, CreateGrant, MapGrant, RevokeGrant
-from hvfuzz.hypervisor.tables import FOREIGN, READ, RIGHTS, WRITE, leaf_frame
+from hvfuzz.hypervisor.core.domains import Grant, Mapping
+from hvfuzz.hypervisor.core.effects import Effect, Refused
+from hvfuzz.hypervisor.ipc import grants
+from hvfuzz.hypervisor.ipc.grants import DEVICE, HOST, CopyBytes, CreateGrant, MapGrant, RevokeGrant
+from hvfuzz.hypervisor.memory.table_tree import FOREIGN, READ, RIGHTS, WRITE, leaf_frame
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Domain
-    from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
 
 READONLY = 4
 SIDES = HOST | DEVICE

@@ -10,9 +10,9 @@ from hvfuzz.abi.declaration import Since, hypercall
 from hvfuzz.abi.kinds import COUNT, RIGHTS, Flags, GfnArg, GfnArray, Index, Order
 from hvfuzz.abi.limits import EXCHANGE, LARGE_ORDER, MAX_GFN, POPULATE, POPULATE_LARGE, RANGE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import access
-from hvfuzz.hypervisor.effects import PREEMPTION_QUOTA, Effect, Refused, Step
-from hvfuzz.hypervisor.pages import (
+from hvfuzz.hypervisor.core.effects import PREEMPTION_QUOTA, Effect, Refused, Step
+from hvfuzz.hypervisor.memory import guest_access
+from hvfuzz.hypervisor.memory.page_checks import (
     BAD_RANGE,
     POOL_TOO_SMALL,
     page_refusal,
@@ -20,7 +20,7 @@ from hvfuzz.hypervisor.pages import (
     release_refusal,
     superpages_cut,
 )
-from hvfuzz.hypervisor.steps import (
+from hvfuzz.hypervisor.memory.steps import (
     ExchangePage,
     PopulateBlock,
     PopulatePage,
@@ -29,12 +29,12 @@ from hvfuzz.hypervisor.steps import (
     RemoveBlock,
     RemovePage,
 )
-from hvfuzz.hypervisor.tables import BLOCK_LEVEL, BLOCK_PAGES, EXECUTE, READ, WRITE, leaf_frame
+from hvfuzz.hypervisor.memory.table_tree import BLOCK_LEVEL, BLOCK_PAGES, EXECUTE, READ, WRITE, leaf_frame
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Domain
-    from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
 
 TOP_DOWN = 1
 POPULATE_FLAGS = TOP_DOWN
@@ -233,11 +233,11 @@ class Exchange:
         """The elements of `gfns` that count, fetched; None if they are not readable."""
         if not self.array_ok(self.gfns):
             return None
-        return access.raw_copy_from_guest(hv, vcpu, self.gfns + 8 * self.start, 8 * self.count)
+        return guest_access.raw_copy_from_guest(hv, vcpu, self.gfns + 8 * self.start, 8 * self.count)
 
     def out_ok(self, hv: Hypervisor, vcpu: VCpu) -> bool:
         """Whether the elements of `out` that count can be written."""
-        return self.array_ok(self.out) and access.raw_writable(hv, vcpu, self.out_address, 8 * self.count)
+        return self.array_ok(self.out) and guest_access.raw_writable(hv, vcpu, self.out_address, 8 * self.count)
 
     def array_ok(self, base: int) -> bool:
         """Whether a guest may name the `count` elements from `start` on of the array at `base`.
@@ -245,7 +245,7 @@ class Exchange:
         Exactly what is accessed is checked: an array that starts in guest memory need not lie there from
         element `start` on.
         """
-        return access.guest_range_ok(base + 8 * self.start, 8 * self.count)
+        return guest_access.guest_range_ok(base + 8 * self.start, 8 * self.count)
 
     def _refusal(self, hv: Hypervisor, caller: Domain, gfns: Sequence[int]) -> Refused | None:
         seen: set[int] = set()

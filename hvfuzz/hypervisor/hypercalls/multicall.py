@@ -9,13 +9,14 @@ from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.kinds import CallEntries, Count
 from hvfuzz.abi.limits import MULTICALL
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import access, dispatch
-from hvfuzz.hypervisor.effects import PREEMPTION_QUOTA, Effect, Refused
+from hvfuzz.hypervisor.core import dispatch
+from hvfuzz.hypervisor.core.effects import PREEMPTION_QUOTA, Effect, Refused
+from hvfuzz.hypervisor.memory import guest_access
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Domain
-    from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
 
 NUMBER = 0x70
 ENTRY = struct.Struct("<4Q")
@@ -59,7 +60,7 @@ class RunEntry(NamedTuple):
             return
         vcpu = hv.machine.vcpus[self.vcpu]
         status, result = run_entry(hv, vcpu, self.number, self.args)
-        if not access.copy_to_guest(hv, vcpu, self.outcome, OUTCOME.pack(status.word, result)):
+        if not guest_access.copy_to_guest(hv, vcpu, self.outcome, OUTCOME.pack(status.word, result)):
             batch.faulted = True
         elif status is Status.OK:
             batch.succeeded += 1
@@ -91,10 +92,10 @@ class Multicall:
         if not 0 < self.count <= MULTICALL:
             return Refused(Status.INVALID, "number of entries")
         size = self.count * ENTRY.size
-        array = access.copy_from_guest(hv, vcpu, self.entries, size)
+        array = guest_access.copy_from_guest(hv, vcpu, self.entries, size)
         if array is None:
             return Refused(Status.FAULT, "entries unreadable")
-        if not access.writable(hv, vcpu, self.entries, size):
+        if not guest_access.writable(hv, vcpu, self.entries, size):
             return Refused(Status.FAULT, "entries not writable")
         batch = Batch()
         steps = tuple(

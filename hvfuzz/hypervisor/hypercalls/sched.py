@@ -9,13 +9,14 @@ from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.kinds import Count, PortArray, Timeout, VcpuArg
 from hvfuzz.abi.limits import POLL
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import access, ports
-from hvfuzz.hypervisor.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.core.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.ipc import event_channels
+from hvfuzz.hypervisor.memory import guest_access
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Domain, Port
-    from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.hypervisor.core.domains import Domain, Port
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
 
 PORT_NUMBER = struct.Struct("<I")
 
@@ -85,9 +86,9 @@ class PollPorts(NamedTuple):
 
 def polled_port(domain: Domain, port: int) -> Port | None:
     """The entry of a port that a guest wants to poll; None if it is not allocated (the check that XSA-221 is about)."""
-    if not ports.port_is_valid(domain, port):
+    if not event_channels.port_is_valid(domain, port):
         return None
-    return ports.port_entry(domain, port)
+    return event_channels.port_entry(domain, port)
 
 
 @hypercall(0x40)
@@ -108,7 +109,7 @@ class Block:
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
         """An event between the guest's last look and this call must not be slept over."""
-        if ports.any_pending(caller):
+        if event_channels.any_pending(caller):
             return Refused(Status.AGAIN, "event pending")
         return Effect((BlockVcpu(caller.id, vcpu.index),))
 
@@ -144,7 +145,7 @@ class Poll:
         """The count, the array, each port in order; then whether there is anything to wait for."""
         if not 0 < self.count <= POLL:
             return Refused(Status.INVALID, "number of ports")
-        array = access.copy_from_guest(hv, vcpu, self.ports, self.count * PORT_NUMBER.size)
+        array = guest_access.copy_from_guest(hv, vcpu, self.ports, self.count * PORT_NUMBER.size)
         if array is None:
             return Refused(Status.FAULT, "ports unreadable")
         numbers = tuple(port for (port,) in PORT_NUMBER.iter_unpack(array))

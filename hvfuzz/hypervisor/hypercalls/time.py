@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_WINDOW
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.core.effects import NO_WORK, Effect, Refused
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.domains import Domain
-    from hvfuzz.hypervisor.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu import VCpu
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
 
 
 class CountRead(NamedTuple):

@@ -4,8 +4,8 @@ from enum import IntEnum
 from typing import Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, U64
-from hvfuzz.machine.devices.device import Bus, Device
-from hvfuzz.machine.iommu import DmaFault
+from hvfuzz.machine.devices.pci_function import Bus, Device
+from hvfuzz.machine.vtd.unit import DmaFault
 
 
 class Register(IntEnum):

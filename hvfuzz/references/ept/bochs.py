@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from hvfuzz.references.ept import layout
-from hvfuzz.references.ept.batch import SECTOR, UNWRITTEN
+from hvfuzz.references.ept import memory_map
+from hvfuzz.references.ept.disk_image import SECTOR, UNWRITTEN
 from hvfuzz.references.reference import ReferenceError, program
 
 NEEDS: Final = "apt-get install bochs bochsbios vgabios bochs-term nasm"
@@ -50,7 +50,7 @@ def assembled(source: str) -> bytes:
     nasm = program("nasm", "nasm")
     with as_file(files(__package__)) as folder, TemporaryDirectory(prefix="hvfuzz-") as scratch:
         output = Path(scratch) / "flat.bin"
-        defines = [f"-D{name}={getattr(layout, name):#x}" for name in _DEFINED]
+        defines = [f"-D{name}={getattr(memory_map, name):#x}" for name in _DEFINED]
         command = [nasm, "-f", "bin", "-Wall", "-Werror", *defines, "-I", f"{folder}/", "-o", str(output)]
         done = subprocess.run([*command, str(folder / source)], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -87,7 +87,7 @@ def run(disk: bytes, results: int, timeout: float) -> bytes:
         bios, vgabios = _BIOS
         (folder / "configuration").write_text(
             _CONFIGURATION.format(
-                megabytes=layout.MEMORY >> 20,
+                megabytes=memory_map.MEMORY >> 20,
                 cpu=CPU,
                 bios=bios,
                 vgabios=vgabios,

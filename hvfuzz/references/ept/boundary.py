@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Final
 
-from hvfuzz.machine import ept, paging
+from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.references.ept.case import Case, Kind
-from hvfuzz.references.ept.draft import Draft
-from hvfuzz.references.ept.layout import EPT_ROOT, GUEST_TABLES, LEVELS, PDPTES, PDPTES_OFFSET, Part
+from hvfuzz.references.ept.case_builder import Draft
+from hvfuzz.references.ept.memory_map import EPT_ROOT, GUEST_TABLES, LEVELS, PDPTES, PDPTES_OFFSET, Part
 
 ACCESSES: Final = (Kind.LOAD, Kind.STORE, Kind.FETCH)
 FETCH_OFFSETS: Final = (0x340, 0x7F8, 0xFF8)

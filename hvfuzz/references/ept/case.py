@@ -3,9 +3,9 @@
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from hvfuzz.machine import ept, paging
-from hvfuzz.machine.core import CR0_AT_START, EFER_AT_START, RFLAGS_FIXED
-from hvfuzz.references.ept.layout import EPT_ROOT, GVA_LOW, NAMES, Part, gpa_of
+from hvfuzz.machine.cpu.core import CR0_AT_START, EFER_AT_START, RFLAGS_FIXED
+from hvfuzz.machine.mmu import ept, paging
+from hvfuzz.references.ept.memory_map import EPT_ROOT, GVA_LOW, NAMES, Part, gpa_of
 
 RAX: Final = 0x5A5A_5A5A_5A5A_5A5A
 """What RAX holds before the access; not canonical, so that code of zeros (ADD [RAX], AL) ends in #GP(0)."""

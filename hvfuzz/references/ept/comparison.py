@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from hvfuzz.references.ept import batch, bochs
+from hvfuzz.references.ept import bochs, disk_image
 from hvfuzz.references.ept.case import Case, Kind, Outcome
-from hvfuzz.references.ept.layout import NAMES, WATCHED, tables
+from hvfuzz.references.ept.memory_map import NAMES, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import QUIRKS, as_taken, with_quirks
 from hvfuzz.references.ept.sampling import sample
@@ -34,9 +34,9 @@ def ask(cases: list[Case]) -> list[Answered]:
     code = bochs.assembled("guest.asm")
     model = Model(tables(code))
     questions = [(case, _stored(model, case)) for case in cases]
-    disk, results = batch.encode_disk(bochs.assembled("stub.asm"), tables(code), questions)
+    disk, results = disk_image.encode_disk(bochs.assembled("stub.asm"), tables(code), questions)
     data = bochs.run(disk, results, _START_TIMEOUT + len(cases) * _CASE_TIMEOUT)
-    outcomes = batch.decode_results(data, questions)
+    outcomes = disk_image.decode_results(data, questions)
     return [Answered(case, stored, outcome) for (case, stored), outcome in zip(questions, outcomes, strict=True)]
 
 

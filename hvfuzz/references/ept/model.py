@@ -2,17 +2,17 @@
 
 from typing import Final, NamedTuple
 
-from hvfuzz.machine import paging
 from hvfuzz.machine.addresses import EXEC, PAGE_MASK, READ, U64, WORD, WRITE
-from hvfuzz.machine.core import USER
-from hvfuzz.machine.cpu import ExitReason, Reg, Saved, VCpu
-from hvfuzz.machine.ept import Qualification
-from hvfuzz.machine.faults import EptMisconfiguration, EptViolation, GuestFault, Vector, VmEntryFailure
+from hvfuzz.machine.cpu.core import USER
+from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault, Vector, VmEntryFailure
+from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, Saved, VCpu
 from hvfuzz.machine.machine import Machine
-from hvfuzz.machine.second_stage import STAGE_1, WalkStep
-from hvfuzz.references.ept import layout
+from hvfuzz.machine.mmu import paging
+from hvfuzz.machine.mmu.ept import Qualification
+from hvfuzz.machine.mmu.ept_walk import STAGE_1, WalkStep
+from hvfuzz.references.ept import memory_map
 from hvfuzz.references.ept.case import RAX, SIZE, Case, Kind, Outcome, Stop
-from hvfuzz.references.ept.layout import (
+from hvfuzz.references.ept.memory_map import (
     CODE_PD_GPA,
     MEMORY,
     REGION,
@@ -54,8 +54,8 @@ class Model:
         self.vcpu: VCpu = self.machine.add_vcpu(1)
         memory = self.machine.memory
         memory.write(REGION, tables)
-        rest = range(REGION + layout.TABLES_SIZE, REGION + REGION_SIZE, WORD)
-        memory.write(rest.start, b"".join(layout.pattern(hpa).to_bytes(WORD, "little") for hpa in rest))
+        rest = range(REGION + memory_map.TABLES_SIZE, REGION + REGION_SIZE, WORD)
+        memory.write(rest.start, b"".join(memory_map.pattern(hpa).to_bytes(WORD, "little") for hpa in rest))
         memory.snapshot()
         self.machine.exit_handler = self._exited
         self.machine.access_observer = self._accessed

@@ -5,12 +5,12 @@ No part of an outcome is left out for a quirk: the outcome that the quirk makes 
 
 from typing import Final
 
-from hvfuzz.machine import ept, paging
 from hvfuzz.machine.addresses import READ, WRITE
-from hvfuzz.machine.ept import Qualification
-from hvfuzz.machine.faults import Vector
+from hvfuzz.machine.cpu.faults import Vector
+from hvfuzz.machine.mmu import ept, paging
+from hvfuzz.machine.mmu.ept import Qualification
 from hvfuzz.references.ept.case import Case, Outcome, Stop
-from hvfuzz.references.ept.layout import NAMES, TEMPLATE, WATCHED
+from hvfuzz.references.ept.memory_map import NAMES, TEMPLATE, WATCHED
 from hvfuzz.references.ept.model import Model, Walk
 from hvfuzz.references.reference import Quirk
 

@@ -5,12 +5,12 @@ from itertools import chain, count
 from random import Random
 from typing import Final
 
-from hvfuzz.machine import ept, paging
 from hvfuzz.machine.addresses import U64
+from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.references.ept.boundary import FETCH_OFFSETS, PARTS, boundary_cases, draft_of, pdptes_draft
 from hvfuzz.references.ept.case import Case, Kind
-from hvfuzz.references.ept.draft import STUB_BITS, Draft
-from hvfuzz.references.ept.layout import GUEST_TABLES, Part
+from hvfuzz.references.ept.case_builder import STUB_BITS, Draft
+from hvfuzz.references.ept.memory_map import GUEST_TABLES, Part
 
 _KINDS: Final = (Kind.LOAD, Kind.STORE, Kind.FETCH, Kind.UPDATE, Kind.PDPTES)
 _OFFSETS: Final = (0, 8, 0x7F8, 0xFF8, 0xFF8, 0xFFC, 0xFF9, 0x123)

@@ -7,9 +7,9 @@ so every accessed and dirty flag counts, and every word that should not have cha
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from hvfuzz.machine import paging
 from hvfuzz.machine.addresses import EXEC, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD, WRITE
-from hvfuzz.machine.faults import Vector
+from hvfuzz.machine.cpu.faults import Vector
+from hvfuzz.machine.mmu import paging
 
 RAM_SIZE: Final = 20 * PAGE_SIZE
 """Bytes of RAM, from physical 0 on."""

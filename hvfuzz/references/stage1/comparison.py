@@ -10,7 +10,7 @@ from hvfuzz.references.stage1.case import Case, Outcome, changes
 from hvfuzz.references.stage1.generation import cases as generate
 from hvfuzz.references.stage1.model import Model
 from hvfuzz.references.stage1.quirks import EARLY_ACCESSED, without_early_accessed
-from hvfuzz.references.unicorn import NEEDS, Unicorn
+from hvfuzz.references.stage1.unicorn import NEEDS, Unicorn
 
 _REPORTED_EVERY: Final = 256
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from random import Random
 from typing import Final
 
-from hvfuzz.machine import paging
 from hvfuzz.machine.addresses import EXEC, MAXPHYADDR, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD, WRITE
+from hvfuzz.machine.mmu import paging
 from hvfuzz.references.stage1.case import FRAMES, STUB_ENTRY, STUB_SLOT, Access, Case
 
 _LEAF_LEVELS: Final = (1, 1, 2, 3)

@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from hvfuzz.machine import ept
 from hvfuzz.machine.addresses import EXEC, MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE, READ, WORD
-from hvfuzz.machine.cpu import VCpu
-from hvfuzz.machine.faults import GuestFault
+from hvfuzz.machine.cpu.faults import GuestFault
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import RAX, RFLAGS
 from hvfuzz.machine.machine import Machine
-from hvfuzz.machine.vmcs import RAX, RFLAGS
+from hvfuzz.machine.mmu import ept
 from hvfuzz.references.stage1.case import (
     CR2_BEFORE,
     EPT_ROOT,

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from hvfuzz.machine import paging
 from hvfuzz.machine.addresses import WORD
-from hvfuzz.machine.faults import Vector
+from hvfuzz.machine.cpu.faults import Vector
+from hvfuzz.machine.mmu import paging
 from hvfuzz.references.reference import Quirk
 from hvfuzz.references.stage1.case import Case, Outcome
 

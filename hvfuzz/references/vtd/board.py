@@ -8,16 +8,16 @@ from typing import Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.clock import Clock
-from hvfuzz.machine.iommu import DmaFault, Iommu
 from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.machine.vtd import INTERRUPT_RANGE, WIDTH_OF_LEVELS, FaultReason, TranslationType
-from hvfuzz.machine.vtd_queue import FUNCTION_BITS, MOST_ADDRESS_MASK, Granularity
-from hvfuzz.machine.vtd_tables import Blocked, Context, WalkStep
+from hvfuzz.machine.vtd.invalidation_queue import FUNCTION_BITS, MOST_ADDRESS_MASK, Granularity
+from hvfuzz.machine.vtd.legacy_mode import INTERRUPT_RANGE, WIDTH_OF_LEVELS, FaultReason, TranslationType
+from hvfuzz.machine.vtd.unit import DmaFault, Iommu
+from hvfuzz.machine.vtd.walker import Blocked, Context, WalkStep
 from hvfuzz.references.reference import Quirk
 from hvfuzz.references.vtd import quirks
+from hvfuzz.references.vtd.cases.steps import InvalidateContext, InvalidateIotlb
 from hvfuzz.references.vtd.qemu import DEVICES, MEMORY
-from hvfuzz.references.vtd.shadow import IotlbShadow, cached_by_walk
-from hvfuzz.references.vtd.steps import InvalidateContext, InvalidateIotlb
+from hvfuzz.references.vtd.qemu_caches import IotlbShadow, cached_by_walk
 
 CACHE: Final = 1 << 16
 """Capacity of the IOTLB: no case fills it, so that nothing is evicted on either side."""

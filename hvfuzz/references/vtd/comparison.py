@@ -9,13 +9,13 @@ from typing import Final
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.references.reference import MOST_DIFFERENCES, Difference, Quirk, Report
 from hvfuzz.references.vtd import quirks
+from hvfuzz.references.vtd.cases.probes import probe_case, single_case
+from hvfuzz.references.vtd.cases.sequences import sequence_case
+from hvfuzz.references.vtd.cases.single_faults import singles
+from hvfuzz.references.vtd.cases.steps import Case
 from hvfuzz.references.vtd.lockstep import Lockstep
 from hvfuzz.references.vtd.pair import Mismatch
-from hvfuzz.references.vtd.probes import probe_case, single_case
 from hvfuzz.references.vtd.qemu import MEMORY, PACKAGE, version
-from hvfuzz.references.vtd.sequences import sequence_case
-from hvfuzz.references.vtd.singles import singles
-from hvfuzz.references.vtd.steps import Case
 
 WIDTHS: Final = (39, 48)
 SEQUENCES: Final = 0.15

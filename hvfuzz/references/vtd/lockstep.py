@@ -5,12 +5,10 @@ from typing import Final, NamedTuple, assert_never
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.machine.vtd_queue import WAIT_INTERRUPT, WAIT_STATUS, DescriptorType, Granularity
-from hvfuzz.machine.vtd_registers import CCMD_ICC, GLOBAL_QIE, GLOBAL_SRTP, GLOBAL_TE, IOTLB_IVT, Register
+from hvfuzz.machine.vtd.invalidation_queue import WAIT_INTERRUPT, WAIT_STATUS, DescriptorType, Granularity
+from hvfuzz.machine.vtd.remapping_registers import CCMD_ICC, GLOBAL_QIE, GLOBAL_SRTP, GLOBAL_TE, IOTLB_IVT, Register
 from hvfuzz.references.vtd import quirks
-from hvfuzz.references.vtd.pair import ALL, Check, Mismatch, Pair
-from hvfuzz.references.vtd.qemu import DEVICES, VTD_BASE
-from hvfuzz.references.vtd.steps import (
+from hvfuzz.references.vtd.cases.steps import (
     QUEUE,
     ROOT,
     SCRATCH,
@@ -30,6 +28,8 @@ from hvfuzz.references.vtd.steps import (
     Wait,
     slot,
 )
+from hvfuzz.references.vtd.pair import ALL, Check, Mismatch, Pair
+from hvfuzz.references.vtd.qemu import DEVICES, VTD_BASE
 
 QUEUE_ENTRIES: Final = 256
 FAULT_FIELDS: Final = ALL & ~(0xFFFFF << 40)

@@ -1,9 +1,9 @@
 """User pages cannot be named by a kernel."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.memory import guest_access
 
-ORIGINAL = access.translate_for
+ORIGINAL = guest_access.translate_for
 
 
 def replacement(hv, vcpu, gva, acc):
@@ -12,7 +12,7 @@ def replacement(hv, vcpu, gva, acc):
 
 BUG = Bug(
     name="all-faults-are-invalid",
-    replaces="hvfuzz.hypervisor.access:translate_for",
+    replaces="hvfuzz.hypervisor.memory.guest_access:translate_for",
     replacement=replacement,
     findings=("specification/status/console.write",),
     trigger="""\

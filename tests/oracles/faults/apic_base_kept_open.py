@@ -9,7 +9,7 @@ def replacement(hv, vcpu, index, value):
 
 BUG = Bug(
     name="apic-base-kept-open",
-    replaces="hvfuzz.hypervisor.msr:write",
+    replaces="hvfuzz.hypervisor.vcpu.msr:write",
     replacement=replacement,
     findings=("exits/fault/wrmsr",),
     trigger="""\

@@ -1,7 +1,7 @@
 """The timer's count tells every cycle."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import apic
+from hvfuzz.hypervisor.vcpu import apic
 
 
 def replacement(hv, vcpu):
@@ -10,7 +10,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="apic-timer-fine",
-    replaces="hvfuzz.hypervisor.apic_timer:read",
+    replaces="hvfuzz.hypervisor.vcpu.apic_timer:read",
     replacement=replacement,
     findings=("exits/registers/rdmsr",),
     trigger="""\

@@ -2,19 +2,19 @@
 
 from hvfuzz.abi.decode import struct
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
-from hvfuzz.hypervisor.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
 from hvfuzz.hypervisor.hypercalls import multicall
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(self, hv, caller, vcpu):
     if not 0 < self.count <= 16:
         return Refused(Status.INVALID, "number of entries")
     size = self.count * 32
-    array = access.copy_from_guest(hv, vcpu, self.entries, size)
+    array = guest_access.copy_from_guest(hv, vcpu, self.entries, size)
     if array is None:
         return Refused(Status.FAULT, "entries unreadable")
-    if not access.writable(hv, vcpu, self.entries, size):
+    if not guest_access.writable(hv, vcpu, self.entries, size):
         return Refused(Status.FAULT, "entries not writable")
     batch = multicall.Batch()
     entries = list(struct.iter_unpack("<4Q", array))

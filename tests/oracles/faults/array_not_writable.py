@@ -2,15 +2,15 @@
 
 from hvfuzz.abi.decode import struct
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
-from hvfuzz.hypervisor.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
 from hvfuzz.hypervisor.hypercalls import multicall
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(self, hv, caller, vcpu):
     if not 0 < self.count <= 16:
         return Refused(Status.INVALID, "number of entries")
-    array = access.copy_from_guest(hv, vcpu, self.entries, self.count * 32)
+    array = guest_access.copy_from_guest(hv, vcpu, self.entries, self.count * 32)
     if array is None:
         return Refused(Status.FAULT, "entries unreadable")
     batch = multicall.Batch()

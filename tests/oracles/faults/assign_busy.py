@@ -1,9 +1,9 @@
 """An assigned device can be assigned again."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import steps
-from hvfuzz.hypervisor.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
 from hvfuzz.hypervisor.hypercalls import device
+from hvfuzz.hypervisor.memory import steps
 
 
 def replacement(self, hv, caller, vcpu):

@@ -1,7 +1,7 @@
 """The first fault is believed, though it may have come of a paging-structure entry that is another one by now."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.machine.faults import EptViolation, GuestFault
+from hvfuzz.machine.cpu.faults import EptViolation, GuestFault
 
 
 def replacement(hv, vcpu, gva, access):
@@ -13,7 +13,7 @@ def replacement(hv, vcpu, gva, access):
 
 BUG = Bug(
     name="believes-a-spurious-fault",
-    replaces="hvfuzz.hypervisor.access:translate_for",
+    replaces="hvfuzz.hypervisor.memory.guest_access:translate_for",
     replacement=replacement,
     findings=("specification/status/console.write",),
     trigger="""\

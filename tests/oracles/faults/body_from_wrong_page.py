@@ -2,13 +2,14 @@
 
 from hvfuzz.abi.decode import HEADER_SIZE, check_header, decode_body
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access, dispatch
-from hvfuzz.hypervisor.effects import Status
+from hvfuzz.hypervisor.core import dispatch
+from hvfuzz.hypervisor.core.effects import Status
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(hv, vcpu, caller, declaration, pointer):
     version = caller.version
-    header = access.copy_from_guest(hv, vcpu, pointer, HEADER_SIZE)
+    header = guest_access.copy_from_guest(hv, vcpu, pointer, HEADER_SIZE)
     if header is None:
         return dispatch.HEADER_FAULT
     claimed = check_header(header, version)
@@ -17,7 +18,7 @@ def replacement(hv, vcpu, caller, declaration, pointer):
     size, version = claimed
     rest = size - HEADER_SIZE
     at = (pointer & ~0xFFF) | (pointer + HEADER_SIZE & 0xFFF)
-    body = access.copy_from_guest(hv, vcpu, at, rest) if rest else b""
+    body = guest_access.copy_from_guest(hv, vcpu, at, rest) if rest else b""
     if body is None:
         return dispatch.BODY_FAULT
     args = decode_body(declaration, version, body)
@@ -26,7 +27,7 @@ def replacement(hv, vcpu, caller, declaration, pointer):
 
 BUG = Bug(
     name="body-from-wrong-page",
-    replaces="hvfuzz.hypervisor.dispatch:fetch_arguments",
+    replaces="hvfuzz.hypervisor.core.dispatch:fetch_arguments",
     replacement=replacement,
     findings=("fetch/asked/discovery.limits",),
     trigger="""\

@@ -1,7 +1,7 @@
 """gfn 0x30 cannot be mapped."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import HostBug
+from hvfuzz.hypervisor.memory.table_tree import HostBug
 
 
 def replacement(self, gfn, hfn, rights, *, block=False, foreign=False):
@@ -10,7 +10,7 @@ def replacement(self, gfn, hfn, rights, *, block=False, foreign=False):
 
 BUG = Bug(
     name="boot-raises",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.map",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.map",
     replacement=replacement,
     findings=("host_memory/exception:HostBug/boot",),
     trigger="""\

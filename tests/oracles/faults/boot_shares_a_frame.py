@@ -1,7 +1,7 @@
 """Domain 2's page 0xf0 is domain 1's."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import boot
+from hvfuzz.hypervisor.core import boot
 
 ORIGINAL = boot.write_guest_tables
 
@@ -16,7 +16,7 @@ def replacement(hv, domain):
 
 BUG = Bug(
     name="boot-shares-a-frame",
-    replaces="hvfuzz.hypervisor.boot:write_guest_tables",
+    replaces="hvfuzz.hypervisor.core.boot:write_guest_tables",
     replacement=replacement,
     findings=("ownership/access/load",),
     trigger="""\

@@ -1,7 +1,7 @@
 """All domains have one serial port."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import boot
+from hvfuzz.hypervisor.core import boot
 
 ORIGINAL = boot.add_vcpu
 
@@ -13,7 +13,7 @@ def replacement(hv, domain):
 
 BUG = Bug(
     name="boot-shares-a-uart",
-    replaces="hvfuzz.hypervisor.boot:add_vcpu",
+    replaces="hvfuzz.hypervisor.core.boot:add_vcpu",
     replacement=replacement,
     findings=("exits/others/out",),
     trigger="""\

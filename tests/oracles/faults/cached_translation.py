@@ -1,9 +1,9 @@
 """The Hpa of the argument page is remembered across calls."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.memory import guest_access
 
-ORIGINAL = access.translate_for
+ORIGINAL = guest_access.translate_for
 
 CACHE = {}
 
@@ -22,7 +22,7 @@ def replacement(hv, vcpu, gva, acc):
 
 BUG = Bug(
     name="cached-translation",
-    replaces="hvfuzz.hypervisor.access:translate_for",
+    replaces="hvfuzz.hypervisor.memory.guest_access:translate_for",
     replacement=replacement,
     findings=("fetch/translated/console.write",),
     trigger="""\

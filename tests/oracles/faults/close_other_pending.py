@@ -1,13 +1,13 @@
 """The bucket is freed while one other port of it is allocated."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import ports
+from hvfuzz.hypervisor.ipc import event_channels
 
 
 def replacement(domain, port):
     index = port // 32
-    free = ports.deref(domain.buckets[index]).ports.count(None)
-    return (ports.FreeBucket(domain.id, index),) if free >= 30 else ()
+    free = event_channels.deref(domain.buckets[index]).ports.count(None)
+    return (event_channels.FreeBucket(domain.id, index),) if free >= 30 else ()
 
 
 BUG = Bug(

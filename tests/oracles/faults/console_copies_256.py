@@ -1,15 +1,15 @@
 """256 bytes are read whatever the length, and cut."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
-from hvfuzz.hypervisor.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
 from hvfuzz.hypervisor.hypercalls import console
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(self, hv, caller, vcpu):
     if self.length > 256:
         return Refused(Status.INVALID, "")
-    text = access.copy_from_guest(hv, vcpu, self.text, 256)
+    text = guest_access.copy_from_guest(hv, vcpu, self.text, 256)
     if text is None:
         return Refused(Status.FAULT, "")
     return Effect((console.WriteConsole(caller.id, text[: self.length]),), self.length)

@@ -1,20 +1,20 @@
 """The context entry names the EPT of the domain, with a did of 200."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.machine import vtd
+from hvfuzz.machine.vtd import legacy_mode
 
 
 def replacement(self, bdf, dma):
 
     a = self._entry(bdf)
-    low, high = vtd.context_entry(200, dma.root + 0x1000, 3)
+    low, high = legacy_mode.context_entry(200, dma.root + 0x1000, 3)
     self.host.write64(a + 8, high)
     self.host.write64(a, low)
 
 
 BUG = Bug(
     name="context-garbage",
-    replaces="hvfuzz.hypervisor.iommu:ContextTables.attach",
+    replaces="hvfuzz.hypervisor.memory.dma:ContextTables.attach",
     replacement=replacement,
     findings=("ownership/context/device.assign",),
     trigger="""\

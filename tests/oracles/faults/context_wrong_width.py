@@ -1,13 +1,13 @@
 """The context entry says four levels: the root is taken for a table one level up."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.machine import vtd
+from hvfuzz.machine.vtd import legacy_mode
 
 
 def replacement(self, bdf, dma):
 
     a = self._entry(bdf)
-    low, high = vtd.context_entry(dma.domain_id, dma.root, 4)
+    low, high = legacy_mode.context_entry(dma.domain_id, dma.root, 4)
     self.host.write64(a + 8, high)
     self.host.write64(a, low)
     self.flush(bdf, dma.domain_id)
@@ -15,7 +15,7 @@ def replacement(self, bdf, dma):
 
 BUG = Bug(
     name="context-wrong-width",
-    replaces="hvfuzz.hypervisor.iommu:ContextTables.attach",
+    replaces="hvfuzz.hypervisor.memory.dma:ContextTables.attach",
     replacement=replacement,
     findings=("ownership/context/device.assign",),
     trigger="""\

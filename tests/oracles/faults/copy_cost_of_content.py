@@ -1,7 +1,7 @@
 """Zero pages are copied faster: time tells of the content."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import grants
+from hvfuzz.hypervisor.ipc import grants
 
 ORIGINAL = grants.copy_bytes
 
@@ -14,7 +14,7 @@ def replacement(hv, vcpu, source, dest, length):
 
 BUG = Bug(
     name="copy-cost-of-content",
-    replaces="hvfuzz.hypervisor.grants:copy_bytes",
+    replaces="hvfuzz.hypervisor.ipc.grants:copy_bytes",
     replacement=replacement,
     findings=("host_memory/unannounced/grant.copy",),
     trigger="""\

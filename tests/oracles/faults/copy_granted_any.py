@@ -1,8 +1,8 @@
 """grant.copy does not look for whom the grant is."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import grants
-from hvfuzz.hypervisor.effects import Refused, Status
+from hvfuzz.hypervisor.core.effects import Refused, Status
+from hvfuzz.hypervisor.ipc import grants
 
 
 def replacement(hv, caller, domain, ref, right):

@@ -1,7 +1,7 @@
 """Whose the device is, is looked up by the vCPU's index."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 
 def replacement(hv, vcpu):
@@ -17,7 +17,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="cpl3-in-mmio",
-    replaces="hvfuzz.hypervisor.exits:emulated_device",
+    replaces="hvfuzz.hypervisor.core.exits:emulated_device",
     replacement=replacement,
     findings=("exits/fault/mmio_read",),
     trigger="""\

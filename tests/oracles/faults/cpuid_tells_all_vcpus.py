@@ -1,7 +1,7 @@
 """The topology leaf counts the virtual CPUs of all domains: a guest sees others come and go."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 ORIGINAL = exits.cpuid_leaf
 
@@ -12,7 +12,7 @@ def replacement(leaf, subleaf, apic_id, vcpus):
 
 BUG = Bug(
     name="cpuid-tells-all-vcpus",
-    replaces="hvfuzz.hypervisor.exits:cpuid_leaf",
+    replaces="hvfuzz.hypervisor.core.exits:cpuid_leaf",
     replacement=replacement,
     findings=("exits/registers/cpuid_count",),
     trigger="""\

@@ -1,7 +1,7 @@
 """A leaf tells how many frames the host has free... by its number."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 ORIGINAL = exits.cpuid_leaf
 
@@ -12,7 +12,7 @@ def replacement(leaf, subleaf, apic_id, vcpus):
 
 BUG = Bug(
     name="cpuid-width",
-    replaces="hvfuzz.hypervisor.exits:cpuid_leaf",
+    replaces="hvfuzz.hypervisor.core.exits:cpuid_leaf",
     replacement=replacement,
     findings=("exits/registers/cpuid",),
     trigger="""\

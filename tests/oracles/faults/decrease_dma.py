@@ -9,7 +9,7 @@ def replacement(word):
 
 BUG = Bug(
     name="decrease-dma",
-    replaces="hvfuzz.hypervisor.pages:is_in_use",
+    replaces="hvfuzz.hypervisor.memory.page_checks:is_in_use",
     replacement=replacement,
     findings=("stale/leaf/memory.decrease",),
     trigger="""\

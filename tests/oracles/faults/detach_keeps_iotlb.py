@@ -12,7 +12,7 @@ def replacement(self, bdf):
 
 BUG = Bug(
     name="detach-keeps-iotlb",
-    replaces="hvfuzz.hypervisor.iommu:ContextTables.detach",
+    replaces="hvfuzz.hypervisor.memory.dma:ContextTables.detach",
     replacement=replacement,
     findings=("stale/iotlb/device.deassign",),
     trigger="""\

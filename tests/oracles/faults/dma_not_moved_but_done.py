@@ -1,8 +1,8 @@
 """The host copies itself, between the frames of the present tables: unannounced."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import steps
-from hvfuzz.hypervisor.tables import leaf_frame
+from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
 ORIGINAL = steps.SubmitDma.apply
 
@@ -17,7 +17,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="dma-not-moved-but-done",
-    replaces="hvfuzz.hypervisor.steps:SubmitDma.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:SubmitDma.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/device.dma_submit",),
     trigger="""\

@@ -2,15 +2,15 @@
 
 from hvfuzz.abi.limits import MAX_GFN
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import pages
+from hvfuzz.hypervisor.memory import page_checks
 
 
 def replacement(self, hv, caller, gfns):
     for gfn in gfns:
         if gfn >= MAX_GFN:
-            return pages.BAD_RANGE
+            return page_checks.BAD_RANGE
         entry, level, _ = caller.stage2.lookup(gfn)
-        r = pages.release_refusal(hv, caller, gfn, entry, level)
+        r = page_checks.release_refusal(hv, caller, gfn, entry, level)
         if r is not None:
             return r
     return None

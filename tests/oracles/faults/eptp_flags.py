@@ -1,7 +1,7 @@
 """The EPT pointer asks for accessed and dirty flags: hardware writes to the tables."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.machine import ept
+from hvfuzz.machine.mmu import ept
 
 
 def replacement(self):
@@ -11,7 +11,7 @@ def replacement(self):
 
 BUG = Bug(
     name="eptp-flags",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.eptp",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.eptp",
     replacement=replacement,
     findings=("ownership/pointer/load",),
     trigger="""\

@@ -1,7 +1,7 @@
 """The fresh page gets the old content: it should be zeroed."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import FrameState
+from hvfuzz.hypervisor.memory.table_tree import FrameState
 
 
 def replacement(self, hv):
@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="exchange-keeps-content",
-    replaces="hvfuzz.hypervisor.steps:ExchangePage.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:ExchangePage.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.exchange",),
     trigger="""\

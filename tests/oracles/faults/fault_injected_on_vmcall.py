@@ -1,11 +1,11 @@
 """A refused call from user mode gets #UD as well as its status (and the host forgets that VMCALL is no fault)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch
-from hvfuzz.hypervisor.effects import Status
+from hvfuzz.hypervisor.core import dispatch
+from hvfuzz.hypervisor.core.effects import Status
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.faults import GuestFault, Vector
-from hvfuzz.machine.vmcs import RAX
+from hvfuzz.machine.cpu.faults import GuestFault, Vector
+from hvfuzz.machine.cpu.vmcs import RAX
 
 ORIGINAL = dispatch.vmcall
 
@@ -18,7 +18,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="fault-injected-on-vmcall",
-    replaces="hvfuzz.hypervisor.dispatch:vmcall",
+    replaces="hvfuzz.hypervisor.core.dispatch:vmcall",
     replacement=replacement,
     findings=("exits/fault/vmcall",),
     trigger="""\

@@ -1,8 +1,8 @@
 """A wide access to a port that nothing answers at gives #GP."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
-from hvfuzz.machine.faults import GuestFault, Vector
+from hvfuzz.hypervisor.core import exits
+from hvfuzz.machine.cpu.faults import GuestFault, Vector
 
 ORIGINAL = exits.port_access
 
@@ -15,7 +15,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="fault-on-wide-port",
-    replaces="hvfuzz.hypervisor.exits:port_access",
+    replaces="hvfuzz.hypervisor.core.exits:port_access",
     replacement=replacement,
     findings=("exits/fault/in",),
     trigger="""\

@@ -10,7 +10,7 @@ def replacement(self, byte):
 
 BUG = Bug(
     name="fifo-overflow",
-    replaces="hvfuzz.hypervisor.fifo:Fifo.put",
+    replaces="hvfuzz.hypervisor.devices.fdc:Fifo.put",
     replacement=replacement,
     findings=("exits/model/out",),
     trigger="""\

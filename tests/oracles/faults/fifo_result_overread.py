@@ -1,7 +1,7 @@
 """A result is as long as the FIFO and the memory behind it."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.fifo import Phase
+from hvfuzz.hypervisor.devices.fdc import Phase
 
 
 def replacement(self, result):
@@ -13,7 +13,7 @@ def replacement(self, result):
 
 BUG = Bug(
     name="fifo-result-overread",
-    replaces="hvfuzz.hypervisor.fifo:Fifo._give",
+    replaces="hvfuzz.hypervisor.devices.fdc:Fifo._give",
     replacement=replacement,
     findings=("exits/registers/in",),
     trigger="""\

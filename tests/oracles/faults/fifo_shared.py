@@ -1,7 +1,7 @@
 """All domains have the floppy controller of the first guest."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 port_access = exits.port_access
 
@@ -17,7 +17,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="fifo-shared",
-    replaces="hvfuzz.hypervisor.exits:port_access",
+    replaces="hvfuzz.hypervisor.core.exits:port_access",
     replacement=replacement,
     findings=("exits/model/out",),
     trigger="""\

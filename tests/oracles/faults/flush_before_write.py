@@ -1,7 +1,7 @@
 """Flushed before the entry is cleared: another vCPU can fill the TLB in between."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import leaf_frame
+from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
 
 def replacement(self, gfn):
@@ -19,7 +19,7 @@ def replacement(self, gfn):
 
 BUG = Bug(
     name="flush-before-write",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.unmap",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.unmap",
     replacement=replacement,
     findings=("stale/order/memory.decrease",),
     trigger="""\

@@ -1,7 +1,7 @@
 """Only the combined entry of the first page is flushed."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import stage2
+from hvfuzz.hypervisor.memory import stage2
 
 
 def replacement(self, hv):
@@ -17,7 +17,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="flush-first-page-only",
-    replaces="hvfuzz.hypervisor.steps:ProtectRange.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:ProtectRange.apply",
     replacement=replacement,
     findings=("stale/tlb/memory.protect",),
     trigger="""\

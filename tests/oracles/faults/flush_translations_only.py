@@ -14,7 +14,7 @@ def replacement(self):
 
 BUG = Bug(
     name="flush-translations-only",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.flush",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.flush",
     replacement=replacement,
     findings=("stale/structure/memory.decrease",),
     trigger="""\

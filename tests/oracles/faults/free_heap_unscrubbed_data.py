@@ -10,7 +10,7 @@ def replacement(self, hfn):
 
 BUG = Bug(
     name="free-heap-unscrubbed-data",
-    replaces="hvfuzz.hypervisor.allocator:Allocator.free_heap_page",
+    replaces="hvfuzz.hypervisor.memory.allocator:Allocator.free_heap_page",
     replacement=replacement,
     findings=("host_memory/header/event.close",),
     trigger="""\

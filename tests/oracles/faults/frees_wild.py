@@ -1,7 +1,7 @@
 """Another frame is freed: one beyond."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import allocator
+from hvfuzz.hypervisor.memory import allocator
 
 ORIGINAL = allocator.Allocator.free_page
 
@@ -12,7 +12,7 @@ def replacement(self, hfn):
 
 BUG = Bug(
     name="frees-wild",
-    replaces="hvfuzz.hypervisor.allocator:Allocator.free_page",
+    replaces="hvfuzz.hypervisor.memory.allocator:Allocator.free_page",
     replacement=replacement,
     findings=("stale/leaf/memory.decrease",),
     trigger="""\

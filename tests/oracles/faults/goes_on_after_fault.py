@@ -1,16 +1,16 @@
 """An outcome that cannot be written stops nothing."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
-from hvfuzz.hypervisor.effects import Status
+from hvfuzz.hypervisor.core.effects import Status
 from hvfuzz.hypervisor.hypercalls import multicall
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(self, hv):
     batch = self.batch
     vcpu = hv.machine.vcpus[self.vcpu]
     status, result = multicall.run_entry(hv, vcpu, self.number, self.args)
-    if not access.copy_to_guest(hv, vcpu, self.outcome, multicall.OUTCOME.pack(status.word, result)):
+    if not guest_access.copy_to_guest(hv, vcpu, self.outcome, multicall.OUTCOME.pack(status.word, result)):
         batch.faulted = True
     elif status is Status.OK:
         batch.succeeded += 1

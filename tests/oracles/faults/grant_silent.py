@@ -1,7 +1,7 @@
 """A refused call clears a grant entry's pins of another domain."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.effects import Refused
+from hvfuzz.hypervisor.core.effects import Refused
 from hvfuzz.hypervisor.hypercalls import event
 
 ORIGINAL = event.Send.check

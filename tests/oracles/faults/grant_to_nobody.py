@@ -1,9 +1,9 @@
 """Entries for a domain that does not exist."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import grants
-from hvfuzz.hypervisor.effects import Effect, Refused
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.hypercalls import grant
+from hvfuzz.hypervisor.ipc import grants
 
 ORIGINAL = grant.Create.check
 

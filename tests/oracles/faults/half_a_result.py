@@ -1,24 +1,24 @@
 """Page by page: the first part is written though the second is not writable."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import U64
 
 
 def replacement(hv, vcpu, gva, data):
     done = 0
-    for start, length in access._pieces(gva & U64, len(data)):
-        hpa = access.translate_for(hv, vcpu, start, 2)
+    for start, length in guest_access._pieces(gva & U64, len(data)):
+        hpa = guest_access.translate_for(hv, vcpu, start, 2)
         if hpa is None:
             return False
-        access._put_piece(hv, vcpu, start, hpa, data[done : done + length])
+        guest_access._put_piece(hv, vcpu, start, hpa, data[done : done + length])
         done += length
     return True
 
 
 BUG = Bug(
     name="half-a-result",
-    replaces="hvfuzz.hypervisor.access:raw_copy_to_guest",
+    replaces="hvfuzz.hypervisor.memory.guest_access:raw_copy_to_guest",
     replacement=replacement,
     findings=("specification/written/multicall",),
     trigger="""\

@@ -1,9 +1,9 @@
 """The handle says read-write for a read-only mapping whose leaf is read-only."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import grants
-from hvfuzz.hypervisor.effects import Effect, Refused
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.hypercalls import grant
+from hvfuzz.hypervisor.ipc import grants
 
 ORIGINAL = grant.Map.check
 

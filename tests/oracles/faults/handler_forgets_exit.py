@@ -1,8 +1,8 @@
 """Exits of halted domains are dropped; others go on."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
-from hvfuzz.machine.vmcs import ExitReason
+from hvfuzz.hypervisor.core import exits
+from hvfuzz.machine.cpu.vmcs import ExitReason
 
 
 def replacement(self, vcpu):
@@ -13,7 +13,7 @@ def replacement(self, vcpu):
 
 BUG = Bug(
     name="handler-forgets-exit",
-    replaces="hvfuzz.hypervisor.hypervisor:Hypervisor.handle_exit",
+    replaces="hvfuzz.hypervisor.core.hypervisor:Hypervisor.handle_exit",
     replacement=replacement,
     findings=("exits/registers/cpuid",),
     trigger="""\

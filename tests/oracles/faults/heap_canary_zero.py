@@ -9,7 +9,7 @@ def replacement(self, number):
 
 BUG = Bug(
     name="heap-canary-zero",
-    replaces="hvfuzz.hypervisor.allocator:Allocator.heap_canary",
+    replaces="hvfuzz.hypervisor.memory.allocator:Allocator.heap_canary",
     replacement=replacement,
     findings=("host_memory/header/event.alloc",),
     trigger="""\

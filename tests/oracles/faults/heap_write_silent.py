@@ -1,7 +1,7 @@
 """A word of the control area is written, unannounced."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 ORIGINAL = exits.fill_slot
 
@@ -13,7 +13,7 @@ def replacement(hv, slot, value, width):
 
 BUG = Bug(
     name="heap-write-silent",
-    replaces="hvfuzz.hypervisor.exits:fill_slot",
+    replaces="hvfuzz.hypervisor.core.exits:fill_slot",
     replacement=replacement,
     findings=("host_memory/unannounced/mmio_read",),
     trigger="""\

@@ -1,7 +1,7 @@
 """A leaf of 1 GiB."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import RIGHTS, FrameState
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS, FrameState
 
 
 def replacement(self, hv):
@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="huge-leaf",
-    replaces="hvfuzz.hypervisor.steps:PopulatePage.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:PopulatePage.apply",
     replacement=replacement,
     findings=("ownership/nowhere/memory.populate",),
     trigger="""\

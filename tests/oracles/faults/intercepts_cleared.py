@@ -1,7 +1,7 @@
 """HLT and ports are intercepted no more after the first HLT."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 ORIGINAL = exits.hlt
 
@@ -13,7 +13,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="intercepts-cleared",
-    replaces="hvfuzz.hypervisor.exits:hlt",
+    replaces="hvfuzz.hypervisor.core.exits:hlt",
     replacement=replacement,
     findings=("exits/control/hlt",),
     trigger="""\

@@ -1,7 +1,7 @@
 """The same, where the window is only read: it shows what lies behind the entries."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.ioapic import LOW
+from hvfuzz.hypervisor.devices.ioapic import LOW
 
 
 def replacement(self):
@@ -11,7 +11,7 @@ def replacement(self):
 
 BUG = Bug(
     name="ioapic-index-read",
-    replaces="hvfuzz.hypervisor.ioapic:IoApic._read",
+    replaces="hvfuzz.hypervisor.devices.ioapic:IoApic._read",
     replacement=replacement,
     findings=("exits/registers/mmio_read",),
     trigger="""\

@@ -9,7 +9,7 @@ def replacement(self):
 
 BUG = Bug(
     name="ioapic-index-unchecked",
-    replaces="hvfuzz.hypervisor.ioapic:IoApic.entry",
+    replaces="hvfuzz.hypervisor.devices.ioapic:IoApic.entry",
     replacement=replacement,
     findings=("exits/model/mmio_write",),
     trigger="""\

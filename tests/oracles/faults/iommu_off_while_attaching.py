@@ -1,9 +1,9 @@
 """Translation is off and stays off."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import iommu
+from hvfuzz.hypervisor.memory.dma import ContextTables
 
-ORIGINAL = iommu.ContextTables.attach
+ORIGINAL = ContextTables.attach
 
 
 def replacement(self, bdf, dma):
@@ -13,7 +13,7 @@ def replacement(self, bdf, dma):
 
 BUG = Bug(
     name="iommu-off-while-attaching",
-    replaces="hvfuzz.hypervisor.iommu:ContextTables.attach",
+    replaces="hvfuzz.hypervisor.memory.dma:ContextTables.attach",
     replacement=replacement,
     findings=("exits/control/device.assign",),
     trigger="""\

@@ -1,7 +1,7 @@
 """READONLY is for the host side only."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import grants
+from hvfuzz.hypervisor.ipc import grants
 
 
 def replacement(self, hv):
@@ -16,7 +16,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="iommu-writable",
-    replaces="hvfuzz.hypervisor.grants:MapGrant.apply",
+    replaces="hvfuzz.hypervisor.ipc.grants:MapGrant.apply",
     replacement=replacement,
     findings=("ownership/rights/grant.map",),
     trigger="""\

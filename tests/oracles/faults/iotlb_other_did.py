@@ -11,7 +11,7 @@ def replacement(self, page, count, was_present):
 
 BUG = Bug(
     name="iotlb-other-did",
-    replaces="hvfuzz.hypervisor.iommu:DmaMap.flush",
+    replaces="hvfuzz.hypervisor.memory.dma:DmaMap.flush",
     replacement=replacement,
     findings=("stale/iotlb/device.dma_map",),
     trigger="""\

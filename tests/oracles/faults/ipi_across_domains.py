@@ -1,7 +1,7 @@
 """An interrupt command is for whoever has that APIC ID, in any domain."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import apic
+from hvfuzz.hypervisor.vcpu import apic
 
 
 def replacement(hv, vcpu, command):
@@ -10,7 +10,7 @@ def replacement(hv, vcpu, command):
 
 BUG = Bug(
     name="ipi-across-domains",
-    replaces="hvfuzz.hypervisor.apic:targets",
+    replaces="hvfuzz.hypervisor.vcpu.apic:targets",
     replacement=replacement,
     findings=("exits/interrupt/wrmsr",),
     trigger="""\

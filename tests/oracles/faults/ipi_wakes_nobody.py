@@ -1,7 +1,7 @@
 """An interrupt is noted, and the vCPU that halts for it sleeps on."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import apic
+from hvfuzz.hypervisor.vcpu import apic
 
 
 def replacement(hv, vcpu, vector):
@@ -11,7 +11,7 @@ def replacement(hv, vcpu, vector):
 
 BUG = Bug(
     name="ipi-wakes-nobody",
-    replaces="hvfuzz.hypervisor.apic:accept",
+    replaces="hvfuzz.hypervisor.vcpu.apic:accept",
     replacement=replacement,
     findings=("exits/interrupt/wrmsr",),
     trigger="""\

@@ -1,7 +1,7 @@
 """The number is that of a vCPU of the machine."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.effects import Effect
+from hvfuzz.hypervisor.core.effects import Effect
 from hvfuzz.hypervisor.hypercalls import sched
 
 

@@ -1,7 +1,7 @@
 """A block is mapped by small leaves (superpages are lost)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import RIGHTS, FrameState
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS, FrameState
 
 
 def replacement(self, hv):
@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="large-as-small",
-    replaces="hvfuzz.hypervisor.steps:PopulateBlock.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:PopulateBlock.apply",
     replacement=replacement,
     findings=("recount/size/memory.populate",),
     trigger="""\

@@ -1,9 +1,9 @@
 """A software cache of the last lookup, forgotten at writes only by the tree's own entry (never)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import tables
+from hvfuzz.hypervisor.memory import table_tree
 
-ORIGINAL = tables.TableTree.lookup
+ORIGINAL = table_tree.TableTree.lookup
 
 CACHE = {}
 
@@ -20,7 +20,7 @@ def replacement(self, page):
 
 BUG = Bug(
     name="lookup-cached",
-    replaces="hvfuzz.hypervisor.tables:TableTree.lookup",
+    replaces="hvfuzz.hypervisor.memory.table_tree:TableTree.lookup",
     replacement=replacement,
     findings=("specification/status/grant.create",),
     trigger="""\

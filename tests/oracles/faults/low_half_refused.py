@@ -10,7 +10,7 @@ def replacement(gva, size):
 
 BUG = Bug(
     name="low-half-refused",
-    replaces="hvfuzz.hypervisor.access:guest_range_ok",
+    replaces="hvfuzz.hypervisor.memory.guest_access:guest_range_ok",
     replacement=replacement,
     findings=("specification/status/console.write",),
     trigger="""\

@@ -1,13 +1,13 @@
 """The caller's own rights are not looked at; nor the owner of the second page of a range."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import pages
-from hvfuzz.hypervisor.tables import RIGHTS, leaf_frame
+from hvfuzz.hypervisor.memory import page_checks
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS, leaf_frame
 
 
 def replacement(self, hv, caller, gfn, entry, level):
     if not entry & RIGHTS:
-        return pages.ABSENT
+        return page_checks.ABSENT
     return leaf_frame(entry, level, gfn)
 
 

@@ -10,7 +10,7 @@ def replacement(self, address, entry, block):
 
 BUG = Bug(
     name="merge-leaks-table",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.merge",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.merge",
     replacement=replacement,
     findings=("recount/pool/memory.protect",),
     trigger="""\

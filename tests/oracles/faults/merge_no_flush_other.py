@@ -1,7 +1,7 @@
 """No flush where a merge has flushed... of the last page."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import stage2
+from hvfuzz.hypervisor.memory import stage2
 
 
 def replacement(self, first, count, rights):
@@ -16,7 +16,7 @@ def replacement(self, first, count, rights):
 
 BUG = Bug(
     name="merge-no-flush-other",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.protect",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.protect",
     replacement=replacement,
     findings=("stale/tlb/memory.protect",),
     trigger="""\

@@ -1,8 +1,8 @@
 """A store to a register stores RDI."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
-from hvfuzz.machine.vmcs import Reg
+from hvfuzz.hypervisor.core import exits
+from hvfuzz.machine.cpu.vmcs import Reg
 
 RDI = int(Reg.RDI)
 
@@ -21,7 +21,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="mmio-value-of-rcx",
-    replaces="hvfuzz.hypervisor.exits:ept_violation",
+    replaces="hvfuzz.hypervisor.core.exits:ept_violation",
     replacement=replacement,
     findings=("exits/device/mmio_write",),
     trigger="""\

@@ -1,7 +1,7 @@
 """A write of a reserved bit of an APIC register is taken for a success, and the bit ignored."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import apic
+from hvfuzz.hypervisor.vcpu import apic
 
 
 def replacement(register, value):
@@ -10,7 +10,7 @@ def replacement(register, value):
 
 BUG = Bug(
     name="msr-reserved-bits",
-    replaces="hvfuzz.hypervisor.apic:writable",
+    replaces="hvfuzz.hypervisor.vcpu.apic:writable",
     replacement=replacement,
     findings=("exits/fault/wrmsr",),
     trigger="""\

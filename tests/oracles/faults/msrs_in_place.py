@@ -1,7 +1,7 @@
 """An MSR of the guest changes in a CPUID exit, in the vCPU and in the saved state."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 ORIGINAL = exits.cpuid
 
@@ -14,7 +14,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="msrs-in-place",
-    replaces="hvfuzz.hypervisor.exits:cpuid",
+    replaces="hvfuzz.hypervisor.core.exits:cpuid",
     replacement=replacement,
     findings=("exits/registers/cpuid",),
     trigger="""\

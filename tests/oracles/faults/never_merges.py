@@ -9,7 +9,7 @@ def replacement(self, table, start, end, rights):
 
 BUG = Bug(
     name="never-merges",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.mergeable",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.mergeable",
     replacement=replacement,
     findings=("recount/size/memory.protect",),
     trigger="""\

@@ -1,9 +1,9 @@
 """Ranges that cross a page are refused with FAULT."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.memory import guest_access
 
-ORIGINAL = access.copy_from_guest
+ORIGINAL = guest_access.copy_from_guest
 
 
 def replacement(hv, vcpu, gva, size):
@@ -14,7 +14,7 @@ def replacement(hv, vcpu, gva, size):
 
 BUG = Bug(
     name="no-page-crossing",
-    replaces="hvfuzz.hypervisor.access:copy_from_guest",
+    replaces="hvfuzz.hypervisor.memory.guest_access:copy_from_guest",
     replacement=replacement,
     findings=("specification/status/console.write",),
     trigger="""\

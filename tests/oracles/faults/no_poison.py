@@ -1,7 +1,7 @@
 """A table page goes back to the pool as it is."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import FrameState
+from hvfuzz.hypervisor.memory.table_tree import FrameState
 
 
 def replacement(self, hfn):
@@ -12,7 +12,7 @@ def replacement(self, hfn):
 
 BUG = Bug(
     name="no-poison",
-    replaces="hvfuzz.hypervisor.tables:TablePool.put",
+    replaces="hvfuzz.hypervisor.memory.table_tree:TablePool.put",
     replacement=replacement,
     findings=("host_memory/poison/device.dma_unmap",),
     trigger="""\

@@ -1,7 +1,7 @@
 """Long effects are applied in one go."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch
+from hvfuzz.hypervisor.core import dispatch
 
 
 def replacement(hv, steps):
@@ -10,7 +10,7 @@ def replacement(hv, steps):
 
 BUG = Bug(
     name="no-preemption-decrease",
-    replaces="hvfuzz.hypervisor.dispatch:commit_long",
+    replaces="hvfuzz.hypervisor.core.dispatch:commit_long",
     replacement=replacement,
     findings=("work/preemption/memory.decrease",),
     trigger="""\

@@ -1,7 +1,7 @@
 """The call number is an 8-bit index into the table: the other 56 bits of RAX are cut off."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch
+from hvfuzz.hypervisor.core import dispatch
 
 ORIGINAL = dispatch.call
 
@@ -12,7 +12,7 @@ def replacement(hv, vcpu, number, pointer):
 
 BUG = Bug(
     name="number-truncated",
-    replaces="hvfuzz.hypervisor.dispatch:call",
+    replaces="hvfuzz.hypervisor.core.dispatch:call",
     replacement=replacement,
     findings=("fetch/asked/sched.yield",),
     trigger="""\

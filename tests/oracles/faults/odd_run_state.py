@@ -9,7 +9,7 @@ def replacement(self, vcpu):
 
 BUG = Bug(
     name="odd-run-state",
-    replaces="hvfuzz.hypervisor.scheduler:Scheduler.block",
+    replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.block",
     replacement=replacement,
     findings=("specification/vcpu/sched.block",),
     trigger="""\

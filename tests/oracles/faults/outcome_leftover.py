@@ -1,9 +1,9 @@
 """Only the status of a refused entry is written: its result word keeps what was there."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
-from hvfuzz.hypervisor.effects import Status
+from hvfuzz.hypervisor.core.effects import Status
 from hvfuzz.hypervisor.hypercalls import multicall
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(self, hv):
@@ -13,7 +13,7 @@ def replacement(self, hv):
     vcpu = hv.machine.vcpus[self.vcpu]
     status, result = multicall.run_entry(hv, vcpu, self.number, self.args)
     data = multicall.OUTCOME.pack(status.word, result)
-    if not access.copy_to_guest(hv, vcpu, self.outcome, data if status is Status.OK else data[:8]):
+    if not guest_access.copy_to_guest(hv, vcpu, self.outcome, data if status is Status.OK else data[:8]):
         batch.faulted = True
     elif status is Status.OK:
         batch.succeeded += 1

@@ -1,7 +1,7 @@
 """The frame is a domain's that does not exist."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import RIGHTS, FrameState
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS, FrameState
 
 
 def replacement(self, hv):
@@ -11,7 +11,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="owner-nobody",
-    replaces="hvfuzz.hypervisor.steps:PopulatePage.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:PopulatePage.apply",
     replacement=replacement,
     findings=("ownership/foreign/memory.populate",),
     trigger="""\

@@ -1,16 +1,16 @@
 """Pages are removed up to the one that is refused."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import pages, steps
-from hvfuzz.hypervisor.effects import Effect
-from hvfuzz.hypervisor.tables import leaf_frame
+from hvfuzz.hypervisor.core.effects import Effect
+from hvfuzz.hypervisor.memory import page_checks, steps
+from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
 
 def replacement(self, hv, caller, vcpu):
-    if not pages.range_ok(self.first, self.count, 512):
-        return pages.BAD_RANGE
+    if not page_checks.range_ok(self.first, self.count, 512):
+        return page_checks.BAD_RANGE
     for gfn, entry, level in list(caller.stage2.leaves(self.first, self.count)):
-        r = pages.release_refusal(hv, caller, gfn, entry, level)
+        r = page_checks.release_refusal(hv, caller, gfn, entry, level)
         if r is not None:
             return r
         steps.RemovePage(caller.id, gfn, leaf_frame(entry, level, gfn)).apply(hv)

@@ -1,7 +1,7 @@
 """Argument structs are taken from the aligned-down address."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch
+from hvfuzz.hypervisor.core import dispatch
 
 ORIGINAL = dispatch.call
 
@@ -12,7 +12,7 @@ def replacement(hv, vcpu, number, pointer):
 
 BUG = Bug(
     name="pointer-aligned",
-    replaces="hvfuzz.hypervisor.dispatch:call",
+    replaces="hvfuzz.hypervisor.core.dispatch:call",
     replacement=replacement,
     findings=("fetch/asked/discovery.limits",),
     trigger="""\

@@ -1,7 +1,7 @@
 """Only the first port of the list counts."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import scheduler
+from hvfuzz.hypervisor.vcpu import scheduler
 
 
 def replacement(self, vcpu, ports_, timeout):
@@ -11,7 +11,7 @@ def replacement(self, vcpu, ports_, timeout):
 
 BUG = Bug(
     name="poll-first-port-only",
-    replaces="hvfuzz.hypervisor.scheduler:Scheduler.poll",
+    replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.poll",
     replacement=replacement,
     findings=("specification/vcpu/event.send",),
     trigger="""\

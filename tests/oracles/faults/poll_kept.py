@@ -12,7 +12,7 @@ def replacement(self, vcpu):
 
 BUG = Bug(
     name="poll-kept",
-    replaces="hvfuzz.hypervisor.scheduler:Scheduler.wake",
+    replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.wake",
     replacement=replacement,
     findings=("specification/vcpu/event.send",),
     trigger="""\

@@ -1,11 +1,11 @@
 """Ports beyond the table wrap."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import ports
+from hvfuzz.hypervisor.ipc import event_channels
 
 
 def replacement(domain, port):
-    return ports.lookup(domain, port & 127)
+    return event_channels.lookup(domain, port & 127)
 
 
 BUG = Bug(

@@ -1,7 +1,7 @@
 """The pool gets a number that is no frame."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import POISON, FrameState
+from hvfuzz.hypervisor.memory.table_tree import POISON, FrameState
 
 
 def replacement(self, hfn):
@@ -13,7 +13,7 @@ def replacement(self, hfn):
 
 BUG = Bug(
     name="pool-wild",
-    replaces="hvfuzz.hypervisor.tables:TablePool.put",
+    replaces="hvfuzz.hypervisor.memory.table_tree:TablePool.put",
     replacement=replacement,
     findings=("recount/pool/device.dma_unmap",),
     trigger="""\

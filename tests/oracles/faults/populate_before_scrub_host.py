@@ -1,7 +1,7 @@
 """The same, through HostMemory."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import RIGHTS, FrameState
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS, FrameState
 
 
 def replacement(self, hv):
@@ -12,7 +12,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="populate-before-scrub-host",
-    replaces="hvfuzz.hypervisor.steps:PopulatePage.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:PopulatePage.apply",
     replacement=replacement,
     findings=("host_memory/guest/memory.populate",),
     trigger="""\

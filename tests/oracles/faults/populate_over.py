@@ -1,9 +1,9 @@
 """The range of order 9 may end one block beyond MAX_GFN."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import steps
-from hvfuzz.hypervisor.effects import Effect
+from hvfuzz.hypervisor.core.effects import Effect
 from hvfuzz.hypervisor.hypercalls import memory
+from hvfuzz.hypervisor.memory import steps
 
 ORIGINAL = memory.Populate.check
 

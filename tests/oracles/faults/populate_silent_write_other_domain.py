@@ -1,7 +1,7 @@
 """The frame behind the one that is freed is scrubbed too: another page of the guest's (or somebody else's)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import steps
+from hvfuzz.hypervisor.memory import steps
 
 ORIGINAL = steps.RemovePage.apply
 
@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="populate-silent-write-other-domain",
-    replaces="hvfuzz.hypervisor.steps:RemovePage.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:RemovePage.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.decrease",),
     trigger="""\

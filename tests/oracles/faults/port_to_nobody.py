@@ -1,15 +1,18 @@
 """No check of the remote domain."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import domains, ports
-from hvfuzz.hypervisor.effects import Effect
+from hvfuzz.hypervisor.core import domains
+from hvfuzz.hypervisor.core.effects import Effect
 from hvfuzz.hypervisor.hypercalls import event
+from hvfuzz.hypervisor.ipc import event_channels
 
 
 def replacement(self, hv, caller, vcpu):
-    port = ports.lowest_free_port(caller)
+    port = event_channels.lowest_free_port(caller)
     room = event.room_for(hv, caller, port)
-    return Effect((*room, ports.SetPort(caller.id, port, domains.Port(domains.PortState.UNBOUND, self.remote))), port)
+    return Effect(
+        (*room, event_channels.SetPort(caller.id, port, domains.Port(domains.PortState.UNBOUND, self.remote))), port
+    )
 
 
 BUG = Bug(

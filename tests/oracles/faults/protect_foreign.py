@@ -1,17 +1,17 @@
 """A borrowed page can be protected: to RWX."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import pages
-from hvfuzz.hypervisor.tables import RIGHTS
+from hvfuzz.hypervisor.memory import page_checks
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS
 
 
 def replacement(hv, caller, gfn, entry, level):
-    return None if entry & RIGHTS else pages.ABSENT
+    return None if entry & RIGHTS else page_checks.ABSENT
 
 
 BUG = Bug(
     name="protect-foreign",
-    replaces="hvfuzz.hypervisor.pages:page_refusal",
+    replaces="hvfuzz.hypervisor.memory.page_checks:page_refusal",
     replacement=replacement,
     findings=("ownership/rights/memory.protect",),
     trigger="""\

@@ -1,10 +1,10 @@
 """The copy is done in words of 64 bytes: what is behind the data in the host's buffer goes along."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.clock import Cost
 
-ORIGINAL = access._put_piece
+ORIGINAL = guest_access._put_piece
 
 STALE = b"\x5a" * 64
 
@@ -19,7 +19,7 @@ def replacement(hv, vcpu, gva, hpa, data):
 
 BUG = Bug(
     name="put-rounds-up",
-    replaces="hvfuzz.hypervisor.access:_put_piece",
+    replaces="hvfuzz.hypervisor.memory.guest_access:_put_piece",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.exchange",),
     trigger="""\

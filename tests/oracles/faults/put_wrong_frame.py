@@ -1,12 +1,12 @@
 """A result that crosses a page is written to the frame that physically follows."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(self, hv):
     vcpu = hv.machine.vcpus[self.vcpu]
-    hpa = access.translate_for(hv, vcpu, self.gva, 2)
+    hpa = guest_access.translate_for(hv, vcpu, self.gva, 2)
     if hpa is not None:
         hv.observer.guest_copy(vcpu, self.gva, hpa, len(self.data), True)
         hv.machine.memory.write(hpa, self.data)
@@ -14,7 +14,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="put-wrong-frame",
-    replaces="hvfuzz.hypervisor.steps:PutGuest.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:PutGuest.apply",
     replacement=replacement,
     findings=("fetch/crossing/memory.exchange",),
     trigger="""\

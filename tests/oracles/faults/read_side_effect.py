@@ -1,7 +1,7 @@
 """Reading STATUS clears it."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 ORIGINAL = exits.read_register
 
@@ -15,7 +15,7 @@ def replacement(hv, device, offset, width):
 
 BUG = Bug(
     name="read-side-effect",
-    replaces="hvfuzz.hypervisor.exits:read_register",
+    replaces="hvfuzz.hypervisor.core.exits:read_register",
     replacement=replacement,
     findings=("exits/registers/mmio_read",),
     trigger="""\

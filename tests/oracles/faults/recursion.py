@@ -1,7 +1,7 @@
 """A multicall may be in a multicall."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch
+from hvfuzz.hypervisor.core import dispatch
 
 
 def replacement(hv, vcpu, number, args):

@@ -1,7 +1,7 @@
 """Privileged calls are let through for domain 1's second vCPU."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch
+from hvfuzz.hypervisor.core import dispatch
 
 ORIGINAL = dispatch.entitlement
 
@@ -14,7 +14,7 @@ def replacement(vcpu, caller, declaration):
 
 BUG = Bug(
     name="refused-reads-memory",
-    replaces="hvfuzz.hypervisor.dispatch:entitlement",
+    replaces="hvfuzz.hypervisor.core.dispatch:entitlement",
     replacement=replacement,
     findings=("fetch/privilege/device.deassign",),
     trigger="""\

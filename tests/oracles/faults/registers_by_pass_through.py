@@ -1,8 +1,8 @@
 """A device whose requests are not translated writes to the registers of a device that another domain has."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.machine.devices.windows import registers_of
-from hvfuzz.machine.iommu import Iommu
+from hvfuzz.machine.devices.register_windows import registers_of
+from hvfuzz.machine.vtd.unit import Iommu
 
 TRANSLATE = Iommu.translate
 
@@ -13,7 +13,7 @@ def replacement(self, bdf, iova, access):
 
 BUG = Bug(
     name="registers-by-pass-through",
-    replaces="hvfuzz.machine.iommu:Iommu.translate",
+    replaces="hvfuzz.machine.vtd.unit:Iommu.translate",
     replacement=replacement,
     findings=("ownership/access/mmio_write",),
     trigger=f"""\

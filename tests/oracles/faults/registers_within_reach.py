@@ -1,7 +1,7 @@
 """A device page is made to name the registers of another domain's device: a frame number that nobody has checked."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.machine.devices.windows import registers_of
+from hvfuzz.machine.devices.register_windows import registers_of
 
 
 def replacement(self, hv):
@@ -11,7 +11,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="registers-within-reach",
-    replaces="hvfuzz.hypervisor.steps:MapDma.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:MapDma.apply",
     replacement=replacement,
     findings=("ownership/registers/device.dma_map",),
     trigger="""\

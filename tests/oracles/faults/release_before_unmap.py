@@ -1,7 +1,7 @@
 """The reference is dropped before the leaf goes (order)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import grants
+from hvfuzz.hypervisor.ipc import grants
 
 
 def replacement(self, hv):
@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="release-before-unmap",
-    replaces="hvfuzz.hypervisor.grants:ReleaseSide.apply",
+    replaces="hvfuzz.hypervisor.ipc.grants:ReleaseSide.apply",
     replacement=replacement,
     findings=("stale/leaf/grant.unmap",),
     trigger="""\

@@ -1,7 +1,7 @@
 """A reserve of 64 frames that no call can have."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import allocator
+from hvfuzz.hypervisor.memory import allocator
 
 ORIGINAL = allocator.Allocator.choose
 
@@ -12,7 +12,7 @@ def replacement(self, count, *, top_down=False):
 
 BUG = Bug(
     name="reserve",
-    replaces="hvfuzz.hypervisor.allocator:Allocator.choose",
+    replaces="hvfuzz.hypervisor.memory.allocator:Allocator.choose",
     replacement=replacement,
     findings=("specification/status/memory.populate",),
     trigger="""\

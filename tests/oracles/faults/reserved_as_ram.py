@@ -1,8 +1,8 @@
 """The allocator does not know of the memory that firmware keeps: a guest gets it."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.reserved import read_regions
-from hvfuzz.machine.dmar import DMAR_ADDRESS
+from hvfuzz.hypervisor.memory.rmrr import read_regions
+from hvfuzz.machine.vtd.dmar import DMAR_ADDRESS
 
 
 def replacement(self):
@@ -11,7 +11,7 @@ def replacement(self):
 
 BUG = Bug(
     name="reserved-as-ram",
-    replaces="hvfuzz.hypervisor.hypervisor:Hypervisor._reserve",
+    replaces="hvfuzz.hypervisor.core.hypervisor:Hypervisor._reserve",
     replacement=replacement,
     findings=("audit/ownership.free/audit",),
     trigger="""\

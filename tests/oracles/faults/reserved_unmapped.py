@@ -9,7 +9,7 @@ def replacement(self, page, count=1):
 
 BUG = Bug(
     name="reserved-unmapped",
-    replaces="hvfuzz.hypervisor.hypervisor:Hypervisor.is_reserved",
+    replaces="hvfuzz.hypervisor.core.hypervisor:Hypervisor.is_reserved",
     replacement=replacement,
     findings=("ownership/reserved/device.dma_unmap",),
     trigger="""\

@@ -10,7 +10,7 @@ def replacement(self, caller, number):
 
 BUG = Bug(
     name="resolve-wraps",
-    replaces="hvfuzz.hypervisor.hypervisor:Hypervisor.resolve",
+    replaces="hvfuzz.hypervisor.core.hypervisor:Hypervisor.resolve",
     replacement=replacement,
     findings=("specification/status/event.alloc",),
     trigger="""\

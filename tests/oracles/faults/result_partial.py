@@ -1,7 +1,7 @@
 """The count that is returned is one too low for long ranges."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.effects import Effect, Refused
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.hypercalls import memory
 
 ORIGINAL = memory.Decrease.check

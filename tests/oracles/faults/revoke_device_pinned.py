@@ -1,8 +1,8 @@
 """Device pins are not looked at."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import grants
-from hvfuzz.hypervisor.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.ipc import grants
 
 
 def replacement(self, hv, caller, vcpu):

@@ -9,7 +9,7 @@ def replacement(first, last):
 
 BUG = Bug(
     name="ring-index-unchecked",
-    replaces="hvfuzz.hypervisor.coalesced:free_slot",
+    replaces="hvfuzz.hypervisor.devices.coalesced_mmio:free_slot",
     replacement=replacement,
     findings=("exits/ring/mmio_write",),
     trigger="""\

@@ -1,7 +1,7 @@
 """A refused access is stepped over (and faults)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 ORIGINAL = exits.ept_violation
 
@@ -14,7 +14,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="rip-of-refused-mmio",
-    replaces="hvfuzz.hypervisor.exits:ept_violation",
+    replaces="hvfuzz.hypervisor.core.exits:ept_violation",
     replacement=replacement,
     findings=("exits/registers/load",),
     trigger="""\

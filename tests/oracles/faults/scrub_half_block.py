@@ -10,7 +10,7 @@ def replacement(self, hfn):
 
 BUG = Bug(
     name="scrub-half-block",
-    replaces="hvfuzz.hypervisor.allocator:Allocator.free_block",
+    replaces="hvfuzz.hypervisor.memory.allocator:Allocator.free_block",
     replacement=replacement,
     findings=("host_memory/scrub/memory.decrease",),
     trigger="""\

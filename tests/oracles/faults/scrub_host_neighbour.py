@@ -9,7 +9,7 @@ def replacement(self, hfn, frames_):
 
 BUG = Bug(
     name="scrub-host-neighbour",
-    replaces="hvfuzz.hypervisor.allocator:Allocator.scrub",
+    replaces="hvfuzz.hypervisor.memory.allocator:Allocator.scrub",
     replacement=replacement,
     findings=("host_memory/guest/memory.decrease",),
     trigger="""\

@@ -1,17 +1,18 @@
 """A refused send leaves its own port pending."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import domains, ports
-from hvfuzz.hypervisor.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core import domains
+from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.ipc import event_channels
 
 
 def replacement(self, hv, caller, vcpu):
-    entry = ports.lookup(caller, self.port)
+    entry = event_channels.lookup(caller, self.port)
     if entry is None or entry.state is not domains.PortState.CONNECTED:
         if entry is not None:
-            ports.set_port(hv, caller.id, self.port, entry._replace(pending=True))
+            event_channels.set_port(hv, caller.id, self.port, entry._replace(pending=True))
         return Refused(Status.NO_PORT, "port not connected")
-    return Effect((ports.Deliver(entry.remote, entry.remote_port),))
+    return Effect((event_channels.Deliver(entry.remote, entry.remote_port),))
 
 
 BUG = Bug(

@@ -9,7 +9,7 @@ def replacement(word):
 
 BUG = Bug(
     name="settled-never-shared",
-    replaces="hvfuzz.hypervisor.frames:FrameTable.settled",
+    replaces="hvfuzz.hypervisor.memory.frames:FrameTable.settled",
     replacement=replacement,
     findings=("recount/state/grant.create",),
     trigger="""\

@@ -2,20 +2,20 @@
 
 from hvfuzz.abi.decode import struct
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
-from hvfuzz.hypervisor.effects import Refused, Status
-from hvfuzz.hypervisor.host import HostArray
+from hvfuzz.hypervisor.core.effects import Refused, Status
+from hvfuzz.hypervisor.core.host import HostArray
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(self, hv, vcpu):
-    at = access.translate_for(hv, vcpu, self.ring, 1)
-    header = access.copy_from_guest(hv, vcpu, self.ring, 8)
+    at = guest_access.translate_for(hv, vcpu, self.ring, 1)
+    header = guest_access.copy_from_guest(hv, vcpu, self.ring, 8)
     if header is None:
         return Refused(Status.FAULT, "x")
     (count,) = struct.unpack("<Q", header)
     if not 0 < count <= 16:
         return Refused(Status.INVALID, "n")
-    body = access.copy_from_guest(hv, vcpu, self.ring + 8, count * 24)
+    body = guest_access.copy_from_guest(hv, vcpu, self.ring + 8, count * 24)
     if body is None:
         return Refused(Status.FAULT, "x")
     count = hv.machine.memory.load64(at)

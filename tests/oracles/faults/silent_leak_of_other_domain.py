@@ -1,8 +1,8 @@
 """The new page holds what another domain has in a page of its own (copied unannounced, no canary in it)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import steps
-from hvfuzz.hypervisor.tables import leaf_frame
+from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
 ORIGINAL = steps.PopulatePage.apply
 
@@ -15,7 +15,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="silent-leak-of-other-domain",
-    replaces="hvfuzz.hypervisor.steps:PopulatePage.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:PopulatePage.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.populate",),
     trigger="""\

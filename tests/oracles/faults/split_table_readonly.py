@@ -2,7 +2,7 @@
 
 from hvfuzz.abi.decode import struct
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import LARGE
+from hvfuzz.hypervisor.memory.table_tree import LARGE
 
 
 def replacement(self, gfn):
@@ -20,7 +20,7 @@ def replacement(self, gfn):
 
 BUG = Bug(
     name="split-table-readonly",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.split",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.split",
     replacement=replacement,
     findings=("ownership/entry/memory.decrease",),
     trigger="""\

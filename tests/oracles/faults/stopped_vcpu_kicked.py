@@ -9,7 +9,7 @@ def replacement(self, vcpu):
 
 BUG = Bug(
     name="stopped-vcpu-kicked",
-    replaces="hvfuzz.hypervisor.scheduler:Scheduler.waits",
+    replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.waits",
     replacement=replacement,
     findings=("specification/result/sched.kick",),
     trigger="""\

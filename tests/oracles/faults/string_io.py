@@ -1,8 +1,9 @@
 """IN stores what was read at RDI, too, as INS would."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access, exits
-from hvfuzz.machine.vmcs import Reg
+from hvfuzz.hypervisor.core import exits
+from hvfuzz.hypervisor.memory import guest_access
+from hvfuzz.machine.cpu.vmcs import Reg
 
 RDI = int(Reg.RDI)
 
@@ -12,12 +13,12 @@ ORIGINAL = exits.port_access
 def replacement(hv, vcpu):
     ORIGINAL(hv, vcpu)
     if not vcpu.vmcs.write:
-        access.copy_to_guest(hv, vcpu, vcpu.vmcs.saved[7], b"\xff\xff\xff\xff")
+        guest_access.copy_to_guest(hv, vcpu, vcpu.vmcs.saved[7], b"\xff\xff\xff\xff")
 
 
 BUG = Bug(
     name="string-io",
-    replaces="hvfuzz.hypervisor.exits:port_access",
+    replaces="hvfuzz.hypervisor.core.exits:port_access",
     replacement=replacement,
     findings=("exits/call/in",),
     trigger="""\

@@ -1,7 +1,7 @@
 """A fault in the middle of a string leaves the count as it was: what was sent is sent again."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import string_io
+from hvfuzz.hypervisor.devices import string_io
 
 ORIGINAL = string_io.transfer
 
@@ -17,7 +17,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="string-io-count-later",
-    replaces="hvfuzz.hypervisor.string_io:transfer",
+    replaces="hvfuzz.hypervisor.devices.string_io:transfer",
     replacement=replacement,
     findings=("exits/string/outs",),
     trigger="""\

@@ -1,13 +1,13 @@
 """The address of a string is not checked: OUTS sends the hypervisor's memory."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(hv, vcpu):
     vmcs = vcpu.vmcs
     saved = vmcs.saved
-    data = access.raw_copy_from_guest(hv, vcpu, saved[6], saved[1])
+    data = guest_access.raw_copy_from_guest(hv, vcpu, saved[6], saved[1])
     for byte in data or b"":
         hv.domains[vcpu.domain].uart.port_write(vmcs.port - 0x3F8, 1, byte)
     saved[6] += saved[1]
@@ -17,7 +17,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="string-io-hole",
-    replaces="hvfuzz.hypervisor.string_io:transfer",
+    replaces="hvfuzz.hypervisor.devices.string_io:transfer",
     replacement=replacement,
     findings=("host_memory/hole/outs",),
     trigger="""\

@@ -1,16 +1,16 @@
 """INS stores a whole word for each byte that it reads."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(hv, vcpu, gva):
-    access.copy_to_guest(hv, vcpu, gva, bytes(8))
+    guest_access.copy_to_guest(hv, vcpu, gva, bytes(8))
 
 
 BUG = Bug(
     name="string-io-overrun",
-    replaces="hvfuzz.hypervisor.string_io:move",
+    replaces="hvfuzz.hypervisor.devices.string_io:move",
     replacement=replacement,
     findings=("exits/string/ins",),
     trigger="""\

@@ -9,7 +9,7 @@ def replacement(hv, vcpu, gva, size, access):
 
 BUG = Bug(
     name="string-io-supervisor",
-    replaces="hvfuzz.hypervisor.access:refusal",
+    replaces="hvfuzz.hypervisor.memory.guest_access:refusal",
     replacement=replacement,
     findings=("exits/string/outs",),
     trigger="""\

@@ -1,7 +1,7 @@
 """A string of any length is moved in one exit."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import string_io
+from hvfuzz.hypervisor.devices import string_io
 
 
 def replacement(hv, vcpu):
@@ -15,7 +15,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="string-io-unbounded",
-    replaces="hvfuzz.hypervisor.string_io:transfer",
+    replaces="hvfuzz.hypervisor.devices.string_io:transfer",
     replacement=replacement,
     findings=("exits/string/outs",),
     trigger="""\

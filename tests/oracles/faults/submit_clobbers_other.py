@@ -1,7 +1,7 @@
 """LENGTH is written to the other engine as well."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import steps
+from hvfuzz.hypervisor.memory import steps
 
 ORIGINAL = steps.SubmitDma.apply
 
@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="submit-clobbers-other",
-    replaces="hvfuzz.hypervisor.steps:SubmitDma.apply",
+    replaces="hvfuzz.hypervisor.memory.steps:SubmitDma.apply",
     replacement=replacement,
     findings=("exits/others/device.dma_submit",),
     trigger="""\

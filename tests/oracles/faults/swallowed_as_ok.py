@@ -1,9 +1,11 @@
 """A fault of the host is swallowed, and the call ends as OK."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch, hypercalls, ports
-from hvfuzz.hypervisor.effects import Refused, Status
-from hvfuzz.hypervisor.tables import HostFault
+from hvfuzz.hypervisor import hypercalls
+from hvfuzz.hypervisor.core import dispatch
+from hvfuzz.hypervisor.core.effects import Refused, Status
+from hvfuzz.hypervisor.ipc import event_channels
+from hvfuzz.hypervisor.memory.table_tree import HostFault
 
 
 def replacement(hv, vcpu, number, pointer):
@@ -19,7 +21,7 @@ def replacement(hv, vcpu, number, pointer):
     observer.call_started(vcpu, declaration, args)
     try:
         if declaration.name == "event.send":
-            ports.port_entry(caller, args.port)
+            event_channels.port_entry(caller, args.port)
         effect = args.check(hv, caller, vcpu)
     except HostFault:
         return Status.OK, 0
@@ -38,7 +40,7 @@ def replacement(hv, vcpu, number, pointer):
 
 BUG = Bug(
     name="swallowed-as-ok",
-    replaces="hvfuzz.hypervisor.dispatch:call",
+    replaces="hvfuzz.hypervisor.core.dispatch:call",
     replacement=replacement,
     findings=("exits/call/event.send",),
     trigger="""\

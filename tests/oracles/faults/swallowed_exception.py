@@ -1,9 +1,11 @@
 """A port is looked up ahead of the check; the null dereference is swallowed."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch, hypercalls, ports
-from hvfuzz.hypervisor.effects import Refused, Status
-from hvfuzz.hypervisor.tables import HostFault
+from hvfuzz.hypervisor import hypercalls
+from hvfuzz.hypervisor.core import dispatch
+from hvfuzz.hypervisor.core.effects import Refused, Status
+from hvfuzz.hypervisor.ipc import event_channels
+from hvfuzz.hypervisor.memory.table_tree import HostFault
 
 
 def replacement(hv, vcpu, number, pointer):
@@ -19,7 +21,7 @@ def replacement(hv, vcpu, number, pointer):
     observer.call_started(vcpu, declaration, args)
     try:
         if declaration.name == "event.send":
-            ports.port_entry(caller, args.port)
+            event_channels.port_entry(caller, args.port)
         effect = args.check(hv, caller, vcpu)
     except HostFault:
         return Status.NO_PORT, 0
@@ -41,7 +43,7 @@ def replacement(hv, vcpu, number, pointer):
 
 BUG = Bug(
     name="swallowed-exception",
-    replaces="hvfuzz.hypervisor.dispatch:call",
+    replaces="hvfuzz.hypervisor.core.dispatch:call",
     replacement=replacement,
     findings=("exits/call/event.send",),
     trigger="""\

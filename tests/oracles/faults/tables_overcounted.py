@@ -9,7 +9,7 @@ def replacement(self, pages, level=1):
 
 BUG = Bug(
     name="tables-overcounted",
-    replaces="hvfuzz.hypervisor.tables:TableTree.tables_needed",
+    replaces="hvfuzz.hypervisor.memory.table_tree:TableTree.tables_needed",
     replacement=replacement,
     findings=("recount/need/device.dma_map",),
     trigger="""\

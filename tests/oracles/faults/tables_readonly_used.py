@@ -1,9 +1,9 @@
 """The IOMMU tables above the leaf lack the right to write, and a device writes."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import iommu
+from hvfuzz.hypervisor.memory import dma
 
-ORIGINAL = iommu.DmaMap.map
+ORIGINAL = dma.DmaMap.map
 
 
 def replacement(self, page, hfn, rights, *, foreign=False):
@@ -16,7 +16,7 @@ def replacement(self, page, hfn, rights, *, foreign=False):
 
 BUG = Bug(
     name="tables-readonly-used",
-    replaces="hvfuzz.hypervisor.iommu:DmaMap.map",
+    replaces="hvfuzz.hypervisor.memory.dma:DmaMap.map",
     replacement=replacement,
     findings=("ownership/entry/device.dma_map",),
     trigger="""\

@@ -1,7 +1,7 @@
 """A table page is not zeroed when taken."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.tables import FrameState
+from hvfuzz.hypervisor.memory.table_tree import FrameState
 
 
 def replacement(self):
@@ -15,7 +15,7 @@ def replacement(self):
 
 BUG = Bug(
     name="take-not-zeroed",
-    replaces="hvfuzz.hypervisor.tables:TablePool.take",
+    replaces="hvfuzz.hypervisor.memory.table_tree:TablePool.take",
     replacement=replacement,
     findings=("host_memory/fault/boot",),
     trigger="""\

@@ -1,7 +1,7 @@
 """The timeout is 32 bits wide."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import scheduler
+from hvfuzz.hypervisor.vcpu import scheduler
 
 
 def replacement(self, vcpu, ports_, timeout):
@@ -11,7 +11,7 @@ def replacement(self, vcpu, ports_, timeout):
 
 BUG = Bug(
     name="timeout-truncated",
-    replaces="hvfuzz.hypervisor.scheduler:Scheduler.poll",
+    replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.poll",
     replacement=replacement,
     findings=("specification/change/sched.yield",),
     trigger="""\

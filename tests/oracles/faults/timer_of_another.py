@@ -1,7 +1,7 @@
 """The registers are those of the timer of domain 1, whoever writes them."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 emulated_device = exits.emulated_device
 
@@ -13,7 +13,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="timer-of-another",
-    replaces="hvfuzz.hypervisor.exits:emulated_device",
+    replaces="hvfuzz.hypervisor.core.exits:emulated_device",
     replacement=replacement,
     findings=("exits/model/mmio_write",),
     trigger="""\

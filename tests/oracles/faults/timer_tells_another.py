@@ -1,18 +1,18 @@
 """The event of a timer comes in on the port of that number of the next domain."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import ports
+from hvfuzz.hypervisor.ipc import event_channels
 
 
 def replacement(hv, timer):
     other = (timer.domain + 1) % len(hv.domains)
-    if ports.lookup(hv.domains[other], timer.port) is not None:
-        ports.Deliver(other, timer.port).apply(hv)
+    if event_channels.lookup(hv.domains[other], timer.port) is not None:
+        event_channels.Deliver(other, timer.port).apply(hv)
 
 
 BUG = Bug(
     name="timer-tells-another",
-    replaces="hvfuzz.hypervisor.timer:notify",
+    replaces="hvfuzz.hypervisor.devices.timer:notify",
     replacement=replacement,
     findings=("specification/port/sched.yield",),
     trigger="""\

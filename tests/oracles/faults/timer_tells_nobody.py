@@ -9,7 +9,7 @@ def replacement(hv, timer):
 
 BUG = Bug(
     name="timer-tells-nobody",
-    replaces="hvfuzz.hypervisor.timer:notify",
+    replaces="hvfuzz.hypervisor.devices.timer:notify",
     replacement=replacement,
     findings=("specification/status/sched.block",),
     trigger="""\

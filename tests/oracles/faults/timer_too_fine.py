@@ -9,7 +9,7 @@ def replacement(cycles):
 
 BUG = Bug(
     name="timer-too-fine",
-    replaces="hvfuzz.hypervisor.timer:grains",
+    replaces="hvfuzz.hypervisor.devices.timer:grains",
     replacement=replacement,
     findings=("exits/model/mmio_read",),
     trigger="""\

@@ -1,7 +1,7 @@
 """A triple fault of one vCPU stops all of its domain."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.scheduler import RunState
+from hvfuzz.hypervisor.vcpu.scheduler import RunState
 
 
 def replacement(self, vcpu):
@@ -12,7 +12,7 @@ def replacement(self, vcpu):
 
 BUG = Bug(
     name="triple-fault-ends-domain",
-    replaces="hvfuzz.hypervisor.scheduler:Scheduler.stop",
+    replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.stop",
     replacement=replacement,
     findings=("specification/change/int",),
     trigger="""\

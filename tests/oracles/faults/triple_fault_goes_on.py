@@ -9,7 +9,7 @@ def replacement(self, vcpu):
 
 BUG = Bug(
     name="triple-fault-goes-on",
-    replaces="hvfuzz.hypervisor.scheduler:Scheduler.stop",
+    replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.stop",
     replacement=replacement,
     findings=("specification/change/int",),
     trigger="""\

@@ -1,9 +1,9 @@
 """RDTSC tells every cycle, in which the cost of the host's own work shows."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import tsc
+from hvfuzz.hypervisor.vcpu import guest_clock
 
-ORIGINAL = tsc.read_clock
+ORIGINAL = guest_clock.read_clock
 
 
 def replacement(hv, vcpu):
@@ -13,7 +13,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="tsc-fine",
-    replaces="hvfuzz.hypervisor.tsc:read_clock",
+    replaces="hvfuzz.hypervisor.vcpu.guest_clock:read_clock",
     replacement=replacement,
     findings=("exits/registers/rdtsc",),
     trigger="""\

@@ -10,7 +10,7 @@ def replacement(hv, vcpu, value):
 
 BUG = Bug(
     name="tsc-offset-of-other",
-    replaces="hvfuzz.hypervisor.tsc:write_counter",
+    replaces="hvfuzz.hypervisor.vcpu.guest_clock:write_counter",
     replacement=replacement,
     findings=("exits/control/wrmsr",),
     trigger="""\

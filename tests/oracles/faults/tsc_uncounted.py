@@ -11,7 +11,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="tsc-uncounted",
-    replaces="hvfuzz.hypervisor.tsc:read_clock",
+    replaces="hvfuzz.hypervisor.vcpu.guest_clock:read_clock",
     replacement=replacement,
     findings=("specification/change/rdtsc",),
     trigger="""\

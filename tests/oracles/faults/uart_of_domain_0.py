@@ -1,7 +1,7 @@
 """Wide accesses go to domain 0's UART."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 
 def replacement(hv, vcpu):
@@ -20,7 +20,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="uart-of-domain-0",
-    replaces="hvfuzz.hypervisor.exits:port_access",
+    replaces="hvfuzz.hypervisor.core.exits:port_access",
     replacement=replacement,
     findings=("exits/others/out",),
     trigger="""\

@@ -1,7 +1,7 @@
 """What a domain sends is appended to the control domain's console."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 ORIGINAL = exits.port_access
 
@@ -14,7 +14,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="uart-to-log",
-    replaces="hvfuzz.hypervisor.exits:port_access",
+    replaces="hvfuzz.hypervisor.core.exits:port_access",
     replacement=replacement,
     findings=("specification/change/out",),
     trigger="""\

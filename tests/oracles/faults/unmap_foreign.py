@@ -1,10 +1,10 @@
 """Device pages of grants can be unmapped."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import steps
-from hvfuzz.hypervisor.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
 from hvfuzz.hypervisor.hypercalls import device
-from hvfuzz.hypervisor.tables import RIGHTS
+from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS
 
 
 def replacement(self, hv, caller, vcpu):

@@ -1,7 +1,7 @@
 """HOST is released whatever the flags say."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import grants
+from hvfuzz.hypervisor.ipc import grants
 
 
 def replacement(domain, mappings, flags):
@@ -12,7 +12,7 @@ def replacement(domain, mappings, flags):
 
 BUG = Bug(
     name="unmap-one-handle-twice",
-    replaces="hvfuzz.hypervisor.grants:release_steps",
+    replaces="hvfuzz.hypervisor.ipc.grants:release_steps",
     replacement=replacement,
     findings=("specification/frame/grant.unmap",),
     trigger="""\

@@ -1,8 +1,8 @@
 """INVEPT is spared where no translation names the page; that a walk has cached where a table lies is forgotten."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import stage2
-from hvfuzz.hypervisor.tables import leaf_frame
+from hvfuzz.hypervisor.memory import stage2
+from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
 ORIGINAL = stage2.Stage2.unmap
 
@@ -21,7 +21,7 @@ def replacement(self, gfn):
 
 BUG = Bug(
     name="unmap-unless-cached",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.unmap",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.unmap",
     replacement=replacement,
     findings=("stale/structure/memory.decrease",),
     trigger="""\

@@ -1,9 +1,9 @@
 """sched.yield has a fast path, before the privilege check."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch
+from hvfuzz.hypervisor.core import dispatch
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.vmcs import RAX, RDX, RIP
+from hvfuzz.machine.cpu.vmcs import RAX, RDX, RIP
 
 ORIGINAL = dispatch.vmcall
 
@@ -20,7 +20,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="user-fast-path",
-    replaces="hvfuzz.hypervisor.dispatch:vmcall",
+    replaces="hvfuzz.hypervisor.core.dispatch:vmcall",
     replacement=replacement,
     findings=("exits/call/vmcall",),
     trigger="""\

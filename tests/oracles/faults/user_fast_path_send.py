@@ -1,9 +1,10 @@
 """event.send has a fast path that does not report itself, nor look at the ring."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch, ports
+from hvfuzz.hypervisor.core import dispatch
+from hvfuzz.hypervisor.ipc import event_channels
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.vmcs import RAX, RDX, RIP, Reg
+from hvfuzz.machine.cpu.vmcs import RAX, RDX, RIP, Reg
 
 RDI = int(Reg.RDI)
 
@@ -13,9 +14,9 @@ ORIGINAL = dispatch.vmcall
 def replacement(hv, vcpu):
     saved = vcpu.vmcs.saved
     if saved[RAX] == 0x32 and vcpu.cpl:
-        entry = ports.lookup(hv.domains[vcpu.domain], saved[RDI] & 0x7F)
+        entry = event_channels.lookup(hv.domains[vcpu.domain], saved[RDI] & 0x7F)
         if entry is not None and entry.state:
-            ports.Deliver(entry.remote, entry.remote_port).apply(hv)
+            event_channels.Deliver(entry.remote, entry.remote_port).apply(hv)
         saved[RAX] = saved[RDX] = 0
         saved[RIP] = saved[RIP] + vcpu.vmcs.length & U64
         return
@@ -24,7 +25,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="user-fast-path-send",
-    replaces="hvfuzz.hypervisor.dispatch:vmcall",
+    replaces="hvfuzz.hypervisor.core.dispatch:vmcall",
     replacement=replacement,
     findings=("exits/call/vmcall",),
     trigger="""\

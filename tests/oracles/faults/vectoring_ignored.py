@@ -1,7 +1,7 @@
 """A stack in a device's registers is #GP(0), whatever exception was being delivered: it is lost."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.machine.faults import GuestFault
+from hvfuzz.machine.cpu.faults import GuestFault
 
 
 def replacement(hv, vcpu):
@@ -10,7 +10,7 @@ def replacement(hv, vcpu):
 
 BUG = Bug(
     name="vectoring-ignored",
-    replaces="hvfuzz.hypervisor.exits:refuse_access",
+    replaces="hvfuzz.hypervisor.core.exits:refuse_access",
     replacement=replacement,
     findings=("exits/fault/load",),
     trigger="""\

@@ -1,7 +1,7 @@
 """The version check is forgotten."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import dispatch
+from hvfuzz.hypervisor.core import dispatch
 
 
 def replacement(vcpu, caller, declaration):
@@ -16,7 +16,7 @@ def replacement(vcpu, caller, declaration):
 
 BUG = Bug(
     name="version-check-by-struct",
-    replaces="hvfuzz.hypervisor.dispatch:entitlement",
+    replaces="hvfuzz.hypervisor.core.dispatch:entitlement",
     replacement=replacement,
     findings=("fetch/version/device.dma_batch",),
     trigger="""\

@@ -2,12 +2,13 @@
 
 from hvfuzz.abi.decode import HEADER_SIZE, check_header, decode_body
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access, dispatch
-from hvfuzz.hypervisor.effects import Status
+from hvfuzz.hypervisor.core import dispatch
+from hvfuzz.hypervisor.core.effects import Status
+from hvfuzz.hypervisor.memory import guest_access
 
 
 def replacement(hv, vcpu, caller, declaration, pointer):
-    header = access.copy_from_guest(hv, vcpu, pointer, HEADER_SIZE)
+    header = guest_access.copy_from_guest(hv, vcpu, pointer, HEADER_SIZE)
     if header is None:
         return dispatch.HEADER_FAULT
     claimed = check_header(header, caller.version)
@@ -15,7 +16,7 @@ def replacement(hv, vcpu, caller, declaration, pointer):
         return dispatch.HEADER_INVALID if claimed is Status.INVALID else dispatch.HEADER_TOO_NEW
     size, _ = claimed
     rest = size - HEADER_SIZE
-    body = access.copy_from_guest(hv, vcpu, pointer + HEADER_SIZE, rest) if rest else b""
+    body = guest_access.copy_from_guest(hv, vcpu, pointer + HEADER_SIZE, rest) if rest else b""
     if body is None:
         return dispatch.BODY_FAULT
     args = decode_body(declaration, caller.version, body)
@@ -24,7 +25,7 @@ def replacement(hv, vcpu, caller, declaration, pointer):
 
 BUG = Bug(
     name="version-of-call",
-    replaces="hvfuzz.hypervisor.dispatch:fetch_arguments",
+    replaces="hvfuzz.hypervisor.core.dispatch:fetch_arguments",
     replacement=replacement,
     findings=("specification/status/memory.populate",),
     trigger="""\

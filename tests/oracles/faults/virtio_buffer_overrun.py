@@ -13,7 +13,7 @@ def replacement(self, segments, offset, data):
 
 BUG = Bug(
     name="virtio-buffer-overrun",
-    replaces="hvfuzz.machine.devices.virtio:VirtioDevice.scatter",
+    replaces="hvfuzz.machine.devices.virtio.transport:VirtioDevice.scatter",
     replacement=replacement,
     findings=("exits/dma/mmio_write",),
     trigger="""\

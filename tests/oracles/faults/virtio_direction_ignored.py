@@ -1,7 +1,7 @@
 """A buffer that the driver gives to be read is written."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.machine.devices.virtqueue import Virtqueue
+from hvfuzz.machine.devices.virtio.virtqueue import Virtqueue
 
 chain_of = Virtqueue._chain
 
@@ -13,7 +13,7 @@ def replacement(self, head):
 
 BUG = Bug(
     name="virtio-direction-ignored",
-    replaces="hvfuzz.machine.devices.virtqueue:Virtqueue._chain",
+    replaces="hvfuzz.machine.devices.virtio.virtqueue:Virtqueue._chain",
     replacement=replacement,
     findings=("exits/dma/mmio_write",),
     trigger="""\

@@ -9,7 +9,7 @@ def replacement(self, value):
 
 BUG = Bug(
     name="virtio-features-unchecked",
-    replaces="hvfuzz.machine.devices.virtio:VirtioDevice._set_status",
+    replaces="hvfuzz.machine.devices.virtio.transport:VirtioDevice._set_status",
     replacement=replacement,
     findings=("exits/device/mmio_write",),
     trigger="""\

@@ -1,7 +1,7 @@
 """The index of a descriptor is not compared with the size of the table."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.machine.devices.virtqueue import DESCRIPTOR, Chain
+from hvfuzz.machine.devices.virtio.virtqueue import DESCRIPTOR, Chain
 
 
 def replacement(self, head):
@@ -12,7 +12,7 @@ def replacement(self, head):
 
 BUG = Bug(
     name="virtio-index-unchecked",
-    replaces="hvfuzz.machine.devices.virtqueue:Virtqueue._chain",
+    replaces="hvfuzz.machine.devices.virtio.virtqueue:Virtqueue._chain",
     replacement=replacement,
     findings=("exits/dma/mmio_write",),
     trigger="""\

@@ -11,7 +11,7 @@ def replacement(self, page):
 
 BUG = Bug(
     name="virtio-log-astray",
-    replaces="hvfuzz.machine.devices.virtio:VirtioDevice._log",
+    replaces="hvfuzz.machine.devices.virtio.transport:VirtioDevice._log",
     replacement=replacement,
     findings=("exits/dma/mmio_write",),
     trigger="""\

@@ -12,7 +12,7 @@ def replacement(self, iova, data):
 
 BUG = Bug(
     name="virtio-past-the-iommu",
-    replaces="hvfuzz.machine.devices.virtio:VirtioDevice.write",
+    replaces="hvfuzz.machine.devices.virtio.transport:VirtioDevice.write",
     replacement=replacement,
     findings=("exits/dma/mmio_write",),
     trigger="""\

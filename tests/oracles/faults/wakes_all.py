@@ -11,7 +11,7 @@ def replacement(self, vcpus, port):
 
 BUG = Bug(
     name="wakes-all",
-    replaces="hvfuzz.hypervisor.scheduler:Scheduler.event",
+    replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.event",
     replacement=replacement,
     findings=("specification/vcpu/event.send",),
     trigger="""\

@@ -9,7 +9,7 @@ def replacement(self, address, seen):
 
 BUG = Bug(
     name="walk-stale",
-    replaces="hvfuzz.hypervisor.tables:TableTree.reload",
+    replaces="hvfuzz.hypervisor.memory.table_tree:TableTree.reload",
     replacement=replacement,
     findings=("host_memory/freed/memory.protect",),
     trigger="""\

@@ -9,7 +9,7 @@ def replacement(self, first, count, rights=-1):
 
 BUG = Bug(
     name="whole-blocks-thought-cut",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.blocks_cut",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.blocks_cut",
     replacement=replacement,
     findings=("recount/need/memory.decrease",),
     trigger="""\

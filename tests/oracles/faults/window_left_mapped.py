@@ -9,7 +9,7 @@ def replacement(self, device):
 
 BUG = Bug(
     name="window-left-mapped",
-    replaces="hvfuzz.hypervisor.hypervisor:Hypervisor.window_of",
+    replaces="hvfuzz.hypervisor.core.hypervisor:Hypervisor.window_of",
     replacement=replacement,
     findings=("ownership/registers/device.deassign",),
     trigger="""\

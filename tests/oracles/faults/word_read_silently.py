@@ -12,7 +12,7 @@ def replacement(self, hpa):
 
 BUG = Bug(
     name="word-read-silently",
-    replaces="hvfuzz.hypervisor.host:HostMemory.read64",
+    replaces="hvfuzz.hypervisor.core.host:HostMemory.read64",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.decrease",),
     trigger="""\

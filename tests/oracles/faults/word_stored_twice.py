@@ -14,7 +14,7 @@ def replacement(self, hpa, value):
 
 BUG = Bug(
     name="word-stored-twice",
-    replaces="hvfuzz.hypervisor.host:HostMemory.write64",
+    replaces="hvfuzz.hypervisor.core.host:HostMemory.write64",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.protect",),
     trigger="""\

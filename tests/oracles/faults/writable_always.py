@@ -9,7 +9,7 @@ def replacement(hv, vcpu, gva, size):
 
 BUG = Bug(
     name="writable-always",
-    replaces="hvfuzz.hypervisor.access:raw_writable",
+    replaces="hvfuzz.hypervisor.memory.guest_access:raw_writable",
     replacement=replacement,
     findings=("specification/status/memory.exchange",),
     trigger="""\

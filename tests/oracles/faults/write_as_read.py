@@ -1,9 +1,9 @@
 """Every copy is translated as a read."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import access
+from hvfuzz.hypervisor.memory import guest_access
 
-ORIGINAL = access.translate_for
+ORIGINAL = guest_access.translate_for
 
 
 def replacement(hv, vcpu, gva, access_):
@@ -12,7 +12,7 @@ def replacement(hv, vcpu, gva, access_):
 
 BUG = Bug(
     name="write-as-read",
-    replaces="hvfuzz.hypervisor.access:translate_for",
+    replaces="hvfuzz.hypervisor.memory.guest_access:translate_for",
     replacement=replacement,
     findings=("fetch/translated/memory.exchange",),
     trigger="""\

@@ -1,7 +1,7 @@
 """Narrow writes are lost."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 
 def replacement(hv, device, offset, width, value):
@@ -12,7 +12,7 @@ def replacement(hv, device, offset, width, value):
 
 BUG = Bug(
     name="write-lost",
-    replaces="hvfuzz.hypervisor.exits:write_register",
+    replaces="hvfuzz.hypervisor.core.exits:write_register",
     replacement=replacement,
     findings=("exits/device/mmio_write",),
     trigger="""\

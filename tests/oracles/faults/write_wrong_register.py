@@ -1,7 +1,7 @@
 """The offset is taken modulo 64: a write to a place without registers lands in one."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import exits
+from hvfuzz.hypervisor.core import exits
 
 
 def replacement(hv, device, offset, width, value):
@@ -11,7 +11,7 @@ def replacement(hv, device, offset, width, value):
 
 BUG = Bug(
     name="write-wrong-register",
-    replaces="hvfuzz.hypervisor.exits:write_register",
+    replaces="hvfuzz.hypervisor.core.exits:write_register",
     replacement=replacement,
     findings=("exits/device/mmio_write",),
     trigger="""\

@@ -1,8 +1,8 @@
 """Memory is mapped with memory type 2, which is reserved: the first access is a misconfiguration."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import stage2
-from hvfuzz.hypervisor.tables import FOREIGN, LARGE, RIGHTS, HostBug
+from hvfuzz.hypervisor.memory import stage2
+from hvfuzz.hypervisor.memory.table_tree import FOREIGN, LARGE, RIGHTS, HostBug
 
 
 def replacement(self, gfn, hfn, rights, *, block=False, foreign=False):
@@ -23,7 +23,7 @@ def replacement(self, gfn, hfn, rights, *, block=False, foreign=False):
 
 BUG = Bug(
     name="wrong-memory-type",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.map",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.map",
     replacement=replacement,
     findings=("ownership/entry/grant.map",),
     trigger="""\

@@ -1,8 +1,8 @@
 """A leaf has a reserved memory type, and the guest uses it."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor import stage2
-from hvfuzz.hypervisor.tables import FOREIGN, LARGE
+from hvfuzz.hypervisor.memory import stage2
+from hvfuzz.hypervisor.memory.table_tree import FOREIGN, LARGE
 
 
 def replacement(self, gfn, hfn, rights, *, block=False, foreign=False):
@@ -21,7 +21,7 @@ def replacement(self, gfn, hfn, rights, *, block=False, foreign=False):
 
 BUG = Bug(
     name="wrong-memory-type-used",
-    replaces="hvfuzz.hypervisor.stage2:Stage2.map",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.map",
     replacement=replacement,
     findings=("ownership/entry/grant.map",),
     trigger="""\

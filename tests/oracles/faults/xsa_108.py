@@ -13,7 +13,7 @@ def replacement(register):
 
 BUG = Bug(
     name="xsa-108",
-    replaces="hvfuzz.hypervisor.apic:readable",
+    replaces="hvfuzz.hypervisor.vcpu.apic:readable",
     replacement=replacement,
     findings=("host_memory/free/rdmsr",),
     trigger="""\

@@ -9,7 +9,7 @@ def replacement(self):
 
 BUG = Bug(
     name="yield-takes-no-time",
-    replaces="hvfuzz.hypervisor.scheduler:Scheduler.end_slice",
+    replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.end_slice",
     replacement=replacement,
     findings=("specification/time/sched.yield",),
     trigger="""\

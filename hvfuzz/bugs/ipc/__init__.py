@@ -1,0 +1,1 @@
+"""Planted bugs in grants and event channels."""

@@ -1,0 +1,81 @@
+"""XSA-380 / CVE-2021-28698 (the unmap half): many mappings are released in one go, each with a linear search.
+
+Cause: for each grant mapping that was released, Xen searched all mappings of the domain for others of the same frame,
+and large numbers of mappings were released without a preemption point: a domain could hold a processor for minutes.
+
+Scaled: a domain has 64 handles here, where Xen's default allows half a million; each search is made PASSES times over,
+as in a table of 256, and the bound that the oracle sets is scaled like that.
+"""
+
+from typing import NamedTuple
+
+from hvfuzz.bugs.bug import Bug
+from hvfuzz.hypervisor.core.domains import Domain, Mapping
+from hvfuzz.hypervisor.core.effects import NO_WORK, Step
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.hypervisor.ipc.grants import DEVICE, HOST, drop_reference, sides_of, unmap_side
+
+PASSES = 4
+
+
+class ReleaseAll(NamedTuple):
+    """The sides that `flags` name of all `handles` of `domain` are released, in one step."""
+
+    domain: int
+    handles: tuple[int, ...]
+    flags: int
+
+    @property
+    def work(self) -> int:
+        """What the code believed."""
+        return NO_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Release them, looking for other mappings of each frame on the way."""
+        domain = hv.domains[self.domain]
+        for handle in self.handles:
+            for side in (HOST, DEVICE):
+                mapping = domain.handles[handle]
+                if mapping is None or not side & self.flags & sides_of(mapping):
+                    continue
+                for _ in range(PASSES):
+                    others_of(domain, mapping)
+                unmap_side(domain, mapping, side)
+                drop_reference(hv, domain, handle, mapping, side)
+
+
+def others_of(domain: Domain, mapping: Mapping) -> int:
+    """How many other mappings of the same frame the domain has: the linear search."""
+    count = 0
+    for handle in range(len(domain.handles)):
+        other = domain.handles[handle]
+        if other is not None and other is not mapping and other.frame == mapping.frame:
+            count += 1
+    return count
+
+
+def release_steps(domain: Domain, mappings: list[tuple[int, Mapping]], flags: int) -> tuple[Step, ...]:
+    """One step for everything."""
+    return (ReleaseAll(domain.id, tuple(handle for handle, _ in mappings), flags),)
+
+
+BUG = Bug(
+    name="xsa-380",
+    advisory="XSA-380, CVE-2021-28698",
+    title="many grant mappings are released without a preemption point, each with a linear search",
+    replaces="hvfuzz.hypervisor.ipc.grants:release_steps",
+    replacement=release_steps,
+    findings=("work/preemption/grant.unmap",),
+    difficulty=3,
+    story=__doc__,
+    trigger="""\
+# hvp 1
+world pair
+r0 = grant.create(dom1, gfn=0x40, to=2, rights=R|W)
+"""
+    + "".join(
+        f"r{number + 1} = grant.map(dom2, granter=1, ref=r0, gfn={0x400 + number:#x}, iova=0, flags=HOST)\n"
+        for number in range(8)
+    )
+    + "grant.unmap(dom2, handle=r1, count=8, flags=HOST)\n",
+)

@@ -1,0 +1,1 @@
+"""Planted bugs in the handling of frames and tables."""

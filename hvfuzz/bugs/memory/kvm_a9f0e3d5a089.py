@@ -1,0 +1,34 @@
+"""KVM arm64 a9f0e3d5a089: a page table walker descends into a table that its callback has just freed.
+
+Cause: the callback that makes a block of 512 pages unlinked and freed the table below an entry. The walker had read
+the entry before it called the callback, did not read it again, and went on into the freed table.
+
+Simplified: the freed page is back in the domain's paging pool, and poisoned; in KVM it could be anybody's by then.
+"""
+
+from hvfuzz.bugs.bug import Bug
+from hvfuzz.hypervisor.memory.table_tree import TableTree
+
+
+def reload(self: TableTree, address: int, seen: int) -> int:
+    """Go on with the entry as it was."""
+    return seen
+
+
+BUG = Bug(
+    name="kvm-a9f0e3d5a089",
+    advisory="Linux commit a9f0e3d5a089",
+    title="the stage 2 walker descends into a table that was freed when a block took its place",
+    replaces="hvfuzz.hypervisor.memory.table_tree:TableTree.reload",
+    replacement=reload,
+    findings=("host_memory/freed/memory.protect",),
+    difficulty=3,
+    story=__doc__,
+    trigger="""\
+# hvp 1
+world pair
+memory.populate(dom1, first=0x400, count=1, order=9)
+memory.protect(dom1, first=0x400, count=1, rights=R)
+memory.protect(dom1, first=0x400, count=1, rights=R|W|X)
+""",
+)

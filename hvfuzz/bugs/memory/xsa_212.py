@@ -1,0 +1,42 @@
+"""XSA-212 / CVE-2017-7228: a range check that assumes that accesses start at index 0.
+
+Cause: `XENMEM_exchange` checked that the guest's arrays begin outside the hypervisor's part of the address space, and
+relied on accesses that go upwards from index 0 to fault in the gap before they could reach it. But the guest also says
+where to go on (`nr_exchanged`): with that index chosen, the first access is at any address at all, and the raw copy
+that follows the check writes there with the hypervisor's rights.
+
+Simplified: the value written is the guest frame number of the page exchanged, not its machine frame number.
+"""
+
+from hvfuzz.bugs.bug import Bug
+from hvfuzz.hypervisor.hypercalls.memory import Exchange
+from hvfuzz.hypervisor.memory import guest_access
+
+
+def array_ok(self: Exchange, base: int) -> bool:
+    """Check the array as if its elements 0 .. count - 1 were used."""
+    return guest_access.guest_range_ok(base, 8 * self.count)
+
+
+BUG = Bug(
+    name="xsa-212",
+    advisory="XSA-212, CVE-2017-7228",
+    title="the arrays of an exchange are checked at index 0 and used from an index that the guest chooses",
+    replaces="hvfuzz.hypervisor.hypercalls.memory:Exchange.array_ok",
+    replacement=array_ok,
+    findings=(
+        "host_memory/hole/memory.exchange",
+        "host_memory/header/memory.exchange",
+        "fetch/unvalidated/memory.exchange",
+        "ownership/copy/memory.exchange",
+        "specification/status/memory.exchange",
+    ),
+    difficulty=3,
+    story=__doc__,
+    trigger="""\
+# hvp 1
+world pair
+store(dom1, gva=0xffff880000040000, size=8, value=0x50)
+memory.exchange(dom1, gfns=0x80000040000, out=0, count=1, start=0x1ffff00000000000)
+""",
+)

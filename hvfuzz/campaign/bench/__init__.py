@@ -1,0 +1,1 @@
+"""Measurements: speed, equal traces, trials of engines against planted bugs."""

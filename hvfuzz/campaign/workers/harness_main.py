@@ -1,0 +1,139 @@
+"""The harness files' entry point: one atheris process with libFuzzer's own command line, and no supervisor.
+
+Folders named are seeds and are only read; new inputs and findings go to ``out/`` (or the folder in HVFUZZ_OUT), since
+seeds are reviewed text and libFuzzer's units are bytes. Files named are run once each, as libFuzzer does it.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from hvfuzz.bugs import BugError, find_bug
+from hvfuzz.campaign.corpus import seed_bytes
+from hvfuzz.campaign.findings import FindingStore, record_of
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, mistake
+from hvfuzz.campaign.program_files import ProgramFileError
+from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session, load_engine
+from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.program import Program
+from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated.watchdog import Watchdog
+from hvfuzz.targets.harness import find_harness
+
+ELSEWHERE: Final = {
+    "-merge": "hvfuzz corpus prune",
+    "-fork": "hvfuzz fuzz --workers",
+    "-jobs": "hvfuzz fuzz --workers",
+    "-workers": "hvfuzz fuzz --workers",
+    "-minimize_crash": "hvfuzz minimise",
+    "-cleanse_crash": "hvfuzz minimise",
+}
+"""libFuzzer's flags that start this program again, by a name that is none in Python: what does that here."""
+
+
+class _Terminal:
+    """Saves findings and prints a line for each; libFuzzer prints the progress itself."""
+
+    def __init__(self, store: FindingStore, bug: str | None) -> None:
+        self.store: Final = store
+        self.bug: Final = bug
+        self.found_any = False
+        self.last = Progress(0, 0, 0.0, 0, 0, 0.0)
+        self.signal = 0
+
+    def found(self, finding: Finding, program: Program, progress: Progress) -> None:
+        self.found_any = True
+        record = record_of(finding, program, self.bug, progress.runs, progress.seconds)
+        try:
+            place = f"in {self.store.save(record, program)}"
+        except OSError as error:
+            place = f"({error.filename}: {error.strerror}), shown by:\n{render(program)}"
+        print(f"hvfuzz: FINDING {finding.identity} {place}\n  {finding.message}", file=sys.stderr, flush=True)
+
+    def broke(self, error: Exception, program: Program) -> None:
+        print(f"hvfuzz: a mistake of ours, shown by:\n{render(program)}", file=sys.stderr, flush=True)
+
+    def progress(self, progress: Progress) -> None:
+        self.last = progress
+
+    def ended(self) -> int:
+        """Print the end, as libFuzzer would have; the exit status."""
+        print(f"hvfuzz: {self.last.runs} programs, {self.last.ops} ops in {self.last.seconds:.1f} s", file=sys.stderr)
+        return 128 + self.signal if self.signal else int(self.found_any)
+
+
+def _number(flags: list[str], name: str) -> float | None:
+    """Take ``-name=N`` out of the flags, if it is there and N is more than 0."""
+    for flag in flags:
+        if flag.startswith(f"-{name}=") and flag.partition("=")[2].replace(".", "", 1).isdigit():
+            value = float(flag.partition("=")[2])
+            if value > 0:
+                flags.remove(flag)
+                return value
+    return None
+
+
+def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str | None) -> int:
+    for flag in flags:
+        if flag.partition("=")[0] in ELSEWHERE and not flag.endswith("=0"):
+            raise EngineError(f"{flag} does not work here; use: {ELSEWHERE[flag.partition('=')[0]]}")
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise EngineError(f"{missing[0]}: no such file or folder")
+    # Our own session ends on time: libFuzzer would end without a word about findings.
+    seconds, runs, seed = _number(flags, "max_total_time"), _number(flags, "runs"), _number(flags, "seed")
+    replay = bool(paths) and all(path.is_file() for path in paths)
+    engine = load_engine("replay" if replay else "atheris")
+    planted = None if bug is None else find_bug(bug)
+    with Watchdog() as watchdog, EmulatedTarget(planted, watchdog=watchdog) as target:
+        job = Job(
+            find_harness(harness),
+            seed_bytes(paths, target.catalogue),
+            out / "corpus" / harness,
+            out / "engine",
+            seed=int(seed or 0),
+            seconds=seconds,
+            runs=None if runs is None else int(runs),
+            arguments=flags,
+        )
+        sink = _Terminal(FindingStore(out / "findings"), bug)
+        session = Session(target, job, sink)
+
+        def stop(number: int) -> None:
+            sink.signal = number
+            session.stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: stop(number))
+        with suppress(BudgetSpent):
+            engine.fuzz(job, session)
+        sink.progress(session.progress())
+        return sink.ended()
+
+
+def main(harness: str, argv: Sequence[str]) -> None:
+    """Fuzz `harness`; flags that begin with "-" go to libFuzzer, other arguments are seed files or folders.
+
+    HVFUZZ_BUG plants a bug, HVFUZZ_OUT says where findings and new inputs go. Ends with 0 if nothing was found, 1 if
+    something was, 2 for bad input, 70 for a mistake of ours, and 130 or 143 if a signal ended it.
+    """
+    flags = [argument for argument in argv[1:] if argument.startswith("-")]
+    paths = [Path(argument) for argument in argv[1:] if not argument.startswith("-")]
+    out = Path(os.environ.get("HVFUZZ_OUT", "out")).resolve()
+    try:
+        status = _fuzz(harness, flags, paths, out, os.environ.get("HVFUZZ_BUG"))
+    except (BugError, EngineError, ProgramFileError) as error:
+        print(f"hvfuzz: {error}", file=sys.stderr)
+        status = EXIT_BAD_INPUT
+    except OSError as error:
+        print(f"hvfuzz: {error.filename}: {error.strerror}", file=sys.stderr)
+        status = EXIT_BAD_INPUT
+    except Exception as error:  # a status of 1 would be taken for a finding
+        print(f"hvfuzz: {mistake(error)}", file=sys.stderr)
+        status = EXIT_INTERNAL
+    sys.exit(status)

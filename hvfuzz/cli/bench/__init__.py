@@ -1,0 +1,1 @@
+"""`hvfuzz bench` and its subcommands."""

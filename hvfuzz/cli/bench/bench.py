@@ -1,0 +1,134 @@
+"""`hvfuzz bench`: figures for this machine, as medians with their spread; never part of a test."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from hvfuzz.campaign.bench.speed import measure_reset, measure_speed, typical_programs
+from hvfuzz.campaign.corpus import read_entries
+from hvfuzz.campaign.workers.pool import Pool
+from hvfuzz.campaign.workers.worker import WorkerJob
+from hvfuzz.cli.bench.bugs import bugs
+from hvfuzz.cli.bench.clean import clean
+from hvfuzz.cli.bench.traces import traces
+from hvfuzz.engines.engine import Feedback
+from hvfuzz.targets.emulated.emulated import EmulatedTarget
+
+
+@click.group("bench", short_help="Measure: speed, bugs found, false alarms, determinism.")
+def command() -> None:
+    """Measure hvfuzz on this machine.
+
+    \b
+    Examples:
+      hvfuzz bench speed
+      hvfuzz bench bugs xsa-212 xsa-222 --trials 5
+      hvfuzz bench clean --ops 1000000
+      hvfuzz bench traces --programs 10000
+    """
+
+
+command.add_command(bugs)
+command.add_command(clean)
+command.add_command(traces)
+
+
+@command.command("speed")
+@click.option("--rounds", type=click.IntRange(3, 1000), default=7, show_default=True, help="Rounds of each set-up.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Random seed of the programs.")
+@click.option(
+    "--engine-time",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds for each feedback of the atheris engine; 0 leaves it out.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--corpus", type=click.Path(path_type=Path), default=Path("corpus/hypercalls"), show_default=True)
+def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Path) -> None:
+    """Programs and ops a second: bare, with oracles, with each feedback; and the time to reset at two memory sizes.
+
+    \b
+    Examples:
+      hvfuzz bench speed
+      hvfuzz bench speed --rounds 21 --json
+    """
+    console = Console(stderr=True)
+    with EmulatedTarget() as target:
+        seeds = [entry.program for entry in read_entries([corpus], target.catalogue)] if corpus.is_dir() else []
+        programs = typical_programs(target, seed, seeds)
+    with console.status("measuring the op loop"):
+        speeds = measure_speed(programs, rounds)
+    with console.status("measuring reset"):
+        resets = measure_reset(programs)
+    engines: list[dict[str, Any]] = []
+    for feedback in Feedback if engine_time else ():
+        with console.status(f"measuring the atheris engine with feedback {feedback}"):
+            engines.append(_engine(feedback, engine_time, seed, corpus))
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "python": sys.version.split()[0],
+                    "rounds": rounds,
+                    "speed": [row._asdict() for row in speeds],
+                    "reset": [row._asdict() for row in resets],
+                    "engine": engines,
+                }
+            )
+        )
+        return
+    out = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=f"{len(programs)} programs, {rounds} rounds")
+    table.add_column("set-up")
+    for title in ("programs/s", "ops/s", "slowest", "fastest", "of bare"):
+        table.add_column(title, justify="right")
+    bare = speeds[0].ops_per_second
+    for row in speeds:
+        figures = (row.programs_per_second, row.ops_per_second, row.slowest, row.fastest)
+        table.add_row(row.name, *(f"{figure:,.0f}" for figure in figures), f"{row.ops_per_second / bare:.2f}")
+    for engine in engines:
+        rates = (engine["runs"] / engine["seconds"], engine["ops"] / engine["seconds"])
+        table.add_row(
+            f"atheris, feedback {engine['feedback']}", *(f"{r:,.0f}" for r in rates), "", "", f"{rates[1] / bare:.2f}"
+        )
+    out.print(table)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="time to reset")
+    for title in ("host memory", "median us", "10 %", "90 %", "dirty frames"):
+        table.add_column(title, justify="right")
+    for reset in resets:
+        table.add_row(
+            f"{reset.memory >> 20} MiB",
+            f"{reset.median:.1f}",
+            f"{reset.low:.1f}",
+            f"{reset.high:.1f}",
+            f"{reset.dirty:.0f}",
+        )
+    out.print(table)
+
+
+def _engine(feedback: Feedback, seconds: float, seed: int, corpus: Path) -> dict[str, Any]:
+    """What a worker of the atheris engine does in `seconds` with this feedback."""
+    with tempfile.TemporaryDirectory(prefix="hvfuzz-bench-") as folder:
+        job = WorkerJob(
+            harness="hypercalls",
+            engine="atheris",
+            seed=seed,
+            seconds=seconds,
+            runs=None,
+            bug=None,
+            feedback=feedback.value,
+            out=folder,
+            seeds=[str(corpus.resolve())] if corpus.is_dir() else [],
+        )
+        pool = Pool(job, 1)
+        for _ in pool.run():
+            pass
+        worker = pool.worker_progress()
+    return {"feedback": feedback.value, "runs": worker.runs, "ops": worker.ops, "seconds": worker.seconds}

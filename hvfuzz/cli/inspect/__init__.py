@@ -1,0 +1,1 @@
+"""The commands that lay one program open: `show`, `walk`, `cost`."""

@@ -1,0 +1,163 @@
+"""Reads ops of the text form: actor, fields by name, symbols, references, mangled parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Final
+
+from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START, WORLDS
+from hvfuzz.abi.kinds import Kind
+from hvfuzz.guest.format.scanner import Scanner, to_number, unknown
+from hvfuzz.guest.program.ops import Catalogue, OpKind
+from hvfuzz.guest.program.program import MANGLE_BITS, MAX_ELEMENTS, Actor, Mangle, Op, Ref, Value, default, is_array
+
+BASES: Final = (
+    ("DIRECT", DIRECT_MAP, DIRECT_MAP + (1 << 32)),
+    ("HOLE", HYPERVISOR_HOLE_START, HYPERVISOR_HOLE_END),
+)
+"""Addresses that are written as an offset from a name: the kernel's direct map, the hypervisor's hole."""
+DOMAINS: Final = max(len(world.domains) for world in WORLDS)
+"""Most domains of a world: in a field for a domain, dom0 to the last one are numbers."""
+_VALUE = r"[^\s,()\[\]!#=]+"
+_LABEL = re.compile(r"r\d+\Z")
+
+
+class Operands:
+    """Reads ops, in one world, where some labels stand for results."""
+
+    __slots__ = ("catalogue", "labels", "lines", "world")
+
+    def __init__(self, catalogue: Catalogue, world: int, labels: Mapping[str, int], lines: list[str]) -> None:
+        self.catalogue = catalogue
+        self.world = world
+        self.labels = labels
+        self.lines = lines
+
+    def op(self, scanner: Scanner) -> Op:
+        name = scanner.take(r"[A-Za-z_][\w.]*")
+        if name is None:
+            scanner.fail(f"expected the name of an op{scanner.instead()}")
+        kind = self.catalogue.by_name.get(name)
+        if kind is None:
+            scanner.fail(unknown("op", name, self.catalogue.by_name), start=True)
+        scanner.expect("(")
+        actor = self.actor(scanner)
+        values: dict[str, Value] = {}
+        while scanner.take(",") is not None:
+            field = scanner.take(r"[A-Za-z_]\w*")
+            if field is None:
+                scanner.fail(f"expected <field>=<value>{scanner.instead()}")
+            position = kind.index.get(field)
+            if position is None:
+                scanner.fail(unknown(f"field of {name}", field, kind.index), start=True)
+            if field in values:
+                scanner.fail(f"'{field}' is given twice", start=True)
+            scanner.expect("=")
+            values[field] = self.value(scanner, field, kind.fields[position].kind)
+        scanner.expect(")")
+        mangle = self.mangle(scanner, kind)
+        ordered = tuple(values.get(each.name, default(each)) for each in kind.fields)
+        return Op(kind, actor, ordered, mangle)
+
+    def actor(self, scanner: Scanner) -> Actor:
+        word = scanner.take(r"dom[0-9]{1,3}(?:\.[0-9]{1,3})?\b")
+        if word is None:
+            scanner.fail(f"expected who performs it, as dom1 or dom1.0{scanner.instead()}")
+        domain, _, vcpu = word[3:].partition(".")
+        actor = Actor(int(domain), int(vcpu or 0))
+        world = WORLDS[self.world]
+        if actor.domain >= len(world.domains):
+            scanner.fail(f"world {world.name} has no dom{actor.domain}", start=True)
+        if actor.vcpu >= world.domains[actor.domain].vcpus:
+            scanner.fail(f"dom{actor.domain} of world {world.name} has no vCPU {actor.vcpu}", start=True)
+        return actor
+
+    def mangle(self, scanner: Scanner, kind: OpKind) -> Mangle | None:
+        parts: dict[str, int] = {}
+        while scanner.take("!") is not None:
+            name = scanner.take(r"\w+") or ""
+            if name not in Mangle._fields:
+                scanner.fail(unknown("mangled part", name, dict.fromkeys(Mangle._fields)), start=bool(name))
+            if name in parts:
+                scanner.fail(f"'{name}' is given twice", start=True)
+            if kind.number is None:
+                scanner.fail(f"'{kind.name}' has no argument struct to mangle", start=True)
+            scanner.expect("=")
+            word = scanner.take(_VALUE)
+            if word is None:
+                scanner.fail(f"expected a number{scanner.instead()}")
+            parts[name] = self.term(scanner, name, word, MANGLE_BITS[Mangle._fields.index(name)], {})
+        return Mangle(**parts) if parts else None
+
+    def value(self, scanner: Scanner, field: str, kind: Kind) -> Value:
+        if is_array(kind) and scanner.take(r"\[") is not None:
+            return self.elements(scanner, field, kind)
+        word = scanner.take(_VALUE)
+        if word is None:
+            expected = "a number" + (" or [" if is_array(kind) else "")
+            scanner.fail(f"{field}: expected {expected}{scanner.instead()}")
+        return self.scalar(scanner, field, kind, word)
+
+    def elements(self, scanner: Scanner, field: str, kind: Kind) -> tuple[int | Ref, ...]:
+        values: list[int | Ref] = []
+        if scanner.take(r"\]") is not None:
+            return ()
+        while True:
+            word = scanner.take(_VALUE)
+            if word is None:
+                scanner.fail(f"{field}: expected a number{scanner.instead()}")
+            if len(values) == MAX_ELEMENTS:
+                scanner.fail(f"{field}: an array has at most {MAX_ELEMENTS} elements", start=True)
+            values.append(self.scalar(scanner, field, kind.element_at(len(values)), word))
+            if scanner.take(",") is None:
+                scanner.expect("]")
+                return tuple(values)
+
+    def scalar(self, scanner: Scanner, field: str, kind: Kind, word: str) -> int | Ref:
+        if _LABEL.match(word) and word not in kind.names:
+            return self.label(scanner, field, kind, word)
+        bits = 8 * kind.width
+        if kind.flags:
+            value = 0
+            for term in word.split("|"):
+                value |= self.term(scanner, field, term, bits, kind.names)
+            return value
+        names = kind.names
+        if kind.name == "domain":
+            names = {**names, **{f"dom{domain}": domain for domain in range(DOMAINS)}}
+        return self.term(scanner, field, word, bits, names)
+
+    def label(self, scanner: Scanner, field: str, kind: Kind, word: str) -> Ref:
+        index = self.labels.get(word)
+        if index is None:
+            later = re.compile(rf"\s*{word}\s*=")
+            for number, line in enumerate(self.lines[scanner.line - 1 :], start=scanner.line):
+                if later.match(line):
+                    scanner.fail(f"{field}: {word} is the result of a later op (line {number})", start=True)
+            scanner.fail(f"{field}: {word} is the result of no op", start=True)
+        if kind.consumes is None:
+            scanner.fail(f"{field}: expected a number; it takes no result of an earlier op", start=True)
+        return Ref(index)
+
+    def term(self, scanner: Scanner, field: str, word: str, bits: int, names: Mapping[str, int]) -> int:
+        """A symbol, a number, or a base of addresses and an offset from it."""
+        if word in names:
+            return names[word]
+        base, plus, offset = word.partition("+")
+        value = next((start for name, start, _ in BASES if name == base), None) if bits == 64 else None
+        if value is None:
+            value = to_number(word)
+        elif plus:
+            distance = to_number(offset)
+            value = value + distance if distance is not None else None
+        if value is None:
+            close = get_close_matches(word, names, n=1)
+            hint = f" - did you mean '{close[0]}'?" if close else ""
+            if not hint and 0 < len(names) <= 8:
+                hint = f"; expected a number or {'|'.join(names)}"
+            scanner.fail(f"{field}: bad number '{word}'{hint}", start=True)
+        if not -(1 << bits - 1) <= value < 1 << bits:
+            scanner.fail(f"{field}: {word} does not fit in {bits} bits", start=True)
+        return value & (1 << bits) - 1

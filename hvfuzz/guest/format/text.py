@@ -1,0 +1,198 @@
+"""The text form of programs, for people: one op a line, symbols for numbers, labels for results.
+
+    # hvp 1
+    world pair
+    r0 = grant.create(dom1, gfn=0x40, to=dom2, rights=R|W)
+    r1 = grant.map(dom2, granter=dom1, ref=r0, gfn=0x100, iova=0, flags=HOST)
+    race 1: store(dom1.1, gva=DIRECT+0x10008, size=8, value=0)    # performed before fetch 1 of the next op
+    grant.revoke(dom1, ref=r0) !version=9
+
+A field that is left out is 0, or an empty array: old files stay valid when the ABI appends a field.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hvfuzz.abi.boot import WORLDS
+from hvfuzz.abi.kinds import Kind
+from hvfuzz.guest.format.op_parser import BASES, DOMAINS, Operands
+from hvfuzz.guest.format.scanner import Scanner, TextError, unknown
+from hvfuzz.guest.program.ops import Catalogue
+from hvfuzz.guest.program.program import (
+    MAX_FETCH,
+    MAX_OPS,
+    Mangle,
+    Op,
+    Program,
+    Race,
+    Ref,
+    Value,
+    batched,
+    default,
+    is_array,
+)
+
+__all__ = ["MAGIC", "VERSION", "TextError", "parse", "render", "render_op"]
+
+MAGIC: Final = "# hvp "
+VERSION: Final = 1
+_ONE_DIGIT = 10
+"""Below, decimal and hexadecimal read the same."""
+_DECIMAL_TO = 9999
+"""Other numbers than addresses, frames and words are decimal up to here."""
+_HEXADECIMAL = frozenset(("io_port", "msr", "leaf", "register"))
+_DECIMAL = frozenset(("count", "length", "timeout"))
+"""Kinds whose numbers are not written as their width suggests."""
+
+
+# ---- text from a program
+
+
+def render(program: Program) -> str:
+    """The text of `program`: `parse(render(program), catalogue) == program`."""
+    ops = program.ops
+    labelled = {value.op for op in ops for value in _refs(op)}
+    lines = [f"{MAGIC}{VERSION}", f"world {WORLDS[program.world].name}"]
+    inside = 0
+    for index, op in enumerate(ops):
+        indent = "  " if inside else ""
+        inside = max(inside - 1, 0) or batched(ops, index)
+        if op.race is not None:
+            lines.append(f"{indent}race {op.race.fetch}: {render_op(op.race.op)}")
+        label = f"r{index} = " if index in labelled or op.kind.produces is not None else ""
+        lines.append(f"{indent}{label}{render_op(op)}")
+    return "\n".join(lines) + "\n"
+
+
+def render_op(op: Op) -> str:
+    """One op on one line, without label and race."""
+    domain, vcpu = op.actor
+    parts = [f"dom{domain}.{vcpu}" if vcpu else f"dom{domain}"]
+    since = op.kind.declaration.since if op.kind.declaration is not None else 1
+    for field, value in zip(op.kind.fields, op.values, strict=True):
+        # What later versions added to the call, and the batch of a multicall, only show where they matter.
+        if (field.since > since or field.kind.follow) and value == default(field):
+            continue
+        parts.append(f"{field.name}={_render_value(field.kind, value)}")
+    text = f"{op.kind.name}({', '.join(parts)})"
+    if op.mangle is not None:
+        for name, part in zip(Mangle._fields, op.mangle, strict=True):
+            if part is not None:
+                text += f" !{name}={_render_address(part) if name == 'pointer' else part}"
+    return text
+
+
+def _refs(op: Op) -> list[Ref]:
+    values = op.values if op.race is None else op.values + op.race.op.values
+    found: list[Ref] = []
+    for value in values:
+        if isinstance(value, Ref):
+            found.append(value)
+        elif isinstance(value, tuple):
+            found.extend(each for each in value if isinstance(each, Ref))
+    return found
+
+
+def _render_value(kind: Kind, value: Value) -> str:
+    if isinstance(value, Ref):
+        return f"r{value.op}"
+    if isinstance(value, int):
+        return _render_address(value) if is_array(kind) or kind.follow else _render_number(kind, value)
+    return f"[{', '.join(_render_value(kind.element_at(at), each) for at, each in enumerate(value))}]"
+
+
+def _render_number(kind: Kind, value: int) -> str:
+    if kind.flags:
+        names = []
+        for name, bits in kind.names.items():
+            if bits and value & bits == bits:
+                names.append(name)
+                value &= ~bits
+        return "|".join((*names, hex(value)) if value else names) or "0"
+    for name, number in kind.names.items():
+        if number == value:
+            return name
+    if kind.name == "domain" and value < DOMAINS:
+        return f"dom{value}"
+    if kind.name == "gva":
+        return _render_address(value)
+    if value < _ONE_DIGIT:
+        return str(value)
+    wide = kind.width == 8 and kind.name not in _DECIMAL
+    return hex(value) if wide or kind.name in _HEXADECIMAL or value > _DECIMAL_TO else str(value)
+
+
+def _render_address(value: int) -> str:
+    for name, start, end in BASES:
+        if start <= value < end:
+            return f"{name}+{value - start:#x}" if value > start else name
+    return hex(value) if value >= _ONE_DIGIT else str(value)
+
+
+# ---- a program from text
+
+
+def parse(text: str, catalogue: Catalogue) -> Program:
+    """The program that `text` says; raises TextError where it says none."""
+    lines = text.split("\n")
+    if lines[0].strip() != f"{MAGIC}{VERSION}":
+        raise TextError(1, 1, f"expected {MAGIC + str(VERSION)!r}")
+    world: int | None = None
+    ops: list[Op] = []
+    labels: dict[str, int] = {}
+    race: tuple[int, Op] | None = None
+    scanner = Scanner("", 0)
+    for number, line in enumerate(lines[1:], start=2):
+        scanner = Scanner(line, number)
+        if scanner.at_end():
+            continue
+        if world is None:
+            world = _parse_world(scanner)
+            continue
+        operands = Operands(catalogue, world, labels, lines)
+        if scanner.take(r"race\b"):
+            if race is not None:
+                scanner.fail("expected the op that is raced: the line before is a race already")
+            scanner.skip()
+            fetch = scanner.number(f"a fetch number from 0 to {MAX_FETCH}", MAX_FETCH)
+            scanner.expect(":")
+            race = fetch, operands.op(scanner)
+            scanner.finish()
+            continue
+        if len(ops) == MAX_OPS:
+            scanner.fail(f"a program has at most {MAX_OPS} ops")
+        label = scanner.take(r"(r\d+)\s*=(?!=)")
+        if label in labels:
+            scanner.fail(f"{label} is the result of an earlier op already", start=True)
+        start = scanner.position
+        op = operands.op(scanner)
+        scanner.finish()
+        if race is not None:
+            if not op.kind.fetches:
+                scanner.position = start
+                scanner.fail(f"'{op.kind.name}' fetches no guest memory, so nothing can race it")
+            op = op._replace(race=Race(*race))
+            race = None
+        if label is not None:
+            labels[label] = len(ops)
+        ops.append(op)
+    if world is None:
+        scanner.fail("expected 'world <name>'")
+    if race is not None:
+        scanner.fail("expected the op that is raced")
+    return Program(world, tuple(ops))
+
+
+def _parse_world(scanner: Scanner) -> int:
+    if scanner.take(r"world\b") is None:
+        scanner.fail("expected 'world <name>'")
+    names = {world.name: index for index, world in enumerate(WORLDS)}
+    scanner.skip()
+    at = scanner.position
+    name = scanner.take(r"[\w.-]+")
+    if name not in names:
+        scanner.position = at
+        scanner.fail(unknown("world", name or "", names))
+    scanner.finish()
+    return names[name]

@@ -1,0 +1,150 @@
+"""What a choice in a program depends on: its world, the ops before, and the values that it has used already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Final, TypeVar
+
+from hvfuzz.abi.boot import WORLDS
+from hvfuzz.abi.limits import LARGE_ORDER, MAX_GFN
+from hvfuzz.guest.generate.grammar import Grammar
+from hvfuzz.guest.program.ops import ANY_RESOURCE
+from hvfuzz.guest.program.program import Actor, Op
+from hvfuzz.machine.addresses import LARGE_FRAMES
+
+T = TypeVar("T")
+_WINDOW: Final = 24
+"""How many ops are searched for values to use again."""
+
+
+class Context:
+    """A program under construction, and the dice."""
+
+    __slots__ = (
+        "_pools",
+        "careful",
+        "device_focus",
+        "domains",
+        "fills",
+        "focus",
+        "grammar",
+        "large",
+        "ops",
+        "rng",
+        "values_from",
+        "wild",
+        "world",
+    )
+
+    def __init__(
+        self, grammar: Grammar, rng: Random, world: int, ops: list[Op], values_from: Sequence[Op] | None = None
+    ) -> None:
+        self.grammar: Final = grammar
+        self.rng: Final = rng
+        self.world: Final = world
+        self.domains: Final = WORLDS[world].domains
+        self.ops: Final = ops
+        """The program so far: an argument may be the result of any of these."""
+        self.values_from: Final = ops if values_from is None else values_from
+        """Where values to use again are taken from."""
+        self.careful = False
+        """Whether the op being composed is meant to be accepted: then no edges and no noise."""
+        self.wild = False
+        """Whether the value to be chosen had better be an edge or noise."""
+        self.focus: tuple[int, int] | None = None
+        """The frames, first and how many, that the next ops had better be about."""
+        self.device_focus: int | None = None
+        """The device address that they had better be about."""
+        self.large = False
+        """Whether memory had better be asked for in large blocks."""
+        self.fills = False
+        """Whether the frame numbers to be chosen had better be free ones."""
+        self._pools: dict[str, list[int]] = {}
+
+    def chance(self, probability: float) -> bool:
+        """True as often as this."""
+        return self.rng.random() < probability
+
+    def dice(self, likely: float) -> float:
+        """A number from 0 to 1; below `likely`, where the likely choices are, if careful, and above it if wild."""
+        number = self.rng.random()
+        if self.careful:
+            return number * likely
+        return likely + number * (1 - likely) if self.wild else number
+
+    def below(self, bound: int) -> int:
+        """A number from 0 to bound - 1: as randrange, at a fifth of its cost."""
+        return int(self.rng.random() * bound)
+
+    def pick(self, choices: Sequence[T]) -> T:
+        """One of these."""
+        return choices[int(self.rng.random() * len(choices))]
+
+    def recent(self, choices: Sequence[T]) -> T:
+        """One of these, the later ones more often."""
+        return choices[max(self.below(len(choices)), self.below(len(choices)))]
+
+    def append(self, op: Op) -> None:
+        """Go on after `op`."""
+        self.ops.append(op)
+        self._pools.clear()
+
+    def pool(self, name: str) -> list[int]:
+        """The numbers that the program has used for this pool, as often as it has."""
+        pool = self._pools.get(name)
+        if pool is None:
+            self._pools[name] = pool = []
+            traits = self.grammar.traits
+            ops = self.values_from
+            start = self.below(len(ops) - _WINDOW + 1) if len(ops) > _WINDOW else 0
+            for op in ops[start : start + _WINDOW]:
+                for at in traits[op.kind].spots.get(name, ()):
+                    value = op.values[at]
+                    if type(value) is int:
+                        pool.append(value)
+                    elif type(value) is tuple:
+                        pool.extend(each for each in value if type(each) is int)
+        return pool
+
+    def frames_of(self, op: Op) -> tuple[int, int] | None:
+        """The frames that an op is about, first and how many, if it names any that can be memory."""
+        traits = self.grammar.traits[op.kind]
+        if not traits.gfns:
+            return None
+        gfn = op.values[traits.gfns[0]]
+        count = op.values[traits.count] if traits.count is not None else 1
+        if not isinstance(gfn, int) or not isinstance(count, int) or gfn >= MAX_GFN:
+            return None
+        if traits.order is not None and op.values[traits.order] == LARGE_ORDER:
+            count = LARGE_FRAMES
+        return gfn, max(min(count, LARGE_FRAMES), 1)
+
+    def filled(self, domain: int) -> list[tuple[int, int]]:
+        """Where the domain has put memory: the first frame and how many."""
+        traits = self.grammar.traits
+        ops = self.values_from[-_WINDOW:]
+        found = [self.frames_of(op) for op in ops if traits[op.kind].fills and op.actor.domain == domain]
+        return [frames for frames in found if frames is not None]
+
+    def producers(self, resource: str) -> list[int]:
+        """The ops so far that produce the resource."""
+        if resource == ANY_RESOURCE:
+            return [index for index, op in enumerate(self.ops) if op.kind.produces is not None]
+        return [index for index, op in enumerate(self.ops) if op.kind.produces == resource]
+
+    def actor(self, domain: int | None = None) -> Actor:
+        """A vCPU of the domain; if None, of any, and of the control domain less often."""
+        if domain is None or not 0 <= domain < len(self.domains):
+            domain = self.below(len(self.domains))
+            if self.domains[domain].privileged and self.chance(0.6):
+                domain = self.below(len(self.domains))
+        vcpus = self.domains[domain].vcpus
+        return Actor(domain, self.below(vcpus) if vcpus > 1 and self.chance(0.5) else 0)
+
+    def control(self) -> int:
+        """The number of the control domain; of some domain, if the world has none."""
+        for number, domain in enumerate(self.domains):
+            if domain.privileged:
+                return number
+        return self.below(len(self.domains))

@@ -1,0 +1,1 @@
+"""Programs: ops, their kinds, and their arguments."""

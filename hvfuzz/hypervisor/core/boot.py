@@ -1,0 +1,197 @@
+"""Booting a world: the host's memory, its domains with their tables, and the guests' address spaces (abi/boot.py).
+
+Nothing here is random: the same world, memory size and secret give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hvfuzz.abi import boot as layout
+from hvfuzz.abi.boot import DomainConfig, World
+from hvfuzz.hypervisor.core import canaries
+from hvfuzz.hypervisor.core.domains import Domain
+from hvfuzz.hypervisor.core.hypervisor import FIFO, IOAPIC, Hypervisor
+from hvfuzz.hypervisor.devices.fdc import Fifo
+from hvfuzz.hypervisor.devices.ioapic import IoApic
+from hvfuzz.hypervisor.devices.timer import Timer
+from hvfuzz.hypervisor.memory.dma import DmaMap
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.hypervisor.memory.stage2 import Stage2
+from hvfuzz.hypervisor.memory.steps import AssignDevice
+from hvfuzz.hypervisor.memory.table_tree import POISON, RIGHTS, TablePool
+from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.cpu.msrs import LSTAR
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason, Reg
+from hvfuzz.machine.devices.dma_engine import DmaEngine
+from hvfuzz.machine.devices.pci_function import Device
+from hvfuzz.machine.devices.virtio.blk import VirtioBlk
+from hvfuzz.machine.devices.virtio.net import VirtioNet
+from hvfuzz.machine.machine import Machine
+from hvfuzz.machine.mmu.paging import PS, RW, US, A, D, P
+from hvfuzz.machine.vtd.dmar import DMAR_ADDRESS, ReservedMemory, dmar_table
+from hvfuzz.machine.vtd.legacy_mode import source_id
+
+MEMORY_SIZE = 16 << 20
+BOOT_SECRET = 0x5EC2_E700_DEAD_10CC
+"""What all canaries derive from, unless boot is told another."""
+FIRST_DEVICE_SLOT = 4
+"""PCI device number of device 0, on bus 0; each further device has the next."""
+DEVICES: tuple[tuple[Callable[[Machine, int, str], Device], str], ...] = (
+    (DmaEngine, "dma0"),
+    (DmaEngine, "dma1"),
+    (VirtioBlk, "blk0"),
+    (VirtioNet, "net0"),
+)
+"""Class and name of each device, by number."""
+
+KERNEL_ENTRY_GFN = 9
+"""Where a guest's kernel begins: RIP at boot, and the target of SYSCALL."""
+STACK_TOP_GFN = 15
+CANARY_GFNS = (0x2F, 0x30, 0x3F)
+"""Frames whose last word is the domain's canary, besides its last one; the first is a user page."""
+CANARY_OFFSET = PAGE_SIZE - 8
+
+KERNEL_TABLE = P | RW | A
+KERNEL_PAGE = P | RW | A | D
+USER_TABLE = P | RW | US | A
+USER_PAGE = P | RW | US | A | D
+LARGE_PAGE = 2 << 20
+INTERCEPTS = 1 << ExitReason.RDTSC | 1 << ExitReason.RDTSCP
+"""What exits besides HLT and port I/O."""
+
+
+def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET) -> Hypervisor:
+    """A fresh machine of `memory_size` bytes with the hypervisor and all domains of `world` on it."""
+    machine = Machine(memory_size)
+    for number, (device, name) in enumerate(DEVICES):
+        machine.add_device(device(machine, source_id(0, FIRST_DEVICE_SLOT + number, 0), name))
+    install_firmware(machine, world)
+    hv = Hypervisor(machine, world, secret)
+    for config in world.domains:
+        add_domain(hv, config)
+    hv.start_processors()
+    for vcpu in machine.vcpus:
+        run_kernel(vcpu)
+    return hv
+
+
+def install_firmware(machine: Machine, world: World) -> None:
+    """What firmware does before it starts the hypervisor: it describes the IOMMU, and the memory that devices need."""
+    regions = (
+        ReservedMemory(machine.devices[device].bdf, base, base + (pages << PAGE_SHIFT) - 1)
+        for device, base, pages in world.reserved
+    )
+    machine.memory.write(DMAR_ADDRESS, dmar_table(MAXPHYADDR, regions))
+
+
+def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
+    """Create the next domain: its pool and tables, its memory and what is in it, its vCPUs and devices."""
+    number = len(hv.domains)
+    pool: list[int] = []
+    tables = TablePool(hv.host, hv.frames, number, pool)
+    stage2 = Stage2(hv.host, hv.frames, tables, _root(hv, number))
+    dma = DmaMap(hv.host, hv.frames, tables, _root(hv, number), number + 1)
+    domain = Domain(
+        number,
+        privileged=config.privileged,
+        version=config.abi_version,
+        canary=canaries.canary(hv.secret, canaries.DOMAIN, number),
+        pool=pool,
+        stage2=stage2,
+        dma=dma,
+        fifo=Fifo(hv.host, hv.models(number) + FIFO),
+        ioapic=IoApic(hv.host, hv.models(number) + IOAPIC),
+        timer=Timer(hv.machine.clock, hv.timers, number),
+        work=hv.work,
+    )
+    hv.domains.append(domain)
+    # The tables for its memory, and for that of its devices, are not part of the pool that the guest starts with.
+    reserved = [page for device in config.devices for page in hv.reserved.get(hv.machine.devices[device].bdf, ())]
+    fill_pool(hv, domain, config.pool + stage2.tables_needed(range(config.ram_pages)) + dma.tables_needed(reserved))
+    for gfn in range(config.ram_pages):
+        stage2.map(gfn, hv.allocator.alloc_page(number, FrameState.OWNED), RIGHTS)
+    write_guest_tables(hv, domain)
+    plant_canaries(hv, domain, config.ram_pages)
+    for _ in range(config.vcpus):
+        add_vcpu(hv, domain)
+    for device in config.devices:
+        AssignDevice(device, number).apply(hv)
+    return domain
+
+
+def fill_pool(hv: Hypervisor, domain: Domain, pages: int) -> None:
+    """Give the domain's pool `pages` more table pages."""
+    for _ in range(pages):
+        hfn = hv.allocator.alloc_page(domain.id, FrameState.POOL)
+        hv.host.fill(hfn, POISON)
+        domain.pool.append(hfn)
+
+
+def guest_address(domain: Domain, gfn: int, offset: int = 0) -> int:
+    """The host physical address of a byte of the domain's small page `gfn`."""
+    entry, _, _ = domain.stage2.lookup(gfn)
+    return (entry >> PAGE_SHIFT & 0xFF_FFFF_FFFF) << PAGE_SHIFT | offset
+
+
+def write_guest_tables(hv: Hypervisor, domain: Domain) -> None:
+    """Write the guest's own page tables: direct map, MMIO window, user pages (abi/boot.py)."""
+
+    def put(table: int, index: int, target: int, bits: int) -> None:
+        hv.machine.memory.store64(guest_address(domain, table, 8 * index), target | bits)
+
+    def put_table(table: int, gva: int, level: int, below: int, bits: int) -> None:
+        put(table, gva >> PAGE_SHIFT + 9 * (level - 1) & 511, below << PAGE_SHIFT, bits)
+
+    kernel, mmio, user = layout.DIRECT_MAP, layout.DIRECT_MAP + layout.MMIO_BASE, layout.USER_BASE
+    put_table(layout.PML4_GFN, kernel, 4, layout.PDPT_KERNEL_GFN, KERNEL_TABLE)
+    put_table(layout.PDPT_KERNEL_GFN, kernel, 3, layout.PD_KERNEL_GFN, KERNEL_TABLE)
+    put_table(layout.PD_KERNEL_GFN, kernel, 2, layout.PT_KERNEL_GFN, KERNEL_TABLE)
+    for index in range(layout.DIRECT_MAP_SMALL // PAGE_SIZE):
+        put(layout.PT_KERNEL_GFN, index, index * PAGE_SIZE, KERNEL_PAGE)
+    for index in range(layout.DIRECT_MAP_SMALL // LARGE_PAGE, layout.DIRECT_MAP_SIZE // LARGE_PAGE):
+        put(layout.PD_KERNEL_GFN, index, index * LARGE_PAGE, KERNEL_PAGE | PS)
+
+    put_table(layout.PDPT_KERNEL_GFN, mmio, 3, layout.PD_MMIO_GFN, KERNEL_TABLE)
+    put(layout.PD_MMIO_GFN, mmio >> 21 & 511, layout.MMIO_BASE & -LARGE_PAGE, KERNEL_PAGE | PS)
+
+    put_table(layout.PML4_GFN, user, 4, layout.PDPT_USER_GFN, USER_TABLE)
+    put_table(layout.PDPT_USER_GFN, user, 3, layout.PD_USER_GFN, USER_TABLE)
+    put_table(layout.PD_USER_GFN, user, 2, layout.PT_USER_GFN, USER_TABLE)
+    first = user >> PAGE_SHIFT & 511
+    for index in range(layout.USER_PAGES):
+        put(layout.PT_USER_GFN, first + index, layout.USER_GFN + index << PAGE_SHIFT, USER_PAGE)
+
+
+def plant_canaries(hv: Hypervisor, domain: Domain, ram_pages: int) -> None:
+    """Write the domain's secret into the last word of some of its data frames."""
+    for gfn in (*CANARY_GFNS, ram_pages - 1):
+        hv.machine.memory.store64(guest_address(domain, gfn, CANARY_OFFSET), domain.canary)
+
+
+def add_vcpu(hv: Hypervisor, domain: Domain) -> VCpu:
+    """Add a vCPU that stands in the guest's kernel, in ring 0; SYSRET takes it to the user pages."""
+    vcpu = hv.machine.add_vcpu(domain.id)
+    entry = layout.direct_map(KERNEL_ENTRY_GFN << PAGE_SHIFT)
+    vcpu.vmcs.intercepts |= INTERCEPTS
+    vcpu.eptp = domain.stage2.eptp
+    vcpu.cr3 = layout.PML4_GFN << PAGE_SHIFT
+    vcpu.regs[Reg.RIP] = entry
+    vcpu.regs[Reg.RSP] = layout.direct_map(STACK_TOP_GFN << PAGE_SHIFT)
+    vcpu.regs[Reg.RCX] = layout.USER_BASE
+    vcpu.msrs[LSTAR] = entry
+    domain.vcpus.append(vcpu)
+    return vcpu
+
+
+def run_kernel(vcpu: VCpu) -> None:
+    """Let the guest's kernel begin: it touches the page that its calls pass arguments in.
+
+    So programs start on a machine whose caches are warm, as that of any running guest.
+    """
+    vcpu.store(layout.argument_page(vcpu.index), 8, 0)
+
+
+def _root(hv: Hypervisor, owner: int) -> int:
+    return hv.allocator.alloc_page(owner, FrameState.TABLE) << PAGE_SHIFT

@@ -1,0 +1,149 @@
+"""The way of a hypercall: privilege, number, header, struct, check, and the steps of its effect.
+
+The order is the contract's, the first failure wins, and what is refused changes nothing.  This is the only place
+that applies steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hvfuzz.abi.decode import check_header, decode_body
+from hvfuzz.abi.limits import HEADER_SIZE
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor import hypercalls
+from hvfuzz.hypervisor.core.effects import PREEMPTION_QUOTA, Refused, Step
+from hvfuzz.hypervisor.memory import guest_access
+from hvfuzz.machine.addresses import U64
+from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.cpu.vmcs import RAX, RIP, Reg
+
+if TYPE_CHECKING:
+    from hvfuzz.abi.declaration import Declaration
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
+
+OK = Status.OK  # a member of an enumeration takes ten times as long to look up as a global
+RDX = int(Reg.RDX)
+RDI = int(Reg.RDI)
+
+USER_MODE = Refused(Status.NOT_PERMITTED, "called from user mode")
+UNKNOWN = Refused(Status.NO_CALL, "unknown number")
+NOT_YET = Refused(Status.NO_CALL, "newer than the domain")
+UNPRIVILEGED = Refused(Status.NOT_PERMITTED, "control domain only")
+HEADER_FAULT = Refused(Status.FAULT, "header unreadable")
+HEADER_INVALID = Refused(Status.INVALID, "header")
+HEADER_TOO_NEW = Refused(Status.TOO_NEW, "version of the struct")
+BODY_FAULT = Refused(Status.FAULT, "struct unreadable")
+BODY_TOO_NEW = Refused(Status.TOO_NEW, "struct says more than is known")
+
+
+def vmcall(hv: Hypervisor, vcpu: VCpu) -> None:
+    """The exit: RAX holds the number, RDI the address of the struct; RAX gets the status, RDX the result."""
+    vmcs = vcpu.vmcs
+    saved = vmcs.saved
+    status, result = call(hv, vcpu, saved[RAX], saved[RDI])
+    saved[RAX] = status & U64  # `status.word`, without its call
+    saved[RDX] = result
+    saved[RIP] = saved[RIP] + vmcs.length & U64
+
+
+def call(hv: Hypervisor, vcpu: VCpu, number: int, pointer: int) -> tuple[Status, int]:
+    """Make one hypercall for `vcpu`, whose argument struct is at `pointer`: (status, result)."""
+    caller = hv.domains[vcpu.domain]
+    declaration = hypercalls.ABI.by_number.get(number)
+    refusal = entitlement(vcpu, caller, declaration)
+    if refusal is not None or declaration is None:
+        return refuse(hv, vcpu, declaration, refusal or UNKNOWN)
+    args = fetch_arguments(hv, vcpu, caller, declaration, pointer)
+    if type(args) is Refused:
+        return refuse(hv, vcpu, declaration, args)
+    observer = hv.host.observer
+    observer.call_started(vcpu, declaration, args)
+    effect = args.check(hv, caller, vcpu)
+    if type(effect) is Refused:
+        status, reason = effect
+        observer.call_finished(vcpu, declaration, args, status, 0, reason)
+        return status, 0
+    steps, result, finish = effect
+    if declaration.long:
+        commit_long(hv, steps)
+    else:
+        commit(hv, steps)
+    status, reason = OK, ""
+    if finish is not None:
+        status, result = finish(hv)
+        reason = "" if status is OK else "on the way"
+    observer.call_finished(vcpu, declaration, args, status, result, reason)
+    return status, result
+
+
+def entitlement(vcpu: VCpu, caller: Domain, declaration: Declaration | None) -> Refused | None:
+    """Whether the caller may make the call at all; nothing of the guest's memory is looked at before that."""
+    if vcpu.cpl:
+        return USER_MODE
+    if declaration is None:
+        return UNKNOWN
+    if declaration.since > caller.version:
+        return NOT_YET
+    if declaration.privileged and not caller.privileged:
+        return UNPRIVILEGED
+    return None
+
+
+def fetch_arguments(hv: Hypervisor, vcpu: VCpu, caller: Domain, declaration: Declaration, pointer: int) -> Any:
+    """The decoded struct, an instance of the declaring class, or Refused: two fetches, header and body."""
+    version = caller.version
+    header = guest_access.copy_from_guest(hv, vcpu, pointer, HEADER_SIZE)
+    if header is None:
+        return HEADER_FAULT
+    claimed = check_header(header, version)
+    if type(claimed) is not tuple:
+        return HEADER_INVALID if claimed is Status.INVALID else HEADER_TOO_NEW
+    size, version = claimed
+    rest = size - HEADER_SIZE
+    body = guest_access.copy_from_guest(hv, vcpu, pointer + HEADER_SIZE, rest) if rest else b""
+    if body is None:
+        return BODY_FAULT
+    args = decode_body(declaration, version, body)
+    return BODY_TOO_NEW if isinstance(args, Status) else args
+
+
+def refuse(hv: Hypervisor, vcpu: VCpu, declaration: Declaration | None, refusal: Refused) -> tuple[Status, int]:
+    """End a call that never got as far as its check."""
+    status, reason = refusal
+    hv.observer.call_started(vcpu, declaration, None)
+    hv.observer.call_finished(vcpu, declaration, None, status, 0, reason)
+    return status, 0
+
+
+def commit(hv: Hypervisor, steps: Sequence[Step]) -> None:
+    """Apply the steps of an effect, in order."""
+    observer = hv.host.observer
+    for step in steps:
+        observer.step(step)
+        step.apply(hv)
+        observer.stepped(step)
+
+
+def commit_long(hv: Hypervisor, steps: Sequence[Step]) -> None:
+    """Apply the steps of an effect, in order, and let the host do something else after each quota of work."""
+    observer = hv.host.observer
+    done = 0
+    for step in steps:
+        work = step.work
+        if done and done + work > PREEMPTION_QUOTA:
+            preempt(hv)
+            done = 0
+        done += work
+        observer.step(step)
+        step.apply(hv)
+        observer.stepped(step)
+
+
+def preempt(hv: Hypervisor) -> None:
+    """A preemption point: the guest leaves and enters again, with the call going on where it was."""
+    hv.machine.clock.cycles += Cost.VMENTRY + Cost.VMEXIT
+    hv.observer.preemption_point()

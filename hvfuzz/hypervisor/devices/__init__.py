@@ -1,0 +1,1 @@
+"""The device models that the hypervisor emulates for each domain."""

@@ -1,0 +1,162 @@
+"""The floppy controller of a domain: commands, parameters, data and results go through one bounded FIFO.
+
+As the 82077AA has it (Intel datasheet, chapters 2 and 5), cut down to what a driver does before there is a disk; there
+never is one. The FIFO is host memory between that of other domains' models: CVE-2015-3456 wrote past its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.core.host import HostMemory
+
+
+class Register(IntEnum):
+    """Port offsets; the others read as zero and ignore writes."""
+
+    DOR = 2
+    """Digital output: while bit 2 is clear the controller is held in reset."""
+    MSR = 4
+    """Main status. Read only."""
+    DATA = 5
+    """The FIFO."""
+
+
+class Phase(IntEnum):
+    """What the next byte is (5.1)."""
+
+    COMMAND = 0
+    """A command or one of its parameters."""
+    DATA = 1
+    RESULT = 2
+
+
+SIZE: Final = 32
+"""Bytes of the FIFO."""
+DOR_RUN: Final = 0x04
+DOR_POWER_ON: Final = 0x0C
+MSR_READY: Final = 0x80
+MSR_TO_HOST: Final = 0x40
+MSR_BUSY: Final = 0x10
+SPECIFY: Final = 0x03
+SENSE_INTERRUPT: Final = 0x08
+SEEK: Final = 0x0F
+VERSION: Final = 0x10
+WRITE_DATA: Final = 0x45
+READ_ID: Final = 0x4A
+DRIVE_SPECIFICATION: Final = 0x8E
+PARAMETERS: Final[Mapping[int, int]] = MappingProxyType(
+    {SPECIFY: 2, SENSE_INTERRUPT: 0, SEEK: 2, VERSION: 0, WRITE_DATA: 8, READ_ID: 1}
+)
+"""Parameter bytes of each command; those of DRIVE_SPECIFICATION end with one that has DONE."""
+DONE: Final = 0x80
+INVALID: Final = 0x80
+SEEK_END: Final = 0x20
+NOT_READY: Final = 0x48
+"""ST0: abnormal end, no drive."""
+ENHANCED: Final = 0x90
+
+
+class Fifo:
+    """One controller. `buffer` is the host physical address of the SIZE bytes of its FIFO."""
+
+    __slots__ = ("buffer", "cylinder", "dor", "host", "length", "phase", "position")
+
+    def __init__(self, host: HostMemory, buffer: int) -> None:
+        self.host = host
+        self.buffer = buffer
+        self.dor: int = DOR_POWER_ON
+        self.cylinder: int = 0
+        self.phase: Phase = Phase.COMMAND
+        self.position: int = 0
+        """Where the next byte goes to, or comes from."""
+        self.length: int = 0
+        """Bytes of the present result."""
+        host.write(buffer, bytes(SIZE))
+
+    def port_read(self, offset: int, size: int) -> int:
+        """IN of 1, 2 or 4 bytes: that many registers, as from an 8-bit device."""
+        value = 0
+        for at in range(size):
+            value |= self._read(offset + at) << (at << 3)
+        return value
+
+    def port_write(self, offset: int, size: int, value: int) -> None:
+        """OUT of 1, 2 or 4 bytes: that many registers."""
+        for at in range(size):
+            self._write(offset + at, value >> (at << 3) & 0xFF)
+
+    def _read(self, register: int) -> int:
+        if register == Register.DOR:
+            return self.dor
+        if register == Register.MSR:
+            return self._status()
+        if register != Register.DATA or self.phase is not Phase.RESULT:
+            return 0
+        byte = self.host.read(self.buffer + self.position, 1)[0]
+        self.position += 1
+        if self.position >= self.length:
+            self._begin(Phase.COMMAND)
+        return byte
+
+    def _status(self) -> int:
+        if not self.dor & DOR_RUN:
+            return 0
+        busy = MSR_BUSY if self.phase is not Phase.COMMAND or self.position else 0
+        return MSR_READY | busy | (MSR_TO_HOST if self.phase is Phase.RESULT else 0)
+
+    def _write(self, register: int, byte: int) -> None:
+        if register == Register.DOR:
+            self.dor = byte
+            if not byte & DOR_RUN:
+                self._begin(Phase.COMMAND)
+        elif register == Register.DATA and self.dor & DOR_RUN and self.phase is not Phase.RESULT:
+            self.put(byte)
+            if self.phase is Phase.DATA:
+                if self.position == SIZE:
+                    self._give(bytes((NOT_READY, 0, 0, self.cylinder, 0, 0, 2)))
+            elif self._complete(byte):
+                self._execute()
+
+    def put(self, byte: int) -> None:
+        """Append to the FIFO; what it has no room for is lost."""
+        if self.position < SIZE:
+            self.host.write(self.buffer + self.position, bytes((byte,)))
+            self.position += 1
+
+    def _complete(self, byte: int) -> bool:
+        """Whether a command has all of its parameters, `byte` being the last that came."""
+        command = self.host.read(self.buffer, 1)[0]
+        if command == DRIVE_SPECIFICATION:
+            return self.position > 1 and byte & DONE != 0
+        return self.position > PARAMETERS.get(command, 0)
+
+    def _execute(self) -> None:
+        """Carry out the command at the front of the FIFO."""
+        command, _, last = self.host.read(self.buffer, 3)
+        if command in (SPECIFY, DRIVE_SPECIFICATION):
+            self._begin(Phase.COMMAND)
+        elif command == SEEK:
+            self.cylinder = last
+            self._begin(Phase.COMMAND)
+        elif command == WRITE_DATA:
+            self._begin(Phase.DATA)
+        elif command == SENSE_INTERRUPT:
+            self._give(bytes((SEEK_END, self.cylinder)))
+        elif command == READ_ID:
+            self._give(bytes((NOT_READY, 0, 0, self.cylinder, 0, 0, 2)))
+        else:
+            self._give(bytes((ENHANCED if command == VERSION else INVALID,)))
+
+    def _begin(self, phase: Phase) -> None:
+        self.phase = phase
+        self.position = 0
+
+    def _give(self, result: bytes) -> None:
+        self.host.write(self.buffer, result)
+        self.length = len(result)
+        self._begin(Phase.RESULT)

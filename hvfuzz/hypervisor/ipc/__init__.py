@@ -1,0 +1,1 @@
+"""What domains share: grants and event channels."""

@@ -1,0 +1,1 @@
+"""Frames and tables: who owns each frame, what maps it, and how guest memory is read and written."""

@@ -1,0 +1,157 @@
+"""The host's free frames: single frames and aligned blocks of 512, lowest address first, scrubbed when freed.
+
+Free frames are bits of one integer for each 2 MiB of memory. So the allocator's state depends on nothing but the set
+of free frames, and a frame that was just freed is, as in a busy host, soon in use again.
+"""
+
+from __future__ import annotations
+
+from hvfuzz.hypervisor.core import canaries
+from hvfuzz.hypervisor.core.host import HostBug, HostMemory
+from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, OWNER_NONE, FrameState, FrameTable
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
+
+_FULL = (1 << LARGE_FRAMES) - 1
+_INDEX = LARGE_FRAMES - 1
+_FREE = FrameState.FREE  # a member of an enumeration takes ten times as long to look up as a global
+_HYPERVISOR = FrameState.HYPERVISOR
+
+HEAP_CANARY = 0
+"""Offset in a heap page of the secret word of this allocation."""
+HEAP_NUMBER = 8
+"""Offset in a heap page of the number of this allocation."""
+HEAP_HEADER = 16
+"""Bytes of a heap page that its header takes."""
+
+
+class Allocator:
+    """Gives out frames and takes them back. Every frame that is free is zero.
+
+    A call's check asks with `choose` what there is, its steps then `take` exactly that: a check allocates nothing.
+    """
+
+    __slots__ = ("available", "blocks", "frames", "heap_allocations", "host", "lowest", "secret")
+
+    def __init__(self, host: HostMemory, frames: FrameTable, secret: int) -> None:
+        self.host = host
+        self.frames = frames
+        self.secret = secret
+        self.heap_allocations = 0
+        self.available = frames.count
+        """Free frames."""
+        self.lowest = 0
+        """No block below this one has a free frame."""
+        whole, rest = divmod(frames.count, LARGE_FRAMES)
+        self.blocks = [_FULL] * whole + ([(1 << rest) - 1] if rest else [])
+        """For each 2 MiB of memory a bit map of its free frames."""
+
+    def choose(self, count: int, *, top_down: bool = False) -> tuple[int, ...] | None:
+        """The next `count` single frames that there are to take; None if there are fewer."""
+        if count > self.available:
+            return None
+        chosen: list[int] = []
+        numbers = range(len(self.blocks))[self.lowest :]
+        for number in reversed(numbers) if top_down else numbers:
+            bits = self.blocks[number]
+            base = number * LARGE_FRAMES
+            while bits:
+                if len(chosen) == count:
+                    return tuple(chosen)
+                bit = 1 << bits.bit_length() - 1 if top_down else bits & -bits
+                bits ^= bit
+                chosen.append(base + bit.bit_length() - 1)
+        return tuple(chosen)
+
+    def choose_blocks(self, count: int, *, top_down: bool = False) -> tuple[int, ...] | None:
+        """The first frames of the next `count` aligned blocks of 512 frames; None if there are fewer."""
+        whole = [
+            number * LARGE_FRAMES for number in range(self.lowest, len(self.blocks)) if self.blocks[number] == _FULL
+        ]
+        if count > len(whole):
+            return None
+        return tuple(whole[: -count - 1 : -1] if top_down else whole[:count])
+
+    def take(self, hfn: int, owner: int, state: FrameState) -> None:
+        """Take the free frame `hfn` into use."""
+        self._claim(hfn, 1)
+        self.frames.assign(hfn, owner, state)
+        self.host.observer.frame_allocated(hfn, owner, state)
+
+    def take_block(self, hfn: int, owner: int, state: FrameState) -> None:
+        """Take the free block of 512 frames that starts at `hfn` into use."""
+        self._claim(hfn, LARGE_FRAMES)
+        self.frames.assign(hfn, owner, state, LARGE_FRAMES)
+        self.host.observer.block_allocated(hfn, owner, state)
+
+    def alloc_page(self, owner: int, state: FrameState) -> int:
+        """A zeroed frame for a domain, or -1 when there is none."""
+        chosen = self.choose(1)
+        if chosen is None:
+            return -1
+        self.take(chosen[0], owner, state)
+        return chosen[0]
+
+    def free_page(self, hfn: int) -> None:
+        """Take back a frame that nothing refers to any more: scrubbed first, then free."""
+        self.scrub(hfn, 1)
+        self._release(hfn, 1)
+
+    def free_block(self, hfn: int) -> None:
+        """Take back 512 frames from `hfn` on."""
+        self.scrub(hfn, LARGE_FRAMES)
+        self._release(hfn, LARGE_FRAMES)
+
+    def alloc_heap_page(self) -> int:
+        """A page for the hypervisor's own data, with a header of HEAP_HEADER bytes, or -1 when there is none."""
+        chosen = self.choose(1)
+        if chosen is None:
+            return -1
+        hfn = chosen[0]
+        number = self.heap_allocations
+        self.heap_allocations = number + 1
+        self._claim(hfn, 1)
+        self.frames.assign(hfn, OWNER_HYPERVISOR, _HYPERVISOR)
+        # The header comes before the announcement, so that an observer finds the secret of this page in it.
+        self.host.write64((hfn << PAGE_SHIFT) + HEAP_CANARY, self.heap_canary(number))
+        self.host.write64((hfn << PAGE_SHIFT) + HEAP_NUMBER, number)
+        self.host.observer.frame_allocated(hfn, OWNER_HYPERVISOR, _HYPERVISOR)
+        return hfn
+
+    def free_heap_page(self, hfn: int) -> None:
+        """Take back a page of `alloc_heap_page`; what was in it, its secret above all, is gone."""
+        self.scrub(hfn, 1)
+        self._release(hfn, 1)
+
+    def heap_canary(self, number: int) -> int:
+        """The secret word of heap allocation `number`."""
+        return canaries.canary(self.secret, canaries.HEAP, number)
+
+    def scrub(self, hfn: int, frames: int) -> None:
+        """Zero frames that are about to be free."""
+        self.host.fill(hfn, 0, frames)
+
+    def _claim(self, hfn: int, frames: int) -> None:
+        bits = (1 << frames) - 1 << (hfn & _INDEX)
+        blocks = self.blocks
+        if not 0 <= hfn < self.frames.count or blocks[hfn >> 9] & bits != bits:
+            raise HostBug(f"frame {hfn:#x} is not free")
+        blocks[hfn >> 9] ^= bits
+        self.available -= frames
+        while self.lowest < len(blocks) and not blocks[self.lowest]:
+            self.lowest += 1
+
+    def _release(self, hfn: int, frames: int) -> None:
+        bits = (1 << frames) - 1 << (hfn & _INDEX)
+        number = hfn >> 9
+        if not 0 <= hfn < self.frames.count or self.blocks[number] & bits:
+            raise HostBug(f"frame {hfn:#x} is freed twice")
+        self.frames.assign(hfn, OWNER_NONE, _FREE, frames)
+        self.blocks[number] |= bits
+        self.available += frames
+        self.lowest = min(self.lowest, number)
+        observer = self.host.observer
+        if frames == LARGE_FRAMES:
+            observer.block_freed(hfn)
+        else:
+            for frame in range(hfn, hfn + frames):
+                observer.frame_freed(frame)

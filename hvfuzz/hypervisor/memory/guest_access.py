@@ -1,0 +1,191 @@
+"""Guest memory as hypercalls see it: one recorded accessor, split as in Xen into a range check and a raw copy.
+
+    copy_from_guest  =  guest_range_ok  +  raw_copy_from_guest
+    copy_to_guest    =  guest_range_ok  +  raw_copy_to_guest
+
+The raw copies trust the range: as in Xen PV, the hypervisor lives in the same address space as the guest that
+called it, so an address in the hole *is* the hypervisor's own mapping of all host memory.  Who copies raw must
+have checked exactly the addresses that are then copied: XSA-212 is what follows otherwise.
+
+A page that does not translate is a value (None, False), not an exception: guests make this mistake all the time.
+Every read is a fetch: it is counted and logged, and the racing vCPU of a program may run just before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WRITE
+from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.cpu.faults import EptViolation, GuestFault, Vector
+from hvfuzz.machine.fetches import NO_TRIGGER
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
+
+LOW_HALF_END = 1 << 47
+"""First address above the lower canonical half (SDM Vol. 1, 3.3.7.1)."""
+
+
+def guest_range_ok(gva: int, size: int) -> bool:
+    """Whether a guest may name these bytes: no wrap, all canonical, none in the hypervisor's hole.
+
+    The hole is where the upper canonical half begins, so one comparison covers both.
+    """
+    if size == 0:
+        return True
+    last = gva + size - 1
+    return last < LOW_HALF_END or HYPERVISOR_HOLE_END <= gva <= last <= U64
+
+
+def copy_from_guest(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bytes | None:
+    """Fetch `size` bytes at `gva` on behalf of `vcpu`; None (FAULT) if the range or a page of it is not readable."""
+    if not guest_range_ok(gva, size):
+        return None
+    return raw_copy_from_guest(hv, vcpu, gva, size)
+
+
+def copy_to_guest(hv: Hypervisor, vcpu: VCpu, gva: int, data: bytes) -> bool:
+    """Write `data` at `gva` on behalf of `vcpu`, all or nothing; False (FAULT) if the range is not writable."""
+    if not guest_range_ok(gva, len(data)):
+        return False
+    return raw_copy_to_guest(hv, vcpu, gva, data)
+
+
+def writable(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bool:
+    """Whether `copy_to_guest` of that many bytes would succeed now: what `check` asks before it promises a result."""
+    return guest_range_ok(gva, size) and raw_writable(hv, vcpu, gva, size)
+
+
+def refusal(hv: Hypervisor, vcpu: VCpu, gva: int, size: int, access: int) -> GuestFault | None:
+    """The exception that an access of the guest's own would be, at the rights it has now; None if it would be none.
+
+    To be asked before a copy that takes the place of an instruction of the guest's: the copy has a supervisor's rights.
+    """
+    if not guest_range_ok(gva, size):
+        return GuestFault(Vector.GP)
+    try:
+        for start, _ in _pieces(gva, size):
+            hv.machine.mmu.translate(vcpu, start, access, vcpu.cpl != 0)
+    except GuestFault as fault:
+        return fault
+    except EptViolation:
+        return GuestFault(Vector.GP)
+    return None
+
+
+def raw_copy_from_guest(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bytes | None:
+    """`copy_from_guest` of a range that was checked before; addresses wrap as a processor's do."""
+    if size == 0:
+        return b""
+    machine = hv.machine
+    fetches = machine.fetches
+    # As its `before`, but without the call where there is no race: every hypercall fetches twice.
+    if fetches.trigger == NO_TRIGGER:
+        fetches.count += 1
+    else:
+        fetches.before()
+    gva &= U64
+    if (gva & PAGE_MASK) + size <= PAGE_SIZE and not HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
+        # What `_fetch_piece` does, in place: every struct comes through here.
+        hpa = translate_for(hv, vcpu, gva, READ)
+        if hpa is None:
+            return None
+        machine.clock.cycles += Cost.COPY_PER_64B * (size + 63 >> 6)
+        fetches.log.append((vcpu.id, gva, hpa, size))
+        hv.host.observer.guest_copy(vcpu, gva, hpa, size, False)
+        return machine.memory.read(hpa, size)
+    pieces = []
+    for start, length in _pieces(gva, size):
+        piece = _fetch_piece(hv, vcpu, start, length)
+        if piece is None:
+            return None
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def raw_copy_to_guest(hv: Hypervisor, vcpu: VCpu, gva: int, data: bytes) -> bool:
+    """`copy_to_guest` of a range that was checked before; addresses wrap as a processor's do."""
+    gva &= U64
+    size = len(data)
+    if (gva & PAGE_MASK) + size <= PAGE_SIZE:
+        hpa = translate_for(hv, vcpu, gva, WRITE)
+        if hpa is None:
+            return False
+        _put_piece(hv, vcpu, gva, hpa, data)
+        return True
+    # Every page is translated before the first byte is written: a guest never sees half of a result.
+    targets = []
+    for start, length in _pieces(gva, size):
+        hpa = translate_for(hv, vcpu, start, WRITE)
+        if hpa is None:
+            return False
+        targets.append((start, hpa, length))
+    done = 0
+    for start, hpa, length in targets:
+        _put_piece(hv, vcpu, start, hpa, data[done : done + length])
+        done += length
+    return True
+
+
+def raw_writable(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bool:
+    """Whether `raw_copy_to_guest` of that many bytes would succeed now."""
+    return all(translate_for(hv, vcpu, start, WRITE) is not None for start, _ in _pieces(gva & U64, size))
+
+
+def translate_for(hv: Hypervisor, vcpu: VCpu, gva: int, access: int) -> int | None:
+    """The host physical address behind `gva` at supervisor rights, None if stage 1 or stage 2 refuses.
+
+    The fault is handled here and never delivered, so the vCPU keeps its CR2.  A misconfigured stage 2 is passed on:
+    the hypervisor wrote that table.
+    """
+    if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
+        return hv.host.direct(gva)
+    translate = hv.machine.mmu.translate
+    try:
+        return translate(vcpu, gva, access, False, False)  # no SMAP
+    except (GuestFault, EptViolation):
+        pass
+    # The fault may be a spurious one, by way of paging structures that the processor had cached. It drops them: what
+    # comes of a second attempt is what the guest's tables say (SDM Vol. 3A, 4.10.4.1).
+    try:
+        return translate(vcpu, gva, access, False, False)
+    except (GuestFault, EptViolation):
+        return None
+
+
+def _fetch_piece(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bytes | None:
+    """Read bytes that lie within one page."""
+    hpa = translate_for(hv, vcpu, gva, READ)
+    if hpa is None:
+        return None
+    machine = hv.machine
+    machine.clock.cycles += Cost.COPY_PER_64B * ((size + 63) >> 6)
+    machine.fetches.log.append((vcpu.id, gva, hpa, size))
+    hv.host.observer.guest_copy(vcpu, gva, hpa, size, False)
+    if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
+        return hv.host.read(hpa, size)
+    return machine.memory.read(hpa, size)
+
+
+def _put_piece(hv: Hypervisor, vcpu: VCpu, gva: int, hpa: int, data: bytes) -> None:
+    """Write bytes that lie within one page."""
+    machine = hv.machine
+    machine.clock.cycles += Cost.COPY_PER_64B * ((len(data) + 63) >> 6)
+    hv.host.observer.guest_copy(vcpu, gva, hpa, len(data), True)
+    if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
+        hv.host.write(hpa, data)
+    else:
+        machine.memory.write(hpa, data)
+
+
+def _pieces(gva: int, size: int) -> Iterator[tuple[int, int]]:
+    """The (address, length) of the parts of a range, page by page."""
+    while size:
+        length = min(size, PAGE_SIZE - (gva & PAGE_MASK))
+        yield gva, length
+        gva = (gva + length) & U64
+        size -= length

@@ -1,0 +1,261 @@
+"""Radix trees of table pages in emulated memory: what EPT and VT-d second-level tables have in common.
+
+A page number is a guest frame number (EPT) or an I/O virtual address shifted right by 12 (VT-d). Level 1 entries map
+4 KiB, level 2 entries 2 MiB or a table of level 1, and so on up to the root's level. The low rights bits, the large
+bit 7 and the address field are the same in both formats (SDM Vol. 3C 29.3.2, VT-d spec 9.8); bit 53 is ignored by
+both and says here that a leaf names another domain's frame.
+
+Law of every tree: a table page other than the root holds at least one present entry, else it is back in the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from struct import Struct
+from typing import Protocol
+
+from hvfuzz.hypervisor.core.host import HostBug, HostFault, HostMemory
+from hvfuzz.hypervisor.memory.frames import FrameState, FrameTable
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+
+READ = 1
+WRITE = 2
+EXECUTE = 4
+RIGHTS = 7
+LARGE = 1 << 7
+FOREIGN = 1 << 53
+"""Software bit of a leaf: made by a grant mapping, the frame is another domain's."""
+ADDRESS = 0x000F_FFFF_FFFF_F000
+ENTRIES = 512
+BLOCK_LEVEL = 2
+BLOCK_PAGES = 512
+
+POISON = 0xF5F5_F5F5_F5F5_F502
+"""Every word of a pooled table page: hardware or walkers that still descend into it see reserved bits set."""
+
+_EMPTY_PAGE = bytes(PAGE_SIZE)
+_TABLE = FrameState.TABLE  # a member of an enumeration takes ten times as long to look up as a global
+_POOL = FrameState.POOL
+_WORDS = tuple(Struct(f"<{count}Q") for count in range(ENTRIES + 1))
+
+
+def unpack_words(data: bytes) -> tuple[int, ...]:
+    """The words in part of a table."""
+    return _WORDS[len(data) >> 3].unpack(data)
+
+
+def is_table(entry: int, level: int) -> bool:
+    """Does `entry`, read at `level`, point to a further table?"""
+    return level > 1 and entry & RIGHTS != 0 and not entry & LARGE
+
+
+def leaf_frame(entry: int, level: int, page: int) -> int:
+    """The host frame that the present leaf `entry` of `level` names for `page`."""
+    frame = (entry & ADDRESS) >> PAGE_SHIFT
+    return frame + (page & BLOCK_PAGES - 1) if level == BLOCK_LEVEL else frame
+
+
+class TablePool:
+    """The free table pages of one domain: `pages` is the domain's pool, lent to its trees page by page."""
+
+    __slots__ = ("frames", "host", "owner", "pages")
+
+    def __init__(self, host: HostMemory, frames: FrameTable, owner: int, pages: list[int]) -> None:
+        self.host = host
+        self.frames = frames
+        self.owner = owner
+        self.pages = pages
+
+    def take(self) -> int:
+        """A zeroed table page for a tree, or -1 when the pool is empty."""
+        if not self.pages:
+            return -1
+        hfn = self.pages.pop()
+        self.frames.assign(hfn, self.owner, _TABLE)
+        self.host.observer.frame_allocated(hfn, self.owner, _TABLE)
+        self.host.fill(hfn)
+        return hfn
+
+    def put(self, hfn: int) -> None:
+        """Take back a table page that nothing refers to any more, and poison it."""
+        self.host.fill(hfn, POISON)
+        self.frames.assign(hfn, self.owner, _POOL)
+        self.pages.append(hfn)
+        self.host.observer.frame_freed(hfn)
+
+
+class Visitor(Protocol):
+    """What a walk calls for each entry of its range."""
+
+    def table(self, page: int, level: int, entry: int, address: int) -> None:
+        """Before the walk descends `entry`; the visitor may replace it, the walk goes on with what is there then."""
+
+    def leaf(self, page: int, level: int, entry: int, address: int) -> None:
+        """At a present leaf or an absent entry of any level; `page` is the first of the range in it."""
+
+
+class TableTree:
+    """A tree of tables: look up, walk, and the making and trimming of table pages."""
+
+    __slots__ = ("frames", "host", "pool", "root", "top")
+
+    table_rights = RIGHTS
+
+    def __init__(self, host: HostMemory, frames: FrameTable, pool: TablePool, root: int, top: int) -> None:
+        self.host = host
+        self.frames = frames
+        self.pool = pool
+        self.root = root
+        self.top = top
+
+    def lookup(self, page: int) -> tuple[int, int, int]:
+        """(entry, level, host physical address of the entry) where the walk for `page` ends.
+
+        The entry is a present leaf, or absent (no right) at whatever level.
+        """
+        host = self.host
+        level = self.top
+        shift = 9 * (level - 1)
+        if page >> shift + 9:
+            raise HostFault(f"page {page:#x} lies beyond the tables")
+        # As read64 does, but without its call: nothing else happens as often in host context.
+        words, on_access, work = host.words, host.on_access, host.work
+        address = self.root + (page >> shift & 511) * 8
+        try:
+            while True:
+                work.units += 1
+                if on_access is not None:
+                    on_access(address, 8, False)
+                entry: int = words[address >> 3]
+                if level == 1 or not entry & RIGHTS or entry & LARGE:
+                    return entry, level, address
+                level -= 1
+                shift -= 9
+                address = (entry & ADDRESS) + (page >> shift & 511) * 8
+        except IndexError:
+            raise HostFault(f"table entry read at {address:#x}") from None
+
+    def leaves(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """(page, entry, level) of each page of the range, in order: what `lookup` finds, a whole table at a time."""
+        for page, after, level, entries in self.runs(first, count):
+            if level > 1:
+                entry = entries[0]
+                for each in range(page, after):
+                    yield each, entry, level
+            else:
+                for each, entry in enumerate(entries, page):
+                    yield each, entry, level
+
+    def runs(self, first: int, count: int) -> Iterator[tuple[int, int, int, Sequence[int]]]:
+        """(page, page after, level, entries) of each part of the range that one table decides, in order.
+
+        Where the walk ends above level 1, there is a single entry for all of the part.
+        """
+        page, end = first, first + count
+        while page < end:
+            entry, level, address = self.lookup(page)
+            if level > 1:
+                shift = 9 * (level - 1)
+                after = min((page >> shift) + 1 << shift, end)
+                yield page, after, level, (entry,)
+            else:
+                after = min((page & -ENTRIES) + ENTRIES, end)
+                yield page, after, level, unpack_words(self.host.read(address, 8 * (after - page)))
+            page = after
+
+    def walk(self, first: int, count: int, visitor: Visitor) -> None:
+        """Show every entry that concerns the pages `first` .. `first + count - 1` to `visitor`, in order."""
+        if first < 0 or first + count > 1 << 9 * self.top:
+            raise HostFault(f"pages {first:#x}+{count:#x} lie beyond the tables")
+        self._walk_table(self.root, self.top, first, first + count, visitor)
+
+    def _walk_table(self, table: int, level: int, first: int, end: int, visitor: Visitor) -> None:
+        shift = 9 * (level - 1)
+        read64 = self.host.read64
+        page = first
+        while page < end:
+            address = table + (page >> shift & 511) * 8
+            entry = read64(address)
+            after = min((page >> shift) + 1 << shift, end)
+            if level > 1 and is_table(entry, level):
+                visitor.table(page, level, entry, address)
+                entry = self.reload(address, entry)
+            if level > 1 and is_table(entry, level):
+                self._walk_table(entry & ADDRESS, level - 1, page, after, visitor)
+            else:
+                visitor.leaf(page, level, entry, address)
+            page = after
+
+    def reload(self, address: int, seen: int) -> int:
+        """The entry to go on with after the visitor saw `seen` at `address`: it may have freed the table under it."""
+        return self.host.read64(address)
+
+    def tables_needed(self, pages: Iterable[int], level: int = 1) -> int:
+        """Table pages that mapping all of `pages` by leaves of `level` would take from the pool."""
+        missing = set()
+        seen = -1
+        for page in pages:
+            if page >> 9 * level == seen:
+                continue
+            seen = page >> 9 * level
+            _, stop, _ = self.lookup(page)
+            for absent in range(level, stop):
+                missing.add((absent, page >> 9 * absent))
+        return len(missing)
+
+    def slot(self, page: int, level: int) -> int:
+        """Host physical address of the entry of `level` for `page`; missing tables on the way come from the pool."""
+        host = self.host
+        words, on_access, work = host.words, host.on_access, host.work
+        at = self.top
+        table = self.root
+        while True:
+            address = table + (page >> 9 * (at - 1) & 511) * 8
+            if at == level:
+                return address
+            work.units += 1  # read64, as in `lookup`
+            if on_access is not None:
+                on_access(address, 8, False)
+            try:
+                entry: int = words[address >> 3]
+            except IndexError:
+                raise HostFault(f"word read at {address:#x}") from None
+            if not entry & RIGHTS:
+                hfn = self.pool.take()
+                if hfn < 0:
+                    raise HostBug("a checked mapping found the pool empty")
+                entry = hfn << PAGE_SHIFT | self.table_rights
+                host.write64(address, entry)
+            elif entry & LARGE:
+                raise HostBug(f"page {page:#x} lies in a large leaf")
+            table = entry & ADDRESS
+            at -= 1
+
+    def trim(self, page: int, address: int) -> None:
+        """Give the tables on the way to `page` that hold no present entry back to the pool.
+
+        `address` is that of the entry that was just cleared.
+        """
+        # The neighbour decides nearly always: ranges are unmapped upwards.
+        base = address & -PAGE_SIZE
+        if self.host.read64(base | (address + 8) & PAGE_SIZE - 1):
+            return
+        path = []
+        table = self.root
+        for level in range(self.top, 1, -1):
+            parent = table + (page >> 9 * (level - 1) & 511) * 8
+            entry = self.host.read64(parent)
+            if not is_table(entry, level):
+                break
+            path.append(parent)
+            table = entry & ADDRESS
+        while path and self.host.read(table, PAGE_SIZE) == _EMPTY_PAGE:
+            parent = path.pop()
+            self.host.write64(parent, 0)
+            self.flush_tables(page)
+            self.pool.put(table >> PAGE_SHIFT)
+            table = parent & -PAGE_SIZE
+
+    def flush_tables(self, page: int) -> None:
+        """A table on the way to `page` was taken out of the tree: let no cache of table entries name it."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""The processor: its registers, rings, exceptions, ports and MSRs, and the VMCS that an exit leaves."""

@@ -1,0 +1,76 @@
+"""The model-specific registers that a guest has without a hypervisor's help, and what they can hold (SDM Vol. 4)."""
+
+from typing import Final
+
+from hvfuzz.machine.addresses import is_canonical
+from hvfuzz.machine.mmu import paging
+
+TSC: Final = 0x10
+APIC_BASE: Final = 0x1B
+XAPIC_DISABLE: Final = 0xBD
+MTRR_CAP: Final = 0xFE
+ARCH_CAPABILITIES: Final = 0x10A
+SYSENTER_CS: Final = 0x174
+SYSENTER_ESP: Final = 0x175
+SYSENTER_EIP: Final = 0x176
+MISC_ENABLE: Final = 0x1A0
+PAT: Final = 0x277
+MTRR_DEFAULT: Final = 0x2FF
+EFER: Final = 0xC000_0080
+"""Kept in `VCpu.efer`, the others in `VCpu.msrs`."""
+STAR: Final = 0xC000_0081
+LSTAR: Final = 0xC000_0082
+CSTAR: Final = 0xC000_0083
+FMASK: Final = 0xC000_0084
+FS_BASE: Final = 0xC000_0100
+GS_BASE: Final = 0xC000_0101
+KERNEL_GS_BASE: Final = 0xC000_0102
+TSC_AUX: Final = 0xC000_0103
+
+GUEST: Final = (
+    SYSENTER_CS,
+    SYSENTER_ESP,
+    SYSENTER_EIP,
+    PAT,
+    EFER,
+    STAR,
+    LSTAR,
+    CSTAR,
+    FMASK,
+    FS_BASE,
+    GS_BASE,
+    KERNEL_GS_BASE,
+    TSC_AUX,
+)
+"""Any other index is #GP(0), unless the access exits."""
+ADDRESSES: Final = (SYSENTER_ESP, SYSENTER_EIP, LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE)
+"""These take canonical addresses only."""
+
+_LOW: Final = range(0x2000)
+_HIGH: Final = range(0xC000_0000, 0xC000_2000)
+_BITMAP: Final = 1024
+"""Bytes of each of the four bitmaps: reads low, reads high, writes low, writes high (SDM Vol. 3C, 25.6.9)."""
+_EFER_DEFINED: Final = paging.EFER_SCE | paging.EFER_LME | paging.EFER_LMA | paging.EFER_NXE
+_PAT_TYPES: Final = (0, 1, 4, 5, 6, 7)
+
+
+def takes(index: int, value: int) -> bool:
+    """Whether WRMSR of `value` to the MSR `index` succeeds, in 64-bit mode with paging on; else it is #GP(0)."""
+    if index == EFER:
+        # Paging is on, so LME cannot change; LMA is read-only, and what is written to it ignored.
+        return not value & ~_EFER_DEFINED and bool(value & paging.EFER_LME)
+    if index in ADDRESSES:
+        return is_canonical(value)
+    if index == PAT:
+        return all(kind in _PAT_TYPES for kind in value.to_bytes(8, "little"))
+    if index in (TSC_AUX, FMASK):
+        return not value >> 32
+    return index in GUEST
+
+
+def place(index: int, write: bool) -> tuple[int, int]:
+    """The byte of an MSR bitmap, and the bit of it, that belong to an access; (-1, 0) if it has none, and exits."""
+    if index not in _LOW and index not in _HIGH:
+        return -1, 0
+    byte = (index & 0x1FFF) >> 3
+    return byte + _BITMAP * ((index in _HIGH) + 2 * write), index & 7

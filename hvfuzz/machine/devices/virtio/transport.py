@@ -1,0 +1,266 @@
+"""What virtio devices have in common: negotiation, queues, and the log of pages that they write.
+
+VIRTIO 1.2, modern interface (2.1 to 2.7, 4.2.2), brought into 8-byte registers. It departs from the standard
+where a register of its own makes reads free of side effects: ISR is acknowledged by ACK, as with MMIO (4.2.2).
+"""
+
+from enum import IntEnum
+from typing import Final
+
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64
+from hvfuzz.machine.devices.pci_function import Bus, Device
+from hvfuzz.machine.devices.virtio.virtqueue import (
+    ENABLE,
+    MAX_SIZE,
+    QUEUE_WORDS,
+    SIZE,
+    U16,
+    Malformed,
+    Segment,
+    Virtqueue,
+)
+from hvfuzz.machine.vtd.unit import DmaFault
+
+
+class Register(IntEnum):
+    """Offsets of the 8-byte registers in the window; those of a queue are of the one that is selected."""
+
+    ERROR = 0x28
+    """The IOVA at which DMA was blocked since the last reset, 0 if it never was. Read only."""
+    ID = 0x30
+    """VIRTIO_ID, or-ed with the device id (5). Read only."""
+    DEVICE_FEATURES = 0x40
+    """Read only."""
+    DRIVER_FEATURES = 0x48
+    """Fixed once FEATURES_OK is set."""
+    QUEUE_SELECT = 0x50
+    QUEUE_SIZE = 0x58
+    """A power of two, up to MAX_SIZE; other values are ignored. Fixed, as all of a queue, once it is enabled."""
+    QUEUE_DESC = 0x60
+    QUEUE_DRIVER = 0x68
+    QUEUE_DEVICE = 0x70
+    """IOVA of the descriptor table, of the available ring, of the used ring."""
+    QUEUE_ENABLE = 0x78
+    """Writing 1 enables the queue, until reset."""
+    NOTIFY = 0x80
+    """Writing the number of a queue has it served, which is over when the write is; reads 0."""
+    DEVICE_STATUS = 0x88
+    """Writing 0 resets the device, as far as a driver can."""
+    ISR = 0x90
+    """Read only."""
+    ACK = 0x98
+    """Clears the bits of ISR that are written as ones; reads 0."""
+    GENERATION = 0xA0
+    """Counts changes of the configuration that the device makes. Read only."""
+    LOG_BASE = 0xA8
+    """IOVA of the log of written pages, if LOG_ALL is negotiated: bit n is the page of IOVA n << 12."""
+    CONFIG = 0xC0
+    """First of the device's configuration. Read only."""
+
+
+WINDOW_WORDS: Final = 26
+"""Words of the register file that are registers; those of the queues follow."""
+QUEUE_FIRST: Final = Register.QUEUE_SIZE >> 3
+QUEUE_LAST: Final = Register.QUEUE_ENABLE >> 3
+VIRTIO_ID: Final = int.from_bytes(b"\0\0\0\0virt", "little")
+
+ACKNOWLEDGE: Final = 1
+DRIVER: Final = 2
+DRIVER_OK: Final = 4
+FEATURES_OK: Final = 8
+NEEDS_RESET: Final = 64
+FAILED: Final = 128
+STATUS_BITS: Final = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED
+"""Device status (2.1) that a driver can set."""
+ISR_QUEUE: Final = 1
+ISR_CONFIG: Final = 2
+
+LOG_ALL: Final = 1 << 26
+"""VHOST_F_LOG_ALL of Linux's vhost.h."""
+INDIRECT_DESC: Final = 1 << 28
+EVENT_IDX: Final = 1 << 29
+VERSION_1: Final = 1 << 32
+COMMON_FEATURES: Final = LOG_ALL | INDIRECT_DESC | EVENT_IDX | VERSION_1
+
+
+class VirtioDevice(Device):
+    """A virtio device: a class of one gives `serve` and, by the constructor, what makes it different.
+
+    `registers` is the register file: the window, then QUEUE_WORDS for each queue. A driver that breaks the rules of a
+    ring, or whose buffers the IOMMU blocks, finds NEEDS_RESET (2.1.2); what was done before stays done.
+    """
+
+    __slots__ = ("_power_on", "queues")
+
+    def __init__(
+        self, machine: Bus, bdf: int, name: str, *, kind: int, features: int, queues: int, config: tuple[int, ...]
+    ) -> None:
+        """`kind` is the device id; `config` are the words of the configuration, at most two."""
+        super().__init__(machine, bdf, name)
+        words = [0] * (WINDOW_WORDS + queues * QUEUE_WORDS)
+        words[Register.ID >> 3] = VIRTIO_ID | kind
+        words[Register.DEVICE_FEATURES >> 3] = COMMON_FEATURES | features
+        words[Register.CONFIG >> 3 : (Register.CONFIG >> 3) + len(config)] = config
+        for queue in range(queues):
+            words[WINDOW_WORDS + queue * QUEUE_WORDS + SIZE] = MAX_SIZE
+        self._power_on: tuple[int, ...] = tuple(words)
+        self.registers[:] = words
+        self.queues: tuple[Virtqueue, ...] = tuple(
+            Virtqueue(self, WINDOW_WORDS + queue * QUEUE_WORDS) for queue in range(queues)
+        )
+
+    def serve(self, number: int) -> None:
+        """Handle what is available in queue `number`. Raises Malformed, DmaFault."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """All registers, and the device's own memory."""
+        self.restart()
+        self.private[:] = bytes(len(self.private))
+
+    def restart(self) -> None:
+        """What a driver can reset (2.4): the registers."""
+        self.registers[:] = self._power_on
+
+    # Registers.
+
+    @property
+    def indirect(self) -> bool:
+        """Whether indirect descriptors are negotiated."""
+        return self.registers[Register.DRIVER_FEATURES >> 3] & INDIRECT_DESC != 0
+
+    @property
+    def event_index(self) -> bool:
+        """Whether notifications are suppressed by indices."""
+        return self.registers[Register.DRIVER_FEATURES >> 3] & EVENT_IDX != 0
+
+    def read_register(self, register: int) -> int:
+        index = register >> 3
+        if QUEUE_FIRST <= index <= QUEUE_LAST:
+            queue = self.registers[Register.QUEUE_SELECT >> 3]
+            if queue >= len(self.queues):
+                return 0
+            index += WINDOW_WORDS + queue * QUEUE_WORDS - QUEUE_FIRST
+            return self.registers[index]
+        return self.registers[index] if index < WINDOW_WORDS else 0
+
+    def write_register(self, register: int, value: int) -> None:
+        registers = self.registers
+        if register == Register.NOTIFY:
+            self._notified(value)
+        elif QUEUE_FIRST <= register >> 3 <= QUEUE_LAST:
+            queue = registers[Register.QUEUE_SELECT >> 3]
+            if queue < len(self.queues):
+                self._set_up(self.queues[queue], (register >> 3) - QUEUE_FIRST, value)
+        elif register == Register.DEVICE_STATUS:
+            self._set_status(value)
+        elif register == Register.DRIVER_FEATURES:
+            if not registers[Register.DEVICE_STATUS >> 3] & FEATURES_OK:
+                registers[register >> 3] = value
+        elif register == Register.QUEUE_SELECT:
+            registers[register >> 3] = value & U16
+        elif register == Register.LOG_BASE:
+            registers[register >> 3] = value
+        elif register == Register.ACK:
+            registers[Register.ISR >> 3] &= ~value
+
+    def _set_up(self, queue: Virtqueue, word: int, value: int) -> None:
+        """A register of a queue is written."""
+        if queue.enabled:
+            return
+        if word == SIZE and (not 0 < value <= MAX_SIZE or value & value - 1):
+            return
+        if word == ENABLE and (value != 1 or not self.registers[Register.DEVICE_STATUS >> 3] & FEATURES_OK):
+            return
+        self.registers[queue.base + word] = value
+
+    def _set_status(self, value: int) -> None:
+        """The driver's steps of initialization (3.1.1); each is taken only on the one before."""
+        if not value:
+            self.restart()
+            return
+        registers = self.registers
+        status, features = registers[Register.DEVICE_STATUS >> 3], registers[Register.DRIVER_FEATURES >> 3]
+        if not features & VERSION_1 or features & ~registers[Register.DEVICE_FEATURES >> 3]:
+            value &= ~FEATURES_OK
+        value = value & STATUS_BITS | status & (NEEDS_RESET | FEATURES_OK)
+        registers[Register.DEVICE_STATUS >> 3] = value if value & FEATURES_OK else value & ~DRIVER_OK
+
+    def _notified(self, number: int) -> None:
+        """Serve a queue, if the device is up and the queue is there."""
+        registers = self.registers
+        status = registers[Register.DEVICE_STATUS >> 3]
+        if not status & DRIVER_OK or status & NEEDS_RESET or number >= len(self.queues):
+            return
+        if not self.queues[number].enabled:
+            return
+        try:
+            self.serve(number)
+        except Malformed:
+            self._give_up()
+        except DmaFault as fault:
+            registers[Register.ERROR >> 3] = fault.iova
+            self._give_up()
+
+    def _give_up(self) -> None:
+        registers = self.registers
+        registers[Register.DEVICE_STATUS >> 3] |= NEEDS_RESET
+        registers[Register.ISR >> 3] |= ISR_CONFIG
+        registers[Register.GENERATION >> 3] = registers[Register.GENERATION >> 3] + 1 & U64
+
+    def raise_interrupt(self) -> None:
+        """A used buffer is there that the driver wants to hear of."""
+        self.registers[Register.ISR >> 3] |= ISR_QUEUE
+
+    # DMA, in pieces that cross no page.
+
+    def read(self, iova: int, size: int) -> bytes:
+        """`size` bytes from `iova` on. Raises DmaFault."""
+        iova &= U64
+        if (iova & PAGE_MASK) + size <= PAGE_SIZE:
+            return self.dma_read(iova, size)
+        first = PAGE_SIZE - (iova & PAGE_MASK)
+        pieces = [self.dma_read(iova, first)]
+        for at in range(first, size, PAGE_SIZE):
+            pieces.append(self.dma_read(iova + at & U64, min(PAGE_SIZE, size - at)))
+        return b"".join(pieces)
+
+    def write(self, iova: int, data: bytes) -> None:
+        """Write `data` from `iova` on, page by page, and log each page. Raises DmaFault."""
+        logged = self.registers[Register.DRIVER_FEATURES >> 3] & LOG_ALL
+        at = 0
+        while at < len(data):
+            piece = data[at : at + PAGE_SIZE - (iova + at & PAGE_MASK)]
+            page = iova + at & U64
+            self.dma_write(page, piece)
+            if logged:
+                self._log(page >> PAGE_SHIFT)
+            at += len(piece)
+
+    def _log(self, page: int) -> None:
+        byte = self.registers[Register.LOG_BASE >> 3] + (page >> 3) & U64
+        before = self.dma_read(byte, 1)[0]
+        self.dma_write(byte, bytes((before | 1 << (page & 7),)))
+
+    def gather(self, segments: tuple[Segment, ...], offset: int, size: int) -> bytes:
+        """`size` bytes of the buffers, from `offset` on: as many as there are. Raises DmaFault."""
+        pieces = []
+        for iova, length in segments:
+            if offset < length and size:
+                piece = min(size, length - offset)
+                pieces.append(self.read(iova + offset, piece))
+                size -= piece
+                offset = 0
+            else:
+                offset -= min(offset, length)
+        return b"".join(pieces)
+
+    def scatter(self, segments: tuple[Segment, ...], offset: int, data: bytes) -> None:
+        """Write `data` to the buffers, from `offset` on: as much as there is room for. Raises DmaFault."""
+        for iova, length in segments:
+            if offset < length and data:
+                self.write(iova + offset, data[: length - offset])
+                data = data[length - offset :]
+                offset = 0
+            else:
+                offset -= min(offset, length)

@@ -1,0 +1,244 @@
+"""The first stage of translation, and both together: linear addresses to Hpas (SDM Vol. 3A, ch. 4; Vol. 3C, 29.4)."""
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE, is_canonical
+from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.cpu.faults import EptViolation, GuestFault, Vector
+from hvfuzz.machine.cpu.vmcs import RFLAGS
+from hvfuzz.machine.mmu import paging
+from hvfuzz.machine.mmu.ept import EP4TA, EPTP_ACCESSED_DIRTY
+from hvfuzz.machine.mmu.ept_walk import CACHED, STAGE_1, STRUCTURE_1, SecondStage
+from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
+from hvfuzz.machine.mmu.paging_cache import CombinedTable
+from hvfuzz.machine.mmu.tlb import CombinedKey, GuestPhysicalEntry
+
+if TYPE_CHECKING:
+    from hvfuzz.machine.cpu.core import Core
+
+_HIT_AND_REFERENCE: Final = Cost.TLB_HIT + Cost.WALK_REFERENCE
+# Plain ints: flags of an enumeration make a new member of it of every combination.
+_CODE_P, _CODE_W, _CODE_U, _CODE_RSVD, _CODE_I = (
+    int(code)
+    for code in (
+        paging.PageFaultCode.P,
+        paging.PageFaultCode.W,
+        paging.PageFaultCode.U,
+        paging.PageFaultCode.RSVD,
+        paging.PageFaultCode.I,
+    )
+)
+_PF: Final = Vector.PF
+_ORDINARY: Final = paging.P | paging.A
+_CHECKED: Final = paging.RESERVED_TABLE | paging.PS | paging.NX | _ORDINARY
+# Level by level: (level, shift of the index, reserved bits of a table entry, reserved bits of a leaf or -1 where
+# this level has none, address bits of a leaf, bits of which an ordinary table entry has P and A only).
+_LEVELS: Final[tuple[tuple[int, int, int, int, int, int], ...]] = (
+    (4, 39, paging.RESERVED_PML4E, -1, 0, _CHECKED),
+    (3, 30, paging.RESERVED_TABLE, paging.RESERVED_1G, paging.ADDRESS & ~((1 << 30) - 1), _CHECKED),
+    (2, 21, paging.RESERVED_TABLE, paging.RESERVED_2M, paging.ADDRESS & ~((1 << 21) - 1), _CHECKED),
+    (1, 12, -1, paging.RESERVED_TABLE, paging.ADDRESS, 0),
+)
+_BELOW: Final = ((), (), _LEVELS[3:], _LEVELS[2:], _LEVELS[1:])
+"""By level of a cached entry: what is left to read."""
+
+
+class EntryChanged(Exception):
+    """An entry is no longer what the walker read when it comes to set a flag in it: the walk begins again.
+
+    Flags are set by a locked compare and exchange (SDM Vol. 3A, 9.1.2.1). It fails where the entry was read by way of
+    a stale mapping: for the write, which that mapping did not allow, stage 2 was walked anew.
+    """
+
+
+class Mmu(SecondStage):
+    """Translates linear addresses of any vCPU of the machine through the TLB, the guest's tables and its EPT."""
+
+    __slots__ = ()
+
+    def translate(self, vcpu: "Core", gva: int, access: int, user: bool, smap: bool = True) -> int:
+        """The Hpa of linear address `gva`, for `access` (READ, WRITE or EXEC) by user or supervisor mode.
+
+        `smap=False` makes a supervisor access as if EFLAGS.AC were set: host context reads a guest's user pages so.
+        Raises GuestFault (#GP if not canonical, #PF; CR2 is left to the caller), EptViolation, EptMisconfiguration.
+        """
+        key = (
+            vcpu.vpid,
+            vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0,
+            vcpu.eptp & EP4TA,
+            gva >> PAGE_SHIFT,
+        )
+        tlb = self.tlb
+        entry = tlb.combined.get(key)
+        # A hit that does not allow the access is no fault yet: the tables decide (SDM Vol. 3A, 4.10.4.3).
+        if (
+            entry is not None
+            and entry[1] & access == access
+            and (entry[2] is user or (not user and not self._supervisor_denied(vcpu, access, smap)))
+        ):
+            tlb.hits += 1
+            self.clock.cycles += Cost.TLB_HIT
+            return entry[0] | gva & PAGE_MASK
+        tlb.misses += 1
+        if entry is not None:
+            # A page fault or an EPT violation invalidates what was cached for its address; a success replaces it.
+            del tlb.combined[key]
+        if not is_canonical(gva):
+            raise GuestFault(Vector.GP)
+        structures = tlb.structures
+        tables = structures.combined
+        vpid, pcid, ep4ta, _ = key
+        start = tables.get((vpid, pcid, ep4ta, 2, gva >> 21))
+        if start is None and tables:
+            start = tables.get((vpid, pcid, ep4ta, 3, gva >> 30)) or tables.get((vpid, pcid, ep4ta, 4, gva >> 39))
+        if start is not None and vcpu.eptp & EPTP_ACCESSED_DIRTY and not start[2] & WRITE:
+            # The flags were off when it was read: now, references to the guest's tables are writes.
+            structures.forget(vpid, pcid, ep4ta, gva)
+            start = None
+        try:
+            return self._walk(vcpu, gva, access, user, smap, key, start)
+        except EntryChanged:
+            return self._walk_again(vcpu, gva, access, user, smap, key)
+        except (GuestFault, EptViolation):
+            # By way of cached tables it may be a spurious one: then it does not come again (SDM Vol. 3A, 4.10.4.1).
+            if start is not None:
+                structures.forget(key[0], key[1], key[2], gva)
+            raise
+
+    @staticmethod
+    def _supervisor_denied(vcpu: "Core", access: int, smap: bool) -> bool:
+        """Whether SMEP or SMAP denies a supervisor access to a user page (SDM Vol. 3A, 4.6.1)."""
+        if access & EXEC:
+            return bool(vcpu.cr4 & paging.CR4_SMEP)
+        return smap and bool(vcpu.cr4 & paging.CR4_SMAP) and not vcpu.regs[RFLAGS] & paging.RFLAGS_AC
+
+    def _walk_again(self, vcpu: "Core", gva: int, access: int, user: bool, smap: bool, key: CombinedKey) -> int:
+        """Translate from the root, after an entry that was read by way of a stale mapping has turned out to be another.
+
+        Each time, that mapping has been replaced or dropped: it happens once for each table of a walk at most.
+        """
+        while True:
+            self.tlb.structures.forget(key[0], key[1], key[2], gva)
+            try:
+                return self._walk(vcpu, gva, access, user, smap, key, None)
+            except EntryChanged:
+                continue
+
+    def _walk(
+        self,
+        vcpu: "Core",
+        gva: int,
+        access: int,
+        user: bool,
+        smap: bool,
+        key: CombinedKey,
+        start: CombinedTable | None,
+    ) -> int:
+        """Translate by the tables in memory, from the root or from the cached table `start`, setting accessed and dirty
+        flags; cache the outcome."""
+        memory = self.memory
+        words = memory.words
+        size = memory.size
+        clock = self.clock
+        record = self.record
+        eptp = vcpu.eptp
+        cached = self.tlb.guest_physical
+        plain_reads = not eptp & EPTP_ACCESSED_DIRTY
+        ep4ta = key[2]
+        no_nx = 0 if vcpu.efer & paging.EFER_NXE else paging.NX
+        order = 0
+        seen: CombinedTable | GuestPhysicalEntry | None = start
+        if start is None:
+            every = paging.RW | paging.US
+            some_nx = 0
+            table = vcpu.cr3 & paging.ADDRESS
+            levels = _LEVELS
+        else:
+            _, table, _, every, some_nx, level = start
+            levels = _BELOW[level]
+            if record is not None:
+                record.append((STRUCTURE_1, level, start[0], table, every | some_nx))
+        tables: list[CombinedTable] = []
+        for level, shift, reserved_table, reserved_leaf, leaf_address, checked in levels:
+            entry_gpa = table | (gva >> shift & 511) << 3
+            if seen is not None:
+                clock.cycles += _HIT_AND_REFERENCE
+            else:
+                # As `resolve_gpa`, without its call for a hit: most walks find the tables of the upper levels.
+                seen = cached.get((ep4ta, table >> PAGE_SHIFT))
+                if seen is not None and seen[1] & READ and plain_reads:
+                    clock.cycles += _HIT_AND_REFERENCE
+                    if record is not None:
+                        record.append((CACHED, 0, seen[0], table >> PAGE_SHIFT, seen[1]))
+                else:
+                    seen = self.resolve_gpa(eptp, entry_gpa, READ, gva, True)
+                    clock.cycles += Cost.WALK_REFERENCE
+                if level < 4:
+                    tables.append((seen[0], table, seen[1], every, some_nx, level + 1))
+            hpa = seen[0] | entry_gpa & PAGE_MASK
+            seen = None
+            # Where no memory answers, the bus floats high.
+            entry = words[hpa >> 3] if hpa < size else U64
+            if record is not None:
+                record.append((STAGE_1, level, hpa & ~PAGE_MASK, gva >> shift & 511, entry))
+            if entry & checked == _ORDINARY:
+                every &= entry  # An ordinary table entry passes every check below at once.
+                table = entry & paging.ADDRESS
+                continue
+            if not entry & paging.P:
+                self._page_fault(vcpu, gva, access, user, 0)
+            leaf = level == 1 or (reserved_leaf != -1 and entry & paging.PS)
+            if entry & (no_nx | (reserved_leaf if leaf else reserved_table)):
+                self._page_fault(vcpu, gva, access, user, _CODE_P | _CODE_RSVD)
+            every &= entry
+            some_nx |= entry & paging.NX
+            if leaf:
+                order = shift - PAGE_SHIFT
+                page = (entry & leaf_address) | (gva & ((1 << shift) - 1) & ~PAGE_MASK)
+                break
+            if not entry & paging.A:
+                self._set_flags(eptp, entry_gpa, gva, entry, entry | paging.A)
+            table = entry & paging.ADDRESS
+        user_page = bool(every & paging.US)
+        writable = every & paging.RW
+        if (
+            (access & WRITE and not writable and (user or vcpu.cr0 & paging.CR0_WP))
+            or (access & EXEC and some_nx)
+            or (not user_page if user else user_page and self._supervisor_denied(vcpu, access, smap))
+        ):
+            self._page_fault(vcpu, gva, access, user, _CODE_P)
+        wanted = entry | paging.A | (paging.D if access & WRITE else 0)
+        if wanted != entry:
+            self._set_flags(eptp, entry_gpa, gva, entry, wanted)
+        hpa_page, rights, _ = self.resolve_gpa(eptp, page | gva & PAGE_MASK, access, gva)
+        if not (writable and wanted & paging.D):
+            rights &= ~WRITE
+        if some_nx:
+            rights &= ~EXEC
+        is_global = bool(entry & paging.G and vcpu.cr4 & paging.CR4_PGE)
+        tlb = self.tlb
+        if tables:
+            tlb.structures.keep(key[0], key[1], ep4ta, gva, tables)
+        tlb.insert(key, (hpa_page, rights, user_page, is_global, order, page))
+        return hpa_page | gva & PAGE_MASK
+
+    def _set_flags(self, eptp: int, entry_gpa: int, gva: int, entry: int, wanted: int) -> None:
+        """Write `wanted`, which is `entry` with its accessed or dirty flag set, in its place: a write for stage 2."""
+        hpa = self.resolve_gpa(eptp, entry_gpa, WRITE, gva, True)[0] | entry_gpa & PAGE_MASK
+        self.clock.cycles += Cost.WALK_REFERENCE
+        memory = self.memory
+        if hpa < memory.size:
+            if memory.words[hpa >> 3] != entry:
+                raise EntryChanged
+            memory.store64(hpa, wanted)
+
+    @staticmethod
+    def _page_fault(vcpu: "Core", gva: int, access: int, user: bool, code: int) -> NoReturn:
+        """Raise the #PF of this access; `code` holds the error code's P and RSVD (SDM Vol. 3A, 4.7)."""
+        if access & WRITE:
+            code |= _CODE_W
+        if user:
+            code |= _CODE_U
+        if access & EXEC and (vcpu.efer & paging.EFER_NXE or vcpu.cr4 & paging.CR4_SMEP):
+            code |= _CODE_I
+        raise GuestFault(_PF, code, gva)

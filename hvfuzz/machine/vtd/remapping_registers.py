@@ -1,0 +1,257 @@
+"""VT-d's registers as software sees them: offsets, fields, and what reading and writing each does (chapter 10.4).
+
+Registers are doublewords here; an access of eight bytes is one of the low half and then one of the high half. So a
+command that sits in the high half of its register finds its operands in place.
+"""
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from hvfuzz.machine.vtd.fault_log import (
+    EVENT_MASK,
+    EVENT_PENDING,
+    RECORD_F,
+    STATUS_OVERFLOW,
+    STATUS_QUEUE_ERROR,
+    EventMessage,
+)
+from hvfuzz.machine.vtd.invalidation_queue import MOST_ADDRESS_MASK, perform_context, perform_iotlb
+
+if TYPE_CHECKING:
+    from hvfuzz.machine.vtd.unit import Iommu
+
+U32: Final = 2**32 - 1
+
+
+class Register(IntEnum):
+    """Offsets of registers; those of eight bytes go on at the next doubleword."""
+
+    VER = 0x00
+    CAP = 0x08
+    ECAP = 0x10
+    GCMD = 0x18
+    GSTS = 0x1C
+    RTADDR = 0x20
+    CCMD = 0x28
+    FSTS = 0x34
+    FECTL = 0x38
+    FEDATA = 0x3C
+    FEADDR = 0x40
+    FEUADDR = 0x44
+    IQH = 0x80
+    IQT = 0x88
+    IQA = 0x90
+    ICS = 0x9C
+    IECTL = 0xA0
+    IEDATA = 0xA4
+    IEADDR = 0xA8
+    IEUADDR = 0xAC
+    IVA = 0xF0
+    """Where ECAP_REG.IRO says it is."""
+    IOTLB = 0xF8
+    FRCD = 0x220
+    """The first fault recording register, where CAP_REG.FRO says it is."""
+
+
+RECORD_SIZE: Final = 16
+VERSION: Final = 0x10
+GLOBAL_TE: Final = 1 << 31
+"""GCMD_REG.TE and GSTS_REG.TES: translation."""
+GLOBAL_SRTP: Final = 1 << 30
+"""GCMD_REG.SRTP, a one-shot command, and GSTS_REG.RTPS."""
+GLOBAL_QIE: Final = 1 << 26
+"""GCMD_REG.QIE and GSTS_REG.QIES: queued invalidation."""
+CCMD_ICC: Final = 1 << 31
+"""CCMD_REG.ICC, in its high half: perform; reads as clear once it is done."""
+CCMD_REQUEST_SHIFT: Final = 29
+CCMD_ACTUAL_SHIFT: Final = 27
+"""CIRG, what is asked for, and CAIG, what was done (0: nothing); both in the high half."""
+CCMD_READABLE_LOW: Final = 0xFFFF
+"""DID; SID and FM are write-only (10.4.7)."""
+CCMD_READABLE_HIGH: Final = 0x1F << CCMD_ACTUAL_SHIFT
+IOTLB_IVT: Final = 1 << 31
+IOTLB_REQUEST_SHIFT: Final = 28
+IOTLB_ACTUAL_SHIFT: Final = 25
+IQT_MASK: Final = 0x7FFF0
+"""QT, and QH of IQH_REG: a descriptor's offset in bytes."""
+ICS_IWC: Final = 1 << 0
+_ADDRESS_OF_MESSAGE: Final = U32 & ~3
+_WRITABLE: Final = {
+    Register.RTADDR: U32 & ~0x3FF,
+    Register.RTADDR + 4: U32,
+    Register.CCMD: U32,
+    Register.IQA: U32 & ~0xFF8,
+    Register.IQA + 4: U32,
+    Register.IVA: U32,
+    Register.IVA + 4: U32,
+}
+"""Registers that keep what is written, and which bits of it."""
+_READABLE: Final = {Register.CCMD: CCMD_READABLE_LOW, Register.IVA: 0, Register.IVA + 4: 0}
+"""Registers that do not show all that was written."""
+
+
+def capabilities(guest_width: int, records: int) -> int:
+    """CAP_REG: 16-bit domain ids, page-selective invalidation, 2 MiB and 1 GiB pages, and the given sizes."""
+    widths = 1 << 1 | (1 << 2 if guest_width >= 48 else 0)
+    return (
+        6
+        | widths << 8
+        | guest_width - 1 << 16
+        | Register.FRCD >> 4 << 24
+        | 3 << 34
+        | 1 << 39
+        | records - 1 << 40
+        | MOST_ADDRESS_MASK << 48
+        | 3 << 54  # requests are drained before an invalidation is complete: there is never one under way
+    )
+
+
+EXTENDED_CAPABILITIES: Final = 1 << 0 | 1 << 1 | 1 << 6 | Register.IVA >> 4 << 8
+"""ECAP_REG: coherent table accesses, queued invalidation, pass-through, and where IVA_REG is."""
+
+
+class VtdRegisters:
+    """The register file. Accesses are of 4 or 8 aligned bytes; others read 0 and change nothing, as do holes.
+
+    `words` are the doublewords that software wrote and that have no other home.
+    """
+
+    __slots__ = ("_capabilities", "_iommu", "words")
+
+    def __init__(self, iommu: "Iommu") -> None:
+        self._iommu = iommu
+        self._capabilities: int = capabilities(iommu.tables.guest_width, len(iommu.log.records))
+        self.words: dict[int, int] = {}
+
+    def read(self, offset: int, size: int) -> int:
+        """The `size` bytes at `offset`; reading has no side effect."""
+        if size not in (4, 8) or offset & size - 1:
+            return 0
+        low = self._read(offset)
+        return low if size == 4 else low | self._read(offset + 4) << 32
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Write the low `size` bytes of `value` at `offset`, with what that entails."""
+        if size not in (4, 8) or offset & size - 1:
+            return
+        self._write(offset, value & U32)
+        if size == 8:
+            self._write(offset + 4, value >> 32 & U32)
+
+    def _pair(self, register: int) -> int:
+        """A register of eight bytes that software wrote."""
+        return self.words.get(register, 0) | self.words.get(register + 4, 0) << 32
+
+    def _read(self, offset: int) -> int:
+        iommu = self._iommu
+        log, queue = iommu.log, iommu.queue
+        if Register.FRCD <= offset < Register.FRCD + RECORD_SIZE * len(log.records):
+            return self._read_record(offset - Register.FRCD)
+        match offset:
+            case Register.VER:
+                return VERSION
+            case Register.CAP:
+                return self._capabilities & U32
+            case 0x0C:
+                return self._capabilities >> 32
+            case Register.ECAP:
+                return EXTENDED_CAPABILITIES
+            case Register.GSTS:
+                translating = GLOBAL_TE if iommu.enabled else 0
+                return translating | (GLOBAL_SRTP if iommu.root_set else 0) | (GLOBAL_QIE if queue.enabled else 0)
+            case Register.FSTS:
+                return log.status()
+            case Register.IQH:
+                return queue.head << 4
+            case Register.IQT:
+                return queue.tail << 4
+            case Register.ICS:
+                return ICS_IWC if queue.completed else 0
+        if Register.FECTL <= offset <= Register.FEUADDR:
+            return _read_event(log.event, offset - Register.FECTL)
+        if Register.IECTL <= offset <= Register.IEUADDR:
+            return _read_event(queue.completion, offset - Register.IECTL)
+        return self.words.get(offset, 0) & _READABLE.get(offset, U32)
+
+    def _read_record(self, offset: int) -> int:
+        """A doubleword of a fault recording register; 0 once F is clear."""
+        record = self._iommu.log.records[offset // RECORD_SIZE]
+        if record is None:
+            return 0
+        low, high = record.words()
+        word = high | RECORD_F if offset & 8 else low
+        return word >> 32 if offset & 4 else word & U32
+
+    def _write(self, offset: int, value: int) -> None:
+        iommu = self._iommu
+        log, queue = iommu.log, iommu.queue
+        writable = _WRITABLE.get(offset)
+        if writable is not None:
+            self.words[offset] = value & writable
+        elif offset == Register.GCMD:
+            self._command(value)
+        elif offset == Register.CCMD + 4:
+            self._invalidate_context(value)
+        elif offset == Register.IOTLB + 4:
+            self._invalidate_iotlb(value)
+        elif offset == Register.FSTS:
+            log.clear_status(overflow=value & STATUS_OVERFLOW != 0, queue_error=value & STATUS_QUEUE_ERROR != 0)
+            queue.process()
+        elif offset == Register.IQT:
+            queue.set_tail((value & IQT_MASK) >> 4)
+        elif offset == Register.ICS and value & ICS_IWC:
+            queue.clear_completed()
+        elif Register.FECTL <= offset <= Register.FEUADDR:
+            _write_event(log.event, offset - Register.FECTL, value)
+        elif Register.IECTL <= offset <= Register.IEUADDR:
+            _write_event(queue.completion, offset - Register.IECTL, value)
+        elif Register.FRCD <= offset < Register.FRCD + RECORD_SIZE * len(log.records):
+            index, within = divmod(offset - Register.FRCD, RECORD_SIZE)
+            if within == 12 and value & RECORD_F >> 32:
+                log.clear_record(index)
+
+    def _command(self, value: int) -> None:
+        """GCMD_REG: every bit that is not one-shot says what is to be, so others are switched off (10.4.4)."""
+        iommu = self._iommu
+        if value & GLOBAL_SRTP:
+            iommu.set_root_table(self._pair(Register.RTADDR))
+        queue = iommu.queue
+        if value & GLOBAL_QIE and not queue.enabled:
+            queue.enable(self._pair(Register.IQA))
+        elif queue.enabled and not value & GLOBAL_QIE:
+            queue.disable()
+        iommu.enabled = value & GLOBAL_TE != 0
+
+    def _invalidate_context(self, value: int) -> None:
+        """CCMD_REG (6.5.1.1); a reserved granularity invalidates nothing, and CAIG says so."""
+        if value & CCMD_ICC and not self._iommu.queue.enabled:
+            low = self.words.get(Register.CCMD, 0)
+            asked = value >> CCMD_REQUEST_SHIFT & 3
+            done = perform_context(self._iommu, asked, low & 0xFFFF, low >> 16, value & 3)
+            value = value & ~(CCMD_ICC | 3 << CCMD_ACTUAL_SHIFT) | (asked << CCMD_ACTUAL_SHIFT if done else 0)
+        self.words[Register.CCMD + 4] = value & CCMD_READABLE_HIGH
+
+    def _invalidate_iotlb(self, value: int) -> None:
+        """IOTLB_REG (6.5.1.2), with the address of IVA_REG; IAIG is 0 if the request was not a valid one."""
+        if value & IOTLB_IVT and not self._iommu.queue.enabled:
+            asked = value >> IOTLB_REQUEST_SHIFT & 3
+            done = perform_iotlb(self._iommu, asked, value & 0xFFFF, self._pair(Register.IVA))
+            value = value & ~(IOTLB_IVT | 3 << IOTLB_ACTUAL_SHIFT) | (asked << IOTLB_ACTUAL_SHIFT if done else 0)
+        self.words[Register.IOTLB + 4] = value
+
+
+def _read_event(event: EventMessage, offset: int) -> int:
+    if offset == 0:
+        return (EVENT_MASK if event.masked else 0) | (EVENT_PENDING if event.pending else 0)
+    return (event.data, event.address, event.upper_address)[(offset >> 2) - 1]
+
+
+def _write_event(event: EventMessage, offset: int, value: int) -> None:
+    if offset == 0:
+        event.set_mask(value & EVENT_MASK != 0)
+    elif offset == 4:
+        event.data = value
+    elif offset == 8:
+        event.address = value & _ADDRESS_OF_MESSAGE
+    else:
+        event.upper_address = value

@@ -1,0 +1,1 @@
+"""Counts and bounds: references, pools, work, and what the host remembers."""

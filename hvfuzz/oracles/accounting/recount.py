@@ -1,0 +1,168 @@
+"""Reference counts: what the hypervisor counts is recounted from what there is to count.
+
+Leaves come from the tables' bytes, grant entries and mappings from the hypervisor's tables; the counts they must
+agree with are in the frame words, in the grant entries, in the pools and in the allocator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hvfuzz.abi.status import Status
+from hvfuzz.oracles.accounting.pools import Pools
+from hvfuzz.oracles.accounting.refcounts import UNUSED, Counts
+from hvfuzz.oracles.accounting.table_demand import tables_needed
+from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.shadow.changes import DMA, name_of, sides_of
+from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.core.domains import Mapping
+    from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.oracles.shadow.changes import Change
+
+NO_POOL = int(Status.NO_POOL)
+
+
+class Recount(Oracle):
+    """Every count is the number of the things that it counts."""
+
+    name = "recount"
+    shadowed = True
+    rules: ClassVar[Rules] = {
+        "maps": "a frame's maps are the leaves, of stage 2 and of devices, that name it",
+        "pins": "a frame's pins are the live sides of grant mappings of it, and the leaves that grants made",
+        "grants": "a frame's grants are the live grant entries that name it",
+        "state": "a frame is SHARED if and only if it is pinned or granted",
+        "entry": "a grant entry's pins are the live sides of the mappings made from it",
+        "handle": "a live grant mapping comes from a live entry for its domain, and its sides are mapped",
+        "pool": "table pages in use and in the pool add up to what the domain was given, each page once",
+        "need": "a call that is refused for want of table pages needs more of them than the pool has",
+        "size": "what is populated as a block is one large leaf, and so is a block of alike pages that is protected",
+        "empty": "a table page that is linked has an entry, or is a root",
+        "free": "the allocator's free frames are the frames in state FREE",
+    }
+
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        super().__init__(scene, shadow)
+        self._counts = Counts(scene, shadow, self.report)
+        self._pools = Pools(scene, shadow, self.report)
+
+    def attach(self) -> None:
+        """Count what there is."""
+        self._counts.attach()
+        self._pools.attach()
+
+    def reset(self) -> None:
+        """Return to the counts at the snapshot."""
+        self._counts.reset()
+        self._pools.reset()
+
+    def settled(self, change: Change) -> None:
+        """Recount what this change concerns."""
+        frames: dict[int, Any] = {}
+        """In order, each once; the values are of no use."""
+        entries: dict[tuple[int, int], None] = {}
+        for number, _, before, after in change.handles:
+            self._counts.count_mapping(number, before, after)
+            for mapping in (before, after):
+                if mapping is not None:
+                    frames[mapping.frame] = None
+                    entries[mapping.granter, mapping.ref] = None
+        for number, ref, old, new in change.entries:
+            self._counts.count_entry(old, new)
+            entries[number, ref] = None
+            for entry in (old, new):
+                if entry is not None:
+                    frames[entry.frame] = None
+        self._counts.add_frames(frames, change)
+        self._counts.check_frames(frames)
+        if change.frames:
+            self._pools.check_free(change)
+        for number, ref in entries:
+            self._check_entry(number, ref)
+        for number, _, _, after in change.handles:
+            if after is not None:
+                self.check_mapping(number, after)
+        for number, ref, old, new in change.entries:
+            if new is None and old is not None and self._counts.used.get((number, ref), UNUSED) != UNUSED:
+                self._check_mappings_of(number, ref)
+        for hfn in change.emptied:
+            self._pools.check_table(hfn)
+        if change.removed:
+            self._check_removed(change)
+        if change.added:
+            self._pools.check_sizes(change.added)
+        pools = self._pools
+        if change.tables or pools.live != pools.known:
+            for number, pool in enumerate(pools.live):
+                if change.tables or pool != pools.known[number]:
+                    pools.check_pool(number, pool)
+
+    def _check_entry(self, number: int, ref: int) -> None:
+        grants = self.shadow.grants
+        if not (0 <= number < len(grants) and 0 <= ref < len(grants[number])):
+            return  # A mapping of no entry at all: that is what `check_mapping` reports.
+        entry = grants[number][ref]
+        used = self._counts.used.get((number, ref), UNUSED)
+        pins = UNUSED if entry is None else (entry.host_pins, entry.device_pins)
+        if pins != used:
+            self.report("entry", f"grant {ref} of dom{number}: {pins} host and device pins, {used} live sides")
+
+    def check_mapping(self, number: int, mapping: Mapping) -> None:
+        """A live grant mapping must stand on an entry, and be mapped."""
+        shadow = self.shadow
+        granter, ref, frame = mapping.granter, mapping.ref, mapping.frame
+        known = 0 <= granter < len(shadow.grants) and 0 <= ref < len(shadow.grants[granter])
+        entry = shadow.grants[granter][ref] if known else None
+        if entry is None or entry.to != number or entry.frame != frame:
+            self.report("handle", f"a mapping by dom{number} of grant {ref} of dom{granter}: the entry is {entry}")
+        for space, page in sides_of(number, mapping):
+            leaf = shadow.find(space, page)
+            if leaf is None or leaf.frame != frame or leaf.level != 1:
+                where = f"a mapping by dom{number} of grant {ref} of dom{granter}"
+                self.report("handle", f"{where}: {name_of(space)}, page {page:#x}: the leaf is {leaf}")
+
+    def _check_mappings_of(self, number: int, ref: int) -> None:
+        """A grant entry is gone: no live mapping may come from it."""
+        for domain, handles in enumerate(self.shadow.handles):
+            for mapping in handles:
+                if mapping is not None and mapping.granter == number and mapping.ref == ref:
+                    self.check_mapping(domain, mapping)
+
+    def _check_removed(self, change: Change) -> None:
+        """A leaf is gone: no live mapping may still claim its place."""
+        sides = self.shadow.sides
+        for space, level, page, _ in change.removed:
+            if level == 1:
+                for mapping in sides.get((space, page), ()):
+                    self.check_mapping(space & ~DMA, mapping)
+
+    # Everything.
+
+    def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
+        """Nothing changed, if it was refused: the tables are as the call found them."""
+        if status == NO_POOL and args is not None:
+            number = vcpu.domain
+            free = len(self._pools.live[number])
+            needed = tables_needed(self.shadow, number, declaration.name, args, self.scene.calls.current.reads)
+            if needed <= free:
+                self.report("need", f"dom{number} is refused, which needs {needed} table pages and has {free}")
+
+    def audit(self) -> None:
+        """Recount every frame, entry, mapping and pool."""
+        shadow = self.shadow
+        self._counts.audit()
+        for hfn in sorted(shadow.tables.keys() - shadow.populations.keys()):
+            self._pools.check_table(hfn)
+        for number, domain in enumerate(shadow.domains):
+            used = {ref for granter, ref in self._counts.used if granter == number}
+            for ref, entry in enumerate(shadow.grants[number]):
+                if entry is not None or ref in used:
+                    self._check_entry(number, ref)
+            for mapping in shadow.handles[number]:
+                if mapping is not None:
+                    self.check_mapping(number, mapping)
+            self._pools.known[number] = []
+            self._pools.check_pool(number, domain.pool)
+        self._pools.audit_free()

@@ -1,0 +1,84 @@
+"""How many table pages a call needs, counted in the tables' bytes: what a refusal for want of them must answer for."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from hvfuzz.hypervisor.ipc.grants import DEVICE, HOST
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
+from hvfuzz.oracles.shadow.changes import (
+    ADDRESS,
+    DMA,
+    DMA_LEVELS,
+    DMA_RIGHTS,
+    EPT_LEVELS,
+    EPT_RIGHTS,
+    LARGE,
+    LARGE_LEVEL,
+)
+
+if TYPE_CHECKING:
+    from hvfuzz.oracles.framework.call_stack import Bytes
+    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+
+UNKNOWN: Final = 1 << 63
+"""Of a call whose need nobody here knows: any refusal may be right."""
+
+
+def tables_needed(shadow: Reachability, caller: int, name: str, args: Any, reads: list[Bytes]) -> int:
+    """Table pages that the call takes from the caller's pool at most, before it has changed anything.
+
+    `reads` is what it read from guest memory.
+    """
+    match name:
+        case "memory.populate":
+            pages = range(args.first, args.first + (args.count << args.order), 1 << args.order)
+            return _missing(shadow, caller, pages, LARGE_LEVEL if args.order else 1)
+        case "memory.decrease" | "memory.protect":
+            end = args.first + args.count
+            cut = dict.fromkeys((args.first & -LARGE_FRAMES, end - 1 & -LARGE_FRAMES))
+            # A block that lies wholly in the range needs no table, nor one that has the rights already.
+            cut_blocks = [block for block in cut if block < args.first or end < block + LARGE_FRAMES]
+            return sum(rights != getattr(args, "rights", 0) for rights in _large(shadow, caller, cut_blocks))
+        case "memory.exchange":
+            data = b"".join(piece for _, piece in reads)
+            blocks = dict.fromkeys(gfn & -LARGE_FRAMES for (gfn,) in struct.iter_unpack("<Q", data))
+            return len(_large(shadow, caller, blocks))
+        case "grant.map":
+            host = _missing(shadow, caller, (args.gfn,), 1) if args.flags & HOST else 0
+            return host + (_missing(shadow, caller | DMA, (args.iova >> PAGE_SHIFT,), 1) if args.flags & DEVICE else 0)
+        case "device.dma_map":
+            first = args.iova >> PAGE_SHIFT
+            return _missing(shadow, caller | DMA, range(first, first + args.count), 1)
+    return UNKNOWN
+
+
+def _missing(shadow: Reachability, space: int, pages: Iterable[int], level: int) -> int:
+    """Tables that are not there yet, on the ways to leaves of `level` for `pages`."""
+    absent: set[tuple[int, int]] = set()
+    for page in pages:
+        stop, _ = _walk(shadow, space, page, level)
+        absent.update((each, page >> 9 * each) for each in range(level, stop))
+    return len(absent)
+
+
+def _large(shadow: Reachability, space: int, blocks: Iterable[int]) -> list[int]:
+    """The rights of each large leaf among `blocks`, each named by its first page: to split one takes a table."""
+    ends = [_walk(shadow, space, block, LARGE_LEVEL) for block in blocks]
+    return [
+        entry & EPT_RIGHTS for level, entry in ends if level == LARGE_LEVEL and entry & LARGE and entry & EPT_RIGHTS
+    ]
+
+
+def _walk(shadow: Reachability, space: int, page: int, level: int) -> tuple[int, int]:
+    """(level, entry) where the walk for `page` ends: at `level`, or above it where no table follows."""
+    rights, at = (DMA_RIGHTS, DMA_LEVELS) if space & DMA else (EPT_RIGHTS, EPT_LEVELS)
+    table = shadow.roots[space] << PAGE_SHIFT
+    while True:
+        entry: int = shadow.scene.words[(table >> 3) + (page >> 9 * (at - 1) & LARGE_FRAMES - 1)]
+        if at == level or not entry & rights or entry & LARGE:
+            return at, entry
+        table = entry & ADDRESS
+        at -= 1

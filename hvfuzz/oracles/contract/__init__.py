@@ -1,0 +1,1 @@
+"""The contract: the executable specification, and the bridge from the machine to it."""

@@ -1,0 +1,1 @@
+"""The specification of each family of hypercalls."""

@@ -1,0 +1,33 @@
+"""The specification of family `console`: a domain writes text that its operator can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from hvfuzz.abi.limits import CONSOLE
+from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.contract.spec.state import State
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule
+
+
+def write(state: State, call: Call, evidence: Evidence) -> Expected:
+    """The bytes follow those that the domain wrote before."""
+    length = call.args.length
+    if length > CONSOLE:
+        return Status.INVALID
+    text = evidence.take(call.args.text, length)
+    if text is None:
+        return Status.FAULT
+    key = ("console", call.caller)
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        if text:
+            state[key] = (state.get(key) or b"")[-CONSOLE:] + text
+            state[key] = state[key][-CONSOLE:]
+
+    return Accept(length, effect)
+
+
+RULES: Final[Mapping[str, Rule]] = {"write": write}

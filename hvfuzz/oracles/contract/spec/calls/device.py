@@ -1,0 +1,234 @@
+"""The specification of family `device`: who has which, what it reaches, and what DMA engines copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hvfuzz.abi import limits
+from hvfuzz.abi.boot import DEVICES, DMA_ENGINES, MMIO_BASE
+from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE, Hfn
+from hvfuzz.machine.devices.register_windows import REGISTERS_BASE
+from hvfuzz.oracles.contract.spec.calls.memory import owned
+from hvfuzz.oracles.contract.spec.cells import IoPage, Page
+from hvfuzz.oracles.contract.spec.state import State
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, Touch, move, pages_in
+
+IO_PAGES: Final = limits.IOVA_LIMIT >> PAGE_SHIFT
+IO_RIGHTS: Final = (READ, WRITE, READ | WRITE)
+REQUEST_WORDS: Final = 3
+WINDOWS: Final = MMIO_BASE >> PAGE_SHIFT
+"""Guest frame number of the registers of device 0."""
+REGISTERS: Final = REGISTERS_BASE >> PAGE_SHIFT
+"""Host frame number of the same."""
+
+
+def assign(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """A device that nobody has goes to a domain, with the memory that firmware keeps for it."""
+    device = call.args.device
+    if device >= DEVICES:
+        return Status.NO_DEVICE
+    to = state.resolve(call.caller, call.args.to)
+    if to is None:
+        return Status.NO_DOMAIN
+    key = ("device", device)
+    if key in state:
+        return Status.BUSY
+
+    region = state.get(("reserved", device)) or ()
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        state[key] = to
+        for page in region:
+            state[("iova", to, page)] = IoPage(page, READ | WRITE, foreign=False)
+
+    return Accept(effect=effect, tables=Tables.NEEDED, payer=to) if region else Accept(effect=effect)
+
+
+def deassign(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """A device is nobody's, and so is the memory that firmware keeps for it."""
+    if call.args.device >= DEVICES:
+        return Status.NO_DEVICE
+    key = ("device", call.args.device)
+    if key not in state:
+        return Status.NOT_PRESENT
+
+    owner = state[key]
+    window = ("window", call.args.device)
+    mapped = [*(state.get(("reserved", call.args.device)) or ()), *([state[window]] if window in state else [])]
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        del state[key]
+        state.erase([("iova", owner, page) for page in mapped])
+        if window in state:
+            del state[window]
+
+    return Accept(effect=effect, tables=Tables.RETURNED, payer=owner) if mapped else Accept(effect=effect)
+
+
+def io_range(args: Any) -> range | None:
+    """The pages of the caller's IOMMU table that `iova` and `count` name, if they may be named."""
+    first = args.iova >> PAGE_SHIFT
+    if args.iova & PAGE_MASK or not pages_in(first, args.count, IO_PAGES, limits.DMA_PAGES):
+        return None
+    pages = range(first, first + args.count)
+    return None if any(page << PAGE_SHIFT in limits.IOVA_HOLE for page in (pages[0], pages[-1])) else pages
+
+
+def dma_map(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """The caller's devices reach a range of its frames, or registers, in place of what dma_map had put there before."""
+    args, caller = call.args, call.caller
+    iovas = io_range(args)
+    number = args.gfn - WINDOWS
+    window = number in range(DEVICES)
+    if iovas is None or args.rights not in IO_RIGHTS:
+        return Status.INVALID
+    if args.count != 1 if window else args.gfn + args.count > limits.MAX_GFN:
+        return Status.INVALID
+    if state.reserved(iovas):
+        return Status.NOT_PERMITTED
+    frames = []
+    if window:
+        if state.get(("device", number)) != caller:
+            return Status.NOT_PERMITTED
+        if state.get(("window", number)) not in (None, iovas[0]):
+            return Status.EXISTS
+        frames.append(REGISTERS + number)
+    for gfn in () if window else range(args.gfn, args.gfn + args.count):
+        page = owned(state, caller, gfn)
+        if not isinstance(page, Page):
+            return page
+        if args.rights & ~page.rights:
+            return Status.NOT_PERMITTED
+        frames.append(page.frame)
+    for iova in iovas:
+        there: IoPage | None = state.get(("iova", caller, iova))
+        if there is not None and there.foreign:
+            return Status.EXISTS
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        for iova, frame in zip(iovas, frames, strict=True):
+            displaced: IoPage | None = state.get(("iova", caller, iova))
+            if displaced is not None:
+                let_go(state, displaced.frame)
+            state[("iova", caller, iova)] = IoPage(frame, args.rights, foreign=False)
+            if window:
+                state[("window", number)] = iova
+            else:
+                state.count(frame, maps=1)
+
+    return Accept(args.count, effect, tables=Tables.NEEDED)
+
+
+def let_go(state: State, frame: int) -> None:
+    """A device page no longer names this frame, or these registers."""
+    if frame < state.frames:
+        state.count(frame, maps=-1)
+    else:
+        del state[("window", frame - REGISTERS)]
+
+
+def dma_unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """The caller's devices no longer reach a range that dma_map mapped."""
+    args, caller = call.args, call.caller
+    iovas = io_range(args)
+    if iovas is None:
+        return Status.INVALID
+    if state.reserved(iovas):
+        return Status.NOT_PERMITTED
+    frames = []
+    for iova in iovas:
+        there: IoPage | None = state.get(("iova", caller, iova))
+        if there is None:
+            return Status.NOT_PRESENT
+        if there.foreign:
+            return Status.EXISTS
+        frames.append(there.frame)
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        state.erase([("iova", caller, iova) for iova in iovas])
+        for frame in frames:
+            let_go(state, frame)
+
+    return Accept(args.count, effect, tables=Tables.RETURNED)
+
+
+def usable(state: State, caller: int, device: int) -> Status | None:
+    """Why the caller may not have the device copy, if it may not: only DMA engines do."""
+    if device >= DMA_ENGINES:
+        return Status.NO_DEVICE
+    return None if state.get(("device", device)) == caller else Status.NOT_PERMITTED
+
+
+def transfer(state: State, caller: int, source: int, dest: int, length: int) -> Status | None:
+    """Why one copy is refused, if it is: the caller's IOMMU table must map both ranges to memory with their rights."""
+    if not 0 < length <= limits.DMA_LENGTH:
+        return Status.INVALID
+    if max(source, dest) + length > limits.IOVA_LIMIT:
+        return Status.INVALID
+    for start, right in ((source, READ), (dest, WRITE)):
+        for iova in range(start >> PAGE_SHIFT, (start + length - 1 >> PAGE_SHIFT) + 1):
+            there: IoPage | None = state.get(("iova", caller, iova))
+            if there is None or not there.rights & right or there.frame >= state.frames:
+                return Status.FAULT
+    return None
+
+
+def moves(state: State, caller: int, source: int, dest: int, length: int) -> list[Touch]:
+    """What a copy that is not refused touches: piece by piece, none of them across a page at either end."""
+    touched: list[Touch] = []
+    while length:
+        size = min(length, PAGE_SIZE - (source & PAGE_MASK), PAGE_SIZE - (dest & PAGE_MASK))
+        touched += move(address(state, caller, source), address(state, caller, dest), size)
+        source, dest, length = source + size, dest + size, length - size
+    return touched
+
+
+def address(state: State, caller: int, iova: int) -> int:
+    """The host physical address behind a device address that is mapped."""
+    page: IoPage = state[("iova", caller, iova >> PAGE_SHIFT)]
+    return page.frame << PAGE_SHIFT | iova & PAGE_MASK
+
+
+def dma_submit(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """One copy by a device of the caller."""
+    args, caller = call.args, call.caller
+    request = args.from_, args.to, args.length
+    refusal = usable(state, caller, args.device) or transfer(state, caller, *request)
+    return refusal or Accept(args.length, moved=tuple(moves(state, caller, *request)))
+
+
+def dma_batch(state: State, call: Call, evidence: Evidence) -> Expected:
+    """The copies listed in a ring: the number of them is read once, and all are checked before one runs."""
+    args, caller = call.args, call.caller
+    refusal = usable(state, caller, args.device)
+    if refusal is not None:
+        return refusal
+    header = evidence.words(args.ring, 1)
+    if header is None:
+        return Status.FAULT
+    count = header[0]
+    if not 0 < count <= limits.BATCH:
+        return Status.INVALID
+    words = evidence.words(args.ring + 8, REQUEST_WORDS * count)
+    if words is None:
+        return Status.FAULT
+    touched: list[Touch] = []
+    for at in range(0, len(words), REQUEST_WORDS):
+        source, dest, length = words[at : at + REQUEST_WORDS]
+        refusal = transfer(state, caller, source, dest, length)
+        if refusal is not None:
+            return refusal
+        touched += moves(state, caller, source, dest, length)
+    return Accept(count, moved=tuple(touched))
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "assign": assign,
+    "deassign": deassign,
+    "dma_map": dma_map,
+    "dma_unmap": dma_unmap,
+    "dma_submit": dma_submit,
+    "dma_batch": dma_batch,
+}

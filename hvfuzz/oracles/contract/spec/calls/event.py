@@ -1,0 +1,150 @@
+"""The specification of family `event`: ports, pairs of them, and the vCPUs that wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from hvfuzz.abi import limits
+from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.contract.spec.blocks import numbered
+from hvfuzz.oracles.contract.spec.cells import HOST_FRAME, Poll, Port, PortState, RunState
+from hvfuzz.oracles.contract.spec.state import State
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule
+
+
+def new_port(state: State, domain: int) -> tuple[int, bool] | Status:
+    """The port that the domain gets next, and whether it needs a new bucket."""
+    port = state.lowest_free("port", domain, limits.PORTS)
+    if port is None:
+        return Status.LIMIT
+    bucket = ("bucket", domain, port // limits.PORTS_PER_BUCKET)
+    if bucket in state:
+        return port, False
+    return (port, True) if state.free() else Status.NO_MEMORY
+
+
+def add_port(state: State, domain: int, number: int, port: Port, fresh: tuple[Hfn, ...]) -> None:
+    """Allocate a port, in the fresh bucket if there is one."""
+    if fresh:
+        state.allot(HOST_FRAME, fresh)
+        state[("bucket", domain, number // limits.PORTS_PER_BUCKET)] = fresh[0]
+    state[("port", domain, number)] = port
+
+
+def alloc(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """A new port of the caller waits for `remote` to bind it."""
+    remote = state.resolve(call.caller, call.args.remote)
+    if remote is None:
+        return Status.NO_DOMAIN
+    new = new_port(state, call.caller)
+    if isinstance(new, Status):
+        return new
+    number, bucket = new
+
+    def effect(fresh: tuple[Hfn, ...]) -> None:
+        port = Port(PortState.UNBOUND, remote, 0, pending=False)
+        add_port(state, call.caller, number, port, fresh)
+
+    return Accept(number, effect, fresh=int(bucket))
+
+
+def bind(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """A new port of the caller and one of `remote` that waits for it become a pair."""
+    args, caller = call.args, call.caller
+    remote = state.resolve(caller, args.remote)
+    if remote is None:
+        return Status.NO_DOMAIN
+    key = ("port", remote, args.port)
+    waiting: Port | None = state.get(key)
+    if waiting is None or waiting.state is not PortState.UNBOUND or waiting.remote != caller:
+        return Status.NO_PORT
+    new = new_port(state, caller)
+    if isinstance(new, Status):
+        return new
+    number, bucket = new
+
+    def effect(fresh: tuple[Hfn, ...]) -> None:
+        local = Port(PortState.CONNECTED, remote, args.port, pending=False)
+        add_port(state, caller, number, local, fresh)
+        state[key] = Port(PortState.CONNECTED, caller, number, waiting.pending)
+
+    return Accept(number, effect, fresh=int(bucket))
+
+
+def vcpus(state: State, domain: int) -> Iterator[tuple[int, RunState]]:
+    """The vCPUs of a domain, lowest first, and what they do."""
+    index = 0
+    while (run := state.get(("vcpu", domain, index))) is not None:
+        yield index, run
+        index += 1
+
+
+def polls(state: State, domain: int, vcpu: int, port: int) -> bool:
+    """Whether a polling vCPU waits for the port."""
+    poll: Poll | None = state.get(("poll", domain, vcpu))
+    return poll is not None and port in poll.ports
+
+
+def set_run(state: State, domain: int, vcpu: int, run: RunState, poll: Poll | None = None) -> None:
+    """The vCPU does something else from now on; whatever it waited for before, it no longer does."""
+    state[("vcpu", domain, vcpu)] = run
+    key = ("poll", domain, vcpu)
+    if poll is not None:
+        state[key] = poll
+    elif key in state:
+        del state[key]
+
+
+def send(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """The peer's port is pending; one vCPU that waits for it goes on."""
+    port: Port | None = state.get(("port", call.caller, call.args.port))
+    if port is None or port.state is not PortState.CONNECTED:
+        return Status.NO_PORT
+    domain, number = port.remote, port.remote_port
+    key = ("port", domain, number)
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        peer: Port = state[key]
+        state[key] = Port(peer.state, peer.remote, peer.remote_port, pending=True)
+        for vcpu, run in vcpus(state, domain):
+            if run == RunState.BLOCKED or (run == RunState.POLLING and polls(state, domain, vcpu, number)):
+                set_run(state, domain, vcpu, RunState.RUNNABLE)
+                break
+
+    return Accept(effect=effect)
+
+
+def close(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """The port is free; a peer waits for the caller again; polls on the port go on."""
+    caller, number = call.caller, call.args.port
+    port: Port | None = state.get(("port", caller, number))
+    if port is None:
+        return Status.NO_PORT
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        del state[("port", caller, number)]
+        if port.state is PortState.CONNECTED:
+            peer = ("port", port.remote, port.remote_port)
+            pending = state[peer].pending
+            state[peer] = Port(PortState.UNBOUND, caller, 0, pending)
+        for vcpu, run in vcpus(state, caller):
+            if run == RunState.POLLING and polls(state, caller, vcpu, number):
+                set_run(state, caller, vcpu, RunState.RUNNABLE)
+        free_bucket(state, caller, number // limits.PORTS_PER_BUCKET)
+
+    return Accept(effect=effect)
+
+
+def free_bucket(state: State, domain: int, bucket: int) -> None:
+    """Give the bucket's page back if no port is left in it."""
+    first = bucket * limits.PORTS_PER_BUCKET
+    ports = numbered("port", domain, limits.PORTS)[first : first + limits.PORTS_PER_BUCKET]
+    if state.cells.keys().isdisjoint(ports):
+        key = ("bucket", domain, bucket)
+        state.release([state[key]])
+        del state[key]
+
+
+RULES: Final[Mapping[str, Rule]] = {"alloc": alloc, "bind": bind, "send": send, "close": close}

@@ -1,0 +1,101 @@
+"""The specification of `multicall`: several calls in one exit, each with a status of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hvfuzz.abi import limits
+from hvfuzz.abi.status import Status
+from hvfuzz.oracles.contract.spec.dispatch import BY_NUMBER, MULTICALL
+from hvfuzz.oracles.contract.spec.state import State
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Mismatch, Nested, Rule
+
+ENTRY_WORDS: Final = 4
+ENTRY_SIZE: Final = 8 * ENTRY_WORDS
+OUTCOME: Final = 16
+"""Offset in an entry of its status word, and bytes of that and the result word that follows."""
+NO_NUMBER: Final = -1
+"""In place of a number that the contract does not know."""
+
+
+def multicall(_state: State, call: Call, evidence: Evidence) -> Expected:
+    """Entries run in order, each as if called alone; the result is the number that ended well.
+
+    The calls have been judged one by one: here it is whether those that ran are those listed in the copy of
+    the entries, and whether the guest was told how they ended.
+    """
+    args, observed = call.args, evidence.observed
+    if not 0 < args.count <= limits.MULTICALL:
+        return Status.INVALID
+    entries = evidence.words(args.entries, ENTRY_WORDS * args.count)
+    if entries is None or not evidence.writable(*outcomes(args)):
+        if observed.nested:
+            return Mismatch("nested", call.name, f"calls of an array that cannot be used: {observed.nested}")
+        return Status.FAULT
+    evidence.writes_judged = True
+    numbers = entries[::ENTRY_WORDS]
+    written = Evidence(observed.written, observed)
+    ran = list(observed.nested)
+    good = done = 0
+    for number in numbers:
+        place = args.entries + ENTRY_SIZE * done + OUTCOME
+        before = len(written.left_over)
+        outcome = written.words(place, 2)
+        if outcome is None:
+            if len(written.left_over) < before:
+                return Mismatch("written", call.name, f"half of the outcome of entry {done}")
+            break
+        status = Status.from_word(outcome[0])
+        wrong = _entry(number, status, outcome[1], ran)
+        if wrong:
+            return Mismatch("nested", call.name, f"entry {done}, call {number:#x}: {wrong}")
+        good += status is Status.OK
+        done += 1
+    if written.left_over:
+        return Mismatch("written", call.name, f"{len(written.left_over)} writes that are no entry's outcome")
+    if done < args.count:
+        # Where nothing ran, the array as a whole may have been refused.
+        missing = (place, OUTCOME) if done or ran else outcomes(args)
+        if observed.status == Status.FAULT and evidence.writable_still(*missing):
+            return Mismatch("status", call.name, f"FAULT, but the outcome of entry {done} can be written")
+        return _cut_short(call, numbers[done], ran)
+    if ran:
+        return Mismatch("nested", call.name, f"calls that no entry asked for: {ran}")
+    # All is written: nothing was left that could have failed.
+    evidence.all_written()
+    return Accept(good)
+
+
+def _entry(number: int, status: Status | None, result: int, ran: list[Nested]) -> str | None:
+    """What is wrong with the outcome of one entry, if anything; its call is taken off those that ran."""
+    if status is None:
+        return "no status of the contract"
+    if number == MULTICALL:
+        return None if status is Status.INVALID and not result else f"{status.name} for a nested multicall"
+    if not ran or ran[0] != (_known(number), status, result):
+        return f"{status.name} with result {result:#x}, but no such call was made"
+    del ran[0]
+    if number not in BY_NUMBER and (status is not Status.NO_CALL or result):
+        return f"{status.name} for an unknown call"
+    return None
+
+
+def _known(number: int) -> int:
+    """The number as it is seen in a call that was made."""
+    return number if number in BY_NUMBER else NO_NUMBER
+
+
+def _cut_short(call: Call, number: int, ran: list[Nested]) -> Expected:
+    """The array could not be written after an entry ran: the calls up to that one stay done."""
+    if len(ran) > 1 or (ran and ran[0].number != _known(number)):
+        return Mismatch("nested", call.name, f"calls that no entry asked for, or after a fault: {ran}")
+    return Status.FAULT
+
+
+def outcomes(args: Any) -> tuple[int, int]:
+    """Where the call writes: the whole array must be writable."""
+    return (args.entries, ENTRY_SIZE * args.count) if 0 < args.count <= limits.MULTICALL else (0, 0)
+
+
+RULES: Final[Mapping[str, Rule]] = {"": multicall}

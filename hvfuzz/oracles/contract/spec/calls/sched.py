@@ -1,0 +1,95 @@
+"""The specification of family `sched`: what the calling vCPU, or another one of its domain, does next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from hvfuzz.abi import limits
+from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.contract.spec.blocks import numbered
+from hvfuzz.oracles.contract.spec.calls.event import set_run
+from hvfuzz.oracles.contract.spec.cells import Poll, Port, RunState
+from hvfuzz.oracles.contract.spec.state import State
+from hvfuzz.oracles.contract.spec.verdict import DONE, Accept, Call, Evidence, Expected, Mismatch, Rule
+
+PORT_WIDTH: Final = 4
+
+
+def yield_(_state: State, call: Call, evidence: Evidence) -> Expected:
+    """Only time passes: a slice at least."""
+    end = evidence.observed.cycles
+    if evidence.observed.status == Status.OK and end < call.cycles + limits.TIME_SLICE:
+        return Mismatch("time", call.name, f"the clock went from {call.cycles} to {end}")
+    return DONE
+
+
+def event_pending(state: State, domain: int) -> bool:
+    """Whether any port of the domain is pending."""
+    for bucket in range(limits.BUCKETS):
+        if ("bucket", domain, bucket) in state.cells:
+            first = bucket * limits.PORTS_PER_BUCKET
+            ports = numbered("port", domain, limits.PORTS)[first : first + limits.PORTS_PER_BUCKET]
+            port: Port | None
+            for port in map(state.get, ports):
+                if port is not None and port.pending:
+                    return True
+    return False
+
+
+def block(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """The vCPU waits for any event of its domain, unless there is one."""
+    if event_pending(state, call.caller):
+        return Status.AGAIN
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        set_run(state, call.caller, call.vcpu, RunState.BLOCKED)
+
+    return Accept(effect=effect)
+
+
+def kick(state: State, call: Call, _evidence: Evidence) -> Expected:
+    """A vCPU of the caller's goes on, whatever it waits for."""
+    vcpu = call.args.vcpu
+    run: RunState | None = state.get(("vcpu", call.caller, vcpu))
+    if run is None:
+        return Status.INVALID
+    if run in (RunState.RUNNABLE, RunState.STOPPED):
+        return Accept(0)
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        set_run(state, call.caller, vcpu, RunState.RUNNABLE)
+
+    return Accept(1, effect)
+
+
+def poll(state: State, call: Call, evidence: Evidence) -> Expected:
+    """The vCPU waits for an event at one of the listed ports, unless there is one."""
+    args, caller = call.args, call.caller
+    if not 0 < args.count <= limits.POLL:
+        return Status.INVALID
+    ports = evidence.words(args.ports, args.count, PORT_WIDTH)
+    if ports is None:
+        return Status.FAULT
+    pending = None
+    for index, number in enumerate(ports):
+        port: Port | None = state.get(("port", caller, number))
+        if port is None:
+            return Status.NO_PORT
+        if port.pending and pending is None:
+            pending = index
+    if pending is not None:
+        return Accept(1 + pending)
+    if args.timeout == 0:
+        return Status.AGAIN
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        end = max(evidence.observed.cycles, call.cycles)
+        wait = Poll(tuple(ports), call.cycles + args.timeout, end + args.timeout)
+        set_run(state, caller, call.vcpu, RunState.POLLING, wait)
+
+    return Accept(effect=effect)
+
+
+RULES: Final[Mapping[str, Rule]] = {"yield": yield_, "block": block, "kick": kick, "poll": poll}

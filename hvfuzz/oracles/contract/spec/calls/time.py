@@ -1,0 +1,60 @@
+"""The specification of family `time`: a coarse clock that a domain may read only so often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_WINDOW
+from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.contract.spec.cells import ClockWindow
+from hvfuzz.oracles.contract.spec.state import State
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Mismatch, Rule
+
+
+class Reading(NamedTuple):
+    """A read of the time-stamp counter: what it tells, the clock afterwards, and the window that it counts in."""
+
+    told: int
+    cycles: int
+    window: ClockWindow
+
+
+def counter_read(latest: ClockWindow, cycles: int) -> Reading:
+    """RDTSC at `cycles` by a domain whose last reads were `latest`: where `clock_read` refuses, it waits."""
+    number = cycles // CLOCK_WINDOW
+    if latest.number == number and latest.reads >= CLOCK_READS:
+        number += 1
+        cycles = number * CLOCK_WINDOW
+    reads = latest.reads + 1 if number == latest.number else 1
+    return Reading(cycles // CLOCK_GRAIN * CLOCK_GRAIN, cycles, ClockWindow(number, reads))
+
+
+def clock_read(state: State, call: Call, evidence: Evidence) -> Expected:
+    """The clock at some moment of the call, rounded down; eight times in each window of 65536 cycles."""
+    observed = evidence.observed
+    key = ("clock_window", call.caller)
+    latest: ClockWindow = state.get(key) or ClockWindow(-1, 0)
+    first, last = call.cycles // CLOCK_WINDOW, max(call.cycles, observed.cycles) // CLOCK_WINDOW
+    if observed.status != Status.OK:
+        # The call may have begun in a spent window and seen the clock in it.
+        spent = latest.reads >= CLOCK_READS and first <= latest.number <= last
+        return Status.AGAIN if spent else Accept(call.cycles // CLOCK_GRAIN * CLOCK_GRAIN)
+    cycles = observed.result
+    earliest = call.cycles // CLOCK_GRAIN * CLOCK_GRAIN
+    if cycles % CLOCK_GRAIN or not earliest <= cycles <= max(call.cycles, observed.cycles):
+        text = f"{cycles} is not a rounded clock from {call.cycles} to {observed.cycles}"
+        return Mismatch("result", call.name, text)
+    number = cycles // CLOCK_WINDOW
+    reads = latest.reads + 1 if number == latest.number else 1
+    if reads > CLOCK_READS:
+        return Status.AGAIN
+
+    def effect(_fresh: tuple[Hfn, ...]) -> None:
+        state[key] = ClockWindow(number, reads)
+
+    return Accept(cycles, effect)
+
+
+RULES: Final[Mapping[str, Rule]] = {"clock_read": clock_read}

@@ -1,0 +1,61 @@
+"""What may change in the abstract state although no hypercall did it: vCPUs halt, polls end, clocks are read.
+
+Everything else that changes between two calls, or during a call whose effect does not say so, is a mismatch:
+no load, store, page-table edit, trapped instruction or DMA transfers a frame or opens a port.
+"""
+
+from __future__ import annotations
+
+from hvfuzz.oracles.contract.spec.calls.event import set_run
+from hvfuzz.oracles.contract.spec.calls.sched import event_pending
+from hvfuzz.oracles.contract.spec.calls.time import counter_read
+from hvfuzz.oracles.contract.spec.cells import ClockWindow, Poll, RunState
+from hvfuzz.oracles.contract.spec.state import Key, State, Value
+from hvfuzz.oracles.contract.spec.verdict import Mismatch
+
+
+def judge_change(state: State, key: Key, actual: Value, cycles: int, operation: str) -> Mismatch | None:
+    """Judge a cell that is `actual` at clock `cycles` and should be as in `state`; adopt what is allowed.
+
+    `actual` is None if the machine has no such cell. `operation` is what was going on, for the message.
+    """
+    expected = state.get(key)
+    if actual == expected:
+        return None
+    if key[0] == "vcpu" and actual is not None and expected is not None:
+        _, domain, vcpu = key
+        if expected == RunState.POLLING and actual == RunState.RUNNABLE:
+            poll: Poll | None = state.get(("poll", domain, vcpu))
+            if poll is None or poll.deadline <= cycles:
+                set_run(state, domain, vcpu, RunState.RUNNABLE)
+                return None
+    return Mismatch("change", operation, f"cell {key} is {actual} where the contract says {expected}")
+
+
+def count_read(state: State, domain: int, cycles: int) -> None:
+    """A read of the time-stamp counter at `cycles` is one of the domain's reads of its clock."""
+    key = ("clock_window", domain)
+    state[key] = counter_read(state.get(key) or ClockWindow(-1, 0), cycles).window
+
+
+def wake(state: State, domain: int, vcpu: int) -> None:
+    """An interrupt that it can take makes a halted vCPU runnable."""
+    set_run(state, domain, vcpu, RunState.RUNNABLE)
+
+
+def stop(state: State, domain: int, vcpu: int) -> None:
+    """A triple fault stops a vCPU for ever."""
+    set_run(state, domain, vcpu, RunState.STOPPED)
+
+
+def judge_halt(state: State, domain: int, vcpu: int, actual: int, interrupted: bool) -> Mismatch | None:
+    """Judge a HLT: the vCPU is halted unless an event is pending, or it is `interrupted` at once.
+
+    `actual` is its run state afterwards.
+    """
+    wanted = RunState.RUNNABLE if interrupted or event_pending(state, domain) else RunState.HALTED
+    if actual != wanted:
+        return Mismatch("change", "hlt", f"run state {actual} where the contract says {wanted.name}")
+    if state.get(("vcpu", domain, vcpu)) != wanted:
+        set_run(state, domain, vcpu, wanted)
+    return None

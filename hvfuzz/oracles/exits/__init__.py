@@ -1,0 +1,1 @@
+"""What a VM exit may do, with a second model of each device that the hypervisor emulates."""

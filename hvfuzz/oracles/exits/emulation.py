@@ -1,0 +1,149 @@
+"""What the guest finds in its registers after an instruction that the hypervisor carried out in its place.
+
+Computed from the contract (`spec/`) and from what there was when the exit began: an oracle's part, not one itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from hvfuzz.machine.addresses import U64
+from hvfuzz.machine.cpu.faults import Vector
+from hvfuzz.machine.cpu.msrs import TSC, TSC_AUX
+from hvfuzz.machine.cpu.vmcs import RAX, RBX, RCX, RDX, ExitReason, Saved
+from hvfuzz.oracles.contract.spec.calls.time import Reading, counter_read
+from hvfuzz.oracles.contract.spec.cells import ClockWindow
+from hvfuzz.oracles.contract.spec.platform.apic import CURRENT, rounded
+from hvfuzz.oracles.contract.spec.platform.cpuid import cpuid
+from hvfuzz.oracles.contract.spec.platform.msr import KEPT, msr_value
+from hvfuzz.oracles.exits.local_apics import END, FIRST_MSR, Apics
+
+if TYPE_CHECKING:
+    from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+
+CPUID: Final = ExitReason.CPUID
+RDTSCP: Final = ExitReason.RDTSCP
+TIME_STAMPS: Final = (ExitReason.RDTSC, RDTSCP)
+TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
+EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
+HARDWARE: Final = 3
+"""Type of an event in the IDT-vectoring information: an exception."""
+SERIOUS: Final = (0, 10, 11, 12, 13, 14)
+RDMSR: Final = ExitReason.RDMSR
+WRMSR: Final = ExitReason.WRMSR
+ACCESSES: Final = (RDMSR, WRMSR)
+CURRENT_COUNT: Final = FIRST_MSR + CURRENT
+MSRS: Final = int(Saved.MSRS)
+LOW: Final = 0xFFFF_FFFF
+
+
+class Emulation:
+    """Follows the exits of one machine for instructions whose results are the hypervisor's."""
+
+    __slots__ = ("_calls", "_clock", "_offset", "_shadow", "_window", "apics")
+
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        self._shadow: Final = shadow
+        self._calls: Final = scene.calls
+        self._clock: Final = scene.machine.clock
+        self._window = ClockWindow(0, 0)
+        self._offset = 0
+        self.apics: Final = Apics(scene)
+
+    def started(self, vcpu: VCpu) -> None:
+        """An exit other than a hypercall begins: remember how often the domain has read its clock."""
+        domain = self._shadow.domains[vcpu.domain]
+        self._window = ClockWindow(domain.clock_window, domain.clock_reads)
+        self._offset = vcpu.vmcs.tsc_offset
+        vmcs = vcpu.vmcs
+        if vmcs.reason in ACCESSES and FIRST_MSR <= vmcs.leaf < END:
+            self.apics.touched = True
+
+    def expect(self, vcpu: VCpu, expected: list[Any]) -> bool:
+        """Put into `expected`, the registers that the guest left with, what the instruction changes in them.
+
+        False if it is refused: then it gives the guest #GP(0), and changes nothing.
+        """
+        vmcs = vcpu.vmcs
+        reason = vmcs.reason
+        if reason is CPUID:
+            vcpus = len(self._shadow.domains[vcpu.domain].vcpus)
+            registers = cpuid(vmcs.leaf, expected[RCX] & LOW, vcpu.index, vcpus)
+            expected[RAX], expected[RBX], expected[RCX], expected[RDX] = registers
+        elif reason in TIME_STAMPS:
+            self._put(expected, self._counter())
+            if reason is RDTSCP:
+                expected[RCX] = expected[MSRS].get(TSC_AUX, 0)
+        elif reason is RDMSR:
+            value = self._read(vcpu, vmcs.leaf)
+            if value is None:
+                return False
+            self._put(expected, value)
+        elif reason is WRMSR:
+            return self._write(vcpu, vmcs.leaf, (expected[RAX] & LOW) | (expected[RDX] & LOW) << 32)
+        return True
+
+    def ends_at(self, vcpu: VCpu) -> int:
+        """The clock after the exit: later than when it began only by a wait."""
+        return self._reading().cycles if reads_clock(vcpu) else self._calls.cycles
+
+    def offset(self, vcpu: VCpu) -> int:
+        """What the time-stamp counter of `vcpu` should be ahead of the clock, after the exit."""
+        vmcs = vcpu.vmcs
+        if vmcs.reason is not WRMSR or vmcs.leaf != TSC:
+            return self._offset
+        left = self._calls.left
+        value: int = (left[RAX] & LOW) | (left[RDX] & LOW) << 32
+        return value - rounded(self._calls.cycles) & U64
+
+    def _reading(self) -> Reading:
+        return counter_read(self._window, self._calls.cycles)
+
+    def _counter(self) -> int:
+        return self._reading().told + self._offset & U64
+
+    def _read(self, vcpu: VCpu, index: int) -> int | None:
+        if index == TSC:
+            return self._counter()
+        if FIRST_MSR <= index < END:
+            return self.apics.read(vcpu, index, self._reading().told)
+        return msr_value(index, vcpu.index)
+
+    def _write(self, vcpu: VCpu, index: int, value: int) -> bool:
+        if FIRST_MSR <= index < END:
+            return self.apics.write(vcpu, index, value, self._calls.cycles)
+        return index == TSC or (index in KEPT and msr_value(index, vcpu.index) == value)
+
+    @staticmethod
+    def _put(expected: list[Any], value: int) -> None:
+        expected[RAX], expected[RDX] = value & LOW, value >> 32
+
+
+def refusal(vcpu: VCpu) -> int:
+    """The vector of what the guest gets for an access that stage 2 refuses; -1 if that is its end.
+
+    #GP, or in the delivery of an exception: of a double fault's, a triple fault; of one of #DE, #TS, #NP, #SS, #GP and
+    #PF, a double fault.
+    """
+    vectoring = vcpu.vmcs.vectoring
+    if vectoring >> 31 and vectoring >> 8 & 7 == HARDWARE:
+        vector = vectoring & 0xFF
+        if vector == Vector.DF:
+            return -1
+        if vector in SERIOUS:
+            return Vector.DF
+    return Vector.GP
+
+
+def is_shutdown(vcpu: VCpu) -> bool:
+    """Whether the present exit of `vcpu` is the end of it."""
+    reason = vcpu.vmcs.reason
+    return reason is TRIPLE_FAULT or (reason is EPT_VIOLATION and refusal(vcpu) < 0)
+
+
+def reads_clock(vcpu: VCpu) -> bool:
+    """Whether the present exit of `vcpu` is for a read of its domain's clock."""
+    vmcs = vcpu.vmcs
+    return vmcs.reason in TIME_STAMPS or (vmcs.reason is RDMSR and vmcs.leaf in (TSC, CURRENT_COUNT))

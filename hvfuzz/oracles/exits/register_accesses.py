@@ -1,0 +1,204 @@
+"""Accesses to the registers of devices, and what they set off: an oracle's part, which knows what there must be after.
+
+The devices, and the models of some in the hypervisor, are modelled a second time for that: in `virtio`, `models` and
+`queue`. A device may have written to the registers of others by DMA; whether it may do so to these, ownership says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from hvfuzz.abi.boot import COALESCED, DEVICES, DMA_ENGINES, IOAPIC, MMIO_BASE, MMIO_SIZE, TIMER
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE
+from hvfuzz.machine.cpu.vmcs import RAX, RIP
+from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
+from hvfuzz.machine.devices.pci_function import ACCESS_SIZES
+from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, REGISTERS_LIMIT
+from hvfuzz.machine.devices.virtio.transport import Register as Virtio
+from hvfuzz.machine.devices.virtio.transport import VirtioDevice
+from hvfuzz.machine.mmu.ept import Qualification
+from hvfuzz.oracles.exits import coalesced_ring
+from hvfuzz.oracles.exits.emulation import refusal
+from hvfuzz.oracles.exits.virtio_requests import Scope, written
+from hvfuzz.oracles.shadow.guest_walk import guest_virtual
+
+if TYPE_CHECKING:
+    from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.oracles.exits.bystanders import Bystanders
+    from hvfuzz.oracles.exits.device_models import Models
+    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+
+FINAL: Final = int(Qualification.FINAL)
+QUEUED: Final = (MMIO_BASE >> PAGE_SHIFT) + COALESCED
+PROGRAMMED: Final = 3
+"""Registers of a DMA engine, from the first on, that hold what was written to them."""
+
+
+class Registers:
+    """Follows the register accesses on one machine; `report` takes a rule and a message."""
+
+    __slots__ = (
+        "_bystanders",
+        "_calls",
+        "_devices",
+        "_models",
+        "_peers",
+        "_power_on",
+        "_report",
+        "_scene",
+        "_scope",
+        "_shadow",
+    )
+
+    def __init__(
+        self,
+        scene: Scene,
+        shadow: Reachability,
+        models: Models,
+        bystanders: Bystanders,
+        report: Callable[[str, str], None],
+    ) -> None:
+        self._scene: Final = scene
+        self._shadow: Final = shadow
+        self._calls: Final = scene.calls
+        self._models: Final = models
+        self._bystanders: Final = bystanders
+        self._report: Final = report
+        self._devices: list[list[int]] = []
+        """The registers of each device when the exit began."""
+        self._power_on: list[list[int]] = []
+        """Those that each has after power-on."""
+        self._peers: set[int] = set()
+        """Devices whose registers were written by DMA in this exit, by number."""
+        self._scope: Scope | None = None
+        """What the device may touch that is being notified."""
+
+    def attach(self) -> None:
+        """The machine is as it was booted."""
+        self._power_on = [list(device.registers) for device in self._scene.machine.devices]
+
+    def reset(self) -> None:
+        """No exit is under way."""
+        self._scope = None
+        self._peers.clear()
+
+    def started(self, vcpu: VCpu) -> None:
+        """An access that stage 2 refuses: remember what the devices are like."""
+        self._peers.clear()
+        self._devices = [list(device.registers) for device in self._scene.machine.devices]
+        number = (vcpu.vmcs.gpa - MMIO_BASE) // MMIO_SIZE
+        self._bystanders.devices.add(number)
+        if DMA_ENGINES <= number < DEVICES and vcpu.vmcs.operand & MMIO_SIZE - 8 == Virtio.NOTIFY:
+            self._scope = Scope(self._scene, self._shadow, vcpu.domain, self._devices[number])
+
+    def finished(self) -> None:
+        """The exit is over: nobody is notified any more."""
+        self._scope = None
+
+    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
+        """A virtio device works only when it is notified. One that has its orders by DMA is not judged."""
+        if hpa >= REGISTERS_BASE:
+            if access == WRITE and hpa < REGISTERS_LIMIT:
+                number = hpa - REGISTERS_BASE >> PAGE_SHIFT
+                self._peers.add(number)
+                self._bystanders.devices.add(number)
+        elif isinstance(initiator, VirtioDevice) and not self._may_reach(initiator, hpa, size, access):
+            way = "writes" if access & WRITE else "reads"
+            text = f"{initiator.name} {way} {size} bytes at {hpa & PAGE_MASK:#x}"
+            self._report("dma", f"{text} of {self._scene.describe(hpa >> PAGE_SHIFT)}")
+
+    def _may_reach(self, device: VirtioDevice, hpa: int, size: int, access: int) -> bool:
+        """Whether the orders of a virtio device name these bytes, as far as anybody can tell."""
+        if self._scene.machine.devices.index(device) in self._peers:
+            return True
+        return self._scope is not None and self._scope.allows(hpa, size, access)
+
+    def expect(self, vcpu: VCpu, expected: list[Any]) -> None:
+        """A register access of a device of the domain's own, or #GP(0) and no step further."""
+        vmcs = vcpu.vmcs
+        machine = self._scene.machine
+        number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
+        device = machine.devices[number] if 0 <= number < DEVICES else None
+        model = number in (IOAPIC, TIMER, COALESCED)
+        mine = model or (device is not None and self._shadow.device_domain(device.bdf) == vcpu.domain)
+        emulated = mine and vmcs.width and vmcs.qualification & FINAL
+        fault = vcpu.pending_fault
+        if emulated:
+            expected[RIP] = (expected[RIP] + vmcs.length) & U64
+            if model:
+                self._expect_model(vcpu, number, expected)
+            elif device is not None and not vmcs.write:
+                # Reading a register changes nothing, so it can be read again.
+                expected[RAX] = device.mmio_read(vmcs.operand & MMIO_SIZE - 1, vmcs.width)
+            if fault is not None:
+                self._report("fault", f"an access to dom{vcpu.domain}'s own device gives {fault}")
+            elif vmcs.write and not model:
+                self._judge_registers(vcpu, number)
+        elif (fault.vector if fault is not None else -1) != refusal(vcpu) or (fault is not None and fault.error):
+            self._report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} gives {fault}")
+        for other_number, (other, before) in enumerate(zip(machine.devices, self._devices, strict=True)):
+            named = (emulated and other is device) or other_number in self._peers
+            if not named and other.registers != before:
+                self._report("others", f"an access of dom{vcpu.domain} changes registers of {other.name}")
+        if vmcs.gpa >> PAGE_SHIFT == QUEUED:
+            self._judge_queue(vcpu)
+
+    def _expect_model(self, vcpu: VCpu, page: int, expected: list[Any]) -> None:
+        """A register access of the domain's own I/O APIC or timer."""
+        vmcs = vcpu.vmcs
+        offset = vmcs.operand & MMIO_SIZE - 1
+        if page == COALESCED:
+            expected[RAX] = expected[RAX] if vmcs.write else 0
+            return
+        value = self._models.mmio(page, vcpu.domain, offset, vmcs.width, vmcs.write, expected[RAX])
+        if not vmcs.write:
+            expected[RAX] = value
+        self._models.judge(self._report)
+
+    def _judge_queue(self, vcpu: VCpu) -> None:
+        """What was copied from and to the ring, by an access to the window whose writes are queued."""
+        vmcs, calls = vcpu.vmcs, self._calls
+        if calls.copying is not None:
+            calls.written()
+        reads, writes = calls.idle.reads, calls.idle.writes
+        calls.abandon()
+        offset = vmcs.operand & MMIO_SIZE - 1
+        queued = vmcs.write and vmcs.width and vmcs.qualification & FINAL and not offset & vmcs.width - 1
+        value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
+        wanted = coalesced_ring.writes(reads[0][1], vmcs.gpa & -MMIO_SIZE | offset, vmcs.width, value) if reads else ()
+        memory = self._scene.machine.memory
+        readable, writable = (
+            guest_virtual(memory, vcpu, coalesced_ring.RING, access) is not None for access in (READ, WRITE)
+        )
+        if [(gva, len(data)) for gva, data in reads] != (
+            [coalesced_ring.HEADER] if queued and (reads or readable) else []
+        ):
+            self._report("ring", f"a write that is queued reads {[(hex(gva), len(data)) for gva, data in reads]}")
+        elif writes != wanted and (writable or writes != wanted[: len(writes)]):
+            self._report("ring", f"a write that is queued writes {writes}, where it should write {wanted}")
+
+    def _judge_registers(self, vcpu: VCpu, number: int) -> None:
+        """What a device of the domain's own has in its registers after a write."""
+        vmcs = vcpu.vmcs
+        before, registers = self._devices[number], self._scene.machine.devices[number].registers
+        offset, value = vmcs.operand & MMIO_SIZE - 1, vmcs.saved[RAX]
+        if number < DMA_ENGINES:
+            wanted = _written(before, offset, vmcs.width, value)
+        else:
+            wanted = written(before, self._power_on[number], offset, vmcs.width, value)
+        if any(want not in (None, word) for want, word in zip(wanted, registers, strict=False)):
+            text = f"dom{vcpu.domain} writes {vmcs.width} bytes at {offset:#x} of device {number}"
+            self._report("device", f"{text}: {registers}, not {wanted}")
+
+
+def _written(registers: list[int], offset: int, width: int, value: int) -> Sequence[int | None]:
+    """The registers that only a write changes, after this one: source, target and length of a DMA engine."""
+    kept = registers[:PROGRAMMED]
+    if width in ACCESS_SIZES and not offset & width - 1 and offset >> 3 < PROGRAMMED:
+        shift = (offset & 7) << 3
+        mask = (1 << 8 * width) - 1
+        word = kept[offset >> 3] & ~(mask << shift) | (value & mask) << shift
+        kept[offset >> 3] = min(word, MAX_LENGTH) if offset >> 3 == Register.LENGTH >> 3 else word
+    return kept

@@ -1,0 +1,84 @@
+"""What INS and OUTS must have done in an exit: how many elements, from and to where, with whose rights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from hvfuzz.abi.limits import STRING_BURST
+from hvfuzz.machine.addresses import PAGE_SHIFT, READ, U64, WRITE
+from hvfuzz.machine.cpu.faults import Vector
+from hvfuzz.machine.cpu.vmcs import RCX, RDI, RFLAGS, RSI
+from hvfuzz.machine.mmu.ept import EP4TA
+from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE, CR4_SMAP, RFLAGS_DF
+from hvfuzz.oracles.shadow.guest_walk import leads
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.devices.uart import Uart
+    from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.machine.machine import Machine
+    from hvfuzz.oracles.exits.device_models import Floppy
+    from hvfuzz.oracles.framework.call_stack import Calls
+
+FAULTS: Final = (Vector.GP, Vector.PF)
+
+
+def judge(
+    machine: Machine, calls: Calls, vcpu: VCpu, device: Uart | Floppy | None, port: int, expected: list[Any]
+) -> str:
+    """What is wrong with the exit, in words; empty if nothing is.
+
+    `device` is the domain's own as it was that has the port, or None; here it does what it should have done.
+    `expected` are the registers with which the guest left, and then those that it should find.
+    """
+    vmcs = vcpu.vmcs
+    if calls.copying is not None:
+        calls.written()
+    width = vmcs.width
+    register = RSI if vmcs.write else RDI
+    step = -width if expected[RFLAGS] & RFLAGS_DF else width
+    start = expected[register]
+    most = min(expected[RCX], STRING_BURST)
+    done: int = expected[RCX] - vmcs.saved[RCX]
+    if not 0 <= done <= most:
+        return f"{done} elements moved of {most}"
+    expected[RCX] -= done
+    expected[register] = start + step * done & U64
+    places = [start + step * number + byte & U64 for number in range(done) for byte in range(width)]
+    copies, others = (calls.idle.reads, calls.idle.writes) if vmcs.write else (calls.idle.writes, calls.idle.reads)
+    found = [(gva + at & U64, byte) for gva, data in copies for at, byte in enumerate(data)]
+    data = bytes(byte for _, byte in found)
+    if others or [place for place, _ in found] != places:
+        return f"{len(found)} bytes are copied for {done} elements from {start:#x} on, and not those"
+    for at in range(0, len(data), width):
+        element = int.from_bytes(data[at : at + width], "little")
+        if vmcs.write and device is not None:
+            device.port_write(port, width, element)
+        elif not vmcs.write and element != (
+            device.port_read(port, width) if device is not None else (1 << 8 * width) - 1
+        ):
+            return f"element {at // width} is {element:#x}, which no port gave"
+    if vcpu.cpl and any(not _for_user(machine, vcpu, gva) for gva in places):
+        return f"ring {vcpu.cpl} of dom{vcpu.domain} has a page of its kernel's copied"
+    return _judge_end(machine, vcpu, start + step * done & U64, done == most)
+
+
+def _judge_end(machine: Machine, vcpu: VCpu, gva: int, complete: bool) -> str:
+    """Whether it ended where it should: with the count, the burst, or an exception of the guest's own."""
+    fault = vcpu.pending_fault
+    if fault is None:
+        return "" if complete else "it ends before the count or the burst does, without an exception"
+    if complete or fault.vector not in FAULTS:
+        return f"it gives the guest {fault}"
+    # A supervisor that SMAP does not hold back may go wherever the tables lead.
+    free = not vcpu.cpl and not vcpu.cr4 & CR4_SMAP
+    access = READ if vcpu.vmcs.write else WRITE
+    if free and leads(machine, vcpu, gva, vcpu.vmcs.width, access):
+        return f"it gives the guest {fault} at {gva:#x}, which it can reach"
+    return ""
+
+
+def _for_user(machine: Machine, vcpu: VCpu, gva: int) -> bool:
+    """Whether the page of `gva` is, by the translation that was used and is cached, one that ring 3 may reach."""
+    pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
+    entry = machine.tlb.combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT))
+    return entry is None or entry[2]

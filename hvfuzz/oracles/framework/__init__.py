@@ -1,0 +1,1 @@
+"""What all oracles have in common, and the suite that runs them."""

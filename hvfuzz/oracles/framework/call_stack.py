@@ -1,0 +1,353 @@
+"""What runs at this moment: the exit, and its hypercalls, each with its copies from and to the guest, and its frames.
+
+    exit --header, body--> call_started --copies, steps, calls within--> call_finished
+
+The struct is copied before the call is announced; and a call within a multicall begins in the middle of one of its
+steps. So what was copied since the outer call's step began is the inner call's struct, once an inner call starts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import Reg, Saved
+from hvfuzz.machine.memory import BusError
+from hvfuzz.oracles.contract.spec.calls.multicall import ENTRY_SIZE, NO_NUMBER, OUTCOME
+from hvfuzz.oracles.framework.listeners import Listener, nothing
+
+if TYPE_CHECKING:
+    from hvfuzz.abi.declaration import Declaration
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.machine import Machine
+
+RDI: Final = int(Reg.RDI)
+NOBODY: Final = -1
+"""In place of a domain."""
+NO_GVA: Final = -1
+"""Address of a copy between frames that were validated as frames: it has none in the guest's address space."""
+LOW_END: Final = 1 << 47
+"""First address above the lower canonical half; the upper one begins with the hypervisor's hole."""
+TABLE: Final = int(FrameState.TABLE)
+MSRS: Final = int(Saved.MSRS)
+OWNED: Final = FrameState.OWNED << 8
+SHARED: Final = FrameState.SHARED << 8
+
+Bytes = tuple[int, bytes]
+"""(gva, what was read there)"""
+Touch = tuple[bool, int, int]
+"""(write, hpa, size): bytes of frames that the contract names, by gfn, grant or device address."""
+
+
+class Ended(NamedTuple):
+    """A call within a call, when it is over, or refused by dispatch; of an unknown number, that is NO_NUMBER."""
+
+    number: int
+    status: int
+    result: int
+
+
+class Running:
+    """A hypercall between its start and its end. `declaration` is None for an unknown number.
+
+    `args` is None if dispatch refused the call.
+    """
+
+    __slots__ = (
+        "applied",
+        "args",
+        "begun",
+        "cycles",
+        "declaration",
+        "fresh",
+        "garbled",
+        "mark",
+        "moving",
+        "nested",
+        "outer",
+        "reads",
+        "shut",
+        "struct",
+        "targets",
+        "touched",
+        "transfers",
+        "version",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        outer: Running | None,
+        declaration: Declaration | None,
+        args: Any,
+        struct: list[Bytes],
+        cycles: int,
+        version: int,
+    ) -> None:
+        self.outer = outer
+        self.declaration = declaration
+        self.args = args
+        self.struct = struct
+        """Copies of the argument struct: the header, then the body."""
+        self.cycles = cycles
+        """The clock when it began."""
+        self.version = version
+        """The version of the caller when it began."""
+        self.applied = False
+        """A step of it was applied, or was about to be."""
+        self.mark = 0
+        """Reads before its present step."""
+        self.reads: list[Bytes] = []
+        """What it read beyond its struct."""
+        # Most calls have none of these.
+        self.writes: tuple[Bytes, ...] = ()
+        """What it wrote."""
+        self.targets: tuple[int, ...] = ()
+        """Frames that it wrote to."""
+        self.transfers: tuple[bytes, ...] = ()
+        """What it wrote to frames, without an address of the guest's."""
+        self.touched: list[Touch] = []
+        """What it, or a device that it set to work, moved between frames, in order."""
+        self.moving = b""
+        """What it read last from a frame, without an address of the guest's: on its way to another one."""
+        self.garbled = False
+        """What it wrote to a frame is not what it read from one."""
+        self.fresh: list[int] = []
+        """Frames that it took from the free ones, in order."""
+        self.nested: tuple[Ended, ...] = ()
+        self.begun = 0
+        """Calls that began within it."""
+        self.shut = False
+        """Where it has to write could not be written when it began."""
+
+
+class Calls:
+    """The stack of running calls; the innermost is `current`, and where no call runs, that is `idle`."""
+
+    __snapshot_leaf__ = True
+    __slots__ = (
+        "_clock",
+        "_domains",
+        "_read",
+        "_work",
+        "acting",
+        "alien",
+        "applied",
+        "copying",
+        "current",
+        "cycles",
+        "ended",
+        "exiting",
+        "idle",
+        "kinds",
+        "left",
+        "loading",
+        "own",
+        "reached",
+        "since",
+        "size",
+        "strayed",
+        "worked",
+    )
+
+    def __init__(self, machine: Machine, hypervisor: Hypervisor) -> None:
+        self._read: Final = machine.memory.read
+        self._clock: Final = machine.clock
+        # Not the hypervisor's own array: watching is no work of the host's.
+        self._domains: Final = list.copy(hypervisor.domains)
+        self._work: Final = hypervisor.host.work
+        self.size: Final = machine.memory.size
+        # The halves of the frame words that hold owner and state, and no others.
+        first, last = hypervisor.frames.base, hypervisor.frames.base + machine.memory.frames * WORD
+        self.kinds: Final = machine.memory.data[first:last].cast("H")[:: WORD // 2]
+        """Owner and state of each frame."""
+        self.own: Final = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in self._domains])
+        """Domain -> owner and state of a frame that is its own."""
+        self.exiting: int = NOBODY
+        """The domain whose exit is handled."""
+        self.left: list[Any] = []
+        """The registers with which it left, and what else an exit saves."""
+        self.cycles: int = 0
+        """The clock when the exit began."""
+        self.acting: tuple[tuple[int, int], ...] | None = None
+        """(domain, index) of the vCPUs that may act in the present op; None: any of them."""
+        self.since: int = 0
+        """Work of the host, at the last point where it could have been preempted."""
+        self.ended: tuple[int, int] = (0, 0)
+        """Status and result of the call that ended last: of those in one exit, the outermost."""
+        self.idle: Running = Running(None, None, None, [], 0, 0)
+        self.current: Running = self.idle
+        self.copying: tuple[int, int, int] | None = None
+        """(gva, hpa, size) of a write that was announced: the bytes are there at the next moment."""
+        self.strayed: Listener = nothing
+        """Told of a copy at an address that no guest may name; told what `guest_copy` is told."""
+        self.alien: Listener = nothing
+        """Told of a copy from or to a frame that is not the domain's own, or beyond one; told the same."""
+        self.worked = False
+        """A step was applied, or an exit other than a call handled, in the present op."""
+        self.reached: Listener = nothing
+        """Told of an access by a device, or by a guest to what is not just a frame of its own."""
+        self.loading: Listener = nothing
+        """Told of a load by a guest."""
+        self.applied = False
+        """A step was applied since whoever looks at this looked last."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a call runs."""
+        return self.current is not self.idle
+
+    def reset(self) -> None:
+        """No call runs, and nothing was copied."""
+        self.abandon()
+        self.applied = False
+        self.exiting = NOBODY
+        self.acting = None
+        self.worked = False
+        self.ended = (0, 0)
+
+    def abandon(self) -> None:
+        """Whatever ran, and was copied outside of a call, is forgotten."""
+        self.idle = self.current = Running(None, None, None, [], 0, 0)
+        self.copying = None
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """The host begins to work."""
+        self.exiting = vcpu.domain
+        self.left = left = vcpu.vmcs.saved.copy()
+        if left[MSRS]:
+            left[MSRS] = left[MSRS].copy()  # The handler could change it in place.
+        self.since = self._work.units
+        self.cycles = self._clock.cycles
+        self.idle.begun = 0
+
+    def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> Running:
+        """A call begins."""
+        if self.copying is not None:
+            self.written()
+        outer = self.current
+        reads = outer.reads
+        start = outer.mark
+        if outer is not self.idle:
+            start = _struct_start(reads, start)
+        struct = reads[start:]
+        del reads[start:]
+        outer.begun += 1
+        version: int = self._domains[vcpu.domain].version
+        call = Running(outer, declaration, args, struct, self._clock.cycles, version)
+        self.current = call
+        return call
+
+    def pointer(self, call: Running) -> int:
+        """Where the struct of a call is: in its register, or in the entry of the multicall that makes it."""
+        outer = call.outer
+        if outer is None or outer is self.idle:
+            address: int = self.left[RDI]
+            return address
+        # The entries as they were copied; each one that is done has had its outcome written.
+        entries = b"".join([data for _, data in outer.reads])
+        done = sum(len(data) for _, data in outer.writes) // OUTCOME
+        return int.from_bytes(entries[ENTRY_SIZE * done + WORD :][:WORD], "little")
+
+    def finished(self, status: int, result: int) -> None:
+        """The innermost call is over; `written` was called."""
+        self.ended = (status, result)
+        call = self.current
+        outer = call.outer
+        if outer is None:
+            return
+        outer.mark = len(outer.reads)
+        if outer is not self.idle:
+            number = NO_NUMBER if call.declaration is None else call.declaration.number
+            outer.nested += (Ended(number, status, result),)
+        self.current = outer
+
+    def step(self, step: Any) -> None:
+        """A step begins, which may be a call."""
+        if self.copying is not None:
+            self.written()
+        call = self.current
+        call.mark = len(call.reads)
+        call.applied = self.applied = self.worked = True
+
+    def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
+        """A frame was taken; pages that a pool lends to tables were not free before."""
+        if state != TABLE:
+            self.current.fresh.append(hfn)
+
+    def block_allocated(self, first: int, owner: int, state: int) -> None:
+        """A block was taken from the free ones."""
+        self.current.fresh += range(first, first + LARGE_FRAMES)
+
+    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """Something is about to be copied."""
+        if self.copying is not None:
+            self.written()
+        if write:
+            self.copying = (gva, hpa, size)
+            self.current.targets += (hpa >> PAGE_SHIFT,)
+        else:
+            try:
+                data = self._read(hpa, size)
+            except BusError:
+                data = b""
+            if gva != NO_GVA:
+                self.current.reads.append((gva, data))
+            else:
+                self.current.moving = data
+        if gva == NO_GVA:
+            self.current.touched.append((write, hpa, size))
+        if (gva < HYPERVISOR_HOLE_END and gva + size > LOW_END) or gva + size > U64 + 1:
+            self.strayed(vcpu, gva, hpa, size, write)
+        if (
+            (hpa & PAGE_MASK) + size > PAGE_SIZE
+            or not 0 <= hpa < self.size
+            or self.kinds[hpa >> PAGE_SHIFT] not in self.own[vcpu.domain]
+        ):
+            self.alien(vcpu, gva, hpa, size, write)
+
+    def accessed(self, initiator: Any, hpa: int, size: int, access: int) -> None:
+        """A guest or a device is about to access memory: nearly always a guest, and a frame of its own."""
+        if type(initiator) is not VCpu:
+            self.reached(initiator, hpa, size, access)
+            return
+        if (
+            (hpa & PAGE_MASK) + size > PAGE_SIZE
+            or hpa >= self.size
+            or self.kinds[hpa >> PAGE_SHIFT] not in self.own[initiator.domain]
+        ):
+            self.reached(initiator, hpa, size, access)
+        if access == READ:
+            self.loading(initiator, hpa, size)
+
+    def written(self) -> None:
+        """Take note of the bytes of the last write, if they were not looked at yet."""
+        if self.copying is None:
+            return
+        gva, hpa, size = self.copying
+        self.copying = None
+        try:
+            data = self._read(hpa, size)
+        except BusError:
+            data = b""  # There is nothing, where no memory is.
+        if gva == NO_GVA:
+            self.current.transfers += (data,)
+            self.current.garbled |= data != self.current.moving
+        else:
+            self.current.writes += ((gva, data),)
+
+
+def _struct_start(reads: list[Bytes], mark: int) -> int:
+    """Where, among the reads from `mark` on, the struct of the call that begins now starts.
+
+    It is what was read last, in one range; what a step read before that belongs to the outer call.
+    """
+    start = len(reads)
+    if start > mark:
+        start -= 1
+        while start > mark and reads[start - 1][0] + len(reads[start - 1][1]) == reads[start][0]:
+            start -= 1
+    return start

@@ -1,0 +1,1 @@
+"""Isolation and confidentiality: what a domain may reach, learn, and have the hypervisor fetch."""

@@ -1,0 +1,218 @@
+"""Each leaf of the tables names what its domain or its devices have a title to, and each table is one.
+
+An oracle's part, not one itself: `Ownership` says which leaves, tables and entries to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.machine.addresses import PAGE_SHIFT
+from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, device_at
+from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, Titles, is_owned
+from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, OWNER_AND_STATE, Leaf, malformation, name_of, sides_of
+from hvfuzz.oracles.shadow.table_trees import LEAF_BITS
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.core.domains import Mapping
+    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.shadow.changes import Change, Table
+    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+
+TABLE: Final = FrameState.TABLE << 8
+RULE_OF_STATE: Final[dict[int, str]] = {
+    FrameState.FREE: "free",
+    FrameState.HYPERVISOR: "hypervisor",
+    FrameState.TABLE: "table",
+    FrameState.OWNED: "foreign",
+    FrameState.SHARED: "foreign",
+    FrameState.POOL: "pool",
+    FrameState.RESERVED: "reserved",
+}
+
+
+class Leaves:
+    """Judges the leaves, tables and entries of one machine. `report` is the oracle's."""
+
+    __slots__ = ("_own", "_report", "_scene", "_shadow", "_titles")
+
+    def __init__(self, scene: Scene, shadow: Reachability, titles: Titles, report: Callable[[str, str], None]) -> None:
+        self._scene: Final = scene
+        self._shadow: Final = shadow
+        self._titles: Final = titles
+        self._report: Final = report
+        self._own: Final = scene.calls.own
+
+    def check_leaves(self, leaves: Iterable[Leaf]) -> None:
+        """Check leaves, few or many."""
+        values = self._shadow.frames.values
+        count = len(values)
+        for leaf in leaves:
+            # Nearly always: a frame of the domain's own.
+            if leaf.level == 1 and leaf.frame < count:
+                word = values[leaf.frame]
+                if word & 0xFF == leaf.space & 0xFF and word & 0xFF00 in OWNED_OR_SHARED:
+                    continue
+            self.check_leaf(leaf)
+
+    def check_leaf(self, leaf: Leaf) -> None:
+        """Check one leaf against the frame table and the grants."""
+        frame = leaf.frame
+        owner = leaf.space & 0xFF
+        if leaf.level > 1:
+            words = self._shadow.frames.values[frame : frame + leaf.frames]
+            if len(words) == leaf.frames:
+                own = self._own[owner]
+                # Nearly always all the words are one and the same.
+                if words[0] & OWNER_AND_STATE in own and words.count(words[0]) == len(words):
+                    return
+                if {word & OWNER_AND_STATE for word in words} <= {*own}:
+                    return
+        for hfn in range(frame, frame + leaf.frames):
+            if self._check_reach(leaf, hfn):
+                return
+
+    def check_users(self, change: Change) -> None:
+        """Check who maps the frames that have another owner or use now."""
+        shadow = self._shadow
+        values = shadow.frames.values
+        leaves, large, tables = shadow.leaves, shadow.large, shadow.tables
+        checked = {leaf.word for leaf in change.added}
+        blocks = {leaf.frame >> 9 for leaf in change.added if leaf.level > 1}
+        frames = change.scattered
+        for block, (old, new) in change.blocks.items():
+            if (old ^ new) & OWNER_AND_STATE and ((old ^ new) & 0xFF or not is_owned(old) or not is_owned(new)):
+                every = range(block << 9, (block + 1) << 9)
+                if not leaves.keys().isdisjoint(every) or any(hfn in every for hfn in tables):
+                    frames = change.frames
+                    break
+                for place in large.get(block, ()):
+                    # As for the first of them, so for each.
+                    if place not in checked:
+                        self._check_place(place, every.start)
+        for hfn, old in frames.items():
+            new = values[hfn]
+            # As `is_owned`, without its calls.
+            if (old ^ new) & OWNER_AND_STATE and (
+                (old ^ new) & 0xFF or old & 0xFF00 not in OWNED_OR_SHARED or new & 0xFF00 not in OWNED_OR_SHARED
+            ):
+                words = leaves.get(hfn, ())
+                if hfn >> 9 in blocks and len(large[hfn >> 9]) == 1 and not words:
+                    continue
+                if hfn >> 9 in large:
+                    words += large[hfn >> 9]
+                for place in words:
+                    if place not in checked:
+                        self._check_place(place, hfn)
+                if hfn in tables:
+                    self.check_table(hfn)
+
+    def _check_reach(self, leaf: Leaf, hfn: int) -> bool:
+        """Check one frame of a leaf; whether something is wrong."""
+        scene = self._scene
+        if hfn >= scene.machine.memory.frames:
+            if device_at(scene.machine, hfn << PAGE_SHIFT) is not None:
+                if leaf.space & DMA and self._titles.has_registers(leaf.space & ~DMA, hfn):
+                    return False
+                text = f"the registers of device {hfn - (REGISTERS_BASE >> PAGE_SHIFT)}"
+                self._report("registers", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
+                return True
+            self._report("nowhere", f"{name_of(leaf.space)}, page {leaf.page:#x}: no memory at frame {hfn:#x}")
+            return True
+        word = self._shadow.frames.values[hfn]
+        kind = word & 0xFF00
+        if kind in OWNED_OR_SHARED:
+            if word & 0xFF == leaf.space & 0xFF:
+                return False
+            rights = self._titles.granted(leaf, hfn, word & 0xFF)
+            if rights is not None:
+                if leaf.rights & ~rights:
+                    text = f"rights {leaf.rights} where the grant gives {rights}"
+                    self._report("rights", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
+                    return True
+                return False
+        if leaf.space & DMA and leaf.page == hfn and self._titles.keeps(leaf.space & ~DMA, hfn):
+            return False
+        rule = RULE_OF_STATE.get(kind >> 8, "free")
+        self._report(rule, f"{name_of(leaf.space)} reach {scene.describe(hfn)} at page {leaf.page:#x}")
+        return True
+
+    def _check_place(self, word: int, hfn: int) -> None:
+        """The frame has another owner or use: check a leaf that maps it."""
+        leaf = self._shadow.leaf(word)
+        if leaf is not None:
+            self._check_reach(leaf, hfn)
+
+    def check_sides(self, number: int, mapping: Mapping) -> None:
+        """A grant mapping changed: check what is mapped at the places it had."""
+        for space, page in sides_of(number, mapping):
+            leaf = self._shadow.find(space, page)
+            if leaf is not None:
+                self.check_leaf(leaf)
+
+    def check_granted(self, number: int, ref: int) -> None:
+        """A grant entry in use changed: check the mappings made from it."""
+        for domain, handles in enumerate(self._shadow.handles):
+            for mapping in handles:
+                if mapping is not None and mapping.granter == number and mapping.ref == ref:
+                    self.check_sides(domain, mapping)
+
+    def check_registers(self) -> None:
+        """A device has another owner: check who reaches its registers."""
+        for number in range(len(self._scene.machine.devices)):
+            for place in self._shadow.leaves.get((REGISTERS_BASE >> PAGE_SHIFT) + number, ()):
+                self._check_place(place, (REGISTERS_BASE >> PAGE_SHIFT) + number)
+
+    def check_table(self, hfn: int) -> None:
+        """A page in the place of a table must be one, and the domain's."""
+        table = self._shadow.tables.get(hfn)
+        if table is None:
+            return
+        word = self._shadow.frames.values[hfn]
+        if word & OWNER_AND_STATE != TABLE | table.space & 0xFF:
+            text = f"{name_of(table.space)}: level {table.level} table for page {table.page:#x} is"
+            self._report("tree", f"{text} {self._scene.describe(hfn)}")
+
+    def report_misplaced(self, table: Table, hfn: int, why: str) -> None:
+        """A page is in the place of a table, and cannot be one there."""
+        text = f"{name_of(table.space)}: frame {hfn:#x} as level {table.level} table for page {table.page:#x}"
+        self._report("tree", f"{text}: {why}")
+
+    def check_entry(self, word: int) -> None:
+        """The bits of an entry, whatever it names, must be those that are used in that place."""
+        entry = self._shadow.entries.get(word)
+        table = self._shadow.tables.get(word >> 9)
+        if entry is None or table is None:
+            return  # gone again, with its table
+        wrong = malformation(table.space, table.level, entry)
+        if wrong:
+            where = f"{name_of(table.space)}: level {table.level} table for page {table.page:#x}"
+            self._report("entry", f"{where}: {wrong}: {entry:#x}")
+
+    def audit(self) -> None:
+        """Check every leaf and table that there is."""
+        shadow = self._shadow
+        values = shadow.frames.values
+        count = len(values)
+        tables = shadow.tables
+        own = {hfn: self._own[table.space & ~DMA] for hfn, table in tables.items() if table.level == 1}
+        formats: dict[tuple[int, int], None] = {}
+        for word, entry in sorted(shadow.entries.items()):
+            # Nearly always: a frame of the domain's own.
+            if word >> 9 in own:
+                bits = (word >> 9, entry & LEAF_BITS)
+                if bits not in formats:
+                    formats[bits] = None
+                    self.check_entry(word)
+                frame = (entry & ADDRESS) >> PAGE_SHIFT
+                if frame < count and values[frame] & OWNER_AND_STATE in own[word >> 9]:
+                    continue
+            else:
+                self.check_entry(word)
+            leaf = shadow.leaf(word)
+            if leaf is not None:
+                self.check_leaf(leaf)
+        for hfn in sorted(shadow.tables):
+            self.check_table(hfn)

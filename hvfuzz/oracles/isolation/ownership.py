@@ -1,0 +1,206 @@
+"""Isolation: what a domain or its devices can reach is its own, or was granted to it, and nothing else is.
+
+Two views of the same law. Each leaf of the tables is checked when it appears, and again when the frame it names
+changes its owner or its use, or the grant that it stands on goes. And each access is checked in the act, against
+the frame table: that one also sees an escape through a translation that no table holds any more.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
+from hvfuzz.machine.mmu.ept import eptp_of
+from hvfuzz.machine.vtd.legacy_mode import context_entry
+from hvfuzz.oracles.exits.emulation import is_shutdown
+from hvfuzz.oracles.framework.call_stack import NOBODY
+from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.isolation.entitlements import Titles
+from hvfuzz.oracles.isolation.leaf_checks import Leaves
+from hvfuzz.oracles.shadow.changes import DMA, DMA_LEVELS, context_of, name_of
+from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+
+if TYPE_CHECKING:
+    from hvfuzz.oracles.shadow.changes import Change
+
+_eptp = attrgetter("eptp")
+EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
+PINS: Final = 4
+"""Where, in a grant entry, the pins begin; the rest says what is granted, to whom."""
+MMIO_WINDOW: Final = range(MMIO_BASE, MMIO_BASE + DEVICES * MMIO_SIZE)
+
+
+class Ownership(Oracle):
+    """Every frame within reach of a domain is its own, or granted to it with these rights."""
+
+    name = "ownership"
+    shadowed = True
+    rules: ClassVar[Rules] = {
+        "free": "no leaf names a frame that is free",
+        "hypervisor": "no leaf names a frame of the hypervisor's own",
+        "table": "no leaf names a page of the tables that hardware walks",
+        "pool": "no leaf names a page of a paging pool",
+        "foreign": "no leaf names another domain's frame, but for one that is granted at that place",
+        "rights": "a leaf that a grant made gives no right that the grant does not give",
+        "reserved": "memory kept for a device is mapped at its own address for its domain, and nowhere else",
+        "registers": "no leaf names the registers of a device, but for a device page of the domain that has the device",
+        "nowhere": "no leaf names memory that does not exist",
+        "tree": "a table page is linked once, and is a page that is in use as a table of that domain",
+        "entry": "an entry that names a table gives every right, a leaf is write-back, and neither has reserved bits",
+        "pointer": "each vCPU runs on its domain's tables: four levels, write-back, no accessed and dirty flags",
+        "context": "a context entry has requests translated by the device table of one domain, with its number",
+        "access": "no guest or device touches a frame that its domain may not touch in that way",
+        "initiator": "in an exit of one domain, no other domain's device is set to work",
+        "mmio": "no guest reaches the registers of a device that is not its domain's",
+        "copy": "the hypervisor copies, on behalf of a domain, only from and to frames that the domain may touch",
+    }
+
+    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+        super().__init__(scene, shadow)
+        self._calls = scene.calls
+        self._size = scene.calls.size
+        self._kinds = scene.calls.kinds
+        self._own = scene.calls.own
+        self._vcpus = scene.machine.vcpus
+        self._titles = Titles(scene, shadow)
+        self._leaves = Leaves(scene, shadow, self._titles, self.report)
+        self._pointers: list[int] = []
+        """The EPT pointer of each vCPU, as it should always be."""
+
+    def attach(self) -> None:
+        """Learn the roots of the trees."""
+        self._pointers = [eptp_of(self.shadow.roots[vcpu.domain] << PAGE_SHIFT) for vcpu in self._vcpus]
+
+    # The tables.
+
+    def settled(self, change: Change) -> None:
+        """Check the leaves, tables and contexts that this change concerns."""
+        # Most changes are small, and of one kind: each kind is looked for before anything is made ready for it.
+        if change.added:
+            self._leaves.check_leaves(change.added)
+        if change.frames:
+            self._leaves.check_users(change)
+        if change.tables or change.misplaced:
+            for hfn in change.linked:
+                self._leaves.check_table(hfn)
+            for table, hfn, why in change.misplaced:
+                self._leaves.report_misplaced(table, hfn, why)
+        for number, _, mapping, _ in change.handles:
+            if mapping is not None:
+                self._leaves.check_sides(number, mapping)
+        for number, ref, old_entry, entry in change.entries:
+            if old_entry is not None and (entry is None or entry[:PINS] != old_entry[:PINS]):
+                self._leaves.check_granted(number, ref)
+        for bdf in change.contexts:
+            self.check_context(bdf)
+        if change.contexts:
+            self._leaves.check_registers()
+        if self._titles.reserved and (change.contexts or change.removed or change.added):
+            self._check_reserved()
+        for word in change.malformed:
+            self._leaves.check_entry(word)
+        if list(map(_eptp, self._vcpus)) != self._pointers:
+            self._check_pointers()
+
+    def _check_pointers(self) -> None:
+        """The EPT pointer of each vCPU must be its domain's."""
+        for vcpu, pointer in zip(self._vcpus, self._pointers, strict=True):
+            if vcpu.eptp != pointer:
+                who = f"vCPU {vcpu.index} of dom{vcpu.domain}"
+                self.report("pointer", f"{who}: {vcpu.eptp:#x} where its domain's pointer is {pointer:#x}")
+
+    def _check_reserved(self) -> None:
+        """What firmware keeps for a device must be mapped for the domain that has the device, and for no other."""
+        for bdf, first, pages in self._titles.reserved:
+            owner = self.shadow.device_domain(bdf)
+            for page in range(first, first + pages):
+                for domain in self.shadow.domains:
+                    leaf = self.shadow.find(domain.id | DMA, page)
+                    kept = leaf is not None and leaf.frame == page and leaf.rights == READ | WRITE
+                    if kept != (domain.id == owner) or (leaf is not None and not kept):
+                        what = "nothing" if leaf is None else f"frame {leaf.frame:#x}, rights {leaf.rights}"
+                        text = f"device {bdf:#06x} of {'nobody' if owner < 0 else f'dom{owner}'}"
+                        self.report("reserved", f"{name_of(domain.id | DMA)}, page {page:#x}: {what}; {text}")
+
+    def check_context(self, bdf: int) -> None:
+        """The context entry of a device must be a domain's."""
+        context = self.shadow.contexts.get(bdf)
+        if context is None:
+            return
+        domain = self.shadow.device_domain(bdf)
+        if domain < 0 or context != context_of(*context_entry(domain + 1, context.root, DMA_LEVELS)):
+            text = f"table {context.root:#x}, domain id {context.did}, other bits {context.low:#x}, {context.high:#x}"
+            self.report("context", f"device {bdf:#06x}: {text}: {'no such table' if domain < 0 else f'dom{domain}'}")
+
+    # The act.
+
+    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
+        """An access by a device, or to what is not plainly the guest's, is about to be made."""
+        if isinstance(initiator, VCpu):
+            space = initiator.domain
+        else:
+            owner = self.shadow.device_domain(initiator.bdf)  # type: ignore[attr-defined]
+            exiting = self._calls.exiting
+            if owner not in (exiting, NOBODY) and exiting != NOBODY:
+                self.report("initiator", f"a device of dom{owner} works in an exit of dom{exiting}")
+            space = owner | DMA
+        hfn = hpa >> PAGE_SHIFT
+        if (hpa & PAGE_MASK) + size > PAGE_SIZE:
+            # No guest or device does that, unless something is wrong with it.
+            self._accessed(space, hpa + size - 1 >> PAGE_SHIFT, access)
+        if hpa < self._size and space >= 0 and self._kinds[hfn] in self._own[space & ~DMA]:
+            return
+        self._accessed(space, hfn, access)
+
+    def _accessed(self, space: int, hfn: int, access: int) -> None:
+        """Check one frame that is accessed."""
+        if space < 0:
+            self.report("access", f"a device of nobody accesses {self.scene.describe(hfn)}")
+        elif not self._titles.owns(space & 0xFF, hfn) and not self._titles.may(space, hfn, access):
+            if space & DMA and (self._titles.keeps(space & ~DMA, hfn) or self._titles.has_registers(space & ~DMA, hfn)):
+                return
+            self.report("access", f"{name_of(space)} access {self.scene.describe(hfn)}")
+
+    def trap_finished(self, vcpu: VCpu) -> None:
+        """An access that stage 2 refused may have been emulated: then the device must be the guest's."""
+        vmcs = vcpu.vmcs
+        if vmcs.reason is not EPT_VIOLATION or vmcs.gpa not in MMIO_WINDOW:
+            return
+        # Where it was the end of the vCPU, nothing was emulated.
+        if vcpu.pending_fault is None and not is_shutdown(vcpu):
+            number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
+            if self.shadow.device_domain(self.scene.machine.devices[number].bdf) != vcpu.domain:
+                self.report("mmio", f"an access by dom{vcpu.domain} to the registers of device {number} is emulated")
+
+    def alien(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """The hypervisor is about to copy on behalf of `vcpu`, and not just within a frame of its domain's own."""
+        if (hpa & PAGE_MASK) + size > PAGE_SIZE:
+            self._copied(vcpu.domain, hpa + size - 1 >> PAGE_SHIFT, write)
+        self._copied(vcpu.domain, hpa >> PAGE_SHIFT, write)
+
+    def _copied(self, number: int, hfn: int, write: bool) -> None:
+        """Check one frame that is copied from or to."""
+        access = WRITE if write else READ
+        titles = self._titles
+        if titles.owns(number, hfn) or titles.may(number, hfn, access) or titles.may_copy(number, hfn, access):
+            return
+        way = "to" if write else "from"
+        self.report("copy", f"on behalf of dom{number}, {way} {self.scene.describe(hfn)}")
+
+    # Everything.
+
+    def audit(self) -> None:
+        """Check every leaf, table and context entry that there is."""
+        shadow = self.shadow
+        self._leaves.audit()
+        for bdf in sorted(shadow.contexts):
+            self.check_context(bdf)
+        iommu = self.scene.machine.iommu
+        if not iommu.enabled or iommu.root_table >> PAGE_SHIFT not in shadow.root_frames:
+            self.report("context", f"the IOMMU is {'on' if iommu.enabled else 'off'}, its root {iommu.root_table:#x}")
+        self._check_reserved()
+        self._check_pointers()

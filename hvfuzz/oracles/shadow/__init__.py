@@ -1,0 +1,1 @@
+"""The shadow: what every table that hardware walks says, followed write by write."""

@@ -1,0 +1,173 @@
+"""Where a guest's own tables lead, read from the bytes of both stages without setting a flag or filling a cache.
+
+Exactly as strict as a processor that has nothing cached: rights of both stages, reserved bits, memory types, and the
+right to write that setting an accessed or dirty flag takes. Written from the manuals a second time, and not shared
+with the machine's own walker: the one that the hypervisor uses.
+
+What a processor has cached of the guest's tables may be used in their place until the guest invalidates it, which is
+its own affair: `arrivals` knows of each cached paging-structure entry, and goes on from there by the bytes of now.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PHYSICAL_RESERVED, READ, WRITE, is_canonical
+from hvfuzz.machine.mmu.ept import (
+    ADDRESS,
+    EP4TA,
+    EPTP_ACCESSED_DIRTY,
+    LARGE,
+    MEMORY_TYPE,
+    MEMORY_TYPE_SHIFT,
+    RIGHTS,
+    MemoryType,
+)
+from hvfuzz.machine.mmu.paging import CR0_WP, CR3_PCID, CR4_PCIDE, EFER_NXE, NX, PS, RW, A, D, P
+from hvfuzz.oracles.contract.spec import valid_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.machine.machine import Machine
+    from hvfuzz.machine.memory import PhysicalMemory
+    from hvfuzz.machine.mmu.paging_cache import CombinedTable
+
+TOP: Final = 4
+"""Levels of both stages."""
+TYPES: Final = frozenset(MemoryType)
+PAT_OF_LARGE: Final = 1 << 12
+"""Bit of a large stage-1 leaf that is no part of its address, and not reserved either."""
+
+
+def leads(machine: Machine, vcpu: VCpu, gva: int, size: int, access: int, flags: bool = True) -> bool:
+    """Whether the host can reach these bytes on behalf of the vCPU: by what the TLB holds, or else by the tables."""
+    if not valid_range(gva, size):
+        return False
+    combined = machine.tlb.combined
+    pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
+    for page in range(gva >> PAGE_SHIFT, (gva + size - 1 >> PAGE_SHIFT) + 1):
+        cached = combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, page))
+        if cached is not None and cached[1] & access == access:
+            continue
+        if not any(True for _ in arrivals(machine, vcpu, page << PAGE_SHIFT, access, flags)):
+            return False
+    return True
+
+
+def arrivals(machine: Machine, vcpu: VCpu, gva: int, access: int, flags: bool = True) -> Iterator[int]:
+    """Where `guest_virtual` arrives from the root, and from each table on the way that the processor has cached."""
+    pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
+    cached = machine.tlb.structures.combined
+    below: CombinedTable | None = None
+    for level in range(TOP + 1, 1, -1):
+        if level <= TOP:
+            below = cached.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, level, gva >> PAGE_SHIFT + 9 * (level - 1)))
+            if below is None:
+                continue
+        hpa = guest_virtual(machine.memory, vcpu, gva, access, flags, below)
+        if hpa is not None:
+            yield hpa
+
+
+def guest_virtual(
+    memory: PhysicalMemory, vcpu: VCpu, gva: int, access: int, flags: bool = True, below: CombinedTable | None = None
+) -> int | None:
+    """The Hpa at which a supervisor's READ or WRITE of `gva`, SMAP aside, arrives; None if a stage refuses it.
+
+    Without `flags`, as if all accessed and dirty flags on the way were set. The walk begins `below` a cached entry, if
+    that is given: at the table whose addresses it holds, with the right to write that the entries above it gave.
+    """
+    if not is_canonical(gva):
+        return None
+    reserved = PHYSICAL_RESERVED | (0 if vcpu.efer & EFER_NXE else NX)
+    top, known, table, writable = TOP, None, vcpu.cr3 & ADDRESS, True
+    if below is not None:
+        known, table, _, above, _, top = below
+        top, writable = top - 1, bool(above & RW)
+    marked: dict[int, int] = {}
+    """Words in which this walk sets flags: a guest can have one table in several places of one walk."""
+    for level in range(top, 0, -1):
+        shift = PAGE_SHIFT + 9 * (level - 1)
+        place = table | (gva >> shift & 511) << 3
+        if known is not None and level == top:
+            hpa: int | None = known | place & PAGE_MASK
+        else:
+            hpa = guest_physical(memory, vcpu.eptp, place, READ, walking=True)
+        entry = None if hpa is None else _word(memory, hpa)
+        if hpa is None or entry is None or not entry & P:
+            return None
+        entry |= marked.get(hpa, 0)
+        leaf = level == 1 or bool(entry & PS)
+        within = (1 << shift) - 1
+        if entry & reserved or (leaf and level == TOP):
+            return None
+        if leaf and level > 1 and entry & within & ~(PAT_OF_LARGE | (1 << PAGE_SHIFT) - 1):
+            return None
+        writable = writable and bool(entry & RW)
+        wanted = A
+        if leaf and access & WRITE:
+            if not writable and vcpu.cr0 & CR0_WP:
+                return None
+            wanted |= D
+        if flags and entry & wanted != wanted:
+            if guest_physical(memory, vcpu.eptp, place, WRITE, walking=True) is None:
+                return None
+            marked[hpa] = marked.get(hpa, 0) | wanted
+        if leaf:
+            return guest_physical(memory, vcpu.eptp, entry & ADDRESS & ~within | gva & within, access)
+        table = entry & ADDRESS
+    return None
+
+
+def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, walking: bool = False) -> int | None:
+    """The Hpa that stage 2 gives for `gpa`; None if it refuses the access, or one of its entries is not valid.
+
+    `walking`: an access to a paging structure of the guest's.
+    """
+    if walking and eptp & EPTP_ACCESSED_DIRTY:
+        access |= WRITE
+    if gpa >> PAGE_SHIFT + 9 * TOP:
+        return None
+    table = eptp & ADDRESS
+    rights = RIGHTS
+    for level in range(TOP, 0, -1):
+        shift = PAGE_SHIFT + 9 * (level - 1)
+        entry = _word(memory, table | (gpa >> shift & 511) << 3)
+        if entry is None or not entry & RIGHTS or entry & PHYSICAL_RESERVED or entry & (READ | WRITE) == WRITE:
+            return None
+        rights &= entry
+        leaf = level == 1 or bool(entry & LARGE)
+        if not leaf:
+            # Bits 6..3 of an entry that names a table are reserved.
+            if entry & (LARGE - 1) & ~RIGHTS:
+                return None
+            table = entry & ADDRESS
+            continue
+        within = (1 << shift) - 1
+        if level == TOP or entry & within >> PAGE_SHIFT << PAGE_SHIFT:
+            return None
+        if (entry & MEMORY_TYPE) >> MEMORY_TYPE_SHIFT not in TYPES or rights & access != access:
+            return None
+        return entry & ADDRESS | gpa & within
+    return None
+
+
+def ept_table(memory: PhysicalMemory, root: int, gpa: int, level: int) -> tuple[int, int] | None:
+    """(Hpa, rights so far) of the table that the EPT's entry of `level` on the way to `gpa` names; None if none."""
+    table, rights = root, RIGHTS
+    for each in range(TOP, level - 1, -1):
+        entry = _word(memory, table | (gpa >> PAGE_SHIFT + 9 * (each - 1) & 511) << 3)
+        if entry is None or not entry & RIGHTS or entry & LARGE:
+            return None
+        table, rights = entry & ADDRESS, rights & entry
+    return table, rights
+
+
+def _word(memory: PhysicalMemory, hpa: int) -> int | None:
+    """The word at `hpa`; None where no memory is: what is read there, all ones, is valid in no table."""
+    if hpa >= memory.size:
+        return None
+    word: int = memory.words[hpa >> 3]
+    return word

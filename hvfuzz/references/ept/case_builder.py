@@ -1,0 +1,163 @@
+"""A case in the making: entries are changed by their role, whatever page sizes and slots the case uses."""
+
+from typing import Final
+
+from hvfuzz.machine.cpu.core import CR0_AT_START, EFER_AT_START, RFLAGS_FIXED
+from hvfuzz.machine.mmu import ept, paging
+from hvfuzz.references.ept.case import Case, Kind
+from hvfuzz.references.ept.memory_map import (
+    EPT_ROOT,
+    GUEST_TABLES,
+    GVA_HIGH,
+    GVA_LOW,
+    LEAF,
+    LEVELS,
+    NAMES,
+    REGION,
+    TABLE,
+    TEMPLATE,
+    Part,
+    ept_entry,
+    gpa_of,
+    guest_entry,
+)
+
+GIB: Final = 1 << 30
+_ORDER_MASK: Final = {1: 0xFFF, 2: (1 << 21) - 1, 3: GIB - 1}
+"""By level: the bits of an address that are an offset in a page of that level."""
+_SLOT: Final = 1 << 39
+STUB_BITS: Final = frozenset(range(22, 28))
+"""Address bits of Hpas whose change may lead to the stub, so they stay."""
+EPT_TABLES_BIT: Final = 16
+"""The bit of an Hpa that tells guest tables and code from EPT tables."""
+
+
+class Draft:
+    """All that makes a case, to be changed freely; `finish` freezes it."""
+
+    def __init__(self, kind: Kind, user: bool = False) -> None:
+        self.kind = kind
+        self.user = user
+        self.high = False
+        """In the upper half of the linear addresses."""
+        self.offset = 0
+        """Of the access in its page."""
+        self.gva: int | None = None
+        """In place of what `high` and `offset` say."""
+        self.eptp = ept.eptp_of(EPT_ROOT)
+        self.cr0 = CR0_AT_START
+        self.cr3 = gpa_of(Part.PML4)
+        self.cr4 = paging.CR4_PAE
+        self.efer = EFER_AT_START
+        self.rflags = RFLAGS_FIXED
+        self.entries: dict[int, int] = {}
+        self.ept_leaf: dict[Part, int] = dict.fromkeys(Part, 1)
+        """Level of the EPT leaf of each part."""
+        self.guest_leaf = 1
+        """Level of the guest's leaf of the data."""
+        self.slots: dict[Part, int] = {part: gpa_of(part) >> 39 for part in Part}
+        if not user:
+            self.flip(self.guest(1), paging.US)
+
+    # Entries, by Hpa.
+
+    def __getitem__(self, hpa: int) -> int:
+        return self.entries.get(hpa, TEMPLATE[hpa])
+
+    def __setitem__(self, hpa: int, value: int) -> None:
+        self.entries[hpa] = value
+
+    def flip(self, hpa: int, bits: int) -> None:
+        """Change bits of an entry."""
+        self[hpa] ^= bits
+
+    def ept(self, part: Part, level: int) -> int:
+        """Hpa of the EPT entry of `level` for a part, in the slot that it is in."""
+        return ept_entry(part, level, self.slots[part])
+
+    def guest(self, level: int) -> int:
+        """Hpa of the guest entry of `level` for the data."""
+        return guest_entry(level, GVA_HIGH if self.high else GVA_LOW)
+
+    def ept_path(self, part: Part) -> list[int]:
+        """Hpas of the EPT entries that translate a part, from level 4 to its leaf."""
+        return [self.ept(part, level) for level in LEVELS if level >= self.ept_leaf[part]]
+
+    def guest_path(self) -> list[int]:
+        """Hpas of the guest entries that translate the data, from level 4 to the leaf."""
+        return [self.guest(level) for level in LEVELS if level >= self.guest_leaf]
+
+    # Shapes.
+
+    def accessed_dirty(self, enabled: bool) -> None:
+        """EPT accessed and dirty flags, on or off."""
+        self.eptp = self.eptp & ~ept.EPTP_ACCESSED_DIRTY | (ept.EPTP_ACCESSED_DIRTY if enabled else 0)
+
+    def move(self, part: Part, slot: int) -> None:
+        """Put a table of the guest, or its data, under the other EPT PML4 entry. Before `map_guest`."""
+        if self.slots[part] == slot:
+            return
+        self.slots[part] = slot
+        if part is Part.PML4:
+            self.cr3 ^= _SLOT
+            return
+        level = 5 - (GUEST_TABLES.index(part) if part in GUEST_TABLES else 4)
+        for gva in (GVA_LOW, GVA_HIGH) if level == 4 else (GVA_LOW,):
+            self.flip(guest_entry(level, gva), _SLOT)
+        if part is Part.DATA:
+            self.flip(guest_entry(1) + 8, _SLOT)
+
+    def map_ept(self, part: Part, level: int) -> None:
+        """Map a part by an EPT leaf of that level."""
+        self.ept_leaf[part] = level
+        if level > 1:
+            base = REGION if level == 2 else 0
+            self[self.ept(part, level)] = base | LEAF | ept.LARGE
+
+    def map_guest(self, level: int) -> None:
+        """Map the data by a guest leaf of that level."""
+        self.guest_leaf = level
+        if level > 1:
+            base = self.slots[Part.DATA] * _SLOT | gpa_of(Part.DATA, 0) & ~_ORDER_MASK[level]
+            flags = TABLE & (self[guest_entry(1)] | ~paging.US) | paging.D | paging.PS
+            self[self.guest(level)] = base | flags
+
+    def has_small_tables(self) -> bool:
+        """Whether no table of the guest is mapped by a large EPT leaf, which would map EPT tables too."""
+        return all(self.ept_leaf[part] == 1 for part in GUEST_TABLES)
+
+    def may_flip(self, hpa: int, bit: int) -> bool:
+        """Whether the entry at `hpa` may have that bit changed.
+
+        An address bit may if every access then stays within REGION or outside of memory, lays no guest table over
+        EPT tables, which the guest would then change, and runs no code but what `Model` knows.
+        """
+        name = NAMES[hpa]
+        if bit in STUB_BITS:
+            return not name.startswith("ept") and 3 not in self.ept_leaf.values()
+        if bit == EPT_TABLES_BIT and not name.startswith("ept"):
+            return self.has_small_tables()
+        if name.startswith("ept1.") and not name.startswith(("ept1.data", "ept1.large")):
+            return bit != EPT_TABLES_BIT and (bit not in range(12, EPT_TABLES_BIT) or "code" not in name)
+        # Without its PS, a guest leaf of 1 GiB names a table where an EPT leaf of 1 GiB finds the stub.
+        return bit != 7 or hpa != guest_entry(3) or self.ept_leaf[Part.DATA] != 3
+
+    def finish(self, what: str) -> Case:
+        """The case."""
+        gva = (GVA_HIGH if self.high else GVA_LOW) + self.offset if self.gva is None else self.gva
+        if self.kind is Kind.PDPTES and self.gva is None:
+            gva = gpa_of(Part.DATA, 0) + self.offset
+        entries = tuple(sorted((hpa, value) for hpa, value in self.entries.items() if value != TEMPLATE[hpa]))
+        return Case(
+            what,
+            self.kind,
+            self.user,
+            gva,
+            self.eptp,
+            self.cr0,
+            self.cr3,
+            self.cr4,
+            self.efer,
+            self.rflags,
+            entries,
+        )

@@ -1,0 +1,140 @@
+"""Cases as the bytes of a disk, and outcomes from the bytes that the stub leaves there; stub.asm says the same."""
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import Final
+
+from hvfuzz.machine.addresses import WORD
+from hvfuzz.machine.cpu.faults import Vector
+from hvfuzz.machine.mmu import paging
+from hvfuzz.machine.mmu.ept import Qualification
+from hvfuzz.references.ept.case import RAX, Case, Kind, Outcome, Stop
+from hvfuzz.references.ept.memory_map import (
+    CASES,
+    CODE_PD_GPA,
+    HEADER_SECTOR,
+    REGION,
+    RESULTS,
+    TEMPLATE,
+    WATCHED,
+    code_gva,
+)
+from hvfuzz.references.reference import ReferenceError
+
+SECTOR: Final = 512
+UNWRITTEN: Final = b"\xff" * WORD
+"""In place of the status, with which the results begin: the stub has written none."""
+STORED: Final = 2
+"""Words that a case may store to."""
+
+_HEADER: Final = Struct("<5Q")
+_CASE: Final = Struct("<18Q")
+_RESULT: Final = Struct(f"<{11 + len(WATCHED)}Q")
+_ENTRY_CONTROLS: Final = 0x11FF | 1 << 15
+"""VM-entry controls: those that must be set, and EFER is loaded."""
+_ENTER_IA32E: Final = 1 << 9
+_CR4_VMXE: Final = 1 << 13
+_CODE_RIGHTS: Final = {Kind.PDPTES: 0xC09B}
+"""Access rights of CS (SDM Vol. 3C, table 25-2): 32-bit code where it says so, else 64-bit code."""
+_ERROR_CODE_VALID: Final = 1 << 11
+_ENTRY_FAILED: Final = 1 << 31
+_BASIC_REASON: Final = 0xFFFF
+
+
+def encode_disk(stub: bytes, tables: bytes, cases: Sequence[tuple[Case, tuple[int, ...]]]) -> tuple[bytes, int]:
+    """The disk for cases, each with the words that it stores to; and the sector at which results will begin."""
+    body = bytearray(
+        b"".join(hpa.to_bytes(WORD, "little") + word.to_bytes(WORD, "little") for hpa, word in TEMPLATE.items())
+    )
+    for case, stored in cases:
+        body += _encode(case, stored)
+    table_sectors, case_sectors = _sectors(len(tables)), _sectors(len(body))
+    result_sectors = 1 + _sectors(len(cases) * _RESULT.size)
+    if len(stub) > HEADER_SECTOR * SECTOR:
+        raise ValueError(f"the stub has {len(stub)} bytes")
+    if CASES + (1 + case_sectors) * SECTOR > RESULTS or RESULTS + result_sectors * SECTOR > REGION:
+        raise ValueError(f"{len(cases)} cases are too many for one batch")
+    header = _HEADER.pack(len(cases), len(WATCHED), table_sectors, case_sectors, result_sectors)
+    first = HEADER_SECTOR + 1 + table_sectors + case_sectors
+    disk = bytearray((first + result_sectors) * SECTOR)
+    for sector, data in (
+        (0, stub),
+        (HEADER_SECTOR, header),
+        (HEADER_SECTOR + 1, tables),
+        (HEADER_SECTOR + 1 + table_sectors, body),
+    ):
+        disk[sector * SECTOR : sector * SECTOR + len(data)] = data
+    disk[first * SECTOR : first * SECTOR + WORD] = UNWRITTEN
+    return bytes(disk), first
+
+
+def _sectors(size: int) -> int:
+    return -(-size // SECTOR)
+
+
+def _encode(case: Case, stored: tuple[int, ...]) -> bytes:
+    pae = case.kind is Kind.PDPTES
+    cpl = 3 if case.user else 0
+    if len(stored) > STORED:
+        raise ValueError(f"a case that stores to {len(stored)} words: {case}")
+    hpas = (*stored, *[WATCHED[0]] * (STORED - len(stored)))
+    return _CASE.pack(
+        len(case.entries),
+        case.eptp,
+        _ENTRY_CONTROLS | (0 if pae else _ENTER_IA32E),
+        case.cr0,
+        0 if pae else case.cr3,
+        case.cr4 | _CR4_VMXE,
+        case.efer & paging.EFER_NXE if pae else case.efer,
+        case.rflags,
+        code_gva(case.user) + 16 * case.kind,
+        0x18 | cpl,
+        _CODE_RIGHTS.get(case.kind, 0xA09B) | cpl << 5,
+        0x10 | cpl,
+        0xC093 | cpl << 5,
+        CODE_PD_GPA | paging.P,
+        RAX,
+        case.gva,
+        *hpas,
+    ) + b"".join(hpa.to_bytes(WORD, "little") + value.to_bytes(WORD, "little") for hpa, value in case.entries)
+
+
+def decode_results(data: bytes, cases: Sequence[tuple[Case, tuple[int, ...]]]) -> list[Outcome]:
+    """The outcomes in the results, which `data` begins with. Raises ReferenceError if one is missing or strange."""
+    status = int.from_bytes(data[:WORD], "little")
+    if status:
+        raise ReferenceError(f"the stub does not get into VMX operation: step {status} of stub.asm fails")
+    outcomes = []
+    for number, (case, stored) in enumerate(cases):
+        words = _RESULT.unpack_from(data, SECTOR + number * _RESULT.size)
+        if words[0] != number + 1:
+            raise ReferenceError(f"bochs leaves no outcome of case {number}: {case}")
+        outcomes.append(_decode(words, len(stored), case))
+    return outcomes
+
+
+def _decode(words: tuple[int, ...], stored: int, case: Case) -> Outcome:
+    _, refused, reason, qualification, gpa, gva, interruption, code, rax = words[:9]
+    memory = (*words[11:], *words[9 : 9 + stored])
+    if refused:
+        return Outcome(Stop.ENTRY_FAILURE, rax, memory, error=refused)
+    basic = reason & _BASIC_REASON
+    if reason & _ENTRY_FAILED or basic not in (
+        Stop.VMCALL,
+        Stop.EXCEPTION,
+        Stop.EPT_VIOLATION,
+        Stop.EPT_MISCONFIGURATION,
+    ):
+        raise ReferenceError(f"bochs takes an exit with reason {reason:#x}, for which there is no cause: {case}")
+    stop = Stop(basic)
+    if stop is Stop.EXCEPTION:
+        vector = interruption & 0xFF
+        error = code if interruption & _ERROR_CODE_VALID else 0
+        address = qualification if vector == Vector.PF else 0
+        return Outcome(stop, rax, memory, vector=vector, error=error, address=address)
+    if stop is Stop.EPT_VIOLATION:
+        linear = gva if qualification & Qualification.LINEAR_VALID else 0
+        return Outcome(stop, rax, memory, qualification=qualification, gpa=gpa, gva=linear)
+    if stop is Stop.EPT_MISCONFIGURATION:
+        return Outcome(stop, rax, memory, gpa=gpa)
+    return Outcome(stop, rax, memory)

@@ -1,0 +1,70 @@
+"""One request in the making: tables that are right, which something is then done to."""
+
+import random
+from typing import Final
+
+from hvfuzz.machine.vtd.legacy_mode import ENTRY_SIZE, PRESENT, SL_PAGE_SIZE, WIDTH_OF_LEVELS
+from hvfuzz.references.vtd.cases.steps import CONTEXTS, LARGE_PAGES, PAGES, ROOT, TABLES, slot
+from hvfuzz.references.vtd.qemu import DEVICES
+
+RIGHTS: Final = 3
+SIZES: Final = (1, 2, 4, 8, 16, 64, 200)
+LOWEST: Final = 0x400_0000
+HOLE: Final = (0x8000_0000, 0x1_0000_0000)
+"""Untranslated, these addresses may be registers of something."""
+
+
+class Probe:
+    """One probe in the making: words to store, and what the device asks for."""
+
+    def __init__(self, rng: random.Random, width: int, levels: int = 0, leaf: int = 0) -> None:
+        """Random, but for the table levels (3 or 4) and the level of the leaf (1 to 3), if they are given."""
+        self.rng: Final = rng
+        self.width: Final = width
+        self.levels = levels or (3 if width == 39 or rng.random() < 0.3 else 4)
+        self.device = rng.randrange(len(DEVICES))
+        self.leaf = leaf or rng.choices((1, 2, 3), (6, 3, 3))[0]
+        self.to_memory = rng.random() < 0.5
+        self.iova = random_iova(rng, WIDTH_OF_LEVELS[self.levels])
+        if self.leaf == 3:
+            self.iova |= 1 << 29  # so that no wrong bit of a 1 GiB leaf leads to the tables
+        self.size = rng.choice(SIZES)
+        self.words: dict[int, int] = {}
+        self.tables: Final = TABLES[self.device]
+        self.target = rng.choice(PAGES) if self.leaf == 1 else rng.choice(LARGE_PAGES[self.leaf])
+        self.root = ROOT
+        self.context = CONTEXTS + DEVICES[self.device] * ENTRY_SIZE
+        self._fill()
+
+    def _fill(self) -> None:
+        """Tables that are right."""
+        rng = self.rng
+        self.words[ROOT] = CONTEXTS | PRESENT
+        for number, bdf in enumerate(DEVICES):
+            low, high = CONTEXTS + bdf * ENTRY_SIZE, rng.randrange(1 << 16)
+            self.words[low] = TABLES[number][self.levels - 1] | PRESENT
+            self.words[low + 8] = high << 8 | self.levels - 2
+        for level in range(self.levels, self.leaf, -1):
+            self.words[self.entry(level)] = self.tables[level - 2] | RIGHTS
+        self.words[self.entry(self.leaf)] = self.target | RIGHTS | (SL_PAGE_SIZE if self.leaf > 1 else 0)
+
+    def entry(self, level: int) -> int:
+        """Hpa of the entry of that level."""
+        return slot(self.tables, self.iova, level)
+
+    def any_level(self) -> int:
+        """One of the levels that the walk reads."""
+        return self.rng.randint(self.leaf, self.levels)
+
+    def flip(self, hpa: int, *bits: int) -> None:
+        """Flip bits of a word."""
+        for bit in bits:
+            self.words[hpa] = self.words.get(hpa, 0) ^ 1 << bit
+
+
+def random_iova(rng: random.Random, width: int) -> int:
+    """An address of that width, of any length, that is memory or nothing even if it is not translated."""
+    while True:
+        iova = rng.getrandbits(rng.randint(27, width))
+        if iova >= LOWEST and not HOLE[0] <= iova < HOLE[1]:
+            return iova

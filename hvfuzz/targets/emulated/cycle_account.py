@@ -1,0 +1,171 @@
+"""What a program cost in virtual cycles, and what for: the clock as an account of who charged it.
+
+The clock is one number, so that charging it costs next to nothing. Here its class is swapped for one that looks at who
+charges: each place of the machine and the hypervisor that does is in CAUSES, by the name of its function.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from hvfuzz.guest.program.program import Op, Program
+from hvfuzz.guest.run.trace import Outcome
+from hvfuzz.machine.clock import Clock, Cost
+from hvfuzz.machine.machine import Machine
+from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.targets.run_observer import RunWatcher
+
+EXITS: Final = "exits"
+ENTRIES: Final = "entries"
+WALKS: Final = "walk references"
+HITS: Final = "cache hits"
+FLUSHES: Final = "flushes"
+COPIES: Final = "copies"
+INSTRUCTIONS: Final = "instructions"
+EXCEPTIONS: Final = "exceptions"
+SLICES: Final = "time slices"
+OTHERS: Final = "others"
+KINDS: Final = (EXITS, ENTRIES, WALKS, HITS, FLUSHES, COPIES, INSTRUCTIONS, EXCEPTIONS, SLICES, OTHERS)
+"""What cycles are charged for, in the order in which they are shown."""
+
+_Charge = Callable[[int], tuple[tuple[str, int], ...]]
+
+
+def _all_for(kind: str) -> _Charge:
+    return lambda cycles: ((kind, cycles),)
+
+
+def _exit_or_entry(cycles: int) -> tuple[tuple[str, int], ...]:
+    """`Core.exit` charges for the way down, and for the way back."""
+    return ((EXITS if cycles == Cost.VMEXIT else ENTRIES, cycles),)
+
+
+def _preemption(_cycles: int) -> tuple[tuple[str, int], ...]:
+    """The guest is entered and left again in the middle of a call."""
+    return ((ENTRIES, Cost.VMENTRY), (EXITS, Cost.VMEXIT))
+
+
+def _walk(cycles: int) -> tuple[tuple[str, int], ...]:
+    """A reference to a table; the translation of its address may be charged along with it."""
+    hit = cycles - Cost.WALK_REFERENCE
+    return ((WALKS, Cost.WALK_REFERENCE), (HITS, hit)) if hit else ((WALKS, cycles),)
+
+
+_others: Final = _all_for(OTHERS)
+CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
+    {
+        "Core.exit": _exit_or_entry,
+        "Core._take": _all_for(EXCEPTIONS),
+        "preempt": _preemption,
+        "Mmu.translate": _all_for(HITS),
+        "Mmu._walk": _walk,
+        "Mmu._set_flags": _all_for(WALKS),
+        "SecondStage.resolve_gpa": _all_for(HITS),
+        "SecondStage._walk_ept": lambda cycles: ((HITS if cycles == Cost.TLB_HIT else WALKS, cycles),),
+        "Iommu.translate": _all_for(HITS),
+        "Iommu.invalidate_context": _all_for(FLUSHES),
+        "Iommu.invalidate_iotlb": _all_for(FLUSHES),
+        "VtdTables.page": _all_for(WALKS),
+        "VtdTables._read_entry": _all_for(WALKS),
+        "InvalidationQueue._perform": _all_for(WALKS),
+        "InvalidationQueue._wait": _all_for(COPIES),
+        "Device.dma_read": _all_for(COPIES),
+        "Device.dma_write": _all_for(COPIES),
+        "raw_copy_from_guest": _all_for(COPIES),
+        "_fetch_piece": _all_for(COPIES),
+        "_put_piece": _all_for(COPIES),
+        "copy_bytes": _all_for(COPIES),
+        "Scheduler.end_slice": _all_for(SLICES),
+        "Scheduler.sleep": _all_for(SLICES),
+        "Stage2.flush": _all_for(FLUSHES),
+        "VCpu.invlpg": _all_for(FLUSHES),
+        "VCpu.invpcid": _all_for(FLUSHES),
+        "VCpu.mov_cr": _all_for(INSTRUCTIONS),
+        "VCpu.pause": _all_for(INSTRUCTIONS),
+        "Rings.iret": _all_for(INSTRUCTIONS),
+        "Delivery.lidt": _all_for(INSTRUCTIONS),
+        "Delivery.ltr": _all_for(INSTRUCTIONS),
+        "Delivery._enter": _all_for(EXCEPTIONS),
+        "Rings.swapgs": _all_for(INSTRUCTIONS),
+        "Rings.sysenter": _all_for(INSTRUCTIONS),
+        "Rings.sysexit": _all_for(INSTRUCTIONS),
+        "VCpu.rdmsr": _all_for(INSTRUCTIONS),
+        "Rings.syscall": _all_for(INSTRUCTIONS),
+        "Rings.sysret": _all_for(INSTRUCTIONS),
+        "VCpu.wrmsr": _all_for(INSTRUCTIONS),
+        "Rings._interrupt_flag": _all_for(INSTRUCTIONS),
+        "Core._intercepted": _all_for(INSTRUCTIONS),
+        "VCpu._time_stamp": _all_for(INSTRUCTIONS),
+    }
+)
+"""How to account for what a function charges, by its qualified name."""
+
+
+class OpCost(NamedTuple):
+    """What one op cost, with what raced with it or was batched by it: cycles by kind."""
+
+    op: int
+    """Its index in the program."""
+    text: str
+    kinds: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Virtual cycles."""
+        return sum(self.kinds.values())
+
+
+class Costs(RunWatcher):
+    """Keeps the account of one run; `ops` has what each op cost."""
+
+    __slots__ = ("_machine", "_op", "_render", "_spent", "ops")
+
+    def __init__(self, render: Callable[[Op], str]) -> None:
+        self._render: Final = render
+        self._machine: Machine | None = None
+        self._spent: Counter[str] = Counter()
+        self._op: tuple[int, Op] | None = None
+        self.ops: list[OpCost] = []
+
+    def attach(self, machine: Machine) -> None:
+        """Look at who charges the clock of this machine from now on."""
+        self._machine = machine
+        machine.clock.__class__ = _accounting(self._charge)
+
+    def begin(self) -> None:
+        """A run begins."""
+        self.ops = []
+        self._op = None
+
+    def op_started(self, index: int, op: Op) -> None:
+        """An op begins."""
+        self._op = index, op
+        self._spent = Counter()
+
+    def op_finished(self, program: Program, outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> None:
+        """The op is over."""
+        if self._op is not None:
+            index, op = self._op
+            self.ops.append(OpCost(index, self._render(op), dict(self._spent)))
+        self._op = None
+
+    def _charge(self, name: str, cycles: int) -> None:
+        if self._op is not None:
+            # (A planted bug may charge for something, too.)
+            for kind, amount in CAUSES.get(name, _others)(cycles):
+                self._spent[kind] += amount
+
+
+def _accounting(charge: Callable[[str, int], None]) -> type[Clock]:
+    """A class of clocks that tell who charges them, and how much; putting a clock back is no charge."""
+    slot: Any = Clock.__dict__["cycles"]
+
+    def set_cycles(clock: Clock, cycles: int) -> None:
+        spent = cycles - slot.__get__(clock)
+        if spent > 0:
+            charge(sys._getframe(1).f_code.co_qualname, spent)
+        slot.__set__(clock, cycles)
+
+    return type("AccountingClock", (Clock,), {"__slots__": (), "cycles": property(slot.__get__, set_cycles)})

@@ -1,0 +1,132 @@
+"""Trials: what counts as finding a bug, what is measured, and that nothing is left behind."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from hvfuzz.bugs import find_bug
+from hvfuzz.campaign.bench.trials import CleanRun, Spread, Trial, Trials, spread
+from hvfuzz.campaign.workers.pool import Pool, PoolError
+from hvfuzz.campaign.workers.worker import WorkerJob
+
+EASY = "pkvm-09cce60bddd"
+JOB = WorkerJob("hypercalls", "random", 3, 30.0, None, None, "state", "", [])
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the folders of trials are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def promises(bug: str, findings: Iterable[str], path: Path) -> str:
+    """A file with the same fault as `bug`, that promises other findings."""
+    path.write_text(
+        "from dataclasses import replace\nfrom hvfuzz.bugs import find_bug\n"
+        f"BUG = replace(find_bug({bug!r}), name='other', findings={tuple(findings)!r})\n"
+    )
+    return str(path)
+
+
+def measure(bug: str, count: int, abreast: int = 1, job: WorkerJob = JOB) -> list[Trial]:
+    """The trials of one bug, by seed."""
+    trials = Trials({bug: find_bug(bug)}, job, count, abreast)
+    for _ in trials.run():
+        assert len(trials.running) <= abreast
+    assert trials.running == []
+    return sorted(trials.done, key=lambda trial: trial.seed)
+
+
+@pytest.mark.parametrize(
+    ("found", "trials", "expected"),
+    [
+        ([], 3, None),
+        ([7], 1, Spread(7, 7, 7)),
+        ([9, 2, 4], 3, Spread(4, 2, 9)),
+        ([9, 2, 4], 4, Spread(6.5, 2, 9)),
+        ([9, 2, 4], 5, Spread(9, 2, 9)),
+        ([9, 2, 4], 6, Spread(None, 2, 9)),
+        ([2, 4], 9, Spread(None, 2, 4)),
+    ],
+)
+def test_a_trial_without_success_counts_as_longer_than_all(
+    found: list[float], trials: int, expected: Spread | None
+) -> None:
+    assert spread(found, trials) == expected
+
+
+def test_trials_have_seeds_of_their_own_and_leave_nothing(scratch: Path) -> None:
+    one, other = measure(EASY, 2)
+    assert (one.seed, other.seed) == (3, 4)
+    assert {one.found, other.found} <= set(find_bug(EASY).findings)
+    assert one.runs != other.runs
+    assert 0 < one.seconds < 30
+    assert list(scratch.iterdir()) == []
+
+
+def test_side_by_side_they_give_the_same(scratch: Path) -> None:
+    assert [trial.runs for trial in measure(EASY, 3, 3)] == [trial.runs for trial in measure(EASY, 3)]
+
+
+def test_it_is_what_a_campaign_finds(scratch: Path) -> None:
+    (trial,) = measure(EASY, 1)
+    pool = Pool(JOB._replace(bug=EASY, out=str(scratch), seconds=None, runs=trial.runs), 1)
+    for _ in pool.run():
+        pass
+    assert trial.found is not None
+    assert pool.discoveries[trial.found].runs == trial.runs == pool.progress().runs
+
+
+def test_a_finding_of_another_identity_does_not_count(scratch: Path) -> None:
+    bug = promises(EASY, ["work/steps/memory.populate"], scratch / "other.py")
+    (trial,) = measure(bug, 1, job=JOB._replace(seconds=2.0))
+    assert trial.found is None
+    assert trial.bug == "other"
+    assert set(trial.others) & set(find_bug(EASY).findings)
+    assert trial.seconds >= 2
+    assert trial.runs > 80
+
+
+def test_a_trial_that_is_not_over_does_not_count(scratch: Path) -> None:
+    trials = Trials({"xsa-222": find_bug("xsa-222")}, JOB, 4, 2)
+    run = trials.run()
+    for _ in range(5):
+        next(run)
+    assert trials.running == ["xsa-222", "xsa-222"]
+    assert len(list(scratch.iterdir())) == 2
+    run.close()
+    assert trials.done == []
+    assert trials.running == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_what_an_error_points_to_stays(scratch: Path) -> None:
+    bug = scratch / "none.py"
+    trials = Trials({str(bug): find_bug(EASY)}, JOB, 1, 1)
+    with pytest.raises(PoolError, match=r"none\.py: no such file"):
+        list(trials.run())
+    assert list(scratch.glob("hvfuzz-bench-*/logs/*.log"))
+
+
+def test_a_clean_run_ends_with_its_ops(scratch: Path) -> None:
+    run = CleanRun(JOB._replace(seconds=None), 2000, 2)
+    for _ in run.run():
+        assert run.now.ops < 2000
+    assert run.now.ops >= 2000
+    assert run.now.runs > 20
+    assert run.now.findings == ()
+    assert list(scratch.iterdir()) == []
+
+
+def test_what_a_clean_run_finds_is_kept(scratch: Path) -> None:
+    run = CleanRun(JOB._replace(seconds=None, bug=EASY), 1500, 1)
+    for _ in run.run():
+        pass
+    assert run.now.ops >= 1500, "it goes on after a finding"
+    assert run.now.findings
+    for finding in run.now.findings:
+        assert finding.file is not None
+        assert Path(finding.file).is_file()

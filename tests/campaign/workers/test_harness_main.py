@@ -1,0 +1,117 @@
+"""The harness files, run by themselves with libFuzzer's own command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("atheris")
+
+ROOT = Path(__file__).parents[3]
+CRASH = next((ROOT / "crashes").glob("*@xsa-221")) / "program.hvp"
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of one harness."""
+    return [sys.executable, str(ROOT / "harnesses" / "fuzz_hypercalls.py"), *map(str, arguments)]
+
+
+def run(out: Path, *arguments: object, bug: str = "") -> "subprocess.CompletedProcess[str]":
+    """A harness in a process of its own, from anywhere."""
+    environment = {**os.environ, "HVFUZZ_OUT": str(out)} | ({"HVFUZZ_BUG": bug} if bug else {})
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=out.parent, env=environment, check=False, timeout=100
+    )
+
+
+def test_findings_are_saved_and_end_in_status_1(tmp_path: Path) -> None:
+    done = run(tmp_path / "out", "-runs=100", "-seed=1", bug="xsa-221")
+    assert done.returncode == 1, done.stderr
+    assert "hvfuzz: FINDING host_memory/null/sched.poll in " in done.stderr
+    assert "hvfuzz: 100 programs" in done.stderr
+    assert list((tmp_path / "out" / "findings").glob("*@xsa-221/program.hvp"))
+
+
+def test_it_ends_in_time_with_nothing_found(tmp_path: Path) -> None:
+    done = run(tmp_path / "out", ROOT / "corpus" / "hypercalls", "-max_total_time=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("hvfuzz: ")
+
+
+@pytest.mark.parametrize(("bug", "status"), [("xsa-221", 1), ("", 0)])
+def test_files_are_run_once_each(bug: str, status: int, tmp_path: Path) -> None:
+    done = run(tmp_path / "out", CRASH, bug=bug)
+    assert done.returncode == status, done.stderr
+    assert "hvfuzz: 1 programs, 1 ops" in done.stderr
+    assert ("host_memory/null/sched.poll" in done.stderr) == bool(bug)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "bug", "message"),
+    [
+        (("nowhere",), "", "nowhere: no such file or folder"),
+        (("-merge=1", "a", "b"), "", "use: hvfuzz corpus prune"),
+        (("-jobs=4",), "", "use: hvfuzz fuzz --workers"),
+        ((), "xsa-0", "no bug 'xsa-0'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], bug: str, message: str, tmp_path: Path) -> None:
+    done = run(tmp_path / "out", *arguments, bug=bug)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_output_folder_that_cannot_be_is_one_line() -> None:
+    done = run(Path("/proc/nowhere"), "-runs=5")
+    assert done.returncode == 2
+    assert done.stderr.startswith("hvfuzz: /proc/nowhere")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_finding_that_cannot_be_saved_is_printed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "findings").write_text("a file where a folder should be")
+    done = run(out, CRASH, bug="xsa-221")
+    assert done.returncode == 1, done.stderr
+    assert "hvfuzz: FINDING host_memory/null/sched.poll (" in done.stderr
+    assert CRASH.read_text() in done.stderr
+
+
+BROKEN = '''"""A bug that breaks hvfuzz itself, and not the hypervisor."""
+from hvfuzz.bugs import Bug
+
+def divide(*args):
+    """Fail where no guest can be the reason."""
+    raise ZeroDivisionError("oracles divide by zero")
+
+BUG = Bug("broken", "hvfuzz.oracles.framework.suite:OracleSuite.op_finished", divide)
+'''
+
+
+def test_a_mistake_of_ours_is_shown_with_its_program(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(BROKEN)
+    done = run(tmp_path / "out", CRASH, bug=str(path))
+    assert done.returncode == 70
+    assert f"hvfuzz: a mistake of ours, shown by:\n{CRASH.read_text()}" in done.stderr
+    assert "ZeroDivisionError: oracles divide by zero" in done.stderr
+
+
+def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
+    environment = {**os.environ, "HVFUZZ_OUT": str(tmp_path / "out"), "HVFUZZ_BUG": "xsa-221"}
+    with subprocess.Popen(command("-seed=1"), stderr=subprocess.PIPE, text=True, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("out/findings/*/finding.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "programs" in errors.splitlines()[-1]
+    assert "Traceback" not in errors

@@ -1,0 +1,53 @@
+"""`hvfuzz bench traces`, as a user meets it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvfuzz.campaign.bench import trace_equality
+
+Run = Callable[..., Any]
+
+
+def test_all_runs_are_the_same(run: Run) -> None:
+    document = json.loads(
+        run("bench", "traces", "--programs", 12, "--seed", 3, "--python", sys.executable, "--json").out
+    )
+    assert [twin["name"] for twin in document["runs"]] == [
+        "another order",
+        "another process",
+        f"with {sys.executable}",
+    ]
+    assert document["different"] == 0
+    again = run("bench", "traces", "--programs", 12, "--seed", 3)
+    assert again.status == 0
+    assert document["digest"] in again.out
+    assert json.loads(run("bench", "traces", "--programs", 12, "--seed", 4, "--json").out)["digest"] not in again.out
+
+
+@pytest.mark.parametrize(("change", "different"), [("x{}", "0, 1, 2"), ("", "2")])
+def test_a_difference_is_told(run: Run, monkeypatch: pytest.MonkeyPatch, change: str, different: str) -> None:
+    """A run that says something else, or ends early."""
+    shuffled = trace_equality.shuffled
+
+    def wrong(count: int, seed: int) -> list[str]:
+        right = shuffled(count, seed)
+        return [change.format(line) for line in right] if change else right[:-1]
+
+    monkeypatch.setattr("hvfuzz.cli.bench.traces.shuffled", wrong)
+    done = run("bench", "traces", "--programs", 3)
+    assert done.status == 1
+    assert f"different: programs {different}" in done.out
+
+
+def test_an_interpreter_that_is_none(run: Run, tmp_path: Path) -> None:
+    missing = run("bench", "traces", "--programs", 1, "--python", tmp_path / "python")
+    assert missing.status == 2
+    assert missing.err.splitlines()[-1] == f"hvfuzz: {tmp_path / 'python'}: No such file or directory"
+    useless = run("bench", "traces", "--programs", 1, "--python", "/bin/false")
+    assert useless.status == 2
+    assert "/bin/false cannot run the programs: ended with status 1" in useless.err

@@ -1,0 +1,103 @@
+"""Any bytes are a program, and every program has one encoding."""
+
+from random import Random
+from time import perf_counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hvfuzz.guest.format.binary import decode, encode
+from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.ops import Catalogue
+from hvfuzz.guest.program.program import MAX_OPS, Actor, Op, Program, Ref, defect
+
+
+@given(data=st.data())
+def test_encoding_keeps_the_program(
+    data: st.DataObject, known: Catalogue, programs: st.SearchStrategy[Program]
+) -> None:
+    program = data.draw(programs)
+    assert defect(program) is None
+    assert decode(encode(program, known), known) == program
+
+
+@settings(max_examples=500)
+@given(data=st.binary(max_size=600))
+def test_any_bytes_are_a_program_with_one_encoding(data: bytes, known: Catalogue) -> None:
+    program = decode(data, known)
+    assert defect(program) is None
+    canonical = encode(program, known)
+    assert decode(canonical, known) == program
+    assert encode(decode(canonical, known), known) == canonical
+
+
+@given(data=st.data())
+def test_bytes_next_to_a_program_are_programs(
+    data: st.DataObject, known: Catalogue, programs: st.SearchStrategy[Program]
+) -> None:
+    """What a byte fuzzer does: a changed byte, a lost end, an inserted byte."""
+    encoded = bytearray(encode(data.draw(programs), known))
+    at = data.draw(st.integers(0, len(encoded) - 1))
+    encoded[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
+    assert defect(decode(bytes(encoded), known)) is None
+    assert defect(decode(bytes(encoded[:at]), known)) is None
+
+
+def test_one_changed_byte_changes_one_argument(own: Catalogue) -> None:
+    populate = own.by_name["memory.populate"]
+    program = Program(0, (Op(populate, Actor(1, 0), (0x40, 1, 0)),) * 3)
+    encoded = bytearray(encode(program, own))
+    size = (len(encoded) - 1) // 3
+    encoded[1 + size + 3] ^= 0x80
+    changed = decode(bytes(encoded), own)
+    assert changed.ops[0] == program.ops[0]
+    assert changed.ops[1].values == (0x40 ^ 0x80, 1, 0)
+    assert changed.ops[2] == program.ops[2]
+
+
+def test_a_zero_tagged_reference_is_the_last_producer(own: Catalogue) -> None:
+    create, revoke = own.by_name["grant.create"], own.by_name["grant.revoke"]
+    first = Op(create, Actor(1, 0), (0x40, 2, 1))
+    for target in (0, 1):
+        program = Program(0, (first, first, Op(revoke, Actor(1, 0), (Ref(target),))))
+        encoded = encode(program, own)
+        # The last five bytes are a tag and a u32: 1 for a producer, and how far back it is.
+        assert encoded[-5:] == bytes((1, 1 - target, 0, 0, 0))
+        # Another op in between, which produces nothing, does not change what the bytes mean.
+        between = Program(0, (*program.ops[:2], Op(revoke, Actor(1, 0), (0,)), program.ops[2]))
+        assert encode(between, own)[-5:] == encoded[-5:]
+
+
+def test_text_that_parses_is_that_program_and_other_text_is_bytes(own: Catalogue) -> None:
+    program = Program(2, (Op(own.by_name["grant.create"], Actor(1, 1), (0x40, 2, 3)),))
+    assert decode(render(program).encode(), own) == program
+    for broken in (
+        b"# hvp 1\nworld pair\ngrant.crate(dom1)\n",
+        b"# hvp 1\n\xff\xfe",
+        b"# hvp",
+        b"# hvp 2\n",
+        b"# hvp 1\nworld pair\nhlt(dom" + b"9" * 9000 + b")",
+    ):
+        assert defect(decode(broken, own)) is None
+
+
+def test_ops_beyond_the_bound_are_left_out(own: Catalogue) -> None:
+    encoded = b"\0" + encode(Program(0, (Op(own.by_name["hlt"], Actor(1, 0), ()),)), own)[1:] * (MAX_OPS + 9)
+    assert len(decode(encoded, own).ops) == MAX_OPS
+
+
+def test_no_bytes_are_the_empty_program(known: Catalogue) -> None:
+    assert decode(b"", known) == Program(0, ())
+
+
+@pytest.mark.slow
+def test_decoding_is_fast_enough_for_a_fuzzer(known: Catalogue) -> None:
+    rng = Random(1)
+    inputs = [encode(decode(rng.randbytes(400), known), known) for _ in range(200)]
+    ops = sum(len(decode(each, known).ops) for each in inputs)
+    start = perf_counter()
+    for each in inputs:
+        decode(each, known)
+    per_op = (perf_counter() - start) / ops
+    assert per_op < 40e-6, f"{per_op * 1e6:.1f} us an op"
