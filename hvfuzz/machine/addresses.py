@@ -28,6 +28,8 @@ WORD: Final = 8
 """Bytes of one table entry, and of the unit in which watched writes are reported."""
 WORDS_PER_PAGE: Final = PAGE_SIZE // WORD
 U64: Final = 2**64 - 1
+SIZE_MASK: Final = tuple((1 << 8 * size) - 1 for size in range(WORD + 1))
+"""Bytes of an operand, 0 to 8 -> the mask of its bits, which is also what a read gives where nothing answers."""
 LARGE_FRAMES: Final = 512
 """4 KiB frames in a 2 MiB page."""
 
