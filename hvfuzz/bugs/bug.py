@@ -61,7 +61,7 @@ def _parameters(function: Any) -> tuple[int, int] | None:
 class Plant:
     """The substitution of one bug; use it as a context in which the bug is there. Raises `BugError` when made.
 
-    A function is replaced wherever a module of hvfuzz has imported it by name, too.
+    A function is replaced wherever a module of hvfuzz has imported it by name, or lists it in a table (a dict), too.
     """
 
     __slots__ = ("_original", "_places", "_replacement")
@@ -90,27 +90,42 @@ class Plant:
             replacement = property(replacement, original.fset, original.fdel)
         places = [(holder, name)]
         if inspect.ismodule(holder):
-            # `from module import function` binds the function a second time: those must change with it.
-            places += [
-                (module, attribute)
-                for module_name, module in sorted(sys.modules.items())
-                if module_name.startswith("hvfuzz.") and module is not holder and module is not None
-                for attribute, value in list(vars(module).items())
-                if value is original
-            ]
+            places += _bindings(original, (holder, name))
         self._places: Final[list[tuple[Any, str]]] = places
         self._original: Final[Any] = original
         self._replacement: Final[Any] = replacement
 
     def __enter__(self) -> None:
-        for place, attribute in self._places:
-            setattr(place, attribute, self._replacement)
+        for place, key in self._places:
+            _bind(place, key, self._replacement)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for place, attribute in self._places:
-            setattr(place, attribute, self._original)
+        for place, key in self._places:
+            _bind(place, key, self._original)
+
+
+def _bindings(function: Any, known: tuple[Any, str]) -> Iterator[tuple[Any, Any]]:
+    """(module, attribute) and (table, key) of each further binding of `function` in a module of hvfuzz.
+
+    `from module import function` makes one, and so does an entry of a module's dict, such as the table of exits.
+    """
+    for module_name, module in sorted(sys.modules.items()):
+        if not module_name.startswith("hvfuzz.") or module is None:
+            continue
+        for attribute, value in list(vars(module).items()):
+            if value is function and (module, attribute) != known:
+                yield module, attribute
+            elif type(value) is dict and not attribute.startswith("__"):
+                yield from ((value, key) for key, entry in value.items() if entry is function)
+
+
+def _bind(place: Any, key: Any, value: Any) -> None:
+    if type(place) is dict:
+        place[key] = value
+    else:
+        setattr(place, key, value)
 
 
 def _resolve(bug: Bug) -> tuple[Any, str]:

@@ -5,21 +5,22 @@ Nothing here is random: the same world, memory size and secret give the same byt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hvfuzz.abi import boot as layout
 from hvfuzz.abi.boot import DomainConfig, World
-from hvfuzz.hypervisor.core import canaries
+from hvfuzz.hypervisor.core import canaries, exits
 from hvfuzz.hypervisor.core.domains import Domain
-from hvfuzz.hypervisor.core.hypervisor import FIFO, IOAPIC, Hypervisor
-from hvfuzz.hypervisor.devices.fdc import Fifo
-from hvfuzz.hypervisor.devices.ioapic import IoApic
-from hvfuzz.hypervisor.devices.timer import Timer
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.hypervisor.devices.all_models import MODELS
+from hvfuzz.hypervisor.devices.device_model import DeviceModel, DomainDevices, Site, memory_offsets
+from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.memory.dma import DmaMap
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.memory.stage2 import Stage2
 from hvfuzz.hypervisor.memory.steps import AssignDevice
 from hvfuzz.hypervisor.memory.table_tree import POISON, RIGHTS, TablePool
+from hvfuzz.hypervisor.vcpu import apic, msr
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu.msrs import LSTAR
 from hvfuzz.machine.cpu.vcpu import VCpu
@@ -62,16 +63,25 @@ INTERCEPTS = 1 << ExitReason.RDTSC | 1 << ExitReason.RDTSCP
 """What exits besides HLT and port I/O."""
 
 
-def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET) -> Hypervisor:
-    """A fresh machine of `memory_size` bytes with the hypervisor and all domains of `world` on it."""
+def boot(
+    world: World,
+    memory_size: int = MEMORY_SIZE,
+    secret: int = BOOT_SECRET,
+    models: Sequence[type[DeviceModel]] = MODELS,
+) -> Hypervisor:
+    """A fresh machine of `memory_size` bytes with the hypervisor and all domains of `world` on it.
+
+    Each domain gets one device model of each class in `models`.
+    """
     machine = Machine(memory_size)
     for number, (device, name) in enumerate(DEVICES):
         machine.add_device(device(machine, source_id(0, FIRST_DEVICE_SLOT + number, 0), name))
     install_firmware(machine, world)
-    hv = Hypervisor(machine, world, secret)
+    hv = Hypervisor(machine, world, ABI, models, secret)
+    machine.exit_handler = lambda vcpu: exits.handle_exit(hv, vcpu)
     for config in world.domains:
         add_domain(hv, config)
-    hv.start_processors()
+    start_processors(hv)
     for vcpu in machine.vcpus:
         run_kernel(vcpu)
     return hv
@@ -101,9 +111,7 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
         pool=pool,
         stage2=stage2,
         dma=dma,
-        fifo=Fifo(hv.host, hv.models(number) + FIFO),
-        ioapic=IoApic(hv.host, hv.models(number) + IOAPIC),
-        timer=Timer(hv.machine.clock, hv.timers, number),
+        devices=make_devices(hv, number),
         work=hv.work,
     )
     hv.domains.append(domain)
@@ -119,6 +127,15 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
     for device in config.devices:
         AssignDevice(device, number).apply(hv)
     return domain
+
+
+def make_devices(hv: Hypervisor, domain: int) -> DomainDevices:
+    """The device models of domain number `domain`, each with its part of the domain's memory for models."""
+    base, offsets = hv.model_memory(domain), memory_offsets(hv.models)
+    return DomainDevices(
+        model(Site(hv.host, hv.machine.clock, domain, base + offsets[model.placement.name], hv, hv.timers))
+        for model in hv.models
+    )
 
 
 def fill_pool(hv: Hypervisor, domain: Domain, pages: int) -> None:
@@ -183,6 +200,15 @@ def add_vcpu(hv: Hypervisor, domain: Domain) -> VCpu:
     vcpu.msrs[LSTAR] = entry
     domain.vcpus.append(vcpu)
     return vcpu
+
+
+def start_processors(hv: Hypervisor) -> None:
+    """Give every vCPU an APIC, and the bitmap by which every access to an MSR exits that it does not keep itself."""
+    hv.msr_bitmap = hv.table_page()
+    hv.host.write(hv.msr_bitmap, msr.bitmap())
+    for vcpu in hv.machine.vcpus:
+        vcpu.vmcs.msr_bitmap = hv.msr_bitmap
+        hv.apics.append(apic.power_up(hv, vcpu))
 
 
 def run_kernel(vcpu: VCpu) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hvfuzz.abi.decode import check_header, decode_body
 from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor import hypercalls
-from hvfuzz.hypervisor.core.effects import PREEMPTION_QUOTA, Refused, Step
+from hvfuzz.hypervisor.core.effects import PREEMPTION_QUOTA, Refused, Step, work_of
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.clock import Cost
@@ -53,7 +52,7 @@ def vmcall(hv: Hypervisor, vcpu: VCpu) -> None:
 def call(hv: Hypervisor, vcpu: VCpu, number: int, pointer: int) -> tuple[Status, int]:
     """Make one hypercall for `vcpu`, whose argument struct is at `pointer`: (status, result)."""
     caller = hv.domains[vcpu.domain]
-    declaration = hypercalls.ABI.by_number.get(number)
+    declaration = hv.abi.by_number.get(number)
     refusal = entitlement(vcpu, caller, declaration)
     if refusal is not None or declaration is None:
         return refuse(hv, vcpu, declaration, refusal or UNKNOWN)
@@ -133,7 +132,7 @@ def commit_long(hv: Hypervisor, steps: Sequence[Step]) -> None:
     observer = hv.host.observer
     done = 0
     for step in steps:
-        work = step.work
+        work = work_of(step)
         if done and done + work > PREEMPTION_QUOTA:
             preempt(hv)
             done = 0

@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hvfuzz.abi.limits import BUCKETS, GRANTS, HANDLES
 from hvfuzz.hypervisor.core.host import HostArray, Work
-from hvfuzz.hypervisor.devices.uart import Uart
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.devices.fdc import Fifo
-    from hvfuzz.hypervisor.devices.ioapic import IoApic
-    from hvfuzz.hypervisor.devices.timer import Timer
+    from hvfuzz.hypervisor.devices.device_model import DomainDevices
     from hvfuzz.hypervisor.memory.dma import DmaMap
     from hvfuzz.hypervisor.memory.stage2 import Stage2
     from hvfuzz.machine.cpu.vcpu import VCpu
@@ -81,17 +78,14 @@ class Domain:
         "clock_reads",
         "clock_window",
         "console",
+        "devices",
         "dma",
-        "fifo",
         "grants",
         "handles",
         "id",
-        "ioapic",
         "pool",
         "privileged",
         "stage2",
-        "timer",
-        "uart",
         "vcpus",
         "version",
     )
@@ -106,9 +100,7 @@ class Domain:
         pool: list[int],
         stage2: Stage2,
         dma: DmaMap,
-        fifo: Fifo,
-        ioapic: IoApic,
-        timer: Timer,
+        devices: DomainDevices,
         work: Work,
     ) -> None:
         self.id = id
@@ -123,9 +115,6 @@ class Domain:
         self.handles: HostArray[Mapping | None] = HostArray([None] * HANDLES, work)
         self.buckets: HostArray[Bucket | None] = HostArray([None] * BUCKETS, work)
         self.console = bytearray()
-        self.uart = Uart()
-        self.fifo = fifo
-        self.ioapic = ioapic
-        self.timer = timer
+        self.devices = devices
         self.clock_window = 0
         self.clock_reads = 0

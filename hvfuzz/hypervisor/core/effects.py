@@ -20,7 +20,7 @@ PREEMPTION_QUOTA = 64
 """Units of work that a long call may do before it must offer to be preempted."""
 
 NO_WORK = 0
-"""A step that touches a handful of words whatever the guest asked for."""
+"""Default of `Step.work`: the step touches a handful of words, whatever the guest asked for."""
 
 PAGE_WORK = 1
 """A step on one 4 KiB page: 64 of them fit between two preemption points."""
@@ -30,16 +30,21 @@ RELEASE_WORK = PREEMPTION_QUOTA // UNMAP_BURST
 
 
 class Step(Protocol):
-    """One indivisible change of the hypervisor's state; oracles look at the machine before and after each."""
+    """One indivisible change of the hypervisor's state, a named tuple; oracles look at the machine before and after.
 
-    @property
-    def work(self) -> int:
-        """Units of work, of the PREEMPTION_QUOTA; read for calls declared long only."""
-        ...
+    A step of a long call whose work depends on what the guest asked for has a property `work`, in units of the
+    PREEMPTION_QUOTA. Any other step does NO_WORK.
+    """
 
     def apply(self, hv: Hypervisor) -> None:
         """Make the change.  The check promised that it cannot fail: an exception here is a hypervisor bug."""
         ...
+
+
+def work_of(step: Step) -> int:
+    """Units of work that `step` takes, of the PREEMPTION_QUOTA."""
+    work: int = getattr(step, "work", NO_WORK)
+    return work
 
 
 Finish = Callable[["Hypervisor"], tuple[Status, int]]

@@ -6,16 +6,17 @@ An exception that leaves this module is an error of the hypervisor, never of the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from hvfuzz.abi.boot import COALESCED, DEVICES, IOAPIC, MMIO_BASE, MMIO_SIZE, TIMER
+from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
 from hvfuzz.hypervisor.core import dispatch
 from hvfuzz.hypervisor.core.host import HostBug
-from hvfuzz.hypervisor.devices import coalesced_mmio, string_io, timer
+from hvfuzz.hypervisor.devices import string_io, timer
 from hvfuzz.hypervisor.ipc import event_channels
 from hvfuzz.hypervisor.vcpu import apic, apic_timer, guest_clock, msr
 from hvfuzz.hypervisor.vcpu.cpuid import cpuid_leaf
-from hvfuzz.machine.addresses import U64
+from hvfuzz.machine.addresses import SIZE_MASK, U64
 from hvfuzz.machine.cpu.faults import GuestFault, Vector, combined
 from hvfuzz.machine.cpu.msrs import TSC_AUX
 from hvfuzz.machine.cpu.vmcs import RAX, RBX, RCX, RDX, RIP, VECTORING_EXCEPTION, ExitReason, Saved, Vmcs
@@ -23,55 +24,29 @@ from hvfuzz.machine.mmu.ept import Qualification
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-    from hvfuzz.hypervisor.devices.ioapic import IoApic
+    from hvfuzz.hypervisor.devices.device_model import Registers
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.machine.devices.pci_function import Device
-
-    Registers: TypeAlias = Device | IoApic | timer.Timer | coalesced_mmio.Window
 
 MSRS = int(Saved.MSRS)
 READ_SLOT = 0
 """Offset in the bounce buffer of the word that a register read goes through."""
 WRITE_SLOT = 8
 """The same for a register write."""
-# A member of an enumeration takes ten times as long to look up as a global.
-_VMCALL = ExitReason.VMCALL
-_EPT_VIOLATION = ExitReason.EPT_VIOLATION
-_IO = ExitReason.IO
 _FINAL = int(Qualification.FINAL)
 
 
 def handle_exit(hv: Hypervisor, vcpu: VCpu) -> None:
-    """Handle the exit that `vcpu.vmcs` describes."""
+    """Handle the exit that `vcpu.vmcs` describes, after every deadline that has passed."""
     if hv.scheduler.polls:
         hv.scheduler.expire(hv.machine.vcpus)
     if hv.timers:
         timer.expire(hv)
     if hv.apic_timers:
         apic_timer.expire(hv)
-    reason = vcpu.vmcs.reason
-    if reason is _VMCALL:
-        dispatch.vmcall(hv, vcpu)
-    elif reason is _EPT_VIOLATION:
-        ept_violation(hv, vcpu)
-    elif reason is _IO:
-        port_access(hv, vcpu)
-    elif reason is ExitReason.CPUID:
-        cpuid(hv, vcpu)
-    elif reason is ExitReason.RDTSC or reason is ExitReason.RDTSCP:
-        time_stamp(hv, vcpu)
-    elif reason is ExitReason.RDMSR:
-        read_msr(hv, vcpu)
-    elif reason is ExitReason.WRMSR:
-        write_msr(hv, vcpu)
-    elif reason is ExitReason.HLT:
-        hlt(hv, vcpu)
-    elif reason is ExitReason.EPT_MISCONFIGURATION:
-        raise HostBug("stage 2 is misconfigured")
-    elif reason is ExitReason.TRIPLE_FAULT:
-        hv.scheduler.stop(vcpu)
-    else:
-        raise HostBug(f"an exit that was not asked for: {reason.name}")
+    handler = HANDLERS.get(vcpu.vmcs.reason)
+    if handler is None:
+        raise HostBug(f"unexpected VM exit: {vcpu.vmcs.reason.name}")
+    handler(hv, vcpu)
 
 
 def step_over(vmcs: Vmcs) -> None:
@@ -144,22 +119,27 @@ def port_access(hv: Hypervisor, vcpu: VCpu) -> None:
         if device is not None:
             device.port_write(offset, vmcs.width, saved[RAX])
     else:
-        value = ones(vmcs.width) if device is None else device.port_read(offset, vmcs.width)
+        value = SIZE_MASK[vmcs.width] if device is None else device.port_read(offset, vmcs.width)
         saved[RAX] = merged(saved[RAX], vmcs.width, value)
     step_over(vmcs)
 
 
-def ones(width: int) -> int:
-    """What a read of `width` bytes gives where nothing answers."""
-    return (1 << (width << 3)) - 1
-
-
 def merged(register: int, width: int, value: int) -> int:
     """`register` after `width` bytes were written to it: 1 and 2 leave the rest, 4 clears the upper half."""
-    return value if width >= 4 else register & ~ones(width) | value
+    return value if width >= 4 else register & ~SIZE_MASK[width] | value
+
+
+def triple_fault(hv: Hypervisor, vcpu: VCpu) -> None:
+    """The guest's own fault handling failed: the vCPU never runs again."""
+    hv.scheduler.stop(vcpu)
 
 
 # Accesses that stage 2 refuses.
+
+
+def ept_misconfiguration(hv: Hypervisor, vcpu: VCpu) -> None:
+    """The hypervisor wrote a malformed EPT entry: its own error, whatever the guest did."""
+    raise HostBug("stage 2 is misconfigured")
 
 
 def ept_violation(hv: Hypervisor, vcpu: VCpu) -> None:
@@ -198,16 +178,11 @@ def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Registers | None:
     if not vmcs.width or not vmcs.qualification & _FINAL:
         return None  # a fetch, or the walk of a page table: neither can be emulated
     number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
-    if number == IOAPIC:
-        return hv.domains[vcpu.domain].ioapic
-    if number == TIMER:
-        return hv.domains[vcpu.domain].timer
-    if number == COALESCED:
-        return coalesced_mmio.Window(hv, vcpu)
-    if not 0 <= number < DEVICES:
-        return None
-    device = hv.machine.devices[number]
-    return device if hv.iommu.domain_of(device.bdf) == vcpu.domain else None
+    if 0 <= number < DEVICES:
+        device = hv.machine.devices[number]
+        return device if hv.iommu.domain_of(device.bdf) == vcpu.domain else None
+    model = hv.domains[vcpu.domain].devices.by_page.get(number)
+    return None if model is None else model.accessed_by(vcpu)
 
 
 # Registers are emulated through a word of the bounce buffer for each direction, as a real emulator hands a pointer to
@@ -231,4 +206,20 @@ def write_register(hv: Hypervisor, device: Registers, offset: int, width: int, v
 
 def fill_slot(hv: Hypervisor, slot: int, value: int, width: int) -> None:
     """Put the low `width` bytes of `value` into a slot, and zeroes beyond them."""
-    hv.host.write64(slot, value & ones(width))
+    hv.host.write64(slot, value & SIZE_MASK[width])
+
+
+HANDLERS: Final[dict[ExitReason, Callable[[Hypervisor, VCpu], None]]] = {
+    ExitReason.VMCALL: dispatch.vmcall,
+    ExitReason.EPT_VIOLATION: ept_violation,
+    ExitReason.EPT_MISCONFIGURATION: ept_misconfiguration,
+    ExitReason.IO: port_access,
+    ExitReason.CPUID: cpuid,
+    ExitReason.RDTSC: time_stamp,
+    ExitReason.RDTSCP: time_stamp,
+    ExitReason.RDMSR: read_msr,
+    ExitReason.WRMSR: write_msr,
+    ExitReason.HLT: hlt,
+    ExitReason.TRIPLE_FAULT: triple_fault,
+}
+"""Exit reason -> its handler."""

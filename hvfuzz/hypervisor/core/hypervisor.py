@@ -1,27 +1,28 @@
-"""The hypervisor: everything that host context knows, and the handler of every VM exit."""
+"""The hypervisor's state: everything that host context knows. `boot` makes one; `exits` handles the VM exits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.abi.boot import World
 from hvfuzz.abi.limits import SELF
-from hvfuzz.hypervisor.core import canaries, exits
+from hvfuzz.hypervisor.core import canaries
 from hvfuzz.hypervisor.core.host import HostArray, HostMemory, Work
 from hvfuzz.hypervisor.core.observer import Observer
+from hvfuzz.hypervisor.devices.device_model import AREA
 from hvfuzz.hypervisor.memory.allocator import HEAP_CANARY, HEAP_HEADER, Allocator
 from hvfuzz.hypervisor.memory.dma import ContextTables
 from hvfuzz.hypervisor.memory.frames import FRAME_TABLE_BASE, FREE_WORD, OWNER_HYPERVISOR, FrameState, FrameTable
 from hvfuzz.hypervisor.memory.rmrr import Regions, read_regions
-from hvfuzz.hypervisor.vcpu import apic, msr
 from hvfuzz.hypervisor.vcpu.scheduler import Scheduler
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.vtd.dmar import DMAR_ADDRESS
 
 if TYPE_CHECKING:
+    from hvfuzz.abi.registry import Abi
     from hvfuzz.hypervisor.core.domains import Domain
-    from hvfuzz.hypervisor.devices.timer import Timer
-    from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.hypervisor.devices.device_model import Alarm, DeviceModel
     from hvfuzz.machine.devices.pci_function import Device
     from hvfuzz.machine.machine import Machine
 
@@ -30,16 +31,11 @@ CONTROL_AREA = 0
 CONTROL_MAGIC = int.from_bytes(b"hvfuzz\0\1", "little")
 CONTROL_CANARY = CONTROL_AREA + PAGE_SIZE - 8
 MODELS: Final = 0x40
-"""Offset in the bounce buffer of what the device models of domain 0 keep; each further domain has the next area."""
-MODELS_SIZE: Final = 0x100
-FIFO: Final = 0x00
-"""Offset in a domain's area of the FIFO of its floppy controller."""
-IOAPIC: Final = 0x40
-"""The same for the redirection entries of its I/O APIC."""
+"""Offset in the bounce buffer of the memory of domain 0's device models; each further domain has the next AREA."""
 
 
 class Hypervisor:
-    """The state of host context. `boot.boot` makes one and its domains; the machine's exits come here.
+    """The state of host context. It imports nothing that acts on it: exits, dispatch, hypercalls and boot do.
 
     Host memory, low to high: the control area, the frame table, the IOMMU's root and context tables, the bounce
     buffer; the rest is the allocator's, but for what firmware has reserved. Firmware has left its DMAR table in the
@@ -47,6 +43,7 @@ class Hypervisor:
     """
 
     __slots__ = (
+        "abi",
         "allocator",
         "apic_timers",
         "apics",
@@ -57,6 +54,7 @@ class Hypervisor:
         "host",
         "iommu",
         "machine",
+        "models",
         "msr_bitmap",
         "reserved",
         "scheduler",
@@ -66,15 +64,21 @@ class Hypervisor:
         "world",
     )
 
-    def __init__(self, machine: Machine, world: World, secret: int) -> None:
+    def __init__(
+        self, machine: Machine, world: World, abi: Abi, models: Sequence[type[DeviceModel]], secret: int
+    ) -> None:
         self.machine = machine
         self.world = world
+        self.abi = abi
+        """The contract that dispatch speaks."""
+        self.models = tuple(models)
+        """The device models that each domain has."""
         self.secret = secret
         self.host = HostMemory(machine)
         self.frames = FrameTable(self.host)
         self.allocator = Allocator(self.host, self.frames, secret)
         self.scheduler = Scheduler(machine.clock)
-        self.timers: dict[int, Timer] = {}
+        self.timers: dict[int, Alarm] = {}
         """The timers that are armed, by domain."""
         self.domains: HostArray[Domain] = HostArray((), self.host.work)
         self.windows: dict[tuple[int, int], int] = {}
@@ -93,7 +97,6 @@ class Hypervisor:
         """Host physical address of the APIC registers of each vCPU, by its id."""
         self.apic_timers: dict[int, int] = {}
         """Id of a vCPU whose APIC timer counts -> when it ends, in cycles."""
-        machine.exit_handler = self.handle_exit
 
     @property
     def observer(self) -> Observer:
@@ -109,10 +112,6 @@ class Hypervisor:
         """The count of work that host context has done."""
         return self.host.work
 
-    def handle_exit(self, vcpu: VCpu) -> None:
-        """Handle the VM exit that `vcpu.vmcs` describes."""
-        exits.handle_exit(self, vcpu)
-
     def resolve(self, caller: Domain, number: int) -> Domain | None:
         """The domain that a domain field of a call by `caller` names; None if there is none."""
         if number == SELF:
@@ -124,17 +123,9 @@ class Hypervisor:
         devices = self.machine.devices
         return devices[number] if number < len(devices) else None
 
-    def models(self, domain: int) -> int:
-        """Host physical address of what the device models of domain number `domain` keep."""
-        return self.bounce + MODELS + domain * MODELS_SIZE
-
-    def start_processors(self) -> None:
-        """Give every vCPU that there is an APIC, and let only those MSRs exit that are not its own."""
-        self.msr_bitmap = self._table_page()
-        self.host.write(self.msr_bitmap, msr.bitmap())
-        for vcpu in self.machine.vcpus:
-            vcpu.vmcs.msr_bitmap = self.msr_bitmap
-            self.apics.append(apic.power_up(self, vcpu))
+    def model_memory(self, domain: int) -> int:
+        """Host physical address of the memory of the device models of domain number `domain`."""
+        return self.bounce + MODELS + domain * AREA
 
     def _lay_out_memory(self) -> None:
         """All frames are free, but for those of the control area and of the frame table itself."""
@@ -165,8 +156,8 @@ class Hypervisor:
     def _device_tables(self) -> ContextTables:
         """Root and context tables without a device in them, and the IOMMU switched on."""
         buses = {device.bdf >> 8: 0 for device in self.machine.devices}
-        root = self._table_page()
-        tables = ContextTables(self.host, root, {bus: self._table_page() for bus in buses})
+        root = self.table_page()
+        tables = ContextTables(self.host, root, {bus: self.table_page() for bus in buses})
         self.machine.iommu.enable(root)
         return tables
 
@@ -178,6 +169,7 @@ class Hypervisor:
         self.host.write(page + HEAP_HEADER, secret * ((PAGE_SIZE - HEAP_HEADER) // 8))
         return page + HEAP_HEADER
 
-    def _table_page(self) -> int:
+    def table_page(self) -> int:
+        """Host physical address of a zeroed page for a table of the hypervisor's own."""
         hfn = self.allocator.alloc_page(OWNER_HYPERVISOR, FrameState.TABLE)
         return hfn << PAGE_SHIFT

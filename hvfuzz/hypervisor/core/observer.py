@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hvfuzz.machine.addresses import LARGE_FRAMES
 
 if TYPE_CHECKING:
     from hvfuzz.abi.status import Status
-    from hvfuzz.hypervisor.core.effects import Step
     from hvfuzz.machine.cpu.vcpu import VCpu
+
+
+class AppliedStep(Protocol):
+    """A step as an observer sees it: its class says what changes, its fields say where (`effects.Step`)."""
 
 
 class Observer:
@@ -49,10 +52,10 @@ class Observer:
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """The hypervisor is about to copy from or to guest memory on behalf of `vcpu`."""
 
-    def step(self, step: Step) -> None:
+    def step(self, step: AppliedStep) -> None:
         """A step of an effect is about to be applied."""
 
-    def stepped(self, step: Step) -> None:
+    def stepped(self, step: AppliedStep) -> None:
         """The step was applied: every invariant holds again."""
 
     def preemption_point(self) -> None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from hvfuzz.abi import device_models
 from hvfuzz.abi.boot import COALESCED, COALESCED_GFN, MMIO_BASE, MMIO_SIZE, direct_map
+from hvfuzz.hypervisor.devices.device_model import DeviceModel
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.devices.device_model import Site
+    from hvfuzz.hypervisor.memory.guest_access import GuestMemory
     from hvfuzz.machine.cpu.vcpu import VCpu
 
 RING: Final = int(direct_map(COALESCED_GFN << PAGE_SHIFT))
@@ -27,12 +30,28 @@ ENTRY: Final = Struct("<QIIQ")
 SLOTS: Final = 16
 
 
+class CoalescedMmio(DeviceModel):
+    """The window of one domain. It keeps nothing: the ring is reached through the tables of the vCPU that writes."""
+
+    __slots__ = ("guests",)
+
+    placement = device_models.COALESCED
+
+    def __init__(self, site: Site) -> None:
+        self.guests = site.guests
+        super().__init__(site)
+
+    def accessed_by(self, vcpu: VCpu) -> Window:
+        """The window over the ring of `vcpu`."""
+        return Window(self.guests, vcpu)
+
+
 class Window:
     """The window of the domain of `vcpu`, for one access."""
 
     __slots__ = ("hv", "vcpu")
 
-    def __init__(self, hv: Hypervisor, vcpu: VCpu) -> None:
+    def __init__(self, hv: GuestMemory, vcpu: VCpu) -> None:
         self.hv = hv
         self.vcpu = vcpu
 

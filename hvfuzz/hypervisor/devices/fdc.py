@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.host import HostMemory
+from hvfuzz.abi import device_models
+from hvfuzz.hypervisor.devices.device_model import DeviceModel, Site
 
 
 class Register(IntEnum):
@@ -61,14 +61,21 @@ NOT_READY: Final = 0x48
 ENHANCED: Final = 0x90
 
 
-class Fifo:
+class Fifo(DeviceModel):
     """One controller. `buffer` is the host physical address of the SIZE bytes of its FIFO."""
 
     __slots__ = ("buffer", "cylinder", "dor", "host", "length", "phase", "position")
 
-    def __init__(self, host: HostMemory, buffer: int) -> None:
-        self.host = host
-        self.buffer = buffer
+    placement = device_models.FDC
+    memory = SIZE
+
+    def __init__(self, site: Site) -> None:
+        self.host = site.host
+        self.buffer = site.memory
+        super().__init__(site)
+
+    def reset(self) -> None:
+        """Bring the controller into the state after power-on, with an empty FIFO."""
         self.dor: int = DOR_POWER_ON
         self.cylinder: int = 0
         self.phase: Phase = Phase.COMMAND
@@ -76,7 +83,7 @@ class Fifo:
         """Where the next byte goes to, or comes from."""
         self.length: int = 0
         """Bytes of the present result."""
-        host.write(buffer, bytes(SIZE))
+        self.host.write(self.buffer, bytes(SIZE))
 
     def port_read(self, offset: int, size: int) -> int:
         """IN of 1, 2 or 4 bytes: that many registers, as from an 8-bit device."""

@@ -6,10 +6,11 @@ that of other domains' models, and the index is whatever a guest wrote: CVE-2013
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.host import HostMemory
+from hvfuzz.abi import device_models
+from hvfuzz.hypervisor.devices.device_model import DeviceModel, Site
+from hvfuzz.machine.addresses import SIZE_MASK
 
 SELECT: Final = 0xD0
 """IOREGSEL: offset of the index register in the page (0 in the original)."""
@@ -30,27 +31,34 @@ MASKED: Final = 1 << 16
 LOW: Final = 0xFFFF_FFFF
 
 
-class IoApic:
+class IoApic(DeviceModel):
     """One I/O APIC. `entries` is the host physical address of its PINS redirection entries."""
 
     __slots__ = ("entries", "host", "id", "select")
 
-    def __init__(self, host: HostMemory, entries: int) -> None:
-        self.host = host
-        self.entries = entries
+    placement = device_models.IOAPIC
+    memory = PINS * ENTRY
+
+    def __init__(self, site: Site) -> None:
+        self.host = site.host
+        self.entries = site.memory
+        super().__init__(site)
+
+    def reset(self) -> None:
+        """Bring it into the state after power-on: every pin masked (82093AA, 3.2.4)."""
         self.select: int = 0
         self.id: int = 0
         for pin in range(PINS):
-            host.write64(entries + pin * ENTRY, MASKED)
+            self.host.write64(self.entries + pin * ENTRY, MASKED)
 
     def mmio_read(self, offset: int, size: int) -> int:
         """The low `size` bytes of a register; 0 where none is."""
         value = self.select if offset == SELECT else self._read() if offset == WINDOW else 0
-        return value & (1 << (size << 3)) - 1
+        return value & SIZE_MASK[size]
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         """Write a register, `size` bytes of `value` extended by zeros; ignored where none is."""
-        value &= (1 << (size << 3)) - 1
+        value &= SIZE_MASK[size]
         if offset == SELECT:
             self.select = value & 0xFF
         elif offset == WINDOW:

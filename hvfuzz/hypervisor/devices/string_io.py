@@ -7,21 +7,22 @@ instruction can be executed again (SDM Vol. 1, 7.3.9.2).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from hvfuzz.abi.boot import FIFO_PORT, FIFO_PORTS, UART_PORT, UART_PORTS
 from hvfuzz.abi.limits import STRING_BURST
 from hvfuzz.hypervisor.memory import guest_access
-from hvfuzz.machine.addresses import READ, U64, WRITE
+from hvfuzz.machine.addresses import READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.vmcs import RCX, RDI, RFLAGS, RSI
 from hvfuzz.machine.mmu.paging import RFLAGS_DF
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-    from hvfuzz.hypervisor.devices.fdc import Fifo
-    from hvfuzz.hypervisor.devices.uart import Uart
+    from hvfuzz.hypervisor.devices.device_model import DeviceModel
     from hvfuzz.machine.cpu.vcpu import VCpu
+
+
+NO_DEVICE: Final = (None, 0)
 
 
 def transfer(hv: Hypervisor, vcpu: VCpu) -> bool:
@@ -40,14 +41,9 @@ def transfer(hv: Hypervisor, vcpu: VCpu) -> bool:
     return not saved[RCX]
 
 
-def device_at(hv: Hypervisor, vcpu: VCpu) -> tuple[Uart | Fifo | None, int]:
-    """The domain's own device that answers at the port of the exit, and which of its ports that is."""
-    port, domain = vcpu.vmcs.port, hv.domains[vcpu.domain]
-    if 0 <= port - UART_PORT < UART_PORTS:
-        return domain.uart, port - UART_PORT
-    if 0 <= port - FIFO_PORT < FIFO_PORTS:
-        return domain.fifo, port - FIFO_PORT
-    return None, 0
+def device_at(hv: Hypervisor, vcpu: VCpu) -> tuple[DeviceModel | None, int]:
+    """The device model of the vCPU's domain at the port of the exit, and the offset among its ports."""
+    return hv.domains[vcpu.domain].devices.by_port.get(vcpu.vmcs.port, NO_DEVICE)
 
 
 def move(hv: Hypervisor, vcpu: VCpu, gva: int) -> GuestFault | None:
@@ -65,6 +61,6 @@ def move(hv: Hypervisor, vcpu: VCpu, gva: int) -> GuestFault | None:
         if device is not None:
             device.port_write(offset, width, int.from_bytes(data, "little"))
         return None
-    value = (1 << (width << 3)) - 1 if device is None else device.port_read(offset, width)
+    value = SIZE_MASK[width] if device is None else device.port_read(offset, width)
     guest_access.copy_to_guest(hv, vcpu, gva, value.to_bytes(width, "little"))
     return None

@@ -9,13 +9,17 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from hvfuzz.abi import device_models
 from hvfuzz.abi.limits import CLOCK_GRAIN
+from hvfuzz.hypervisor.core import dispatch
+from hvfuzz.hypervisor.devices.device_model import DeviceModel
 from hvfuzz.hypervisor.ipc import event_channels
+from hvfuzz.hypervisor.vcpu.guest_clock import quantised
 from hvfuzz.machine.addresses import U64
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-    from hvfuzz.machine.clock import Clock
+    from hvfuzz.hypervisor.devices.device_model import Alarm, Site
 
 
 class Register(IntEnum):
@@ -34,15 +38,22 @@ class Register(IntEnum):
 WIDTH: Final = 8
 
 
-class Timer:
+class Timer(DeviceModel):
     """One timer; while it is armed, it is in `armed` under the number of its domain."""
 
     __slots__ = ("armed", "clock", "deadline", "delay", "domain", "expired", "period", "port")
 
-    def __init__(self, clock: Clock, armed: dict[int, Timer], domain: int) -> None:
-        self.clock = clock
-        self.armed = armed
-        self.domain = domain
+    placement = device_models.TIMER
+
+    def __init__(self, site: Site) -> None:
+        self.clock = site.clock
+        self.armed = site.armed
+        self.domain = site.domain
+        super().__init__(site)
+
+    def reset(self) -> None:
+        """Bring the timer into the state after power-on: disarmed."""
+        self.armed.pop(self.domain, None)
         self.port: int = 0
         self.period: int = 0
         self.delay: int = 0
@@ -75,7 +86,7 @@ class Timer:
         elif offset == Register.DELAY:
             self.delay = value
             if value:
-                self.deadline = coarse(self.clock.cycles) + grains(value)
+                self.deadline = quantised(self.clock.cycles) + grains(value)
                 self.armed[self.domain] = self
             else:
                 self.armed.pop(self.domain, None)
@@ -93,14 +104,9 @@ class Timer:
         self.expired = self.expired + times & U64
 
 
-def coarse(cycles: int) -> int:
-    """The time that a guest may know of."""
-    return cycles - cycles % CLOCK_GRAIN
-
-
 def grains(cycles: int) -> int:
     """So many cycles, rounded up to whole grains."""
-    return coarse(cycles + CLOCK_GRAIN - 1)
+    return quantised(cycles + CLOCK_GRAIN - 1)
 
 
 def expire(hv: Hypervisor) -> None:
@@ -113,7 +119,7 @@ def expire(hv: Hypervisor) -> None:
             notify(hv, timer)
 
 
-def notify(hv: Hypervisor, timer: Timer) -> None:
+def notify(hv: Hypervisor, timer: Alarm) -> None:
     """An event comes in on the timer's port, if there is one."""
     if event_channels.lookup(hv.domains[timer.domain], timer.port) is not None:
-        event_channels.Deliver(timer.domain, timer.port).apply(hv)
+        dispatch.commit(hv, (event_channels.Deliver(timer.domain, timer.port),))

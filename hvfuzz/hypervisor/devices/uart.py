@@ -3,6 +3,9 @@
 from enum import IntEnum
 from typing import Final
 
+from hvfuzz.abi import device_models
+from hvfuzz.hypervisor.devices.device_model import DeviceModel, Site
+
 
 class Register(IntEnum):
     """Port offsets (National Semiconductor PC16550D, table II); with DLAB set, 0 and 1 are the divisor."""
@@ -43,7 +46,7 @@ MSR_CONNECTED: Final = 0xB0
 """CTS, DSR and DCD: the other end is always there."""
 
 
-class Uart:
+class Uart(DeviceModel):
     """The serial port of one domain. It raises no interrupt: drivers poll LSR or IIR.
 
     `transmitted` keeps the last TRANSMITTED_LIMIT bytes sent; `received` holds what is still to be read. While
@@ -64,11 +67,13 @@ class Uart:
         "transmitter_news",
     )
 
-    def __init__(self) -> None:
+    placement = device_models.UART
+
+    def __init__(self, site: Site) -> None:
         self.accesses: int = 0
         self.transmitted = bytearray()
         self.received: list[int] = []
-        self.reset()
+        super().__init__(site)
 
     def reset(self) -> None:
         """The state after power-on; nothing that was sent or received is left."""

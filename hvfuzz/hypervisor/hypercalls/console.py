@@ -8,7 +8,7 @@ from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.kinds import LENGTH, Bytes
 from hvfuzz.abi.limits import CONSOLE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.memory import guest_access
 
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ class WriteConsole(NamedTuple):
 
     domain: int
     text: bytes
-
-    @property
-    def work(self) -> int:
-        """At most 256 bytes."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Append, and forget."""

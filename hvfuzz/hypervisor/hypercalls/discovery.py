@@ -9,7 +9,7 @@ from hvfuzz.abi.kinds import U32, Choice
 from hvfuzz.abi.limits import LIMITS
 from hvfuzz.abi.status import Status
 from hvfuzz.abi.versions import CURRENT, FAMILY_BITS, feature_bits
-from hvfuzz.hypervisor.core.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Domain
@@ -25,11 +25,6 @@ class SetVersion(NamedTuple):
 
     domain: int
     version: int
-
-    @property
-    def work(self) -> int:
-        """A word."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Set it."""

@@ -9,7 +9,7 @@ from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.kinds import Count, PortArray, Timeout, VcpuArg
 from hvfuzz.abi.limits import POLL
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.ipc import event_channels
 from hvfuzz.hypervisor.memory import guest_access
 
@@ -24,11 +24,6 @@ PORT_NUMBER = struct.Struct("<I")
 class EndSlice(NamedTuple):
     """The rest of the time slice is given up."""
 
-    @property
-    def work(self) -> int:
-        """The clock."""
-        return NO_WORK
-
     def apply(self, hv: Hypervisor) -> None:
         """Let the time pass."""
         hv.scheduler.end_slice()
@@ -40,11 +35,6 @@ class BlockVcpu(NamedTuple):
     domain: int
     vcpu: int
 
-    @property
-    def work(self) -> int:
-        """A word."""
-        return NO_WORK
-
     def apply(self, hv: Hypervisor) -> None:
         """Stop it."""
         hv.scheduler.block(hv.domains[self.domain].vcpus[self.vcpu])
@@ -55,11 +45,6 @@ class WakeVcpu(NamedTuple):
 
     domain: int
     vcpu: int
-
-    @property
-    def work(self) -> int:
-        """A word."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Wake it."""
@@ -73,11 +58,6 @@ class PollPorts(NamedTuple):
     vcpu: int
     ports: tuple[int, ...]
     timeout: int
-
-    @property
-    def work(self) -> int:
-        """At most 16 words."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Stop it."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvfuzz.abi.declaration import hypercall
-from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_WINDOW
+from hvfuzz.abi.limits import CLOCK_READS, CLOCK_WINDOW
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.effects import NO_WORK, Effect, Refused
+from hvfuzz.hypervisor.core.effects import Effect, Refused
+from hvfuzz.hypervisor.vcpu.guest_clock import quantised, reads_in
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Domain
@@ -22,26 +23,11 @@ class CountRead(NamedTuple):
     window: int
     reads: int
 
-    @property
-    def work(self) -> int:
-        """Two words."""
-        return NO_WORK
-
     def apply(self, hv: Hypervisor) -> None:
         """Count it."""
         domain = hv.domains[self.domain]
         domain.clock_window = self.window
         domain.clock_reads = self.reads
-
-
-def reads_in(caller: Domain, window: int) -> int:
-    """How often `caller` has read the clock in window number `window`."""
-    return caller.clock_reads if caller.clock_window == window else 0
-
-
-def quantised(cycles: int) -> int:
-    """The time that a guest is told: the low bits would show it the cost of the host's own work."""
-    return cycles - cycles % CLOCK_GRAIN
 
 
 @hypercall(0x50, result="cycles", errors=(Status.AGAIN,))

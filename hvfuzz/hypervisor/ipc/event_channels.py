@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hvfuzz.abi.limits import PORTS, PORTS_PER_BUCKET
 from hvfuzz.hypervisor.core.domains import Bucket, Port, PortState
-from hvfuzz.hypervisor.core.effects import NO_WORK
 from hvfuzz.hypervisor.core.host import HostArray, HostBug, HostFault
 
 if TYPE_CHECKING:
@@ -63,11 +62,6 @@ class AllocateBucket(NamedTuple):
     domain: int
     bucket: int
 
-    @property
-    def work(self) -> int:
-        """One page, and the calls that do this are never long."""
-        return NO_WORK
-
     def apply(self, hv: Hypervisor) -> None:
         """Allocate the page and 32 free ports."""
         page = hv.allocator.alloc_heap_page()
@@ -82,11 +76,6 @@ class FreeBucket(NamedTuple):
 
     domain: int
     bucket: int
-
-    @property
-    def work(self) -> int:
-        """One page, and the calls that do this are never long."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Unlink the bucket, then free the page: nothing may still point there when it goes."""
@@ -103,11 +92,6 @@ class SetPort(NamedTuple):
     port: int
     entry: Port | None
 
-    @property
-    def work(self) -> int:
-        """A word."""
-        return NO_WORK
-
     def apply(self, hv: Hypervisor) -> None:
         """Replace the entry."""
         set_port(hv, self.domain, self.port, self.entry)
@@ -121,11 +105,6 @@ class Connect(NamedTuple):
     remote: int
     remote_port: int
 
-    @property
-    def work(self) -> int:
-        """Two words."""
-        return NO_WORK
-
     def apply(self, hv: Hypervisor) -> None:
         """Both ends at once: a pair always points both ways."""
         attach(hv, self.remote, self.remote_port, self.domain, self.port)
@@ -137,11 +116,6 @@ class Disconnect(NamedTuple):
 
     domain: int
     port: int
-
-    @property
-    def work(self) -> int:
-        """Two words, and two vCPUs to wake at most."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Both ends at once; an event that the peer has not seen yet is not lost."""
@@ -158,11 +132,6 @@ class Deliver(NamedTuple):
 
     domain: int
     port: int
-
-    @property
-    def work(self) -> int:
-        """A word, and one vCPU to wake."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Set the pending bit, then wake who waits."""

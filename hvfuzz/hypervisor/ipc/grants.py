@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hvfuzz.abi.limits import GRANTS, HANDLES
 from hvfuzz.hypervisor.core.domains import Grant, Mapping
-from hvfuzz.hypervisor.core.effects import NO_WORK, RELEASE_WORK, Step
+from hvfuzz.hypervisor.core.effects import RELEASE_WORK, Step
 from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.clock import Cost
@@ -50,11 +50,6 @@ class CreateGrant(NamedTuple):
     ref: int
     entry: Grant
 
-    @property
-    def work(self) -> int:
-        """Two words."""
-        return NO_WORK
-
     def apply(self, hv: Hypervisor) -> None:
         """Write the entry, count it in the frame."""
         hv.domains[self.domain].grants[self.ref] = self.entry
@@ -66,11 +61,6 @@ class RevokeGrant(NamedTuple):
 
     domain: int
     ref: int
-
-    @property
-    def work(self) -> int:
-        """Two words."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Clear the entry, count it in the frame."""
@@ -105,11 +95,6 @@ class MapGrant(NamedTuple):
     domain: int
     handle: int
     mapping: Mapping
-
-    @property
-    def work(self) -> int:
-        """Two leaves, with the tables that lead to them."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Pin first: at no moment is there a leaf that nobody counts."""
@@ -191,11 +176,6 @@ class CopyBytes(NamedTuple):
     source: int
     dest: int
     length: int
-
-    @property
-    def work(self) -> int:
-        """At most one page, and one copy a call."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """As memmove: the ranges may overlap."""

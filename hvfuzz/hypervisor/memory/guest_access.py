@@ -14,7 +14,7 @@ Every read is a fetch: it is counted and logged, and the racing vCPU of a progra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WRITE
@@ -23,11 +23,22 @@ from hvfuzz.machine.cpu.faults import EptViolation, GuestFault, Vector
 from hvfuzz.machine.fetches import NO_TRIGGER
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.core.host import HostMemory
     from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.machine.machine import Machine
 
 LOW_HALF_END = 1 << 47
 """First address above the lower canonical half (SDM Vol. 1, 3.3.7.1)."""
+
+
+class GuestMemory(Protocol):
+    """What the accessors need of the hypervisor."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+    @property
+    def host(self) -> HostMemory: ...
 
 
 def guest_range_ok(gva: int, size: int) -> bool:
@@ -41,26 +52,26 @@ def guest_range_ok(gva: int, size: int) -> bool:
     return last < LOW_HALF_END or HYPERVISOR_HOLE_END <= gva <= last <= U64
 
 
-def copy_from_guest(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bytes | None:
+def copy_from_guest(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | None:
     """Fetch `size` bytes at `gva` on behalf of `vcpu`; None (FAULT) if the range or a page of it is not readable."""
     if not guest_range_ok(gva, size):
         return None
     return raw_copy_from_guest(hv, vcpu, gva, size)
 
 
-def copy_to_guest(hv: Hypervisor, vcpu: VCpu, gva: int, data: bytes) -> bool:
+def copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> bool:
     """Write `data` at `gva` on behalf of `vcpu`, all or nothing; False (FAULT) if the range is not writable."""
     if not guest_range_ok(gva, len(data)):
         return False
     return raw_copy_to_guest(hv, vcpu, gva, data)
 
 
-def writable(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bool:
+def writable(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bool:
     """Whether `copy_to_guest` of that many bytes would succeed now: what `check` asks before it promises a result."""
     return guest_range_ok(gva, size) and raw_writable(hv, vcpu, gva, size)
 
 
-def refusal(hv: Hypervisor, vcpu: VCpu, gva: int, size: int, access: int) -> GuestFault | None:
+def refusal(hv: GuestMemory, vcpu: VCpu, gva: int, size: int, access: int) -> GuestFault | None:
     """The exception that an access of the guest's own would be, at the rights it has now; None if it would be none.
 
     To be asked before a copy that takes the place of an instruction of the guest's: the copy has a supervisor's rights.
@@ -77,7 +88,7 @@ def refusal(hv: Hypervisor, vcpu: VCpu, gva: int, size: int, access: int) -> Gue
     return None
 
 
-def raw_copy_from_guest(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bytes | None:
+def raw_copy_from_guest(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | None:
     """`copy_from_guest` of a range that was checked before; addresses wrap as a processor's do."""
     if size == 0:
         return b""
@@ -107,7 +118,7 @@ def raw_copy_from_guest(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> byte
     return b"".join(pieces)
 
 
-def raw_copy_to_guest(hv: Hypervisor, vcpu: VCpu, gva: int, data: bytes) -> bool:
+def raw_copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> bool:
     """`copy_to_guest` of a range that was checked before; addresses wrap as a processor's do."""
     gva &= U64
     size = len(data)
@@ -131,12 +142,12 @@ def raw_copy_to_guest(hv: Hypervisor, vcpu: VCpu, gva: int, data: bytes) -> bool
     return True
 
 
-def raw_writable(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bool:
+def raw_writable(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bool:
     """Whether `raw_copy_to_guest` of that many bytes would succeed now."""
     return all(translate_for(hv, vcpu, start, WRITE) is not None for start, _ in _pieces(gva & U64, size))
 
 
-def translate_for(hv: Hypervisor, vcpu: VCpu, gva: int, access: int) -> int | None:
+def translate_for(hv: GuestMemory, vcpu: VCpu, gva: int, access: int) -> int | None:
     """The host physical address behind `gva` at supervisor rights, None if stage 1 or stage 2 refuses.
 
     The fault is handled here and never delivered, so the vCPU keeps its CR2.  A misconfigured stage 2 is passed on:
@@ -157,7 +168,7 @@ def translate_for(hv: Hypervisor, vcpu: VCpu, gva: int, access: int) -> int | No
         return None
 
 
-def _fetch_piece(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bytes | None:
+def _fetch_piece(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | None:
     """Read bytes that lie within one page."""
     hpa = translate_for(hv, vcpu, gva, READ)
     if hpa is None:
@@ -171,7 +182,7 @@ def _fetch_piece(hv: Hypervisor, vcpu: VCpu, gva: int, size: int) -> bytes | Non
     return machine.memory.read(hpa, size)
 
 
-def _put_piece(hv: Hypervisor, vcpu: VCpu, gva: int, hpa: int, data: bytes) -> None:
+def _put_piece(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, data: bytes) -> None:
     """Write bytes that lie within one page."""
     machine = hv.machine
     machine.clock.cycles += Cost.COPY_PER_64B * ((len(data) + 63) >> 6)

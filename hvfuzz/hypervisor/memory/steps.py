@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hvfuzz.hypervisor.core.effects import NO_WORK, PAGE_WORK, PREEMPTION_QUOTA
+from hvfuzz.hypervisor.core.effects import PAGE_WORK, PREEMPTION_QUOTA
 from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.hypervisor.memory.frames import FrameState
@@ -147,11 +147,6 @@ class PutGuest(NamedTuple):
     gva: int
     data: bytes
 
-    @property
-    def work(self) -> int:
-        """A few words."""
-        return NO_WORK
-
     def apply(self, hv: Hypervisor) -> None:
         """Write; a guest that meanwhile gave its own page tables away has nowhere left to look for the data."""
         guest_access.raw_copy_to_guest(hv, hv.machine.vcpus[self.vcpu], self.gva, self.data)
@@ -203,11 +198,6 @@ class AssignDevice(NamedTuple):
     device: int
     domain: int
 
-    @property
-    def work(self) -> int:
-        """A few words."""
-        return NO_WORK
-
     def apply(self, hv: Hypervisor) -> None:
         """Map the memory that firmware keeps for it, then point its context entry to the domain's tables."""
         bdf = hv.machine.devices[self.device].bdf
@@ -221,11 +211,6 @@ class DeassignDevice(NamedTuple):
     """Device number `device` belongs to nobody from now on."""
 
     device: int
-
-    @property
-    def work(self) -> int:
-        """A few words."""
-        return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
         """Block its requests, and those to its registers, then reset it: they may hold what its last owner put there.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hvfuzz.hypervisor.hypercalls.time import quantised
 from hvfuzz.hypervisor.vcpu import apic, guest_clock
 from hvfuzz.hypervisor.vcpu.apic import CURRENT_COUNT, DIVIDE, INITIAL_COUNT, LVT_TIMER, MASKED, STARTED
+from hvfuzz.hypervisor.vcpu.guest_clock import quantised
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor

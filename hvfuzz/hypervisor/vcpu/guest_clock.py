@@ -7,18 +7,43 @@ allows, whatever way it takes, and time never stands still or goes back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from hvfuzz.abi.limits import CLOCK_READS, CLOCK_WINDOW
-from hvfuzz.hypervisor.hypercalls.time import quantised, reads_in
+from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_WINDOW
 from hvfuzz.machine.addresses import U64
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.host import HostArray
+    from hvfuzz.hypervisor.vcpu.scheduler import Scheduler
     from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.machine.machine import Machine
 
 
-def read_clock(hv: Hypervisor, vcpu: VCpu) -> int:
+class ClockHost(Protocol):
+    """What reading the clock needs of the hypervisor."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+    @property
+    def domains(self) -> HostArray[Domain]: ...
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+
+
+def reads_in(caller: Domain, window: int) -> int:
+    """How often `caller` has read the clock in window number `window`."""
+    return caller.clock_reads if caller.clock_window == window else 0
+
+
+def quantised(cycles: int) -> int:
+    """The time that a guest is told: the low bits would show it the cost of the host's own work."""
+    return cycles - cycles % CLOCK_GRAIN
+
+
+def read_clock(hv: ClockHost, vcpu: VCpu) -> int:
     """The time that the domain of `vcpu` is told, in cycles, after the wait for it; counted as a read."""
     domain = hv.domains[vcpu.domain]
     window, passed = divmod(hv.machine.clock.cycles, CLOCK_WINDOW)
@@ -30,11 +55,11 @@ def read_clock(hv: Hypervisor, vcpu: VCpu) -> int:
     return quantised(hv.machine.clock.cycles)
 
 
-def read_counter(hv: Hypervisor, vcpu: VCpu) -> int:
+def read_counter(hv: ClockHost, vcpu: VCpu) -> int:
     """The time-stamp counter of `vcpu`."""
     return read_clock(hv, vcpu) + vcpu.vmcs.tsc_offset & U64
 
 
-def write_counter(hv: Hypervisor, vcpu: VCpu, value: int) -> None:
+def write_counter(hv: ClockHost, vcpu: VCpu, value: int) -> None:
     """Have the counter of `vcpu` go on from `value`; this tells the guest nothing, and is no read."""
     vcpu.vmcs.tsc_offset = value - quantised(hv.machine.clock.cycles) & U64

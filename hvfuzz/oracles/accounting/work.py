@@ -95,7 +95,7 @@ class Work(Oracle):
     def trap_finished(self, vcpu: VCpu) -> None:
         """What a serial port keeps counts, too."""
         if vcpu.vmcs.reason is IO:
-            uart = self.shadow.domains[vcpu.domain].uart
+            uart: Any = self.shadow.domains[vcpu.domain].devices.by_name["uart"]
             if max(len(uart.transmitted), len(uart.received)) > UART_LIMIT:
                 self.report("growth", f"{len(uart.transmitted)} bytes sent and {len(uart.received)} received are kept")
 

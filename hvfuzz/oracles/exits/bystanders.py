@@ -6,9 +6,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from hvfuzz.hypervisor.devices.uart import Uart
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.framework.oracle import Scene
 
@@ -22,7 +21,7 @@ class Bystanders:
     def __init__(self, scene: Scene) -> None:
         self._vcpus: Final[list[VCpu]] = scene.machine.vcpus
         self._devices: Final[list[Any]] = scene.machine.devices
-        self._uarts: Final[list[Uart]] = []
+        self._uarts: Final[list[Any]] = []
         self.devices: Final[set[int]] = set()
         """Numbers of the devices that this op was about, so far."""
         self.ports = False
@@ -33,7 +32,7 @@ class Bystanders:
         self._private: list[bytes] = []
         self._base: tuple[Any, ...] = ([], [], [], [])
 
-    def attach(self, uarts: list[Uart]) -> None:
+    def attach(self, uarts: Sequence[Any]) -> None:
         """Everything is as it should be; `uarts` are the serial ports, by domain."""
         self._uarts[:] = uarts
         self._base = (

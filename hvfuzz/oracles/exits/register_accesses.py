@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.abi.boot import COALESCED, DEVICES, DMA_ENGINES, IOAPIC, MMIO_BASE, MMIO_SIZE, TIMER
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE
+from hvfuzz.abi.boot import COALESCED, DEVICES, DMA_ENGINES, MMIO_BASE, MMIO_SIZE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.cpu.vmcs import RAX, RIP
 from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
 from hvfuzz.machine.devices.pci_function import ACCESS_SIZES
@@ -26,7 +26,8 @@ from hvfuzz.oracles.shadow.guest_walk import guest_virtual
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.exits.bystanders import Bystanders
-    from hvfuzz.oracles.exits.device_models import Models
+    from hvfuzz.oracles.exits.device_models import DeviceModels
+    from hvfuzz.oracles.exits.models.second_model import SecondModel
     from hvfuzz.oracles.framework.oracle import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import Reachability
 
@@ -56,7 +57,7 @@ class Registers:
         self,
         scene: Scene,
         shadow: Reachability,
-        models: Models,
+        models: DeviceModels,
         bystanders: Bystanders,
         report: Callable[[str, str], None],
     ) -> None:
@@ -121,20 +122,20 @@ class Registers:
         machine = self._scene.machine
         number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
         device = machine.devices[number] if 0 <= number < DEVICES else None
-        model = number in (IOAPIC, TIMER, COALESCED)
-        mine = model or (device is not None and self._shadow.device_domain(device.bdf) == vcpu.domain)
+        model = self._models.at_page(vcpu.domain, number)
+        mine = model is not None or (device is not None and self._shadow.device_domain(device.bdf) == vcpu.domain)
         emulated = mine and vmcs.width and vmcs.qualification & FINAL
         fault = vcpu.pending_fault
         if emulated:
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
-            if model:
-                self._expect_model(vcpu, number, expected)
+            if model is not None:
+                self._expect_model(vcpu, model, expected)
             elif device is not None and not vmcs.write:
                 # Reading a register changes nothing, so it can be read again.
                 expected[RAX] = device.mmio_read(vmcs.operand & MMIO_SIZE - 1, vmcs.width)
             if fault is not None:
                 self._report("fault", f"an access to dom{vcpu.domain}'s own device gives {fault}")
-            elif vmcs.write and not model:
+            elif vmcs.write and model is None:
                 self._judge_registers(vcpu, number)
         elif (fault.vector if fault is not None else -1) != refusal(vcpu) or (fault is not None and fault.error):
             self._report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} gives {fault}")
@@ -145,14 +146,11 @@ class Registers:
         if vmcs.gpa >> PAGE_SHIFT == QUEUED:
             self._judge_queue(vcpu)
 
-    def _expect_model(self, vcpu: VCpu, page: int, expected: list[Any]) -> None:
-        """A register access of the domain's own I/O APIC or timer."""
+    def _expect_model(self, vcpu: VCpu, model: SecondModel, expected: list[Any]) -> None:
+        """A register access of a device model of the domain."""
         vmcs = vcpu.vmcs
         offset = vmcs.operand & MMIO_SIZE - 1
-        if page == COALESCED:
-            expected[RAX] = expected[RAX] if vmcs.write else 0
-            return
-        value = self._models.mmio(page, vcpu.domain, offset, vmcs.width, vmcs.write, expected[RAX])
+        value = self._models.mmio(model, offset, vmcs.width, vmcs.write, expected[RAX])
         if not vmcs.write:
             expected[RAX] = value
         self._models.judge(self._report)
@@ -166,7 +164,7 @@ class Registers:
         calls.abandon()
         offset = vmcs.operand & MMIO_SIZE - 1
         queued = vmcs.write and vmcs.width and vmcs.qualification & FINAL and not offset & vmcs.width - 1
-        value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
+        value = vmcs.saved[RAX] & SIZE_MASK[vmcs.width]
         wanted = coalesced_ring.writes(reads[0][1], vmcs.gpa & -MMIO_SIZE | offset, vmcs.width, value) if reads else ()
         memory = self._scene.machine.memory
         readable, writable = (
@@ -198,7 +196,7 @@ def _written(registers: list[int], offset: int, width: int, value: int) -> Seque
     kept = registers[:PROGRAMMED]
     if width in ACCESS_SIZES and not offset & width - 1 and offset >> 3 < PROGRAMMED:
         shift = (offset & 7) << 3
-        mask = (1 << 8 * width) - 1
+        mask = SIZE_MASK[width]
         word = kept[offset >> 3] & ~(mask << shift) | (value & mask) << shift
         kept[offset >> 3] = min(word, MAX_LENGTH) if offset >> 3 == Register.LENGTH >> 3 else word
     return kept

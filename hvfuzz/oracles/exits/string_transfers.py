@@ -13,17 +13,16 @@ from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE, CR4_SMAP, RFLAGS_DF
 from hvfuzz.oracles.shadow.guest_walk import leads
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.devices.uart import Uart
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
-    from hvfuzz.oracles.exits.device_models import Floppy
+    from hvfuzz.oracles.exits.models.second_model import SecondModel
     from hvfuzz.oracles.framework.call_stack import Calls
 
 FAULTS: Final = (Vector.GP, Vector.PF)
 
 
 def judge(
-    machine: Machine, calls: Calls, vcpu: VCpu, device: Uart | Floppy | None, port: int, expected: list[Any]
+    machine: Machine, calls: Calls, vcpu: VCpu, device: SecondModel | None, port: int, expected: list[Any]
 ) -> str:
     """What is wrong with the exit, in words; empty if nothing is.
 

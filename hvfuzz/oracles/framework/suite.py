@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from hvfuzz.hypervisor.core import exits
 from hvfuzz.hypervisor.core.observer import SILENT, Observer
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.accounting.growth import Growth
@@ -118,7 +119,6 @@ class OracleSuite(Observer):
         self._dead = False
         self._handling = False
         self._observers: Final = tuple(observers)
-        self._handle_exit: Final = hypervisor.handle_exit
         # Who looks at each access and each flush, but only in a run that is looked at closely.
         self._closer: Final = [
             watcher(scene, self.reachability) for watcher in (Ledger, Order, Growth) if watcher.oracle in self.oracles
@@ -294,11 +294,11 @@ class OracleSuite(Observer):
         self._handling = True
         self._exit_started(vcpu)
         if vcpu.vmcs.reason is VMCALL:
-            self._handle_exit(vcpu)
+            exits.handle_exit(self.hypervisor, vcpu)
             self._exit_finished(vcpu)
         else:
             self._trap_started(vcpu)
-            self._handle_exit(vcpu)
+            exits.handle_exit(self.hypervisor, vcpu)
             self._trap_finished(vcpu)
         self._calls.exiting = NOBODY
         self._handling = False

@@ -1,6 +1,7 @@
 """The emulated hypervisor as a target: one booted machine a world, put back to its snapshot before every run."""
 
 import hashlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final, Self
@@ -58,14 +59,14 @@ class System:
         observers: tuple[Observer, ...] = (self.features,) if recorder is None else (self.features, recorder)
         self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers, planted=planted)
         self.suite.attach()
-        handle_exit = self.suite.handle_exit
+        handle_exit: Callable[[VCpu], None] = self.suite.handle_exit
         self._watched: Final = bool(self.suite.oracles) or recorder is not None
         if recorder is not None:
             recorder.attach(self.machine)
         elif not self._watched:
             # A suite without oracles would have nothing to say: a bare system pays for the features alone.
             self.hypervisor.observer = self.features
-            handle_exit = self.hypervisor.handle_exit
+            handle_exit = self.machine.exit_handler
         self._in_host = False
         eptps = [vcpu.eptp for vcpu in self.machine.vcpus]
 

@@ -12,9 +12,8 @@ from zlib import crc32
 
 from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.effects import Step
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.hypervisor.core.observer import Observer
+from hvfuzz.hypervisor.core.observer import AppliedStep, Observer
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
 
@@ -140,7 +139,7 @@ class StateFeatures(Observer):
         """As for one frame."""
         self.frame_freed(first)
 
-    def stepped(self, step: Step) -> None:
+    def stepped(self, step: AppliedStep) -> None:
         """(kind of step, kind of the step before it in the same call)."""
         kind = self._kinds.get(type(step))
         if kind is None:

@@ -9,7 +9,7 @@ from hvfuzz.abi.status import Status
 from hvfuzz.guest.format.text import render_op
 from hvfuzz.guest.program.program import Op, Program
 from hvfuzz.guest.run.trace import Outcome, Result
-from hvfuzz.hypervisor.core.effects import Step
+from hvfuzz.hypervisor.core.observer import AppliedStep
 from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, OWNER_NONE, FrameState
 from hvfuzz.machine.addresses import READ, WRITE
 from hvfuzz.machine.cpu.faults import Vector
@@ -153,7 +153,7 @@ class Recorder(RunWatcher):
         where = f"gva {gva:#x}, " if gva >= 0 else ""
         self._note("put" if write else "fetch", f"{size} bytes at {where}hpa {hpa:#x}")
 
-    def step(self, step: Step) -> None:
+    def step(self, step: AppliedStep) -> None:
         """A step is about to be applied."""
         self._note("step", _text(step))
 

@@ -69,8 +69,8 @@ def test_hlt_goes_on_while_an_event_is_pending(hv: Hypervisor, vcpu: VCpu, guest
 def test_the_serial_port_is_the_domains_own(hv: Hypervisor, vcpu: VCpu) -> None:
     for byte in b"hello":
         vcpu.out(UART_PORT, 1, byte)
-    assert hv.domains[1].uart.transmitted == b"hello"
-    assert hv.domains[2].uart.transmitted == b""
+    assert hv.domains[1].devices.by_name["uart"].transmitted == b"hello"
+    assert hv.domains[2].devices.by_name["uart"].transmitted == b""
     vcpu.out(UART_PORT + 7, 1, 0x5A)
     vcpu.regs[RAX] = 0x1122334455667788
     assert vcpu.inp(UART_PORT + 7, 1) == 0x5A
@@ -84,7 +84,7 @@ def test_other_ports_read_ones(hv: Hypervisor, vcpu: VCpu, port: int, size: int,
     vcpu.regs[RAX] = 0x1122334455667788
     vcpu.inp(port, size)
     assert vcpu.regs[RAX] == expected
-    assert hv.domains[1].uart.transmitted == b""
+    assert hv.domains[1].devices.by_name["uart"].transmitted == b""
 
 
 def test_registers_of_an_own_device_are_emulated(hv: Hypervisor, vcpu: VCpu) -> None:

@@ -42,12 +42,12 @@ def test_a_string_is_sent(hv: Hypervisor, vcpu: VCpu, count: int) -> None:
     put(vcpu, PAGE + 0xFF0, text)
     rip = vcpu.regs[RIP]
     assert vcpu.outs(UART_PORT, 1, PAGE + 0xFF0, count) == 0
-    assert bytes(hv.domains[1].uart.transmitted) == text
+    assert bytes(hv.domains[1].devices.by_name["uart"].transmitted) == text
     assert (vcpu.regs[RSI], vcpu.regs[RIP]) == (PAGE + 0xFF0 + count, rip + 2)
 
 
 def test_a_string_is_received_over_a_page_border(hv: Hypervisor, vcpu: VCpu) -> None:
-    uart = hv.domains[1].uart
+    uart = hv.domains[1].devices.by_name["uart"]
     uart.fifo = True
     for byte in b"received":
         uart.receive(byte)
@@ -68,7 +68,7 @@ def test_the_direction_flag(hv: Hypervisor, vcpu: VCpu) -> None:
     vcpu.regs[RFLAGS] |= paging.RFLAGS_DF
     put(vcpu, PAGE, b"abcd")
     vcpu.outs(UART_PORT, 1, PAGE + 3, 4)
-    assert bytes(hv.domains[1].uart.transmitted) == b"dcba"
+    assert bytes(hv.domains[1].devices.by_name["uart"].transmitted) == b"dcba"
     assert vcpu.regs[RSI] == PAGE - 1
 
 
@@ -80,14 +80,14 @@ def test_a_fault_is_the_guests_and_the_string_can_go_on(hv: Hypervisor, vcpu: VC
         vcpu.outs(UART_PORT, 1, end - 3, 10)
     assert (raised.value.vector, raised.value.error, vcpu.cr2) == (Vector.PF, 0, end)
     assert (vcpu.regs[RCX], vcpu.regs[RSI], vcpu.regs[RIP]) == (7, end, rip)
-    assert bytes(hv.domains[1].uart.transmitted) == b"abc"
+    assert bytes(hv.domains[1].devices.by_name["uart"].transmitted) == b"abc"
 
 
 def test_what_cannot_be_stored_is_not_read_from_the_port(hv: Hypervisor, vcpu: VCpu) -> None:
-    hv.domains[1].uart.receive(7)
+    hv.domains[1].devices.by_name["uart"].receive(7)
     with pytest.raises(GuestFault):
         vcpu.ins(UART_PORT, 1, 0x1000, 1)
-    assert hv.domains[1].uart.received == [7]
+    assert hv.domains[1].devices.by_name["uart"].received == [7]
 
 
 @pytest.mark.parametrize("instruction", [VCpu.ins, VCpu.outs])

@@ -101,7 +101,7 @@ FAULTS = {
         original = exits.port_access
         def replacement(hv, vcpu):
             vmcs = vcpu.vmcs
-            hv.domains[2].uart.port_write(vmcs.port & 7, 1, vmcs.saved[0])
+            hv.domains[2].devices.by_name["uart"].port_write(vmcs.port & 7, 1, vmcs.saved[0])
             original(hv, vcpu)
         """,
         "out(dom1, port=0x3ff, size=1, value=0x5a)\n",
@@ -121,9 +121,9 @@ FAULTS = {
         "ownership/initiator/device.dma_submit",
     ),
     "another domain's input": (
-        "hvfuzz.hypervisor.core.exits:ones",
+        "hvfuzz.hypervisor.core.exits:merged",
         """
-        def replacement(width):
+        def replacement(register, width, value):
             return 0x41
         """,
         "in(dom1, port=0x60, size=1)\n",

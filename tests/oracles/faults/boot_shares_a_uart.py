@@ -7,7 +7,9 @@ ORIGINAL = boot.add_vcpu
 
 
 def replacement(hv, domain):
-    domain.uart = hv.domains[0].uart
+    devices, first = domain.devices, hv.domains[0].devices
+    devices.by_name["uart"] = first.by_name["uart"]
+    devices.by_port.update({port: place for port, place in first.by_port.items() if port >= 0x3F8})
     return ORIGINAL(hv, domain)
 
 

@@ -9,7 +9,7 @@ ORIGINAL = console.WriteConsole.apply
 def replacement(self, hv):
     ORIGINAL(self, hv)
     for b in self.text[:16]:
-        hv.domains[(self.domain + 1) % len(hv.domains)].uart.receive(b)
+        hv.domains[(self.domain + 1) % len(hv.domains)].devices.by_name["uart"].receive(b)
 
 
 BUG = Bug(

@@ -9,7 +9,7 @@ port_access = exits.port_access
 def replacement(hv, vcpu):
     vmcs = vcpu.vmcs
     if 0x3F0 <= vmcs.port < 0x3F8 and vmcs.write:
-        hv.domains[1].fifo.port_write(vmcs.port - 0x3F0, vmcs.width, vmcs.saved[0])
+        hv.domains[1].devices.by_name["fdc"].port_write(vmcs.port - 0x3F0, vmcs.width, vmcs.saved[0])
         exits.step_over(vmcs)
     else:
         port_access(hv, vcpu)

@@ -4,16 +4,18 @@ from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core import exits
 from hvfuzz.machine.cpu.vmcs import ExitReason
 
+handle_exit = exits.handle_exit
 
-def replacement(self, vcpu):
+
+def replacement(hv, vcpu):
     if vcpu.vmcs.reason is ExitReason.CPUID:
         return
-    exits.handle_exit(self, vcpu)
+    handle_exit(hv, vcpu)
 
 
 BUG = Bug(
     name="handler-forgets-exit",
-    replaces="hvfuzz.hypervisor.core.hypervisor:Hypervisor.handle_exit",
+    replaces="hvfuzz.hypervisor.core.exits:handle_exit",
     replacement=replacement,
     findings=("exits/registers/cpuid",),
     trigger="""\

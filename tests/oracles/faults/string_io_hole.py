@@ -9,7 +9,7 @@ def replacement(hv, vcpu):
     saved = vmcs.saved
     data = guest_access.raw_copy_from_guest(hv, vcpu, saved[6], saved[1])
     for byte in data or b"":
-        hv.domains[vcpu.domain].uart.port_write(vmcs.port - 0x3F8, 1, byte)
+        hv.domains[vcpu.domain].devices.by_name["uart"].port_write(vmcs.port - 0x3F8, 1, byte)
     saved[6] += saved[1]
     saved[1] = 0
     return True

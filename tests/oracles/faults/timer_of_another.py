@@ -8,7 +8,8 @@ emulated_device = exits.emulated_device
 
 def replacement(hv, vcpu):
     device = emulated_device(hv, vcpu)
-    return hv.domains[1].timer if device is hv.domains[vcpu.domain].timer else device
+    timer = hv.domains[vcpu.domain].devices.by_name["timer"]
+    return hv.domains[1].devices.by_name["timer"] if device is timer else device
 
 
 BUG = Bug(

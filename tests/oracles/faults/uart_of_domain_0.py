@@ -2,18 +2,19 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core import exits
+from hvfuzz.machine.addresses import SIZE_MASK
 
 
 def replacement(hv, vcpu):
     vmcs = vcpu.vmcs
     saved = vmcs.saved
     offset = vmcs.port - 0x3F8
-    uart = hv.domains[0 if vmcs.width == 4 else vcpu.domain].uart if 0 <= offset < 8 else None
+    uart = hv.domains[0 if vmcs.width == 4 else vcpu.domain].devices.by_name["uart"] if 0 <= offset < 8 else None
     if vmcs.write:
         if uart is not None:
             uart.port_write(offset, vmcs.width, saved[0])
     else:
-        value = exits.ones(vmcs.width) if uart is None else uart.port_read(offset, vmcs.width)
+        value = SIZE_MASK[vmcs.width] if uart is None else uart.port_read(offset, vmcs.width)
         saved[0] = exits.merged(saved[0], vmcs.width, value)
     exits.step_over(vmcs)
 

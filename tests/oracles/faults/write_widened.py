@@ -1,12 +1,12 @@
 """A narrow write writes the whole register."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core import exits
+from hvfuzz.machine.addresses import SIZE_MASK
 
 
 def replacement(hv, device, offset, width, value):
     hv.host.write64(hv.bounce + 8, value)
-    device.mmio_write(offset & ~7, 8, value & exits.ones(width) << 8 * (offset & 7))
+    device.mmio_write(offset & ~7, 8, value & SIZE_MASK[width] << 8 * (offset & 7))
 
 
 BUG = Bug(

@@ -10,8 +10,10 @@ from hvfuzz.abi.boot import DIRECT_MAP, FIFO_PORT, IOAPIC, MMIO_BASE, MMIO_SIZE,
 from hvfuzz.abi.limits import CLOCK_GRAIN, PORTS
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.boot import boot
-from hvfuzz.hypervisor.core.hypervisor import FIFO, MODELS, MODELS_SIZE, Hypervisor
-from hvfuzz.hypervisor.core.hypervisor import IOAPIC as ENTRIES
+from hvfuzz.hypervisor.core.hypervisor import MODELS, Hypervisor
+from hvfuzz.hypervisor.devices import all_models
+from hvfuzz.hypervisor.devices.device_model import AREA as AREA_SIZE
+from hvfuzz.hypervisor.devices.device_model import Site, memory_offsets
 from hvfuzz.hypervisor.devices.fdc import (
     DRIVE_SPECIFICATION,
     NOT_READY,
@@ -30,11 +32,18 @@ from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, U64, Gva
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.cpu.vmcs import RAX
 from hvfuzz.oracles.contract.spec.platform.timer import TimerModel
-from hvfuzz.oracles.exits.device_models import Floppy, Interrupts
+from hvfuzz.oracles.exits.models.fdc import Floppy
+from hvfuzz.oracles.exits.models.ioapic import Interrupts
 
 DATA, STATUS = FIFO_PORT + 5, FIFO_PORT + 4
 HOST = boot(WORLDS[3])
-AREA = HOST.models(1)
+AREA = HOST.model_memory(1)
+FIFO, ENTRIES = (memory_offsets(all_models.MODELS)[name] for name in ("fdc", "ioapic"))
+
+
+def site(memory: int = 0, domain: int = 1) -> Site:
+    """Where a model of the test's own works: its host memory begins at `memory`."""
+    return Site(HOST.host, Clock(), domain, memory, HOST, {})
 
 
 def surroundings(hv: Hypervisor, first: int, size: int) -> bytes:
@@ -45,10 +54,10 @@ def surroundings(hv: Hypervisor, first: int, size: int) -> bytes:
 
 def test_every_world_has_room_for_its_models() -> None:
     for world in WORLDS:
-        end = MODELS + len(world.domains) * MODELS_SIZE
+        end = MODELS + len(world.domains) * AREA_SIZE
         assert (boot(world).bounce & PAGE_MASK) + end <= PAGE_SIZE
     assert FIFO + SIZE < ENTRIES
-    assert ENTRIES + PINS * ENTRY < MODELS_SIZE, "there is a secret between any two"
+    assert ENTRIES + PINS * ENTRY < AREA_SIZE, "there is a secret between any two"
 
 
 class TestFifo:
@@ -56,7 +65,7 @@ class TestFifo:
 
     @pytest.fixture
     def fifo(self) -> Fifo:
-        return Fifo(HOST.host, AREA + FIFO)
+        return Fifo(site(AREA + FIFO))
 
     @staticmethod
     def send(fifo: Fifo, *data: int) -> None:
@@ -107,7 +116,7 @@ class TestFifo:
     )
     def test_it_is_what_the_data_sheet_says(self, accesses: list[tuple[bool, int, int, int]]) -> None:
         """Read by other eyes: the oracle's. And nothing beside the FIFO is written, whatever comes."""
-        fifo, floppy = Fifo(HOST.host, AREA + FIFO), Floppy()
+        fifo, floppy = Fifo(site(AREA + FIFO)), Floppy(Clock())
         before = surroundings(HOST, fifo.buffer, SIZE)
         for write, offset, width, value in accesses:
             if write:
@@ -134,7 +143,7 @@ class TestIoApic:
 
     @pytest.fixture
     def ioapic(self) -> IoApic:
-        return IoApic(HOST.host, AREA + ENTRIES)
+        return IoApic(site(AREA + ENTRIES))
 
     @pytest.mark.parametrize(
         ("index", "power_on", "all_ones"),
@@ -167,7 +176,7 @@ class TestIoApic:
         )
     )
     def test_it_is_what_the_data_sheet_says(self, accesses: list[tuple[bool, int, int, int]]) -> None:
-        ioapic, model = IoApic(HOST.host, AREA + ENTRIES), Interrupts()
+        ioapic, model = IoApic(site(AREA + ENTRIES)), Interrupts(Clock())
         before = surroundings(HOST, ioapic.entries, PINS * ENTRY)
         for write, offset, width, value in accesses:
             mask = (1 << 8 * width) - 1
@@ -186,7 +195,7 @@ class TestIoApic:
         first.store(Gva(window + WINDOW), 4, 0x31)
         assert first.load(Gva(window + WINDOW), 4) == 0x31
         assert second.load(Gva(window + SELECT), 4) == 0
-        assert hv.host.read64(hv.models(2) + ENTRIES) == MASKED
+        assert hv.host.read64(hv.model_memory(2) + ENTRIES) == MASKED
 
 
 class TestTimer:
@@ -208,7 +217,7 @@ class TestTimer:
     def test_it_expires_at_a_grain_and_not_before(self, hv: Hypervisor, delay: int, grains: int) -> None:
         hv.machine.clock.cycles = 100 * CLOCK_GRAIN + 17
         self.arm(hv, delay)
-        timer = hv.domains[1].timer
+        timer = hv.domains[1].devices.by_name["timer"]
         assert timer.deadline == (100 + grains) * CLOCK_GRAIN
         self.exit_at(hv, timer.deadline - 2 * Cost.VMEXIT)
         assert (timer.expired, list(hv.timers)) == (0, [1])
@@ -217,7 +226,7 @@ class TestTimer:
 
     def test_what_passed_unseen_is_counted(self, hv: Hypervisor) -> None:
         self.arm(hv, 1, period=CLOCK_GRAIN)
-        timer = hv.domains[1].timer
+        timer = hv.domains[1].devices.by_name["timer"]
         first = timer.deadline
         self.exit_at(hv, first + 10 * CLOCK_GRAIN)
         assert (timer.expired, timer.deadline) == (11, first + 11 * CLOCK_GRAIN)
@@ -229,7 +238,7 @@ class TestTimer:
         assert guest_call(hv, vcpu, "event.alloc", remote=2) == (Status.OK, 0)
         self.arm(hv, 1)
         assert guest_call(hv, vcpu, "sched.block") == (Status.OK, 0)
-        self.exit_at(hv, hv.domains[1].timer.deadline)
+        self.exit_at(hv, hv.domains[1].devices.by_name["timer"].deadline)
         assert vcpu.runnable == RunState.RUNNABLE
         entry = event_channels.lookup(hv.domains[1], 0)
         assert entry is not None
@@ -238,15 +247,15 @@ class TestTimer:
     @pytest.mark.parametrize("port", [0, 5, PORTS, U64])
     def test_a_port_that_there_is_not(self, hv: Hypervisor, port: int) -> None:
         self.arm(hv, 1, port=port)
-        self.exit_at(hv, hv.domains[1].timer.deadline)
-        assert hv.domains[1].timer.expired == 1
+        self.exit_at(hv, hv.domains[1].devices.by_name["timer"].deadline)
+        assert hv.domains[1].devices.by_name["timer"].expired == 1
 
     def test_it_can_be_disarmed(self, hv: Hypervisor) -> None:
         self.arm(hv, 10 * CLOCK_GRAIN)
         self.arm(hv, 0)
         assert hv.timers == {}
         self.exit_at(hv, 100 * CLOCK_GRAIN)
-        assert hv.domains[1].timer.expired == 0
+        assert hv.domains[1].devices.by_name["timer"].expired == 0
 
     @given(
         steps=st.lists(
@@ -257,8 +266,8 @@ class TestTimer:
         )
     )
     def test_it_is_what_the_specification_says(self, steps: list[tuple[Register, int, int]]) -> None:
-        clock, armed, model = Clock(), dict[int, Timer](), TimerModel()
-        timer = Timer(clock, armed, 1)
+        place, model = site(), TimerModel()
+        clock, armed, timer = place.clock, place.armed, Timer(place)
         for register, value, cycles in steps:
             timer.mmio_write(register, 8, value)
             model.write(register, 8, value, clock.cycles)

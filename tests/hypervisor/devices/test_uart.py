@@ -4,6 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hvfuzz.abi.boot import WORLDS
+from hvfuzz.hypervisor.core.boot import boot
+from hvfuzz.hypervisor.devices.device_model import Site
 from hvfuzz.hypervisor.devices.uart import (
     FCR_CLEAR_RECEIVER,
     FCR_ENABLE,
@@ -26,11 +29,19 @@ from hvfuzz.hypervisor.devices.uart import (
     Register,
     Uart,
 )
+from hvfuzz.machine.clock import Clock
+
+HOST = boot(WORLDS[0])
+
+
+def power_on() -> Uart:
+    """A serial port just switched on; it needs nothing of its site."""
+    return Uart(Site(HOST.host, Clock(), 1, 0, HOST, {}))
 
 
 @pytest.fixture
 def uart() -> Uart:
-    return Uart()
+    return power_on()
 
 
 def test_transmits(uart: Uart) -> None:
@@ -138,7 +149,7 @@ OPERATION = st.tuples(st.booleans(), st.integers(-2, 9), st.sampled_from([1, 2, 
 def test_no_sequence_leaves_the_bounds_and_reset_undoes_all(
     operations: list[tuple[bool, int, int, int]],
 ) -> None:
-    uart = Uart()
+    uart = power_on()
     for is_write, offset, size, value in operations:
         if is_write:
             uart.port_write(offset, size, value)
@@ -150,4 +161,4 @@ def test_no_sequence_leaves_the_bounds_and_reset_undoes_all(
         assert len(uart.transmitted) <= TRANSMITTED_LIMIT
         assert len(uart.received) <= RECEIVE_FIFO
     uart.reset()
-    assert state(uart) == state(Uart())
+    assert state(uart) == state(power_on())

@@ -1,0 +1,12 @@
+"""All second models: a new one is a file beside this one, and a line of SECOND_MODELS."""
+
+from typing import Final
+
+from hvfuzz.oracles.exits.models.coalesced import QueueWindow
+from hvfuzz.oracles.exits.models.fdc import Floppy
+from hvfuzz.oracles.exits.models.ioapic import Interrupts
+from hvfuzz.oracles.exits.models.second_model import SecondModel
+from hvfuzz.oracles.exits.models.timer import SecondTimer
+from hvfuzz.oracles.exits.models.uart import UartCopy
+
+SECOND_MODELS: Final[tuple[type[SecondModel], ...]] = (UartCopy, Floppy, Interrupts, SecondTimer, QueueWindow)

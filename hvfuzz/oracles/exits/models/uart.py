@@ -1,0 +1,53 @@
+"""The serial port of the oracle: a copy of the hypervisor's, taken when an exit begins.
+
+It shares its code with the subject, so it sees who uses a serial port and not what a serial port does. What it keeps
+is bounded by the oracle `work`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hvfuzz.hypervisor.devices.uart import Uart
+from hvfuzz.oracles.exits.models.second_model import SecondModel
+
+if TYPE_CHECKING:
+    from hvfuzz.machine.clock import Clock
+
+
+class UartCopy(SecondModel):
+    """The serial port of one domain, for the length of one exit for port I/O."""
+
+    __slots__ = ("copy",)
+
+    name = "uart"
+    rule = "others"
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.copy: Uart | None = None
+
+    def port_exit_started(self, subject: Uart) -> None:
+        """Copy the serial port as it is."""
+        copy: Uart = Uart.__new__(Uart)
+        for name in Uart.__slots__:
+            value = getattr(subject, name)
+            setattr(copy, name, value.copy() if hasattr(value, "copy") else value)
+        self.copy = copy
+
+    def port_read(self, offset: int, width: int) -> int:
+        """IN from the copy."""
+        assert self.copy is not None
+        return self.copy.port_read(offset, width)
+
+    def port_write(self, offset: int, width: int, value: int) -> None:
+        """OUT to the copy."""
+        assert self.copy is not None
+        self.copy.port_write(offset, width, value)
+
+    def difference(self, subject: Any) -> str:
+        """All registers and both queues, at the end of the exit that the copy was taken in."""
+        copy, self.copy = self.copy, None
+        if copy is None or all(getattr(subject, name) == getattr(copy, name) for name in Uart.__slots__):
+            return ""
+        return "it is not as this exit should leave it"
