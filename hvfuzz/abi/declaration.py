@@ -151,8 +151,15 @@ def declaration_of(cls: type[Any]) -> Declaration:
     return found
 
 
+def family_module(module: str) -> str:
+    """The module of the family that `module` belongs to: itself, or its package if that lies in `hypercalls`."""
+    package = module.rpartition(".")[0]
+    outer = package.rpartition(".")[0]
+    return package if outer.endswith(".hypercalls") else module
+
+
 def _name(cls: type[Any]) -> str:
-    family = cls.__module__.rpartition(".")[2].strip("_")
+    family = family_module(cls.__module__).rpartition(".")[2].strip("_")
     return f"{family}.{re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', cls.__name__).lower()}"
 
 

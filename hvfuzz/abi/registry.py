@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
-from hvfuzz.abi.declaration import Declaration
+from hvfuzz.abi.declaration import Declaration, family_module
 
 
 class AbiError(ValueError):
@@ -60,7 +60,7 @@ def _declarations(family: ModuleType | type[Any]) -> list[Declaration]:
         found = [
             vars(member).get("DECLARATION")
             for member in vars(family).values()
-            if isinstance(member, type) and member.__module__ == family.__name__
+            if isinstance(member, type) and family_module(member.__module__) == family.__name__
         ]
     declarations = [each for each in found if isinstance(each, Declaration)]
     if not declarations:
@@ -72,10 +72,13 @@ def _families(calls: Iterable[Declaration]) -> tuple[Family, ...]:
     grouped: dict[str, list[Declaration]] = {}
     for call in calls:
         grouped.setdefault(call.family, []).append(call)
-    return tuple(
-        Family(name, getattr(sys.modules.get(members[0].call.__module__), "__doc__", None) or "", tuple(members))
-        for name, members in grouped.items()
-    )
+    return tuple(Family(name, _doc(members[0]), tuple(members)) for name, members in grouped.items())
+
+
+def _doc(member: Declaration) -> str:
+    """The docstring of the family's module."""
+    module = sys.modules.get(family_module(member.call.__module__))
+    return getattr(module, "__doc__", None) or ""
 
 
 def _where(call: Declaration) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from hvfuzz.hypervisor.core import dispatch
-from hvfuzz.hypervisor.hypercalls import memory, multicall
-from hvfuzz.hypervisor.memory import guest_access, steps
+from hvfuzz.hypervisor.hypercalls import multicall
+from hvfuzz.hypervisor.hypercalls.memory import exchange
+from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import U64
 
 DIRECT = 0xFFFF_8800_0000_0000
@@ -58,13 +59,13 @@ def test_exchange_whose_outcome_cannot_be_written(
     assert spec.run(*lines).outcomes[-1].status == FAULT
     assert identities(spec) == []
     spec.restore()
-    monkeypatch.setattr(memory.Exchange, "out_ok", lambda *_: True)
+    monkeypatch.setattr(exchange.Exchange, "out_ok", lambda *_: True)
     assert spec.run(*lines).outcomes[-1].status == 0
     assert identities(spec) == ["status/memory.exchange"]
 
 
 def test_exchange_that_never_writes_its_outcome(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps.PutGuest, "apply", lambda *_: None)
+    monkeypatch.setattr(exchange.PutGuest, "apply", lambda *_: None)
     spec.run(EXCHANGE)
     assert identities(spec) == ["written/memory.exchange"]
 

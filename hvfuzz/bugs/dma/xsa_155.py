@@ -11,7 +11,7 @@ from hvfuzz.bugs.bug import Bug
 from hvfuzz.hypervisor.core.effects import Refused
 from hvfuzz.hypervisor.core.host import HostArray
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.hypervisor.hypercalls.device import HEADER, REQUEST, DmaBatch, Request
+from hvfuzz.hypervisor.hypercalls.device.dma_submit import HEADER, REQUEST, DmaBatch, Request
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.cpu.vcpu import VCpu
 
@@ -40,7 +40,7 @@ BUG = Bug(
     name="xsa-155",
     advisory="XSA-155, CVE-2015-8550",
     title="the number of requests in a shared ring is checked, and then read again",
-    replaces="hvfuzz.hypervisor.hypercalls.device:DmaBatch.requests",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_submit:DmaBatch.requests",
     replacement=requests,
     findings=("fetch/twice/device.dma_batch", "specification/fetched/device.dma_batch"),
     difficulty=4,

@@ -14,8 +14,7 @@ from hvfuzz.bugs.bug import Bug
 from hvfuzz.hypervisor.core.domains import Domain, Grant
 from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.hypervisor.hypercalls.grant import READ_WRITE, Create
-from hvfuzz.hypervisor.ipc.grants import CreateGrant
+from hvfuzz.hypervisor.hypercalls.grant.entries import READ_WRITE, Create, CreateGrant
 from hvfuzz.hypervisor.memory.table_tree import FOREIGN, READ, RIGHTS, leaf_frame
 from hvfuzz.machine.cpu.vcpu import VCpu
 
@@ -49,7 +48,7 @@ BUG = Bug(
     name="pkvm-09cce60bddd",
     advisory="Linux commit 09cce60bddd",
     title="an address that was never touched passes for memory, and can be shared",
-    replaces="hvfuzz.hypervisor.hypercalls.grant:Create.check",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.entries:Create.check",
     replacement=check,
     findings=("specification/status/grant.create",),
     difficulty=2,

@@ -8,7 +8,8 @@ could take its page back while the mapper's devices still reached it.
 from hvfuzz.bugs.bug import Bug
 from hvfuzz.hypervisor.core.domains import Domain, Mapping
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.hypervisor.ipc.grants import pin, set_sides, sides_of
+from hvfuzz.hypervisor.hypercalls.grant.mappings import set_sides
+from hvfuzz.hypervisor.ipc.grants import pin, sides_of
 
 
 def drop_reference(hv: Hypervisor, domain: Domain, handle: int, mapping: Mapping, side: int) -> None:
@@ -21,7 +22,7 @@ BUG = Bug(
     name="xsa-224",
     advisory="XSA-224, CVE-2017-10920",
     title="unmapping a grant's host side drops the device side's reference and leaves its mapping",
-    replaces="hvfuzz.hypervisor.ipc.grants:drop_reference",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.mappings:drop_reference",
     replacement=drop_reference,
     findings=(
         "recount/pins/grant.unmap",

@@ -13,7 +13,8 @@ from hvfuzz.bugs.bug import Bug
 from hvfuzz.hypervisor.core.domains import Domain, Mapping
 from hvfuzz.hypervisor.core.effects import NO_WORK, Step
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.hypervisor.ipc.grants import DEVICE, HOST, drop_reference, sides_of, unmap_side
+from hvfuzz.hypervisor.hypercalls.grant.mappings import drop_reference, unmap_side
+from hvfuzz.hypervisor.ipc.grants import DEVICE, HOST, sides_of
 
 PASSES = 4
 
@@ -63,7 +64,7 @@ BUG = Bug(
     name="xsa-380",
     advisory="XSA-380, CVE-2021-28698",
     title="many grant mappings are released without a preemption point, each with a linear search",
-    replaces="hvfuzz.hypervisor.ipc.grants:release_steps",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.mappings:release_steps",
     replacement=release_steps,
     findings=("work/preemption/grant.unmap",),
     difficulty=3,

@@ -9,7 +9,7 @@ Simplified: the value written is the guest frame number of the page exchanged, n
 """
 
 from hvfuzz.bugs.bug import Bug
-from hvfuzz.hypervisor.hypercalls.memory import Exchange
+from hvfuzz.hypervisor.hypercalls.memory.exchange import Exchange
 from hvfuzz.hypervisor.memory import guest_access
 
 
@@ -22,7 +22,7 @@ BUG = Bug(
     name="xsa-212",
     advisory="XSA-212, CVE-2017-7228",
     title="the arrays of an exchange are checked at index 0 and used from an index that the guest chooses",
-    replaces="hvfuzz.hypervisor.hypercalls.memory:Exchange.array_ok",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.exchange:Exchange.array_ok",
     replacement=array_ok,
     findings=(
         "host_memory/hole/memory.exchange",

@@ -47,7 +47,7 @@ BUG = Bug(
     name="xsa-222",
     advisory="XSA-222, CVE-2017-10918",
     title="a page is freed although its removal from stage 2 failed for want of a table page",
-    replaces="hvfuzz.hypervisor.hypercalls.memory:removal_steps",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:removal_steps",
     replacement=removal_steps,
     findings=(
         "ownership/free/memory.decrease",

@@ -5,20 +5,20 @@ Nothing here is random: the same world, memory size and secret give the same byt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from hvfuzz.abi import boot as layout
 from hvfuzz.abi.boot import DomainConfig, World
 from hvfuzz.hypervisor.core import canaries, exits
 from hvfuzz.hypervisor.core.domains import Domain
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.hypervisor.devices.all_models import MODELS
-from hvfuzz.hypervisor.devices.device_model import DeviceModel, DomainDevices, Site, memory_offsets
+from hvfuzz.hypervisor.devices import all_models
+from hvfuzz.hypervisor.devices.device_model import DomainDevices, Site, memory_offsets
 from hvfuzz.hypervisor.hypercalls import ABI
+from hvfuzz.hypervisor.hypercalls.device.assignment import AssignDevice
 from hvfuzz.hypervisor.memory.dma import DmaMap
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.memory.stage2 import Stage2
-from hvfuzz.hypervisor.memory.steps import AssignDevice
 from hvfuzz.hypervisor.memory.table_tree import POISON, RIGHTS, TablePool
 from hvfuzz.hypervisor.vcpu import apic, msr
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
@@ -63,21 +63,13 @@ INTERCEPTS = 1 << ExitReason.RDTSC | 1 << ExitReason.RDTSCP
 """What exits besides HLT and port I/O."""
 
 
-def boot(
-    world: World,
-    memory_size: int = MEMORY_SIZE,
-    secret: int = BOOT_SECRET,
-    models: Sequence[type[DeviceModel]] = MODELS,
-) -> Hypervisor:
-    """A fresh machine of `memory_size` bytes with the hypervisor and all domains of `world` on it.
-
-    Each domain gets one device model of each class in `models`.
-    """
+def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET) -> Hypervisor:
+    """A fresh machine of `memory_size` bytes with the hypervisor and all domains of `world` on it."""
     machine = Machine(memory_size)
     for number, (device, name) in enumerate(DEVICES):
         machine.add_device(device(machine, source_id(0, FIRST_DEVICE_SLOT + number, 0), name))
     install_firmware(machine, world)
-    hv = Hypervisor(machine, world, ABI, models, secret)
+    hv = Hypervisor(machine, world, ABI, all_models.MODELS, secret)
     machine.exit_handler = lambda vcpu: exits.handle_exit(hv, vcpu)
     for config in world.domains:
         add_domain(hv, config)

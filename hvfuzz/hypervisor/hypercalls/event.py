@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.kinds import DomainRef, PortArg
 from hvfuzz.abi.limits import PORTS_PER_BUCKET
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.domains import Port, PortState
+from hvfuzz.hypervisor.core.domains import Bucket, Port, PortState
 from hvfuzz.hypervisor.core.effects import Effect, Refused, Step
+from hvfuzz.hypervisor.core.host import HostArray, HostBug
 from hvfuzz.hypervisor.ipc import event_channels
-from hvfuzz.hypervisor.ipc.event_channels import AllocateBucket, Connect, Deliver, Disconnect, FreeBucket, SetPort
+from hvfuzz.hypervisor.ipc.event_channels import Deliver, attach, deref, detach, port_entry, set_port
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Domain
@@ -27,11 +28,40 @@ def room_for(hv: Hypervisor, domain: Domain, port: int) -> tuple[Step, ...] | No
     return (AllocateBucket(domain.id, index),) if hv.allocator.available else None
 
 
+class AllocateBucket(NamedTuple):
+    """Bucket number `bucket` of `domain` gets a page."""
+
+    domain: int
+    bucket: int
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Allocate the page and 32 free ports."""
+        page = hv.allocator.alloc_heap_page()
+        if page < 0:
+            raise HostBug("a checked allocation found no free frame")
+        ports: HostArray[Port | None] = HostArray([None] * PORTS_PER_BUCKET, hv.host.work)
+        hv.domains[self.domain].buckets[self.bucket] = Bucket(page, ports)
+
+
 def leftover_bucket(domain: Domain, port: int) -> tuple[Step, ...]:
     """The step that frees the bucket of `port`, if no other port in it is allocated."""
     index = port // PORTS_PER_BUCKET
     free = event_channels.deref(domain.buckets[index]).ports.count(None)
     return (FreeBucket(domain.id, index),) if free == PORTS_PER_BUCKET - 1 else ()
+
+
+class FreeBucket(NamedTuple):
+    """Bucket number `bucket` of `domain`, which has no port left, gives its page back."""
+
+    domain: int
+    bucket: int
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Unlink the bucket, then free the page: nothing may still point there when it goes."""
+        buckets = hv.domains[self.domain].buckets
+        page = deref(buckets[self.bucket]).page
+        buckets[self.bucket] = None
+        hv.allocator.free_heap_page(page)
 
 
 @hypercall(0x30, result="port", produces="port", errors=(Status.NO_DOMAIN, Status.LIMIT, Status.NO_MEMORY))
@@ -52,6 +82,18 @@ class Alloc:
         if room is None:
             return Refused(Status.NO_MEMORY, "no frame for a bucket")
         return Effect((*room, SetPort(caller.id, port, Port(PortState.UNBOUND, remote.id))), port)
+
+
+class SetPort(NamedTuple):
+    """`port` of `domain` becomes `entry`."""
+
+    domain: int
+    port: int
+    entry: Port | None
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Replace the entry."""
+        set_port(hv, self.domain, self.port, self.entry)
 
 
 @hypercall(
@@ -83,6 +125,20 @@ class Bind:
         return Effect((*room, Connect(caller.id, local, remote.id, self.port)), local)
 
 
+class Connect(NamedTuple):
+    """The free `port` of `domain` and the unbound `remote_port` of `remote` become a pair."""
+
+    domain: int
+    port: int
+    remote: int
+    remote_port: int
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Both ends at once: a pair always points both ways."""
+        attach(hv, self.remote, self.remote_port, self.domain, self.port)
+        set_port(hv, self.domain, self.port, Port(PortState.CONNECTED, self.remote, self.remote_port))
+
+
 @hypercall(0x32, errors=(Status.NO_PORT,))
 class Send:
     """Send an event through `port`: its peer becomes pending, and one vCPU that waits for that runs again."""
@@ -108,3 +164,19 @@ class Close:
         if event_channels.lookup(caller, self.port) is None:
             return Refused(Status.NO_PORT, "port not allocated")
         return Effect((Disconnect(caller.id, self.port), *leftover_bucket(caller, self.port)))
+
+
+class Disconnect(NamedTuple):
+    """`port` of `domain` is free; its peer, if it has one, waits for a new one, and polls on it go on."""
+
+    domain: int
+    port: int
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Both ends at once; an event that the peer has not seen yet is not lost."""
+        domain = hv.domains[self.domain]
+        entry = port_entry(domain, self.port)
+        if entry is not None and entry.state is PortState.CONNECTED:
+            detach(hv, entry.remote, entry.remote_port)
+        set_port(hv, self.domain, self.port, None)
+        hv.scheduler.port_closed(domain.vcpus, self.port)

@@ -2,8 +2,7 @@
 
 Ports live in buckets of 32; a bucket is a hypervisor page that comes with the first port in it and goes with the
 last.  So a port number is looked up in two steps, and the first may find nothing: `lookup` checks, then
-dereferences (as Xen's `port_is_valid` and `evtchn_from_port`).
-"""
+dereferences (as Xen's `port_is_valid` and `evtchn_from_port`)."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hvfuzz.abi.limits import PORTS, PORTS_PER_BUCKET
 from hvfuzz.hypervisor.core.domains import Bucket, Port, PortState
-from hvfuzz.hypervisor.core.host import HostArray, HostBug, HostFault
+from hvfuzz.hypervisor.core.host import HostBug, HostFault
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Domain
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.core.interfaces import Domains, Wakeup
 
 
 def port_is_valid(domain: Domain, port: int) -> bool:
@@ -56,84 +55,13 @@ def any_pending(domain: Domain) -> bool:
     )
 
 
-class AllocateBucket(NamedTuple):
-    """Bucket number `bucket` of `domain` gets a page."""
-
-    domain: int
-    bucket: int
-
-    def apply(self, hv: Hypervisor) -> None:
-        """Allocate the page and 32 free ports."""
-        page = hv.allocator.alloc_heap_page()
-        if page < 0:
-            raise HostBug("a checked allocation found no free frame")
-        ports: HostArray[Port | None] = HostArray([None] * PORTS_PER_BUCKET, hv.host.work)
-        hv.domains[self.domain].buckets[self.bucket] = Bucket(page, ports)
-
-
-class FreeBucket(NamedTuple):
-    """Bucket number `bucket` of `domain`, which has no port left, gives its page back."""
-
-    domain: int
-    bucket: int
-
-    def apply(self, hv: Hypervisor) -> None:
-        """Unlink the bucket, then free the page: nothing may still point there when it goes."""
-        buckets = hv.domains[self.domain].buckets
-        page = deref(buckets[self.bucket]).page
-        buckets[self.bucket] = None
-        hv.allocator.free_heap_page(page)
-
-
-class SetPort(NamedTuple):
-    """`port` of `domain` becomes `entry`."""
-
-    domain: int
-    port: int
-    entry: Port | None
-
-    def apply(self, hv: Hypervisor) -> None:
-        """Replace the entry."""
-        set_port(hv, self.domain, self.port, self.entry)
-
-
-class Connect(NamedTuple):
-    """The free `port` of `domain` and the unbound `remote_port` of `remote` become a pair."""
-
-    domain: int
-    port: int
-    remote: int
-    remote_port: int
-
-    def apply(self, hv: Hypervisor) -> None:
-        """Both ends at once: a pair always points both ways."""
-        attach(hv, self.remote, self.remote_port, self.domain, self.port)
-        set_port(hv, self.domain, self.port, Port(PortState.CONNECTED, self.remote, self.remote_port))
-
-
-class Disconnect(NamedTuple):
-    """`port` of `domain` is free; its peer, if it has one, waits for a new one, and polls on it go on."""
-
-    domain: int
-    port: int
-
-    def apply(self, hv: Hypervisor) -> None:
-        """Both ends at once; an event that the peer has not seen yet is not lost."""
-        domain = hv.domains[self.domain]
-        entry = port_entry(domain, self.port)
-        if entry is not None and entry.state is PortState.CONNECTED:
-            detach(hv, entry.remote, entry.remote_port)
-        set_port(hv, self.domain, self.port, None)
-        hv.scheduler.port_closed(domain.vcpus, self.port)
-
-
 class Deliver(NamedTuple):
     """An event comes in on `port` of `domain`."""
 
     domain: int
     port: int
 
-    def apply(self, hv: Hypervisor) -> None:
+    def apply(self, hv: Wakeup) -> None:
         """Set the pending bit, then wake who waits."""
         domain = hv.domains[self.domain]
         entry = port_entry(domain, self.port)
@@ -142,12 +70,12 @@ class Deliver(NamedTuple):
         hv.scheduler.event(domain.vcpus, self.port)
 
 
-def set_port(hv: Hypervisor, domain: int, port: int, entry: Port | None) -> None:
+def set_port(hv: Domains, domain: int, port: int, entry: Port | None) -> None:
     """Replace the entry of a port that has a bucket."""
     deref(hv.domains[domain].buckets[port // PORTS_PER_BUCKET]).ports[port % PORTS_PER_BUCKET] = entry
 
 
-def attach(hv: Hypervisor, domain: int, port: int, remote: int, remote_port: int) -> None:
+def attach(hv: Domains, domain: int, port: int, remote: int, remote_port: int) -> None:
     """The unbound `port` of `domain` becomes one end of a pair, the other being `remote_port` of `remote`."""
     entry = port_entry(hv.domains[domain], port)
     if entry is None or entry.state is not PortState.UNBOUND:
@@ -155,7 +83,7 @@ def attach(hv: Hypervisor, domain: int, port: int, remote: int, remote_port: int
     set_port(hv, domain, port, Port(PortState.CONNECTED, remote, remote_port, entry.pending))
 
 
-def detach(hv: Hypervisor, domain: int, port: int) -> None:
+def detach(hv: Domains, domain: int, port: int) -> None:
     """The connected `port` of `domain` loses its peer, and waits for the peer's domain to bind it again."""
     entry = port_entry(hv.domains[domain], port)
     if entry is None:

@@ -2,27 +2,27 @@
 
 A grant entry of the granter and a handle of the mapper refer to each other.  Every side of a mapping (host: the
 mapper's stage 2, device: its IOMMU table) is counted three times: in the handle, in the entry's pins, and in the
-pins of the frame; they change in one step.
-"""
+pins of the frame; they change in one step."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hvfuzz.abi.limits import GRANTS, HANDLES
 from hvfuzz.hypervisor.core.domains import Grant, Mapping
-from hvfuzz.hypervisor.core.effects import RELEASE_WORK, Step
 from hvfuzz.hypervisor.core.host import HostBug
-from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.clock import Cost
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Domain
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-    from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.hypervisor.core.interfaces import GrantTables
+
 
 HOST = 1
+
+
 DEVICE = 2
+
+
 NO_GVA = -1
 """To the observer: these bytes are guest memory that was found without an address of the guest."""
 
@@ -43,36 +43,7 @@ def live_mapping(domain: Domain, handle: int) -> Mapping | None:
     return domain.handles[handle] if handle < HANDLES else None
 
 
-class CreateGrant(NamedTuple):
-    """Entry `ref` of `domain` becomes `entry`."""
-
-    domain: int
-    ref: int
-    entry: Grant
-
-    def apply(self, hv: Hypervisor) -> None:
-        """Write the entry, count it in the frame."""
-        hv.domains[self.domain].grants[self.ref] = self.entry
-        hv.frames.add_grant(self.entry.frame)
-
-
-class RevokeGrant(NamedTuple):
-    """Entry `ref` of `domain` is free."""
-
-    domain: int
-    ref: int
-
-    def apply(self, hv: Hypervisor) -> None:
-        """Clear the entry, count it in the frame."""
-        grants = hv.domains[self.domain].grants
-        entry = grants[self.ref]
-        if entry is None:
-            raise HostBug("a checked grant entry is free")
-        grants[self.ref] = None
-        hv.frames.drop_grant(entry.frame)
-
-
-def pin(hv: Hypervisor, mapping: Mapping, sides: int, delta: int) -> None:
+def pin(hv: GrantTables, mapping: Mapping, sides: int, delta: int) -> None:
     """Count `delta` (1 or -1) live mapping for each of the `sides`, in the grant entry and in the frame."""
     grants = hv.domains[mapping.granter].grants
     entry = grants[mapping.ref]
@@ -89,104 +60,6 @@ def pin(hv: Hypervisor, mapping: Mapping, sides: int, delta: int) -> None:
         change(mapping.frame)
 
 
-class MapGrant(NamedTuple):
-    """`handle` of `domain` becomes `mapping`, whose sides are pinned and then mapped."""
-
-    domain: int
-    handle: int
-    mapping: Mapping
-
-    def apply(self, hv: Hypervisor) -> None:
-        """Pin first: at no moment is there a leaf that nobody counts."""
-        domain, mapping = hv.domains[self.domain], self.mapping
-        domain.handles[self.handle] = mapping
-        pin(hv, mapping, sides_of(mapping), 1)
-        if mapping.host:
-            domain.stage2.map(mapping.gfn, mapping.frame, mapping.rights, foreign=True)
-        if mapping.device:
-            domain.dma.map(mapping.iova >> PAGE_SHIFT, mapping.frame, mapping.rights, foreign=True)
-
-
-class ReleaseSide(NamedTuple):
-    """One side (HOST or DEVICE) of `handle` of `domain` is unmapped, flushed and unpinned."""
-
-    domain: int
-    handle: int
-    side: int
-
-    @property
-    def work(self) -> int:
-        """The unit of which a burst of `grant.unmap` has 8."""
-        return RELEASE_WORK
-
-    def apply(self, hv: Hypervisor) -> None:
-        """Unmap and flush first: the frame may be gone as soon as the reference is dropped."""
-        domain = hv.domains[self.domain]
-        mapping = domain.handles[self.handle]
-        if mapping is None:
-            raise HostBug("a checked handle is free")
-        unmap_side(domain, mapping, self.side)
-        drop_reference(hv, domain, self.handle, mapping, self.side)
-
-
 def sides_of(mapping: Mapping) -> int:
     """The sides that a mapping has, as flags."""
     return (HOST if mapping.host else 0) | (DEVICE if mapping.device else 0)
-
-
-def unmap_side(domain: Domain, mapping: Mapping, side: int) -> None:
-    """Remove and flush the leaf of one side of a mapping."""
-    if side == HOST:
-        if not domain.stage2.unmap(mapping.gfn):
-            raise HostBug("a grant mapping lies in a superpage")
-    else:
-        domain.dma.unmap(mapping.iova >> PAGE_SHIFT)
-
-
-def drop_reference(hv: Hypervisor, domain: Domain, handle: int, mapping: Mapping, side: int) -> None:
-    """`side` of the mapping is unmapped: unpin it, and free the handle with the last side."""
-    pin(hv, mapping, side, -1)
-    set_sides(domain, handle, mapping, sides_of(mapping) & ~side)
-
-
-def set_sides(domain: Domain, handle: int, mapping: Mapping, sides: int) -> None:
-    """Write back what is left of a mapping, whose handle is free when that is nothing."""
-    if not sides:
-        domain.handles[handle] = None
-    elif sides == HOST:
-        domain.handles[handle] = mapping._replace(device=False, iova=0)
-    else:
-        domain.handles[handle] = mapping._replace(host=False, gfn=0)
-
-
-def release_steps(domain: Domain, mappings: list[tuple[int, Mapping]], flags: int) -> tuple[Step, ...]:
-    """One step for each side that `flags` name and a mapping has: they are preempted in between."""
-    return tuple(
-        ReleaseSide(domain.id, handle, side)
-        for handle, mapping in mappings
-        for side in (HOST, DEVICE)
-        if side & flags & sides_of(mapping)
-    )
-
-
-class CopyBytes(NamedTuple):
-    """`length` bytes go from host physical `source` to `dest`, each range in one frame, on behalf of a vCPU."""
-
-    vcpu: int
-    source: int
-    dest: int
-    length: int
-
-    def apply(self, hv: Hypervisor) -> None:
-        """As memmove: the ranges may overlap."""
-        copy_bytes(hv, hv.machine.vcpus[self.vcpu], self.source, self.dest, self.length)
-
-
-def copy_bytes(hv: Hypervisor, vcpu: VCpu, source: int, dest: int, length: int) -> None:
-    """Copy between two frames that were validated for the vCPU; neither has a Gva of its own here."""
-    observer = hv.observer
-    observer.guest_copy(vcpu, NO_GVA, source, length, False)
-    observer.guest_copy(vcpu, NO_GVA, dest, length, True)
-    machine = hv.machine
-    machine.clock.cycles += Cost.COPY_PER_64B * ((length + 63) >> 6)
-    machine.memory.copy(dest, source, length)

@@ -32,7 +32,7 @@ LOW_HALF_END = 1 << 47
 
 
 class GuestMemory(Protocol):
-    """What the accessors need of the hypervisor."""
+    """Guest memory through a vCPU's own tables, and the hypervisor's mapping of all memory."""
 
     @property
     def machine(self) -> Machine: ...

@@ -13,7 +13,7 @@ from hvfuzz.hypervisor.memory.table_tree import BLOCK_LEVEL, BLOCK_PAGES, RIGHTS
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Domain
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.core.interfaces import Frames
 
 ABSENT = Refused(Status.NOT_PRESENT, "gfn not present")
 NOT_THE_OWNER = Refused(Status.NOT_OWNER, "another domain's frame")
@@ -27,7 +27,7 @@ def range_ok(first: int, count: int, limit: int) -> bool:
     return 0 < count <= limit and first + count <= MAX_GFN
 
 
-def page_refusal(hv: Hypervisor, caller: Domain, gfn: int, entry: int, level: int) -> Refused | None:
+def page_refusal(hv: Frames, caller: Domain, gfn: int, entry: int, level: int) -> Refused | None:
     """Why the leaf `entry` of `level`, found for `gfn`, is not a page of the caller's own."""
     if not entry & RIGHTS:
         return ABSENT
@@ -36,7 +36,7 @@ def page_refusal(hv: Hypervisor, caller: Domain, gfn: int, entry: int, level: in
     return None
 
 
-def release_refusal(hv: Hypervisor, caller: Domain, gfn: int, entry: int, level: int) -> Refused | None:
+def release_refusal(hv: Frames, caller: Domain, gfn: int, entry: int, level: int) -> Refused | None:
     """Why the caller cannot give up the frame of the leaf `entry` of `level`, found for `gfn`."""
     if not entry & RIGHTS:
         return ABSENT

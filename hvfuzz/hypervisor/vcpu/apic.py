@@ -20,7 +20,7 @@ from hvfuzz.machine.cpu.vmcs import RFLAGS
 from hvfuzz.machine.mmu.paging import RFLAGS_IF
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.core.interfaces import ApicPages, Apics
     from hvfuzz.machine.cpu.vcpu import VCpu
 
 FIRST_MSR = 0x800
@@ -93,7 +93,7 @@ SELF, ALL, OTHERS = 1, 2, 3
 """Destination shorthands."""
 
 
-def power_up(hv: Hypervisor, vcpu: VCpu) -> int:
+def power_up(hv: ApicPages, vcpu: VCpu) -> int:
     """Give `vcpu` an APIC as it is after a reset; the host physical address of its registers."""
     page = hv.allocator.alloc_heap_page()
     if page < 0:
@@ -111,12 +111,12 @@ def power_up(hv: Hypervisor, vcpu: VCpu) -> int:
     return base
 
 
-def get(hv: Hypervisor, vcpu: VCpu, register: int) -> int:
+def get(hv: Apics, vcpu: VCpu, register: int) -> int:
     """A register of the APIC of `vcpu`, as it is stored."""
     return hv.host.read64(hv.apics[vcpu.id] + STRIDE * register)
 
 
-def put(hv: Hypervisor, vcpu: VCpu, register: int, value: int) -> None:
+def put(hv: Apics, vcpu: VCpu, register: int, value: int) -> None:
     """Store a register."""
     hv.host.write64(hv.apics[vcpu.id] + STRIDE * register, value)
 
@@ -131,7 +131,7 @@ def writable(register: int, value: int) -> bool:
     return register in WRITABLE and not value & ~WRITABLE[register]
 
 
-def write(hv: Hypervisor, vcpu: VCpu, register: int, value: int) -> None:
+def write(hv: Apics, vcpu: VCpu, register: int, value: int) -> None:
     """Write a register, other than those of the timer, with what follows from that."""
     if register == EOI:
         in_service = highest(hv, vcpu, ISR)
@@ -159,7 +159,7 @@ def write(hv: Hypervisor, vcpu: VCpu, register: int, value: int) -> None:
 # Interrupts.
 
 
-def targets(hv: Hypervisor, vcpu: VCpu, command: int) -> Iterator[VCpu]:
+def targets(hv: Apics, vcpu: VCpu, command: int) -> Iterator[VCpu]:
     """The vCPUs that an interrupt command of `vcpu` is for: some of its domain's."""
     shorthand = command >> 18 & 3
     destination = command >> 32
@@ -177,7 +177,7 @@ def targets(hv: Hypervisor, vcpu: VCpu, command: int) -> Iterator[VCpu]:
             yield other
 
 
-def send(hv: Hypervisor, sender: VCpu, vector: int, receivers: list[VCpu]) -> None:
+def send(hv: Apics, sender: VCpu, vector: int, receivers: list[VCpu]) -> None:
     """Send a fixed interrupt."""
     if vector < FIRST_LEGAL:
         fail(hv, sender, SEND_ILLEGAL)
@@ -186,7 +186,7 @@ def send(hv: Hypervisor, sender: VCpu, vector: int, receivers: list[VCpu]) -> No
         accept(hv, receiver, vector)
 
 
-def fail(hv: Hypervisor, vcpu: VCpu, error: int) -> None:
+def fail(hv: Apics, vcpu: VCpu, error: int) -> None:
     """Note an error of the APIC, and interrupt for it if the guest wants that."""
     put(hv, vcpu, ERRORS, get(hv, vcpu, ERRORS) | error)
     lvt = get(hv, vcpu, LVT_ERROR)
@@ -194,7 +194,7 @@ def fail(hv: Hypervisor, vcpu: VCpu, error: int) -> None:
         accept(hv, vcpu, lvt & 0xFF)
 
 
-def accept(hv: Hypervisor, vcpu: VCpu, vector: int) -> None:
+def accept(hv: Apics, vcpu: VCpu, vector: int) -> None:
     """An interrupt comes in: it is pending from now on, and ends a HLT if it can be taken."""
     if not get(hv, vcpu, SVR) & ENABLED:
         return
@@ -206,7 +206,7 @@ def accept(hv: Hypervisor, vcpu: VCpu, vector: int) -> None:
         hv.scheduler.wake(vcpu)
 
 
-def pending(hv: Hypervisor, vcpu: VCpu) -> int:
+def pending(hv: Apics, vcpu: VCpu) -> int:
     """The vector of the interrupt that `vcpu` would take now; -1 if there is none, or it is held back."""
     flags = vcpu.vmcs.saved[RFLAGS] if vcpu.in_root else vcpu.regs[RFLAGS]
     if not flags & RFLAGS_IF or not get(hv, vcpu, SVR) & ENABLED:
@@ -215,14 +215,14 @@ def pending(hv: Hypervisor, vcpu: VCpu) -> int:
     return vector if vector >> 4 > priority(hv, vcpu) >> 4 else -1
 
 
-def priority(hv: Hypervisor, vcpu: VCpu) -> int:
+def priority(hv: Apics, vcpu: VCpu) -> int:
     """The processor priority: the higher of the task's and that of what is in service (SDM Vol. 3A, 11.8.3.1)."""
     task = get(hv, vcpu, TPR)
     in_service = max(highest(hv, vcpu, ISR), 0)
     return task if task >> 4 >= in_service >> 4 else in_service & 0xF0
 
 
-def highest(hv: Hypervisor, vcpu: VCpu, first: int) -> int:
+def highest(hv: Apics, vcpu: VCpu, first: int) -> int:
     """The highest vector in one of ISR, TMR and IRR; -1 if there is none."""
     for number in range(7, -1, -1):
         word = get(hv, vcpu, first + number)
@@ -231,7 +231,7 @@ def highest(hv: Hypervisor, vcpu: VCpu, first: int) -> int:
     return -1
 
 
-def set_vector(hv: Hypervisor, vcpu: VCpu, first: int, vector: int, there: bool) -> None:
+def set_vector(hv: Apics, vcpu: VCpu, first: int, vector: int, there: bool) -> None:
     """Set or clear a vector in one of ISR, TMR and IRR."""
     register, bit = first + (vector >> 5), 1 << (vector & 31)
     word = get(hv, vcpu, register)

@@ -13,14 +13,14 @@ from hvfuzz.hypervisor.vcpu.apic import CURRENT_COUNT, DIVIDE, INITIAL_COUNT, LV
 from hvfuzz.hypervisor.vcpu.guest_clock import quantised
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.core.interfaces import ApicTimers
     from hvfuzz.machine.cpu.vcpu import VCpu
 
 REGISTERS = (INITIAL_COUNT, CURRENT_COUNT, DIVIDE)
 PERIODIC = 1 << 17
 
 
-def read(hv: Hypervisor, vcpu: VCpu) -> int:
+def read(hv: ApicTimers, vcpu: VCpu) -> int:
     """The current count."""
     now = guest_clock.read_clock(hv, vcpu)
     initial = apic.get(hv, vcpu, INITIAL_COUNT)
@@ -32,7 +32,7 @@ def read(hv: Hypervisor, vcpu: VCpu) -> int:
     return max(initial - passed, 0)
 
 
-def write(hv: Hypervisor, vcpu: VCpu, register: int, value: int) -> None:
+def write(hv: ApicTimers, vcpu: VCpu, register: int, value: int) -> None:
     """Start the count, or stop it with 0; or have it run at another speed."""
     apic.put(hv, vcpu, register, value)
     if register == INITIAL_COUNT:
@@ -44,7 +44,7 @@ def write(hv: Hypervisor, vcpu: VCpu, register: int, value: int) -> None:
         hv.apic_timers[vcpu.id] = end(hv, vcpu)
 
 
-def expire(hv: Hypervisor) -> None:
+def expire(hv: ApicTimers) -> None:
     """Interrupt for each count that has ended."""
     now = quantised(hv.machine.clock.cycles)
     for number in [number for number, deadline in sorted(hv.apic_timers.items()) if deadline <= now]:
@@ -61,12 +61,12 @@ def expire(hv: Hypervisor) -> None:
             apic.accept(hv, vcpu, lvt & 0xFF)
 
 
-def end(hv: Hypervisor, vcpu: VCpu) -> int:
+def end(hv: ApicTimers, vcpu: VCpu) -> int:
     """When the present count ends, in cycles."""
     return apic.get(hv, vcpu, STARTED) + apic.get(hv, vcpu, INITIAL_COUNT) * divisor(hv, vcpu)
 
 
-def divisor(hv: Hypervisor, vcpu: VCpu) -> int:
+def divisor(hv: ApicTimers, vcpu: VCpu) -> int:
     """Cycles for each step of the count: 2 to 128, then 1."""
     bits = apic.get(hv, vcpu, DIVIDE)
     return 1 << ((bits & 3 | bits >> 1 & 4) + 1 & 7)

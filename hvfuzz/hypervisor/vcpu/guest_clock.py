@@ -7,30 +7,15 @@ allows, whatever way it takes, and time never stands still or goes back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_WINDOW
 from hvfuzz.machine.addresses import U64
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Domain
-    from hvfuzz.hypervisor.core.host import HostArray
-    from hvfuzz.hypervisor.vcpu.scheduler import Scheduler
+    from hvfuzz.hypervisor.core.interfaces import ClockSource
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.machine.machine import Machine
-
-
-class ClockHost(Protocol):
-    """What reading the clock needs of the hypervisor."""
-
-    @property
-    def machine(self) -> Machine: ...
-
-    @property
-    def domains(self) -> HostArray[Domain]: ...
-
-    @property
-    def scheduler(self) -> Scheduler: ...
 
 
 def reads_in(caller: Domain, window: int) -> int:
@@ -43,7 +28,7 @@ def quantised(cycles: int) -> int:
     return cycles - cycles % CLOCK_GRAIN
 
 
-def read_clock(hv: ClockHost, vcpu: VCpu) -> int:
+def read_clock(hv: ClockSource, vcpu: VCpu) -> int:
     """The time that the domain of `vcpu` is told, in cycles, after the wait for it; counted as a read."""
     domain = hv.domains[vcpu.domain]
     window, passed = divmod(hv.machine.clock.cycles, CLOCK_WINDOW)
@@ -55,11 +40,11 @@ def read_clock(hv: ClockHost, vcpu: VCpu) -> int:
     return quantised(hv.machine.clock.cycles)
 
 
-def read_counter(hv: ClockHost, vcpu: VCpu) -> int:
+def read_counter(hv: ClockSource, vcpu: VCpu) -> int:
     """The time-stamp counter of `vcpu`."""
     return read_clock(hv, vcpu) + vcpu.vmcs.tsc_offset & U64
 
 
-def write_counter(hv: ClockHost, vcpu: VCpu, value: int) -> None:
+def write_counter(hv: ClockSource, vcpu: VCpu, value: int) -> None:
     """Have the counter of `vcpu` go on from `value`; this tells the guest nothing, and is no read."""
     vcpu.vmcs.tsc_offset = value - quantised(hv.machine.clock.cycles) & U64

@@ -13,7 +13,7 @@ from hvfuzz.machine.cpu.msrs import APIC_BASE, ARCH_CAPABILITIES, GUEST, MISC_EN
 from hvfuzz.machine.cpu.msrs import XAPIC_DISABLE as XAPIC
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.core.interfaces import ApicTimers
     from hvfuzz.machine.cpu.vcpu import VCpu
 
 BASE = 0xFEE0_0000 | 1 << 11 | 1 << 10
@@ -40,7 +40,7 @@ def bitmap() -> bytes:
     return bytes(bits)
 
 
-def read(hv: Hypervisor, vcpu: VCpu, index: int) -> int | None:
+def read(hv: ApicTimers, vcpu: VCpu, index: int) -> int | None:
     """RDMSR: the value, or None if it is #GP(0)."""
     if index in apic.MSRS:
         register = index - apic.FIRST_MSR
@@ -61,7 +61,7 @@ def constant(vcpu: VCpu, index: int) -> int | None:
     return CONSTANT.get(index)
 
 
-def write(hv: Hypervisor, vcpu: VCpu, index: int, value: int) -> bool:
+def write(hv: ApicTimers, vcpu: VCpu, index: int, value: int) -> bool:
     """WRMSR; False if it is #GP(0)."""
     if index in apic.MSRS:
         register = index - apic.FIRST_MSR

@@ -14,9 +14,9 @@ from hvfuzz.machine.addresses import PAGE_SIZE, U64
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.vmcs import RAX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
 from hvfuzz.oracles.exits.bystanders import Bystanders
-from hvfuzz.oracles.exits.device_models import DeviceModels
 from hvfuzz.oracles.exits.emulation import Emulation
-from hvfuzz.oracles.exits.models.all_models import SECOND_MODELS
+from hvfuzz.oracles.exits.model_comparison import DeviceModels
+from hvfuzz.oracles.exits.models import all_models
 from hvfuzz.oracles.exits.port_accesses import PortIo
 from hvfuzz.oracles.exits.register_accesses import Registers
 from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
@@ -67,7 +67,7 @@ class Exits(Oracle):
         self._root = 0
         self._bystanders: Final = Bystanders(scene)
         self._emulation: Final = Emulation(scene, shadow)
-        self._models: Final = DeviceModels(scene, SECOND_MODELS)
+        self._models: Final = DeviceModels(scene, all_models.SECOND_MODELS)
         self._ports: Final = PortIo(scene, self._models, self.report)
         self._registers: Final = Registers(scene, shadow, self._models, self._bystanders, self.report)
 

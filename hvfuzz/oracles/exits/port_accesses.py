@@ -12,7 +12,7 @@ from hvfuzz.oracles.exits import string_transfers
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.exits.device_models import DeviceModels
+    from hvfuzz.oracles.exits.model_comparison import DeviceModels
     from hvfuzz.oracles.framework.oracle import Scene
 
 

@@ -26,7 +26,7 @@ from hvfuzz.oracles.shadow.guest_walk import guest_virtual
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.exits.bystanders import Bystanders
-    from hvfuzz.oracles.exits.device_models import DeviceModels
+    from hvfuzz.oracles.exits.model_comparison import DeviceModels
     from hvfuzz.oracles.exits.models.second_model import SecondModel
     from hvfuzz.oracles.framework.oracle import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import Reachability

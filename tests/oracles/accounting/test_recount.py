@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from hvfuzz.hypervisor.hypercalls.memory.reservation import PopulateBlock
 from hvfuzz.hypervisor.memory.frames import ONE_GRANT, ONE_MAP, ONE_PIN, FrameState
 from hvfuzz.hypervisor.memory.stage2 import Stage2
-from hvfuzz.hypervisor.memory.steps import PopulateBlock
 from hvfuzz.hypervisor.memory.table_tree import TableTree
 from hvfuzz.machine.addresses import PAGE_SHIFT
 

@@ -12,9 +12,12 @@ from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core import dispatch
 from hvfuzz.hypervisor.core.domains import Mapping
 from hvfuzz.hypervisor.core.effects import NOTHING, Effect, Refused
-from hvfuzz.hypervisor.hypercalls import console, discovery, event, grant, memory, multicall
-from hvfuzz.hypervisor.ipc import event_channels, grants
-from hvfuzz.hypervisor.memory import guest_access, steps
+from hvfuzz.hypervisor.hypercalls import console, discovery, event, multicall
+from hvfuzz.hypervisor.hypercalls.device import assignment, dma_map, dma_submit
+from hvfuzz.hypervisor.hypercalls.grant import copy, mappings
+from hvfuzz.hypervisor.hypercalls.memory import exchange, reservation
+from hvfuzz.hypervisor.ipc import event_channels
+from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.vcpu import scheduler
 from hvfuzz.machine.addresses import PAGE_SHIFT
@@ -59,20 +62,20 @@ def test_refused_call_with_an_effect(spec: Any, monkeypatch: pytest.MonkeyPatch)
         caller.handles[5] = Mapping(1, 0, True, False, 0x1F0, 0, 0x50, 1)
         return Refused(Status.INVALID, "flags")
 
-    monkeypatch.setattr(grant.Map, "check", leak)
+    monkeypatch.setattr(mappings.Map, "check", leak)
     spec.run("grant.map(dom2, granter=1, ref=0, gfn=0x1f0, flags=0)")
     assert identities(spec) == ["handle/grant.map"]
 
 
 def test_one_effect_too_many(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    apply = steps.UnmapDma.apply
+    apply = dma_map.UnmapDma.apply
 
     def more(self: Any, hv: Any) -> None:
         apply(self, hv)
         hv.domains[self.domain].dma.unmap(self.page + 1)
 
     spec.run("device.dma_map(dom1, iova=0, gfn=0x40, count=3, rights=R)")
-    monkeypatch.setattr(steps.UnmapDma, "apply", more)
+    monkeypatch.setattr(dma_map.UnmapDma, "apply", more)
     spec.run("device.dma_unmap(dom1, iova=0, count=1)")
     assert sorted(identities(spec)) == ["frame/device.dma_unmap", "iova/device.dma_unmap"]
 
@@ -90,8 +93,8 @@ def test_fetch_that_the_contract_does_not_know(spec: Any, monkeypatch: pytest.Mo
 
 
 def test_write_that_the_contract_does_not_know(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = steps.PutGuest.apply
-    monkeypatch.setattr(steps.PutGuest, "apply", lambda self, hv: put(self._replace(data=b"\1" * 8), hv))
+    put = exchange.PutGuest.apply
+    monkeypatch.setattr(exchange.PutGuest, "apply", lambda self, hv: put(self._replace(data=b"\1" * 8), hv))
     spec.run("memory.exchange(dom1, gfns=[0x50], out=0xffff880000041000, count=1)")
     assert identities(spec) == ["written/memory.exchange"]
 
@@ -173,8 +176,8 @@ def test_pending_bit_of_the_wrong_port(spec: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_device_for_another_domain(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assign = steps.AssignDevice.apply
-    monkeypatch.setattr(steps.AssignDevice, "apply", lambda self, hv: assign(self._replace(domain=0), hv))
+    assign = assignment.AssignDevice.apply
+    monkeypatch.setattr(assignment.AssignDevice, "apply", lambda self, hv: assign(self._replace(domain=0), hv))
     spec.run("device.assign(dom0, device=1, to=2)")
     assert identities(spec) == ["device/device.assign"]
 
@@ -243,12 +246,12 @@ def test_copy_of_other_bytes_than_were_asked_for(
     spec: Any, monkeypatch: pytest.MonkeyPatch, change: dict[str, int]
 ) -> None:
     """All of them are within frames that the caller may use."""
-    apply = grants.CopyBytes.apply
+    apply = copy.CopyBytes.apply
 
     def displaced(self: Any, hv: Any) -> None:
         apply(self._replace(**{name: getattr(self, name) + by for name, by in change.items()}), hv)
 
-    monkeypatch.setattr(grants.CopyBytes, "apply", displaced)
+    monkeypatch.setattr(copy.CopyBytes, "apply", displaced)
     spec.run(COPY)
     assert identities(spec) == ["moved/grant.copy"]
 
@@ -266,7 +269,7 @@ def test_copy_that_garbles(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dma_of_other_bytes_than_were_validated(
     spec: Any, monkeypatch: pytest.MonkeyPatch, change: dict[str, int]
 ) -> None:
-    apply = steps.SubmitDma.apply
+    apply = dma_submit.SubmitDma.apply
 
     def displaced(self: Any, hv: Any) -> None:
         apply(self._replace(**{name: getattr(self, name) + by for name, by in change.items()}), hv)
@@ -274,7 +277,7 @@ def test_dma_of_other_bytes_than_were_validated(
     mapped = "device.dma_map(dom1, iova=0x1000, gfn=0x40, count=2, rights=R|W)"
     spec.run(mapped, SUBMIT)
     assert identities(spec) == []
-    monkeypatch.setattr(steps.SubmitDma, "apply", displaced)
+    monkeypatch.setattr(dma_submit.SubmitDma, "apply", displaced)
     spec.run(SUBMIT)
     assert identities(spec) == ["moved/device.dma_submit"]
 
@@ -289,7 +292,7 @@ def test_change_that_no_call_made(spec: Any) -> None:
 def test_a_fault_does_not_echo(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The specification adopts what there is: later calls are judged by that."""
     with monkeypatch.context() as patch:
-        patch.setattr(memory.Populate, "check", lambda *_: NOTHING)
+        patch.setattr(reservation.Populate, "check", lambda *_: NOTHING)
         spec.run("memory.populate(dom1, first=0x1f0, count=1)")
     assert identities(spec) == ["result/memory.populate"]
     trace = spec.run("memory.decrease(dom1, first=0x1f0, count=1)", "memory.populate(dom1, first=0x1f0, count=1)")

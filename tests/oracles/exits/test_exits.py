@@ -108,9 +108,9 @@ FAULTS = {
         "exits/others/out",
     ),
     "another domain's device does the work": (
-        "hvfuzz.hypervisor.memory.steps:SubmitDma.apply",
+        "hvfuzz.hypervisor.hypercalls.device.dma_submit:SubmitDma.apply",
         """
-        from hvfuzz.hypervisor.memory.steps import SubmitDma
+        from hvfuzz.hypervisor.hypercalls.device.dma_submit import SubmitDma
         original = SubmitDma.apply
         def replacement(self, hv):
             original(self._replace(device=0), hv)

@@ -2,21 +2,20 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
-from hvfuzz.hypervisor.hypercalls import device
-from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.hypercalls.device import assignment
 
 
 def replacement(self, hv, caller, vcpu):
     d = hv.device(self.device)
     if d is None:
-        return device.NO_SUCH_DEVICE
+        return assignment.NO_SUCH_DEVICE
     to = hv.resolve(caller, self.to)
-    return Refused(Status.NO_DOMAIN, "") if to is None else Effect((steps.AssignDevice(self.device, to.id),))
+    return Refused(Status.NO_DOMAIN, "") if to is None else Effect((assignment.AssignDevice(self.device, to.id),))
 
 
 BUG = Bug(
     name="assign-busy",
-    replaces="hvfuzz.hypervisor.hypercalls.device:Assign.check",
+    replaces="hvfuzz.hypervisor.hypercalls.device.assignment:Assign.check",
     replacement=replacement,
     findings=("specification/status/device.assign",),
     trigger="""\

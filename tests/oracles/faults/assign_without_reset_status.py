@@ -12,7 +12,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="assign-without-reset-status",
-    replaces="hvfuzz.hypervisor.memory.steps:DeassignDevice.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
     findings=("secrets/device/device.deassign",),
     trigger="""\

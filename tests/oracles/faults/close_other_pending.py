@@ -1,13 +1,14 @@
 """The bucket is freed while one other port of it is allocated."""
 
 from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor.hypercalls import event
 from hvfuzz.hypervisor.ipc import event_channels
 
 
 def replacement(domain, port):
     index = port // 32
     free = event_channels.deref(domain.buckets[index]).ports.count(None)
-    return (event_channels.FreeBucket(domain.id, index),) if free >= 30 else ()
+    return (event.FreeBucket(domain.id, index),) if free >= 30 else ()
 
 
 BUG = Bug(

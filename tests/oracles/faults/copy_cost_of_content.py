@@ -1,9 +1,9 @@
 """Zero pages are copied faster: time tells of the content."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.ipc import grants
+from hvfuzz.hypervisor.hypercalls.grant import copy
 
-ORIGINAL = grants.copy_bytes
+ORIGINAL = copy.copy_bytes
 
 
 def replacement(hv, vcpu, source, dest, length):
@@ -14,7 +14,7 @@ def replacement(hv, vcpu, source, dest, length):
 
 BUG = Bug(
     name="copy-cost-of-content",
-    replaces="hvfuzz.hypervisor.ipc.grants:copy_bytes",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.copy:copy_bytes",
     replacement=replacement,
     findings=("host_memory/unannounced/grant.copy",),
     trigger="""\

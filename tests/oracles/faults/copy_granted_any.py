@@ -19,7 +19,7 @@ def replacement(hv, caller, domain, ref, right):
 
 BUG = Bug(
     name="copy-granted-any",
-    replaces="hvfuzz.hypervisor.hypercalls.grant:granted_frame",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.copy:granted_frame",
     replacement=replacement,
     findings=("ownership/copy/grant.copy",),
     trigger="""\

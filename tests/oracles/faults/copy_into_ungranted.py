@@ -12,7 +12,7 @@ def replacement(hv, vcpu, source, dest, length):
 
 BUG = Bug(
     name="copy-into-ungranted",
-    replaces="hvfuzz.hypervisor.ipc.grants:copy_bytes",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.copy:copy_bytes",
     replacement=replacement,
     findings=("host_memory/unannounced/grant.copy",),
     trigger="""\

@@ -12,7 +12,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="deassign-resets-all",
-    replaces="hvfuzz.hypervisor.memory.steps:DeassignDevice.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
     findings=("exits/others/device.deassign",),
     trigger="""\

@@ -1,10 +1,10 @@
 """The host copies itself, between the frames of the present tables: unannounced."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.hypercalls.device import dma_submit
 from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
-ORIGINAL = steps.SubmitDma.apply
+ORIGINAL = dma_submit.SubmitDma.apply
 
 
 def replacement(self, hv):
@@ -17,7 +17,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="dma-not-moved-but-done",
-    replaces="hvfuzz.hypervisor.memory.steps:SubmitDma.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_submit:SubmitDma.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/device.dma_submit",),
     trigger="""\

@@ -18,7 +18,7 @@ def replacement(self, hv, caller, gfns):
 
 BUG = Bug(
     name="duplicate-gfns",
-    replaces="hvfuzz.hypervisor.hypercalls.memory:Exchange._refusal",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.exchange:Exchange._refusal",
     replacement=replacement,
     findings=("host_memory/exception:HostBug/memory.exchange",),
     trigger="""\

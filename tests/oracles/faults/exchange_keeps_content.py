@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="exchange-keeps-content",
-    replaces="hvfuzz.hypervisor.memory.steps:ExchangePage.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.exchange:ExchangePage.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.exchange",),
     trigger="""\

@@ -9,7 +9,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="exchange-never-writes-out",
-    replaces="hvfuzz.hypervisor.memory.steps:PutGuest.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.exchange:PutGuest.apply",
     replacement=replacement,
     findings=("specification/written/memory.exchange",),
     trigger="""\

@@ -17,7 +17,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="flush-first-page-only",
-    replaces="hvfuzz.hypervisor.memory.steps:ProtectRange.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.protect:ProtectRange.apply",
     replacement=replacement,
     findings=("stale/tlb/memory.protect",),
     trigger="""\

@@ -15,7 +15,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="freed-while-mapped-other",
-    replaces="hvfuzz.hypervisor.memory.steps:RemovePage.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:RemovePage.apply",
     replacement=replacement,
     findings=("stale/leaf/memory.decrease",),
     trigger="""\

@@ -2,10 +2,9 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core.effects import Effect, Refused
-from hvfuzz.hypervisor.hypercalls import grant
-from hvfuzz.hypervisor.ipc import grants
+from hvfuzz.hypervisor.hypercalls.grant import entries
 
-ORIGINAL = grant.Create.check
+ORIGINAL = entries.Create.check
 
 
 def replacement(self, hv, caller, vcpu):
@@ -13,12 +12,12 @@ def replacement(self, hv, caller, vcpu):
     if isinstance(e, Refused):
         return e
     s = e.steps[0]
-    return Effect((grants.CreateGrant(s.domain, s.ref, s.entry._replace(to=200, frame=s.entry.frame)),), e.result)
+    return Effect((entries.CreateGrant(s.domain, s.ref, s.entry._replace(to=200, frame=s.entry.frame)),), e.result)
 
 
 BUG = Bug(
     name="grant-to-nobody",
-    replaces="hvfuzz.hypervisor.hypercalls.grant:Create.check",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.entries:Create.check",
     replacement=replacement,
     findings=("specification/grant/grant.create",),
     trigger="""\

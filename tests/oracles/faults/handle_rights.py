@@ -2,10 +2,9 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core.effects import Effect, Refused
-from hvfuzz.hypervisor.hypercalls import grant
-from hvfuzz.hypervisor.ipc import grants
+from hvfuzz.hypervisor.hypercalls.grant import mappings
 
-ORIGINAL = grant.Map.check
+ORIGINAL = mappings.Map.check
 
 
 def replacement(self, hv, caller, vcpu):
@@ -13,12 +12,12 @@ def replacement(self, hv, caller, vcpu):
     if isinstance(e, Refused):
         return e
     s = e.steps[0]
-    return Effect((grants.MapGrant(s.domain, s.handle, s.mapping._replace(rights=3)),), e.result)
+    return Effect((mappings.MapGrant(s.domain, s.handle, s.mapping._replace(rights=3)),), e.result)
 
 
 BUG = Bug(
     name="handle-rights",
-    replaces="hvfuzz.hypervisor.hypercalls.grant:Map.check",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.mappings:Map.check",
     replacement=replacement,
     findings=("specification/page/grant.map",),
     trigger="""\

@@ -13,7 +13,7 @@ def replacement(iova, count):
 
 BUG = Bug(
     name="hole-by-one",
-    replaces="hvfuzz.hypervisor.hypercalls.device:iova_range_ok",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_map:iova_range_ok",
     replacement=replacement,
     findings=("specification/status/device.dma_map",),
     trigger="""\

@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="huge-leaf",
-    replaces="hvfuzz.hypervisor.memory.steps:PopulatePage.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:PopulatePage.apply",
     replacement=replacement,
     findings=("ownership/nowhere/memory.populate",),
     trigger="""\

@@ -16,7 +16,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="iommu-writable",
-    replaces="hvfuzz.hypervisor.ipc.grants:MapGrant.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.mappings:MapGrant.apply",
     replacement=replacement,
     findings=("ownership/rights/grant.map",),
     trigger="""\

@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="kicked-by-another-call",
-    replaces="hvfuzz.hypervisor.memory.steps:DeassignDevice.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
     findings=("exits/dma/device.deassign",),
     trigger="""\

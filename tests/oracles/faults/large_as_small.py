@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="large-as-small",
-    replaces="hvfuzz.hypervisor.memory.steps:PopulateBlock.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:PopulateBlock.apply",
     replacement=replacement,
     findings=("recount/size/memory.populate",),
     trigger="""\

@@ -13,7 +13,7 @@ def replacement(self, hv, caller, gfn, entry, level):
 
 BUG = Bug(
     name="map-rights",
-    replaces="hvfuzz.hypervisor.hypercalls.device:DmaMap.frame",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_map:DmaMap.frame",
     replacement=replacement,
     findings=("ownership/foreign/device.dma_map",),
     trigger="""\

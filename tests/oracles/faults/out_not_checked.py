@@ -9,7 +9,7 @@ def replacement(self, hv, vcpu):
 
 BUG = Bug(
     name="out-not-checked",
-    replaces="hvfuzz.hypervisor.hypercalls.memory:Exchange.out_ok",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.exchange:Exchange.out_ok",
     replacement=replacement,
     findings=("specification/status/memory.exchange",),
     trigger="""\

@@ -11,7 +11,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="owner-nobody",
-    replaces="hvfuzz.hypervisor.memory.steps:PopulatePage.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:PopulatePage.apply",
     replacement=replacement,
     findings=("ownership/foreign/memory.populate",),
     trigger="""\

@@ -2,7 +2,8 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core.effects import Effect
-from hvfuzz.hypervisor.memory import page_checks, steps
+from hvfuzz.hypervisor.hypercalls.memory import reservation
+from hvfuzz.hypervisor.memory import page_checks
 from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
 
@@ -13,13 +14,13 @@ def replacement(self, hv, caller, vcpu):
         r = page_checks.release_refusal(hv, caller, gfn, entry, level)
         if r is not None:
             return r
-        steps.RemovePage(caller.id, gfn, leaf_frame(entry, level, gfn)).apply(hv)
+        reservation.RemovePage(caller.id, gfn, leaf_frame(entry, level, gfn)).apply(hv)
     return Effect((), self.count)
 
 
 BUG = Bug(
     name="partial-refused",
-    replaces="hvfuzz.hypervisor.hypercalls.memory:Decrease.check",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:Decrease.check",
     replacement=replacement,
     findings=("specification/frame/memory.decrease",),
     trigger="""\

@@ -12,7 +12,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="populate-leaves-pointer",
-    replaces="hvfuzz.hypervisor.memory.steps:PopulatePage.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:PopulatePage.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.populate",),
     trigger="""\

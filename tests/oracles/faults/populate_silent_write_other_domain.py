@@ -1,9 +1,9 @@
 """The frame behind the one that is freed is scrubbed too: another page of the guest's (or somebody else's)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.hypercalls.memory import reservation
 
-ORIGINAL = steps.RemovePage.apply
+ORIGINAL = reservation.RemovePage.apply
 
 
 def replacement(self, hv):
@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="populate-silent-write-other-domain",
-    replaces="hvfuzz.hypervisor.memory.steps:RemovePage.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:RemovePage.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.decrease",),
     trigger="""\

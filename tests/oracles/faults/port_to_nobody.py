@@ -10,9 +10,7 @@ from hvfuzz.hypervisor.ipc import event_channels
 def replacement(self, hv, caller, vcpu):
     port = event_channels.lowest_free_port(caller)
     room = event.room_for(hv, caller, port)
-    return Effect(
-        (*room, event_channels.SetPort(caller.id, port, domains.Port(domains.PortState.UNBOUND, self.remote))), port
-    )
+    return Effect((*room, event.SetPort(caller.id, port, domains.Port(domains.PortState.UNBOUND, self.remote))), port)
 
 
 BUG = Bug(

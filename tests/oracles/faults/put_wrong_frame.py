@@ -14,7 +14,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="put-wrong-frame",
-    replaces="hvfuzz.hypervisor.memory.steps:PutGuest.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.exchange:PutGuest.apply",
     replacement=replacement,
     findings=("fetch/crossing/memory.exchange",),
     trigger="""\

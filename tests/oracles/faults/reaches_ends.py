@@ -9,7 +9,7 @@ def replacement(caller, iova, length, right):
 
 BUG = Bug(
     name="reaches-ends",
-    replaces="hvfuzz.hypervisor.hypercalls.device:reaches",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_submit:reaches",
     replacement=replacement,
     findings=("specification/status/device.dma_submit",),
     trigger="""\

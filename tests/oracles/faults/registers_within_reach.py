@@ -11,7 +11,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="registers-within-reach",
-    replaces="hvfuzz.hypervisor.memory.steps:MapDma.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_map:MapDma.apply",
     replacement=replacement,
     findings=("ownership/registers/device.dma_map",),
     trigger="""\

@@ -1,19 +1,19 @@
 """The reference is dropped before the leaf goes (order)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.ipc import grants
+from hvfuzz.hypervisor.hypercalls.grant import mappings
 
 
 def replacement(self, hv):
     domain = hv.domains[self.domain]
     mapping = domain.handles[self.handle]
-    grants.drop_reference(hv, domain, self.handle, mapping, self.side)
-    grants.unmap_side(domain, mapping, self.side)
+    mappings.drop_reference(hv, domain, self.handle, mapping, self.side)
+    mappings.unmap_side(domain, mapping, self.side)
 
 
 BUG = Bug(
     name="release-before-unmap",
-    replaces="hvfuzz.hypervisor.ipc.grants:ReleaseSide.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.mappings:ReleaseSide.apply",
     replacement=replacement,
     findings=("stale/leaf/grant.unmap",),
     trigger="""\

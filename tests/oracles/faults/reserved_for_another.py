@@ -14,7 +14,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="reserved-for-another",
-    replaces="hvfuzz.hypervisor.memory.steps:AssignDevice.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.device.assignment:AssignDevice.apply",
     replacement=replacement,
     findings=("ownership/reserved/device.assign",),
     trigger="""\

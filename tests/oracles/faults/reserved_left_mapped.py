@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="reserved-left-mapped",
-    replaces="hvfuzz.hypervisor.memory.steps:DeassignDevice.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
     findings=("ownership/reserved/device.deassign",),
     trigger="""\

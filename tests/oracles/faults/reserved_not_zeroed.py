@@ -14,7 +14,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="reserved-not-zeroed",
-    replaces="hvfuzz.hypervisor.memory.steps:DeassignDevice.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
     findings=("secrets/load/load",),
     trigger="""\

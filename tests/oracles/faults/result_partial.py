@@ -2,9 +2,9 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core.effects import Effect, Refused
-from hvfuzz.hypervisor.hypercalls import memory
+from hvfuzz.hypervisor.hypercalls.memory import reservation
 
-ORIGINAL = memory.Decrease.check
+ORIGINAL = reservation.Decrease.check
 
 
 def replacement(self, hv, caller, vcpu):
@@ -14,7 +14,7 @@ def replacement(self, hv, caller, vcpu):
 
 BUG = Bug(
     name="result-partial",
-    replaces="hvfuzz.hypervisor.hypercalls.memory:Decrease.check",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:Decrease.check",
     replacement=replacement,
     findings=("specification/result/memory.decrease",),
     trigger="""\

@@ -2,6 +2,7 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.hypercalls.grant import entries
 from hvfuzz.hypervisor.ipc import grants
 
 
@@ -11,12 +12,12 @@ def replacement(self, hv, caller, vcpu):
         return Refused(Status.NO_GRANT, "")
     if entry.host_pins:
         return Refused(Status.BUSY, "")
-    return Effect((grants.RevokeGrant(caller.id, self.ref),))
+    return Effect((entries.RevokeGrant(caller.id, self.ref),))
 
 
 BUG = Bug(
     name="revoke-device-pinned",
-    replaces="hvfuzz.hypervisor.hypercalls.grant:Revoke.check",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.entries:Revoke.check",
     replacement=replacement,
     findings=("ownership/foreign/grant.revoke",),
     trigger="""\

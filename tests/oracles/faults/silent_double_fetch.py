@@ -27,7 +27,7 @@ def replacement(self, hv, vcpu):
 
 BUG = Bug(
     name="silent-double-fetch",
-    replaces="hvfuzz.hypervisor.hypercalls.device:DmaBatch.requests",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_submit:DmaBatch.requests",
     replacement=replacement,
     findings=("host_memory/unannounced/device.dma_batch",),
     trigger="""\

@@ -1,10 +1,10 @@
 """The same, with a canary in it, which nobody loads."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.hypercalls.memory import reservation
 from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
-ORIGINAL = steps.PopulatePage.apply
+ORIGINAL = reservation.PopulatePage.apply
 
 
 def replacement(self, hv):
@@ -15,7 +15,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="silent-leak-of-canary",
-    replaces="hvfuzz.hypervisor.memory.steps:PopulatePage.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:PopulatePage.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.populate",),
     trigger="""\

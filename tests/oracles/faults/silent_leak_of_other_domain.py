@@ -1,10 +1,10 @@
 """The new page holds what another domain has in a page of its own (copied unannounced, no canary in it)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.hypercalls.memory import reservation
 from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
-ORIGINAL = steps.PopulatePage.apply
+ORIGINAL = reservation.PopulatePage.apply
 
 
 def replacement(self, hv):
@@ -15,7 +15,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="silent-leak-of-other-domain",
-    replaces="hvfuzz.hypervisor.memory.steps:PopulatePage.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:PopulatePage.apply",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.populate",),
     trigger="""\

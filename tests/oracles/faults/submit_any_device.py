@@ -1,16 +1,16 @@
 """Whose the device is, is not looked at."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.hypercalls import device
+from hvfuzz.hypervisor.hypercalls.device import assignment
 
 
 def replacement(hv, caller, number):
-    return device.NO_SUCH_DEVICE if hv.device(number) is None else None
+    return assignment.NO_SUCH_DEVICE if hv.device(number) is None else None
 
 
 BUG = Bug(
     name="submit-any-device",
-    replaces="hvfuzz.hypervisor.hypercalls.device:device_refusal",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_submit:device_refusal",
     replacement=replacement,
     findings=("specification/status/device.dma_submit",),
     trigger="""\

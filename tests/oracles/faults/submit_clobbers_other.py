@@ -1,9 +1,9 @@
 """LENGTH is written to the other engine as well."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.hypercalls.device import dma_submit
 
-ORIGINAL = steps.SubmitDma.apply
+ORIGINAL = dma_submit.SubmitDma.apply
 
 
 def replacement(self, hv):
@@ -13,7 +13,7 @@ def replacement(self, hv):
 
 BUG = Bug(
     name="submit-clobbers-other",
-    replaces="hvfuzz.hypervisor.memory.steps:SubmitDma.apply",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_submit:SubmitDma.apply",
     replacement=replacement,
     findings=("exits/others/device.dma_submit",),
     trigger="""\

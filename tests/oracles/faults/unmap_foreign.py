@@ -2,24 +2,23 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
-from hvfuzz.hypervisor.hypercalls import device
-from hvfuzz.hypervisor.memory import steps
+from hvfuzz.hypervisor.hypercalls.device import dma_map
 from hvfuzz.hypervisor.memory.table_tree import RIGHTS
 
 
 def replacement(self, hv, caller, vcpu):
-    if not device.iova_range_ok(self.iova, self.count):
-        return device.BAD_IOVA
+    if not dma_map.iova_range_ok(self.iova, self.count):
+        return dma_map.BAD_IOVA
     first = self.iova >> 12
     for _, e, _ in caller.dma.leaves(first, self.count):
         if not e & RIGHTS:
             return Refused(Status.NOT_PRESENT, "")
-    return Effect(tuple(steps.UnmapDma(caller.id, p) for p in range(first, first + self.count)), self.count)
+    return Effect(tuple(dma_map.UnmapDma(caller.id, p) for p in range(first, first + self.count)), self.count)
 
 
 BUG = Bug(
     name="unmap-foreign",
-    replaces="hvfuzz.hypervisor.hypercalls.device:DmaUnmap.check",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_map:DmaUnmap.check",
     replacement=replacement,
     findings=("recount/pins/device.dma_unmap",),
     trigger="""\

@@ -9,7 +9,7 @@ def replacement(domain, handle, mapping, sides):
 
 BUG = Bug(
     name="unmap-iova-zero",
-    replaces="hvfuzz.hypervisor.ipc.grants:set_sides",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.mappings:set_sides",
     replacement=replacement,
     findings=("specification/handle/grant.unmap",),
     trigger="""\

@@ -1,18 +1,19 @@
 """HOST is released whatever the flags say."""
 
 from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor.hypercalls.grant.mappings import ReleaseSide
 from hvfuzz.hypervisor.ipc import grants
 
 
 def replacement(domain, mappings, flags):
     return tuple(
-        grants.ReleaseSide(domain.id, h, s) for h, m in mappings for s in (1, 2) if s & (flags | 1) & grants.sides_of(m)
+        ReleaseSide(domain.id, h, s) for h, m in mappings for s in (1, 2) if s & (flags | 1) & grants.sides_of(m)
     )
 
 
 BUG = Bug(
     name="unmap-one-handle-twice",
-    replaces="hvfuzz.hypervisor.ipc.grants:release_steps",
+    replaces="hvfuzz.hypervisor.hypercalls.grant.mappings:release_steps",
     replacement=replacement,
     findings=("specification/frame/grant.unmap",),
     trigger="""\

@@ -9,7 +9,7 @@ def replacement(self, hv, caller, number):
 
 BUG = Bug(
     name="window-of-any-device",
-    replaces="hvfuzz.hypervisor.hypercalls.device:DmaMap.window_refusal",
+    replaces="hvfuzz.hypervisor.hypercalls.device.dma_map:DmaMap.window_refusal",
     replacement=replacement,
     findings=("ownership/registers/device.dma_map",),
     trigger="""\

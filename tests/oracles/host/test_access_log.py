@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from hvfuzz.guest.format.text import parse
-from hvfuzz.hypervisor.hypercalls import device
+from hvfuzz.hypervisor.hypercalls.device import dma_submit
+from hvfuzz.hypervisor.hypercalls.memory import reservation
+from hvfuzz.hypervisor.hypercalls.memory.exchange import PutGuest
+from hvfuzz.hypervisor.hypercalls.memory.reservation import PopulatePage, RemovePage
 from hvfuzz.hypervisor.ipc import grants
-from hvfuzz.hypervisor.memory import guest_access, steps
-from hvfuzz.hypervisor.memory.steps import PopulatePage, PutGuest, RemovePage
+from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.targets.emulated.emulated import EmulatedTarget
@@ -55,7 +57,7 @@ def fetch_again(self: Any, hv: Any, vcpu: Any) -> Any:
     return found
 
 
-REQUESTS = device.DmaBatch.requests
+REQUESTS = dma_submit.DmaBatch.requests
 
 
 def look_and_write(self: PopulatePage, hv: Any) -> None:
@@ -83,7 +85,7 @@ REMOVE_PAGE = RemovePage.apply
     [
         (grants, "copy_bytes", copy_words, (COPY,)),
         (guest_access, "_put_piece", put_more, (EXCHANGE,)),
-        (device.DmaBatch, "requests", fetch_again, BATCH),
+        (dma_submit.DmaBatch, "requests", fetch_again, BATCH),
         (PopulatePage, "apply", look_and_write, (POPULATE,)),
         (RemovePage, "apply", scrub_neighbour, (DECREASE,)),
     ],
@@ -206,7 +208,7 @@ def test_fresh_page_that_is_written(watched: Callable[..., Any], monkeypatch: py
         apply(step, hv)
         hv.machine.memory.store((step.hfn << PAGE_SHIFT) + 77, 1, 1)
 
-    for step in (steps.PopulatePage, steps.PopulateBlock):
+    for step in (reservation.PopulatePage, reservation.PopulateBlock):
         apply = step.apply
         monkeypatch.setattr(step, "apply", lambda self, hv, apply=apply: write(self, hv, apply))
     rig = watched("host_memory")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.hypervisor.ipc import grants
+from hvfuzz.hypervisor.hypercalls.grant import mappings
 from hvfuzz.hypervisor.memory.dma import DmaMap
 from hvfuzz.hypervisor.memory.stage2 import Stage2
 from hvfuzz.hypervisor.memory.table_tree import leaf_frame
@@ -82,14 +82,14 @@ def test_flush_before_the_entry_is_written(
 @pytest.mark.parametrize("flags", ["HOST", "DEVICE", "HOST|DEVICE"])
 @pytest.mark.parametrize("faulty", [False, True])
 def test_pin_that_is_dropped_too_soon(close: Any, monkeypatch: pytest.MonkeyPatch, faulty: bool, flags: str) -> None:
-    def release(self: grants.ReleaseSide, hv: Any) -> None:
+    def release(self: mappings.ReleaseSide, hv: Any) -> None:
         domain = hv.domains[self.domain]
         mapping = domain.handles[self.handle]
-        grants.drop_reference(hv, domain, self.handle, mapping, self.side)
-        grants.unmap_side(domain, mapping, self.side)
+        mappings.drop_reference(hv, domain, self.handle, mapping, self.side)
+        mappings.unmap_side(domain, mapping, self.side)
 
     if faulty:
-        monkeypatch.setattr(grants.ReleaseSide, "apply", release)
+        monkeypatch.setattr(mappings.ReleaseSide, "apply", release)
     trace = close.run(*GRANT, f"grant.unmap(dom1, handle=r1, count=1, flags={flags})")
     assert trace.outcomes[-1].status == 0
     assert close.rules == (["stale/leaf"] if faulty else [])

@@ -9,7 +9,9 @@ import pytest
 
 from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_START, USER_BASE
 from hvfuzz.hypervisor.core import dispatch
-from hvfuzz.hypervisor.hypercalls import device, memory, multicall
+from hvfuzz.hypervisor.hypercalls import multicall
+from hvfuzz.hypervisor.hypercalls.device import dma_submit
+from hvfuzz.hypervisor.hypercalls.memory import exchange
 from hvfuzz.hypervisor.memory import guest_access as access
 from hvfuzz.machine.addresses import PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.cpu.vmcs import Saved
@@ -25,20 +27,20 @@ def fetch(watched: Callable[..., Any]) -> Any:
 
 def test_a_ring_that_is_read_again(fetch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """XSA-155."""
-    once = device.DmaBatch.requests
+    once = dma_submit.DmaBatch.requests
 
     def twice(self: Any, hv: Any, vcpu: Any) -> Any:
         access.copy_from_guest(hv, vcpu, self.ring, 8)
         return once(self, hv, vcpu)
 
-    monkeypatch.setattr(device.DmaBatch, "requests", twice)
+    monkeypatch.setattr(dma_submit.DmaBatch, "requests", twice)
     fetch.run("device.dma_batch(dom1, device=0, ring=[1, 0, 0, 8])")
     assert fetch.rules == ["fetch/twice"]
 
 
 def test_what_is_written_is_no_reason_to_read_again(fetch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The results go where the arguments are; a limit says how far an array goes."""
-    once = memory.Exchange.elements
+    once = exchange.Exchange.elements
 
     def twice(self: Any, hv: Any, vcpu: Any) -> Any:
         once(self, hv, vcpu)
@@ -48,7 +50,7 @@ def test_what_is_written_is_no_reason_to_read_again(fetch: Any, monkeypatch: pyt
     line = f"memory.exchange(dom1, gfns={both}, out={both}, count=1)"
     fetch.run(f"store(dom1, gva={both}, size=8, value=0x60)", line)
     assert fetch.rules == []
-    monkeypatch.setattr(memory.Exchange, "elements", twice)
+    monkeypatch.setattr(exchange.Exchange, "elements", twice)
     fetch.run(line)
     assert fetch.rules == ["fetch/twice"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from hvfuzz.hypervisor.hypercalls.memory.reservation import RemoveBlock, RemovePage
 from hvfuzz.hypervisor.memory.frames import FrameTable
 from hvfuzz.hypervisor.memory.stage2 import Stage2
-from hvfuzz.hypervisor.memory.steps import RemoveBlock, RemovePage
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
 
 GVA = 0xFFFF_8800_0005_0000

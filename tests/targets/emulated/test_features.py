@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from hvfuzz.bugs import find_bug, known_bugs
 from hvfuzz.guest.format.text import parse
-from hvfuzz.hypervisor.memory.steps import RemovePage
+from hvfuzz.hypervisor.hypercalls.memory.reservation import RemovePage
 from hvfuzz.targets.emulated.emulated import EmulatedTarget
 from hvfuzz.targets.emulated.features import SPACE
 

@@ -1,0 +1,73 @@
+"""Narrow views of the hypervisor's state: a leaf names the one that it needs, and can use nothing else.
+
+`Hypervisor` satisfies all of them, and the type checker proves it at each call. What may do anything, such as a step of
+an effect or an exit handler, takes `Hypervisor` itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.host import HostArray, HostMemory
+    from hvfuzz.hypervisor.memory.allocator import Allocator
+    from hvfuzz.hypervisor.memory.frames import FrameTable
+    from hvfuzz.hypervisor.vcpu.scheduler import Scheduler
+    from hvfuzz.machine.machine import Machine
+
+
+class Frames(Protocol):
+    """Who owns each frame, and how often it is counted."""
+
+    @property
+    def frames(self) -> FrameTable: ...
+
+
+class Domains(Protocol):
+    """All domains, by number."""
+
+    @property
+    def domains(self) -> HostArray[Domain]: ...
+
+
+class GrantTables(Frames, Domains, Protocol):
+    """Grant entries and mappings, and the frames that they pin."""
+
+
+class Wakeup(Domains, Protocol):
+    """Domains, and the scheduler that makes their vCPUs runnable."""
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+
+
+class ClockSource(Wakeup, Protocol):
+    """The virtual clock, and each domain's budget of reads."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+
+class Apics(Wakeup, Protocol):
+    """The registers of every local APIC, in host memory."""
+
+    @property
+    def host(self) -> HostMemory: ...
+
+    @property
+    def apics(self) -> HostArray[int]: ...
+
+
+class ApicTimers(Apics, ClockSource, Protocol):
+    """Local APICs and their timers."""
+
+    @property
+    def apic_timers(self) -> dict[int, int]: ...
+
+
+class ApicPages(Apics, Protocol):
+    """Where the page of a new APIC comes from."""
+
+    @property
+    def allocator(self) -> Allocator: ...

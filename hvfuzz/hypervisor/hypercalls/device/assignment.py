@@ -1,0 +1,102 @@
+"""Devices given to domains: `device.assign`, and `device.deassign`, which undoes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.kinds import DeviceArg, DomainRef
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused
+from hvfuzz.hypervisor.memory.page_checks import POOL_TOO_SMALL
+from hvfuzz.hypervisor.memory.table_tree import READ as DMA_READ
+from hvfuzz.hypervisor.memory.table_tree import WRITE as DMA_WRITE
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
+
+
+NO_SUCH_DEVICE = Refused(Status.NO_DEVICE, "no such device")
+
+
+@hypercall(0x60, errors=(Status.NO_DEVICE, Status.NO_DOMAIN, Status.BUSY, Status.NO_POOL), privileged=True)
+class Assign:
+    """Give an unassigned device to domain `to`: from then on it reaches what that domain maps for devices.
+
+    Memory that firmware keeps for the device is mapped, too, at its own address, with table pages of that domain's.
+    """
+
+    device: DeviceArg
+    to: DomainRef
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The device, the domain, that it has no owner, then table pages."""
+        device = hv.device(self.device)
+        if device is None:
+            return NO_SUCH_DEVICE
+        to = hv.resolve(caller, self.to)
+        if to is None:
+            return Refused(Status.NO_DOMAIN, "to")
+        if hv.iommu.domain_of(device.bdf) >= 0:
+            return Refused(Status.BUSY, "device assigned")
+        if to.dma.tables_needed(hv.reserved.get(device.bdf, ())) > len(to.pool):
+            return POOL_TOO_SMALL
+        return Effect((AssignDevice(self.device, to.id),))
+
+
+class AssignDevice(NamedTuple):
+    """Device number `device` belongs to `domain` from now on."""
+
+    device: int
+    domain: int
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Map the memory that firmware keeps for it, then point its context entry to the domain's tables."""
+        bdf = hv.machine.devices[self.device].bdf
+        dma = hv.domains[self.domain].dma
+        for page in hv.reserved.get(bdf, ()):
+            dma.map(page, page, DMA_READ | DMA_WRITE)
+        hv.iommu.attach(bdf, dma)
+
+
+@hypercall(0x61, errors=(Status.NO_DEVICE, Status.NOT_PRESENT), privileged=True)
+class Deassign:
+    """Take a device from its domain: its DMA is blocked, it is reset, and its reserved memory is zeroed."""
+
+    device: DeviceArg
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The device, and that it has an owner."""
+        device = hv.device(self.device)
+        if device is None:
+            return NO_SUCH_DEVICE
+        if hv.iommu.domain_of(device.bdf) < 0:
+            return Refused(Status.NOT_PRESENT, "device not assigned")
+        return Effect((DeassignDevice(self.device),))
+
+
+class DeassignDevice(NamedTuple):
+    """Device number `device` belongs to nobody from now on."""
+
+    device: int
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Block its requests, and those to its registers, then reset it: they may hold what its last owner put there.
+
+        So may its reserved memory, of which a device that was reset makes no use.
+        """
+        device = hv.machine.devices[self.device]
+        dma = hv.domains[hv.iommu.domain_of(device.bdf)].dma
+        hv.iommu.detach(device.bdf)
+        window = hv.window_of(self.device)
+        if window is not None:
+            dma.unmap(window[1])
+            del hv.windows[window]
+        reserved = hv.reserved.get(device.bdf, ())
+        for page in reserved:
+            dma.unmap(page)
+        device.reset()
+        for page in reserved:
+            hv.host.fill(page, 0)

@@ -1,0 +1,203 @@
+"""What the caller's devices reach: `device.dma_map`, and `device.dma_unmap`, which undoes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from hvfuzz.abi.boot import DEVICES, MMIO_BASE
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.kinds import COUNT, RIGHTS, GfnArg, IovaArg
+from hvfuzz.abi.limits import DMA_PAGES, IOVA_HOLE, IOVA_LIMIT
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.core.effects import PAGE_WORK, Effect, Refused
+from hvfuzz.hypervisor.memory.page_checks import ABSENT, BAD_RANGE, NOT_THE_OWNER, POOL_TOO_SMALL, range_ok
+from hvfuzz.hypervisor.memory.table_tree import FOREIGN, READ, WRITE, leaf_frame
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS as ALL_RIGHTS
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
+from hvfuzz.machine.devices.register_windows import REGISTERS_BASE
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
+
+
+WINDOWS_GFN = MMIO_BASE >> PAGE_SHIFT
+"""Guest frame number of the registers of device 0."""
+
+
+REGISTERS_FRAME = REGISTERS_BASE >> PAGE_SHIFT
+"""Frame number of the registers of device 0; each further device has the next one."""
+
+
+DMA_RIGHTS = (READ, WRITE, READ | WRITE)
+
+
+BAD_IOVA = Refused(Status.INVALID, "range of device addresses")
+
+
+NOT_ITS_DEVICE = Refused(Status.NOT_PERMITTED, "device not assigned to the caller")
+
+
+MADE_BY_GRANT = Refused(Status.EXISTS, "device page mapped by a grant")
+
+
+KEPT_BY_FIRMWARE = Refused(Status.NOT_PERMITTED, "device page of a reserved region")
+
+
+def iova_range_ok(iova: int, count: int) -> bool:
+    """Whether `count` (1 .. 64) pages from device address `iova` on are aligned, in 39 bits and not in the hole."""
+    end = iova + (count << PAGE_SHIFT)
+    if not 0 < count <= DMA_PAGES or iova & PAGE_MASK or end > IOVA_LIMIT:
+        return False
+    return end <= IOVA_HOLE.start or iova >= IOVA_HOLE.stop
+
+
+@hypercall(
+    0x62,
+    result="count",
+    errors=(
+        Status.INVALID,
+        Status.NOT_PRESENT,
+        Status.NOT_OWNER,
+        Status.NOT_PERMITTED,
+        Status.EXISTS,
+        Status.NO_POOL,
+    ),
+    long=True,
+)
+class DmaMap:
+    """Let the caller's devices reach its pages from `gfn` on at the device addresses from `iova` on, with rights R,
+    W or RW. Device pages that an earlier call mapped are replaced. Those at the addresses of memory that firmware keeps
+    for a device, whosever it is, are not for guests to change.
+
+    If `gfn` is the register page of a device of the caller's, and `count` is 1, they reach these registers (peer to
+    peer). Each device's are mapped at one place at most, and no longer than the caller has that device.
+    """
+
+    iova: IovaArg
+    gfn: GfnArg
+    count: Annotated[int, COUNT.trying(DMA_PAGES, DMA_PAGES + 1)]
+    rights: Annotated[int, RIGHTS.trying(*DMA_RIGHTS)]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The ranges and rights, reserved pages, each page of memory in order, each device page, then table pages."""
+        if not iova_range_ok(self.iova, self.count):
+            return BAD_IOVA
+        number = self.gfn - WINDOWS_GFN
+        window = 0 <= number < DEVICES
+        if self.count != 1 if window else not range_ok(self.gfn, self.count, DMA_PAGES):
+            return BAD_RANGE
+        if self.rights not in DMA_RIGHTS:
+            return Refused(Status.INVALID, "rights")
+        if hv.reserved and hv.is_reserved(self.iova >> PAGE_SHIFT, self.count):
+            return KEPT_BY_FIRMWARE
+        frames = []
+        if window:
+            refused = self.window_refusal(hv, caller, number)
+            if refused is not None:
+                return refused
+            frames.append(REGISTERS_FRAME + number)
+        else:
+            for gfn, entry, level in caller.stage2.leaves(self.gfn, self.count):
+                frame = self.frame(hv, caller, gfn, entry, level)
+                if isinstance(frame, Refused):
+                    return frame
+                frames.append(frame)
+        first = self.iova >> PAGE_SHIFT
+        pages = range(first, first + self.count)
+        runs = caller.dma.runs(first, self.count)
+        if any(entry & ALL_RIGHTS and entry & FOREIGN for _, _, _, entries in runs for entry in entries):
+            return MADE_BY_GRANT
+        if caller.dma.tables_needed(pages) > len(caller.pool):
+            return POOL_TOO_SMALL
+        steps = tuple(MapDma(caller.id, page, frame, self.rights) for page, frame in zip(pages, frames, strict=True))
+        return Effect(steps, self.count)
+
+    def window_refusal(self, hv: Hypervisor, caller: Domain, number: int) -> Refused | None:
+        """Why the registers of device `number` cannot be mapped."""
+        if hv.iommu.domain_of(hv.machine.devices[number].bdf) != caller.id:
+            return NOT_ITS_DEVICE
+        place = hv.window_of(number)
+        if place is not None and place != (caller.id, self.iova >> PAGE_SHIFT):
+            return Refused(Status.EXISTS, "registers mapped elsewhere")
+        return None
+
+    def frame(self, hv: Hypervisor, caller: Domain, gfn: int, entry: int, level: int) -> int | Refused:
+        """The caller's own frame at `gfn`, to which it has the rights that its devices are to get."""
+        if not entry & ALL_RIGHTS:
+            return ABSENT
+        hfn = leaf_frame(entry, level, gfn)
+        if hv.frames.owner(hfn) != caller.id:
+            return NOT_THE_OWNER
+        if self.rights & ~entry:
+            return Refused(Status.NOT_PERMITTED, "caller lacks the rights")
+        return hfn
+
+
+class MapDma(NamedTuple):
+    """Device page `page` of `domain` names `hfn` with `rights`, whatever it named before."""
+
+    domain: int
+    page: int
+    hfn: int
+    rights: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Replace the leaf; a displaced one is flushed before its frame is let go."""
+        hv.domains[self.domain].dma.map(self.page, self.hfn, self.rights)
+        if hv.windows:
+            hv.windows.pop((self.domain, self.page), None)
+        if self.hfn >= REGISTERS_FRAME:
+            hv.windows[self.domain, self.page] = self.hfn - REGISTERS_FRAME
+
+
+@hypercall(
+    0x63,
+    result="count",
+    errors=(Status.INVALID, Status.NOT_PERMITTED, Status.NOT_PRESENT, Status.EXISTS),
+    long=True,
+)
+class DmaUnmap:
+    """Let the caller's devices reach nothing any more at the `count` device pages from `iova` on, but for reserved
+    memory, which is not for guests to unmap."""
+
+    iova: IovaArg
+    count: Annotated[int, COUNT.trying(DMA_PAGES, DMA_PAGES + 1)]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The range, reserved pages, then each device page in order; what a grant mapped, only `grant.unmap` unmaps."""
+        if not iova_range_ok(self.iova, self.count):
+            return BAD_IOVA
+        first = self.iova >> PAGE_SHIFT
+        if hv.reserved and hv.is_reserved(first, self.count):
+            return KEPT_BY_FIRMWARE
+        for _, entry, _ in caller.dma.leaves(first, self.count):
+            if not entry & ALL_RIGHTS:
+                return Refused(Status.NOT_PRESENT, "device page not mapped")
+            if entry & FOREIGN:
+                return MADE_BY_GRANT
+        return Effect(tuple(UnmapDma(caller.id, page) for page in range(first, first + self.count)), self.count)
+
+
+class UnmapDma(NamedTuple):
+    """Device page `page` of `domain` names nothing any more."""
+
+    domain: int
+    page: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Remove the leaf, flush, and let the frame go."""
+        hv.domains[self.domain].dma.unmap(self.page)
+        if hv.windows:
+            hv.windows.pop((self.domain, self.page), None)

@@ -1,0 +1,150 @@
+"""Frames exchanged for fresh ones: `memory.exchange`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from hvfuzz.abi.declaration import hypercall
+from hvfuzz.abi.kinds import COUNT, GfnArray, Index
+from hvfuzz.abi.limits import EXCHANGE, MAX_GFN
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.core.effects import PAGE_WORK, Effect, Refused, Step
+from hvfuzz.hypervisor.core.host import HostBug
+from hvfuzz.hypervisor.memory import guest_access
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.hypervisor.memory.page_checks import (
+    BAD_RANGE,
+    POOL_TOO_SMALL,
+    release_refusal,
+    superpages_cut,
+)
+from hvfuzz.hypervisor.memory.table_tree import leaf_frame
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
+
+
+@hypercall(
+    0x13,
+    result="pages exchanged",
+    errors=(
+        Status.INVALID,
+        Status.FAULT,
+        Status.NOT_PRESENT,
+        Status.NOT_OWNER,
+        Status.BUSY,
+        Status.NO_MEMORY,
+        Status.NO_POOL,
+    ),
+    since=2,
+    long=True,
+)
+class Exchange:
+    """Exchange the frames of the `count` pages in `gfns`, from its element `start` on, for fresh, zeroed ones; the
+    same elements of `out` get the gfns of the pages exchanged. `start` lets a guest go on where it stopped."""
+
+    gfns: GfnArray
+    out: GfnArray
+    count: Annotated[int, COUNT.trying(EXCHANGE, EXCHANGE + 1)]
+    start: Index
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The counts and both arrays, each page in order, free frames, then table pages."""
+        if not 0 < self.count <= EXCHANGE:
+            return Refused(Status.INVALID, "count")
+        elements = self.elements(hv, vcpu)
+        if elements is None:
+            return Refused(Status.FAULT, "gfns unreadable")
+        if not self.out_ok(hv, vcpu):
+            return Refused(Status.FAULT, "out not writable")
+        gfns = struct.unpack(f"<{len(elements) // 8}Q", elements)
+        refused = self._refusal(hv, caller, gfns)
+        if refused is not None:
+            return refused
+        frames = hv.allocator.choose(len(gfns))
+        if frames is None:
+            return Refused(Status.NO_MEMORY, "too few free frames")
+        if superpages_cut(caller, gfns) > len(caller.pool):
+            return POOL_TOO_SMALL
+        steps = self._steps(caller, gfns, frames)
+        return Effect((*steps, PutGuest(vcpu.id, self.out_address, elements)), len(gfns))
+
+    @property
+    def out_address(self) -> int:
+        """The address of the first element of `out` that is written."""
+        return self.out + 8 * self.start
+
+    def elements(self, hv: Hypervisor, vcpu: VCpu) -> bytes | None:
+        """The elements of `gfns` that count, fetched; None if they are not readable."""
+        if not self.array_ok(self.gfns):
+            return None
+        return guest_access.raw_copy_from_guest(hv, vcpu, self.gfns + 8 * self.start, 8 * self.count)
+
+    def out_ok(self, hv: Hypervisor, vcpu: VCpu) -> bool:
+        """Whether the elements of `out` that count can be written."""
+        return self.array_ok(self.out) and guest_access.raw_writable(hv, vcpu, self.out_address, 8 * self.count)
+
+    def array_ok(self, base: int) -> bool:
+        """Whether a guest may name the `count` elements from `start` on of the array at `base`.
+
+        Exactly what is accessed is checked: an array that starts in guest memory need not lie there from
+        element `start` on.
+        """
+        return guest_access.guest_range_ok(base + 8 * self.start, 8 * self.count)
+
+    def _refusal(self, hv: Hypervisor, caller: Domain, gfns: Sequence[int]) -> Refused | None:
+        seen: set[int] = set()
+        for gfn in gfns:
+            if gfn >= MAX_GFN:
+                return BAD_RANGE
+            if gfn in seen:
+                return Refused(Status.INVALID, "gfn repeated")
+            seen.add(gfn)
+            entry, level, _ = caller.stage2.lookup(gfn)
+            refused = release_refusal(hv, caller, gfn, entry, level)
+            if refused is not None:
+                return refused
+        return None
+
+    @staticmethod
+    def _steps(caller: Domain, gfns: Sequence[int], frames: Sequence[int]) -> Iterable[Step]:
+        for gfn, new in zip(gfns, frames, strict=True):
+            entry, level, _ = caller.stage2.lookup(gfn)
+            yield ExchangePage(caller.id, gfn, leaf_frame(entry, level, gfn), new)
+
+
+class ExchangePage(NamedTuple):
+    """`gfn` of `domain` gets the free frame `new`, with the rights it has; its frame `old` becomes free."""
+
+    domain: int
+    gfn: int
+    old: int
+    new: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Map the new frame in place of the old, flush, then scrub and free."""
+        hv.allocator.take(self.new, self.domain, FrameState.OWNED)
+        if not hv.domains[self.domain].stage2.replace(self.gfn, self.new):
+            raise HostBug("a checked exchange found no page to split a superpage with")
+        hv.allocator.free_page(self.old)
+
+
+class PutGuest(NamedTuple):
+    """The bytes `data` are written at `gva`, in the address space of `vcpu`; the check found the range writable."""
+
+    vcpu: int
+    gva: int
+    data: bytes
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Write; a guest that meanwhile gave its own page tables away has nowhere left to look for the data."""
+        guest_access.raw_copy_to_guest(hv, hv.machine.vcpus[self.vcpu], self.gva, self.data)

@@ -1,0 +1,198 @@
+"""Pages come and go: `memory.populate`, and `memory.decrease`, which undoes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from hvfuzz.abi.declaration import Since, hypercall
+from hvfuzz.abi.kinds import COUNT, Flags, GfnArg, Order
+from hvfuzz.abi.limits import LARGE_ORDER, MAX_GFN, POPULATE, POPULATE_LARGE, RANGE
+from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.core.effects import PAGE_WORK, PREEMPTION_QUOTA, Effect, Refused, Step
+from hvfuzz.hypervisor.core.host import HostBug
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.hypervisor.memory.page_checks import (
+    BAD_RANGE,
+    POOL_TOO_SMALL,
+    range_ok,
+    release_refusal,
+)
+from hvfuzz.hypervisor.memory.table_tree import BLOCK_LEVEL, BLOCK_PAGES, RIGHTS, leaf_frame
+
+if TYPE_CHECKING:
+    from hvfuzz.hypervisor.core.domains import Domain
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
+
+
+TOP_DOWN = 1
+
+
+POPULATE_FLAGS = TOP_DOWN
+
+
+@hypercall(
+    0x10,
+    result="count",
+    errors=(Status.INVALID, Status.EXISTS, Status.NO_MEMORY, Status.NO_POOL),
+    long=True,
+)
+class Populate:
+    """Get `count` fresh, zeroed pages (order 0) or aligned blocks of 512 pages (order 9) at the absent gfns from
+    `first` on, with all rights. TOP_DOWN is a hint to take frames from the other end of memory."""
+
+    first: GfnArg
+    count: Annotated[int, COUNT.trying(POPULATE, POPULATE + 1, POPULATE_LARGE, POPULATE_LARGE + 1)]
+    order: Order
+    flags: Annotated[int, Flags("TOP_DOWN"), Since(2)] = 0
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The arguments, then what is there already, free frames, and table pages."""
+        if self.order not in (0, LARGE_ORDER):
+            return Refused(Status.INVALID, "order")
+        if self.flags & ~POPULATE_FLAGS:
+            return Refused(Status.INVALID, "flags")
+        large = self.order == LARGE_ORDER
+        pages = self.count << self.order
+        if not 0 < self.count <= (POPULATE_LARGE if large else POPULATE):
+            return Refused(Status.INVALID, "count")
+        if self.first & (1 << self.order) - 1 or self.first + pages > MAX_GFN:
+            return BAD_RANGE
+        if caller.stage2.any_present(self.first, pages):
+            return Refused(Status.EXISTS, "gfn present")
+        top_down = bool(self.flags & TOP_DOWN)
+        if large:
+            return self._blocks(hv, caller, pages, top_down)
+        frames = hv.allocator.choose(self.count, top_down=top_down)
+        if frames is None:
+            return Refused(Status.NO_MEMORY, "too few free frames")
+        gfns = range(self.first, self.first + pages)
+        if caller.stage2.tables_needed(gfns) > len(caller.pool):
+            return POOL_TOO_SMALL
+        number = caller.id
+        steps = tuple(PopulatePage(number, gfn, hfn) for gfn, hfn in zip(gfns, frames, strict=True))
+        return Effect(steps, self.count)
+
+    def _blocks(self, hv: Hypervisor, caller: Domain, pages: int, top_down: bool) -> Effect | Refused:
+        blocks = hv.allocator.choose_blocks(self.count, top_down=top_down)
+        if blocks is None:
+            return Refused(Status.NO_MEMORY, "too few free blocks")
+        gfns = range(self.first, self.first + pages, BLOCK_PAGES)
+        if caller.stage2.tables_needed(gfns, BLOCK_LEVEL) > len(caller.pool):
+            return POOL_TOO_SMALL
+        steps = tuple(PopulateBlock(caller.id, gfn, hfn) for gfn, hfn in zip(gfns, blocks, strict=True))
+        return Effect(steps, self.count)
+
+
+class PopulatePage(NamedTuple):
+    """The absent `gfn` of `domain` gets the free frame `hfn`, with all rights."""
+
+    domain: int
+    gfn: int
+    hfn: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Take the frame, then map it."""
+        hv.allocator.take(self.hfn, self.domain, FrameState.OWNED)
+        hv.domains[self.domain].stage2.map(self.gfn, self.hfn, RIGHTS)
+
+
+class PopulateBlock(NamedTuple):
+    """The 512 absent pages from `gfn` on get the free block `hfn`, as one large leaf with all rights."""
+
+    domain: int
+    gfn: int
+    hfn: int
+
+    @property
+    def work(self) -> int:
+        """512 frames: a preemption point before and after."""
+        return PREEMPTION_QUOTA
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Take the block, then map it."""
+        hv.allocator.take_block(self.hfn, self.domain, FrameState.OWNED)
+        hv.domains[self.domain].stage2.map(self.gfn, self.hfn, RIGHTS, block=True)
+
+
+@hypercall(
+    0x11,
+    result="count",
+    errors=(Status.INVALID, Status.NOT_PRESENT, Status.NOT_OWNER, Status.BUSY, Status.NO_POOL),
+    long=True,
+)
+class Decrease:
+    """Give up the `count` pages from `first` on. Nobody else may use their frames, by grant or as a device; large
+    leaves that lie only partly in the range are split, which takes a table page each."""
+
+    first: GfnArg
+    count: Annotated[int, COUNT.trying(RANGE, RANGE + 1)]
+
+    def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
+        """The range, each page in order, then table pages."""
+        if not range_ok(self.first, self.count, RANGE):
+            return BAD_RANGE
+        for gfn, entry, level in caller.stage2.leaves(self.first, self.count):
+            refused = release_refusal(hv, caller, gfn, entry, level)
+            if refused is not None:
+                return refused
+        steps = removal_steps(caller, self.first, self.count)
+        return POOL_TOO_SMALL if steps is None else Effect(steps, self.count)
+
+
+def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | None:
+    """The steps that free the caller's pages of a checked range; None if the pool has too few pages for the splits."""
+    stage2 = caller.stage2
+    if len(stage2.blocks_cut(first, count)) > len(caller.pool):
+        return None
+    steps: list[Step] = []
+    for gfn, entry, level in stage2.leaves(first, count):
+        hfn = leaf_frame(entry, level, gfn)
+        start = gfn & -BLOCK_PAGES
+        if level != BLOCK_LEVEL or start < first or start + BLOCK_PAGES > first + count:
+            steps.append(RemovePage(caller.id, gfn, hfn))
+        elif gfn == start:
+            steps.append(RemoveBlock(caller.id, gfn, hfn))
+    return tuple(steps)
+
+
+class RemovePage(NamedTuple):
+    """`gfn` of `domain` loses its frame `hfn`, which becomes free."""
+
+    domain: int
+    gfn: int
+    hfn: int
+
+    @property
+    def work(self) -> int:
+        """One page."""
+        return PAGE_WORK
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Unmap and flush, then scrub and free; a frame that is still mapped must not be freed."""
+        if not hv.domains[self.domain].stage2.unmap(self.gfn):
+            raise HostBug("a checked removal found no page to split a superpage with")
+        hv.allocator.free_page(self.hfn)
+
+
+class RemoveBlock(NamedTuple):
+    """The large leaf at `gfn` goes as a whole, and its 512 frames from `hfn` on become free."""
+
+    domain: int
+    gfn: int
+    hfn: int
+
+    @property
+    def work(self) -> int:
+        """512 frames: a preemption point before and after."""
+        return PREEMPTION_QUOTA
+
+    def apply(self, hv: Hypervisor) -> None:
+        """Unmap and flush, then scrub and free."""
+        hv.domains[self.domain].stage2.unmap_block(self.gfn)
+        hv.allocator.free_block(self.hfn)
