@@ -1,9 +1,9 @@
 """A machine: one memory, one TLB, one IOMMU, the vCPUs and the devices, with the hooks of whoever runs on it."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hvfuzz.machine.clock import Clock
+from hvfuzz.machine.cpu.processor_state import AccessObserver, ExitHandler
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, REGISTERS_LIMIT, registers_of
@@ -13,10 +13,6 @@ from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.vtd.unit import Iommu
 
-ExitHandler = Callable[[Any], None]
-"""Called with the VCpu that exits."""
-AccessObserver = Callable[[Any, int, int, int], None]
-"""Called with (VCpu or Device, hpa, size in bytes, READ or WRITE or EXEC) before each access to memory."""
 DeviceT = TypeVar("DeviceT", bound=Device)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvfuzz.machine.cpu.vcpu import Reg, Saved
+from hvfuzz.machine.cpu.registers import Reg, Saved
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot

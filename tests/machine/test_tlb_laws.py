@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hvfuzz.abi.boot import DIRECT_MAP, USER_BASE, argument_page
 from hvfuzz.machine.addresses import PAGE_SHIFT, PHYSICAL_RESERVED, READ, WRITE
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
+from hvfuzz.machine.cpu.instructions.control_registers import current_pcid
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import ADDRESS
@@ -185,11 +186,11 @@ def test_an_entry_of_the_guests_tables(
             case InvvpidKind():
                 tlb.invvpid(by, vcpu.vpid, gva)
             case "address":
-                tlb.invpcid(InvpcidKind.ADDRESS, vcpu.vpid, vcpu.pcid(), gva)
+                tlb.invpcid(InvpcidKind.ADDRESS, vcpu.vpid, current_pcid(vcpu), gva)
             case "invlpg":
-                tlb.invlpg(vcpu.vpid, vcpu.pcid(), gva)
+                tlb.invlpg(vcpu.vpid, current_pcid(vcpu), gva)
             case "single":
-                tlb.invpcid(InvpcidKind.SINGLE, vcpu.vpid, vcpu.pcid())
+                tlb.invpcid(InvpcidKind.SINGLE, vcpu.vpid, current_pcid(vcpu))
             case "all":
                 tlb.invpcid(InvpcidKind.ALL_GLOBAL, vcpu.vpid)
             case _:

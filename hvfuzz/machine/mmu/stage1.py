@@ -1,20 +1,17 @@
 """The first stage of translation, and both together: linear addresses to Hpas (SDM Vol. 3A, ch. 4; Vol. 3C, 29.4)."""
 
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE, is_canonical
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu.faults import EptViolation, GuestFault, Vector
-from hvfuzz.machine.cpu.vmcs import RFLAGS
+from hvfuzz.machine.cpu.registers import RFLAGS
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import EP4TA, EPTP_ACCESSED_DIRTY
 from hvfuzz.machine.mmu.ept_walk import CACHED, STAGE_1, STRUCTURE_1, SecondStage
 from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.machine.mmu.paging_cache import CombinedTable
 from hvfuzz.machine.mmu.tlb import CombinedKey, GuestPhysicalEntry
-
-if TYPE_CHECKING:
-    from hvfuzz.machine.cpu.core import Core
 
 _HIT_AND_REFERENCE: Final = Cost.TLB_HIT + Cost.WALK_REFERENCE
 # Plain ints: flags of an enumeration make a new member of it of every combination.
@@ -43,6 +40,18 @@ _BELOW: Final = ((), (), _LEVELS[3:], _LEVELS[2:], _LEVELS[1:])
 """By level of a cached entry: what is left to read."""
 
 
+class PagingState(Protocol):
+    """The state of a vCPU that translation depends on."""
+
+    vpid: int
+    cr0: int
+    cr3: int
+    cr4: int
+    efer: int
+    eptp: int
+    regs: list[int]
+
+
 class EntryChanged(Exception):
     """An entry is no longer what the walker read when it comes to set a flag in it: the walk begins again.
 
@@ -56,7 +65,7 @@ class Mmu(SecondStage):
 
     __slots__ = ()
 
-    def translate(self, vcpu: "Core", gva: int, access: int, user: bool, smap: bool = True) -> int:
+    def translate(self, vcpu: PagingState, gva: int, access: int, user: bool, smap: bool = True) -> int:
         """The Hpa of linear address `gva`, for `access` (READ, WRITE or EXEC) by user or supervisor mode.
 
         `smap=False` makes a supervisor access as if EFLAGS.AC were set: host context reads a guest's user pages so.
@@ -106,13 +115,13 @@ class Mmu(SecondStage):
             raise
 
     @staticmethod
-    def _supervisor_denied(vcpu: "Core", access: int, smap: bool) -> bool:
+    def _supervisor_denied(vcpu: PagingState, access: int, smap: bool) -> bool:
         """Whether SMEP or SMAP denies a supervisor access to a user page (SDM Vol. 3A, 4.6.1)."""
         if access & EXEC:
             return bool(vcpu.cr4 & paging.CR4_SMEP)
         return smap and bool(vcpu.cr4 & paging.CR4_SMAP) and not vcpu.regs[RFLAGS] & paging.RFLAGS_AC
 
-    def _walk_again(self, vcpu: "Core", gva: int, access: int, user: bool, smap: bool, key: CombinedKey) -> int:
+    def _walk_again(self, vcpu: PagingState, gva: int, access: int, user: bool, smap: bool, key: CombinedKey) -> int:
         """Translate from the root, after an entry that was read by way of a stale mapping has turned out to be another.
 
         Each time, that mapping has been replaced or dropped: it happens once for each table of a walk at most.
@@ -126,7 +135,7 @@ class Mmu(SecondStage):
 
     def _walk(
         self,
-        vcpu: "Core",
+        vcpu: PagingState,
         gva: int,
         access: int,
         user: bool,
@@ -233,7 +242,7 @@ class Mmu(SecondStage):
             memory.store64(hpa, wanted)
 
     @staticmethod
-    def _page_fault(vcpu: "Core", gva: int, access: int, user: bool, code: int) -> NoReturn:
+    def _page_fault(vcpu: PagingState, gva: int, access: int, user: bool, code: int) -> NoReturn:
         """Raise the #PF of this access; `code` holds the error code's P and RSVD (SDM Vol. 3A, 4.7)."""
         if access & WRITE:
             code |= _CODE_W

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.abi.boot import FIFO_PORT, FIFO_PORTS, UART_PORT, UART_PORTS
 from hvfuzz.hypervisor.devices.uart import Uart
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.cpu.vmcs import RAX, RCX, RIP
+from hvfuzz.machine.cpu.registers import RAX, RCX, RIP
 from hvfuzz.oracles.exits import string_transfers
 
 if TYPE_CHECKING:

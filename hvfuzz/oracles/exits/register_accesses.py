@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.boot import COALESCED, DEVICES, DMA_ENGINES, IOAPIC, MMIO_BASE, MMIO_SIZE, TIMER
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE
-from hvfuzz.machine.cpu.vmcs import RAX, RIP
+from hvfuzz.machine.cpu.registers import RAX, RIP
 from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
 from hvfuzz.machine.devices.pci_function import ACCESS_SIZES
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, REGISTERS_LIMIT

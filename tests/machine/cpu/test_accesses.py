@@ -9,7 +9,9 @@ import pytest
 
 from hvfuzz.machine.addresses import EXEC, READ, U64, WRITE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, VCpu
+from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.machine.mmu.paging import NX, RW, US, A, D, P
 

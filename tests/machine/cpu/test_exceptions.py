@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from hvfuzz.machine.cpu.core import STOPPED
 from hvfuzz.machine.cpu.faults import GuestFault, Vector, combined
-from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, VCpu
+from hvfuzz.machine.cpu.processor_state import RunState
+from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu import paging
 
 if TYPE_CHECKING:
@@ -152,7 +154,7 @@ def test_the_last_gate_ends_where_the_limit_says(vcpu: VCpu) -> None:
     vcpu.lidt(IDT, 13 * 16 + 15)
     vcpu.interrupt(3)
     assert raises(vcpu, lambda: vcpu.interrupt(14)) == Vector.GP
-    vcpu.machine.exit_handler = lambda vcpu: setattr(vcpu, "runnable", STOPPED)
+    vcpu.machine.exit_handler = lambda vcpu: setattr(vcpu, "runnable", RunState.STOPPED)
     vcpu.lidt(IDT, 13 * 16 + 14)
     assert raises(vcpu, lambda: vcpu.interrupt(14)) == Vector.GP
     assert vcpu.vmcs.reason == ExitReason.TRIPLE_FAULT
@@ -236,7 +238,7 @@ def test_an_exit_on_the_way_tells_what_was_delivered(guest: Guest, vcpu: VCpu) -
 
 def test_a_vcpu_that_is_stopped_on_the_way_is_not_in_its_handler(guest: Guest, vcpu: VCpu) -> None:
     gate(vcpu, 14)
-    guest.machine.exit_handler = lambda vcpu: setattr(vcpu, "runnable", STOPPED)
+    guest.machine.exit_handler = lambda vcpu: setattr(vcpu, "runnable", RunState.STOPPED)
     guest.memory.store64(guest.ept_leaf(STACK), 0)
     assert raises(vcpu, lambda: vcpu.load(UNMAPPED)) == Vector.PF
     assert vcpu.regs[Reg.RIP] == 0x1234

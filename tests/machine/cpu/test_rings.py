@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hvfuzz.machine.cpu.exceptions import FRAME
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.rings import FRAME
-from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, VCpu
+from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu import paging
 
 if TYPE_CHECKING:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hvfuzz.machine.cpu import msrs
-from hvfuzz.machine.cpu.core import HALTED
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, Saved, VCpu
+from hvfuzz.machine.cpu.instructions.control_registers import current_pcid
+from hvfuzz.machine.cpu.processor_state import RunState
+from hvfuzz.machine.cpu.registers import Reg, Saved
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu import paging
 
@@ -242,7 +245,7 @@ def test_without_an_intercept_the_processor_does_it(vcpu: VCpu) -> None:
     assert vcpu.inp(0x3F8, 2) == vcpu.regs[Reg.RAX] == 0xFFFF
     vcpu.out(0x3F8, 2, 1)
     vcpu.hlt()
-    assert vcpu.runnable == HALTED
+    assert vcpu.runnable == RunState.HALTED
 
 
 # --------------------------------------------------------------- privilege
@@ -440,7 +443,7 @@ def test_pcid_is_enabled_under_pcid_0_only(vcpu: VCpu) -> None:
     vcpu.mov_cr(4, enable)
     vcpu.mov_cr(3, 0x6003 | 1 << 63)
     assert vcpu.cr3 == 0x6003
-    assert vcpu.pcid() == 3
+    assert current_pcid(vcpu) == 3
     assert faults(lambda vcpu: vcpu.mov_cr(3, 1 << 62), vcpu) == Vector.GP
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from hvfuzz.machine.addresses import EXEC, READ, WRITE
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault, VmEntryFailure
-from hvfuzz.machine.cpu.vcpu import Reg, VCpu
+from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.mmu import ept, paging
 
 if TYPE_CHECKING:

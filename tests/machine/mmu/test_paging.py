@@ -8,7 +8,7 @@ import pytest
 
 from hvfuzz.machine.addresses import EXEC, READ, U64, WRITE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vcpu import Reg
+from hvfuzz.machine.cpu.registers import Reg
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.paging import NX, RW, US, A, D, G, P, PageFaultCode
 

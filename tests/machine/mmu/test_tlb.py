@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hvfuzz.machine.addresses import EXEC, READ, WRITE
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
-from hvfuzz.machine.cpu.vcpu import Reg
+from hvfuzz.machine.cpu.registers import Reg
 from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.machine.mmu.paging import NX, RW, US, A, D, G, P
 from hvfuzz.machine.mmu.tlb import CombinedKey, InvpcidKind, Tlb
