@@ -13,7 +13,7 @@ from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.devices.virtio.blk import SECTOR, SECTORS, SERIAL, VirtioBlk
 from hvfuzz.machine.devices.virtio.net import CONFIG, HEADER, MAX_FRAME, RECEIVED, VirtioNet
-from hvfuzz.machine.devices.virtio.transport import (
+from hvfuzz.machine.devices.virtio.register_map import (
     COMMON_FEATURES,
     DRIVER_OK,
     EVENT_IDX,
@@ -26,8 +26,8 @@ from hvfuzz.machine.devices.virtio.transport import (
     VERSION_1,
     VIRTIO_ID,
     Register,
-    VirtioDevice,
 )
+from hvfuzz.machine.devices.virtio.transport import VirtioDevice
 from hvfuzz.machine.devices.virtio.virtqueue import INDIRECT, MAX_SIZE, NEXT
 from hvfuzz.machine.devices.virtio.virtqueue import WRITE as F_WRITE
 from hvfuzz.machine.memory import PhysicalMemory

@@ -7,13 +7,10 @@ its registers and whatever that sets off, does not answer: see `Device.busy`. Ea
 at most, so every chain ends.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol, TypeVar
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
-
-if TYPE_CHECKING:
-    from hvfuzz.machine.devices.pci_function import Bus, Device
 
 REGISTERS_BASE: Final = 0xFEB0_0000
 """Hpa of the registers of device 0; each further device has the next page."""
@@ -23,12 +20,30 @@ WIDEST: Final = 8
 """Bytes of the widest access that a register takes."""
 
 
+class RegisterWindow(Protocol):
+    """A device as an access to its registers sees it."""
+
+    def mmio_read(self, offset: int, size: int) -> int: ...
+
+    def mmio_write(self, offset: int, size: int, value: int) -> None: ...
+
+
+WindowT_co = TypeVar("WindowT_co", bound=RegisterWindow, covariant=True)
+
+
+class DeviceBus(Protocol[WindowT_co]):
+    """A bus with numbered devices."""
+
+    @property
+    def devices(self) -> Sequence[WindowT_co]: ...
+
+
 def registers_of(number: int) -> int:
     """Hpa of the registers of device `number`."""
     return REGISTERS_BASE + (number << PAGE_SHIFT)
 
 
-def device_at(bus: "Bus", hpa: int) -> "Device | None":
+def device_at(bus: DeviceBus[WindowT_co], hpa: int) -> WindowT_co | None:
     """The device whose registers are at `hpa`."""
     number = hpa - REGISTERS_BASE >> PAGE_SHIFT
     devices = bus.devices
@@ -46,7 +61,7 @@ def accesses(offset: int, size: int) -> Iterator[tuple[int, int]]:
         offset += width
 
 
-def read_registers(bus: "Bus", hpa: int, size: int) -> bytes:
+def read_registers(bus: DeviceBus[RegisterWindow], hpa: int, size: int) -> bytes:
     """What DMA reads at `hpa`, within one page; ones where nothing answers."""
     device = device_at(bus, hpa)
     if device is None:
@@ -56,7 +71,7 @@ def read_registers(bus: "Bus", hpa: int, size: int) -> bytes:
     )
 
 
-def write_registers(bus: "Bus", hpa: int, data: bytes) -> None:
+def write_registers(bus: DeviceBus[RegisterWindow], hpa: int, data: bytes) -> None:
     """What DMA writes at `hpa`, within one page; lost where nothing answers."""
     device = device_at(bus, hpa)
     if device is not None:

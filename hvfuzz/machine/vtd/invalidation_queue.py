@@ -5,15 +5,13 @@ is invalid: there the head stays, FSTS_REG.IQE is set, and nothing is fetched un
 """
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
-from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.memory import BusError
-from hvfuzz.machine.vtd.fault_log import EventMessage
-
-if TYPE_CHECKING:
-    from hvfuzz.machine.vtd.unit import Iommu
+from hvfuzz.machine.vtd.fault_log import EventMessage, FaultLog
+from hvfuzz.machine.vtd.walker import VtdTables
 
 DESCRIPTOR_SIZE: Final = 16
 ENTRIES_SHIFT: Final = 8
@@ -64,12 +62,33 @@ FUNCTION_BITS: Final = (0, 4, 6, 7)
 """FM -> the bits of the function number that are not compared (6.5.1.1)."""
 
 
+class RemappingCaches(Protocol):
+    """The caches that an invalidation acts on."""
+
+    def invalidate_context(self, bdf: int | None = None, did: int | None = None, *, ignore: int = 0) -> None: ...
+
+    def invalidate_iotlb(self, did: int | None = None, iova: int | None = None, order: int = 0) -> None: ...
+
+
+class QueueOwner(RemappingCaches, Protocol):
+    """The parts of the IOMMU that its queue uses."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def log(self) -> FaultLog: ...
+
+    @property
+    def tables(self) -> VtdTables: ...
+
+
 class InvalidationQueue:
     """The queue, its registers (as numbers of descriptors), and the completion event of wait descriptors."""
 
     __slots__ = ("base", "completed", "completion", "enabled", "entries", "head", "iommu", "tail")
 
-    def __init__(self, iommu: "Iommu") -> None:
+    def __init__(self, iommu: QueueOwner) -> None:
         self.iommu = iommu
         self.enabled: bool = False
         """GSTS_REG.QIES."""
@@ -160,7 +179,7 @@ def _reserved(low: int, high: int, bits: tuple[int, int]) -> bool:
     return low & bits[0] != 0 or high & bits[1] != 0
 
 
-def perform_context(iommu: "Iommu", granularity: int, did: int, bdf: int, function_mask: int) -> bool:
+def perform_context(iommu: RemappingCaches, granularity: int, did: int, bdf: int, function_mask: int) -> bool:
     """A context-cache invalidation, of a register or a descriptor; False if the granularity is reserved."""
     if granularity == Granularity.GLOBAL:
         iommu.invalidate_context()
@@ -173,7 +192,7 @@ def perform_context(iommu: "Iommu", granularity: int, did: int, bdf: int, functi
     return True
 
 
-def perform_iotlb(iommu: "Iommu", granularity: int, did: int, address: int) -> bool:
+def perform_iotlb(iommu: RemappingCaches, granularity: int, did: int, address: int) -> bool:
     """An IOTLB invalidation; `address` holds the IOVA and AM. False if granularity or mask are not supported."""
     order = address & ADDRESS_MASK_BITS
     if granularity == Granularity.GLOBAL:

@@ -11,7 +11,7 @@ from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.machine.vtd.legacy_mode import FaultReason
-from hvfuzz.machine.vtd.remapping_registers import Register
+from hvfuzz.machine.vtd.register_map import Register
 from hvfuzz.machine.vtd.unit import DmaFault, Iommu
 from hvfuzz.machine.vtd.walker import Context, TranslationType
 

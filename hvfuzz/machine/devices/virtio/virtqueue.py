@@ -5,12 +5,9 @@ Section numbers are those of VIRTIO 1.2. Nothing in these rings can be believed:
 """
 
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from hvfuzz.machine.addresses import U64
-
-if TYPE_CHECKING:
-    from hvfuzz.machine.devices.virtio.transport import VirtioDevice
 
 DESCRIPTOR: Final = Struct("<QIHH")
 """A descriptor: address, length, flags, next (2.7.5)."""
@@ -51,6 +48,24 @@ class Chain(NamedTuple):
     writable: tuple[Segment, ...]
 
 
+class QueueOwner(Protocol):
+    """The parts of a virtio device that its queues use."""
+
+    registers: list[int]
+
+    @property
+    def indirect(self) -> bool:
+        """Whether indirect descriptors are negotiated."""
+
+    @property
+    def event_index(self) -> bool:
+        """Whether EVENT_IDX is negotiated."""
+
+    def read(self, iova: int, size: int) -> bytes: ...
+
+    def write(self, iova: int, data: bytes) -> None: ...
+
+
 def length(segments: tuple[Segment, ...]) -> int:
     """Bytes in these buffers."""
     return sum(size for _, size in segments)
@@ -61,7 +76,7 @@ class Virtqueue:
 
     __slots__ = ("base", "device", "registers")
 
-    def __init__(self, device: "VirtioDevice", base: int) -> None:
+    def __init__(self, device: QueueOwner, base: int) -> None:
         self.device = device
         self.registers = device.registers
         self.base: int = base
