@@ -4,7 +4,7 @@ import mmap
 from struct import Struct
 from typing import Any, Final, SupportsIndex
 
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64, WORD, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, SIZE_MASK, U64, WORD, WORDS_PER_PAGE
 
 ZERO_PAGE: Final = bytes(PAGE_SIZE)
 _U16: Final = Struct("<H")
@@ -119,7 +119,7 @@ class PhysicalMemory:
         if size == 1:
             self.data[hpa] = value & 0xFF
         else:
-            _FORMATS[size].pack_into(self.data, hpa, value & ((1 << (size << 3)) - 1))
+            _FORMATS[size].pack_into(self.data, hpa, value & SIZE_MASK[size])
         frame = hpa >> PAGE_SHIFT
         self.dirty.add(frame)
         if self.watched[frame] or (hpa & PAGE_MASK) + size > PAGE_SIZE:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.machine.devices.dma_engine import DMA_ENGINE_ID, DONE, ERROR, MAX_LENGTH, START, DmaEngine, Register
-from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, accesses, registers_of
+from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, aligned_accesses, registers_of
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.machine.vtd.legacy_mode import context_entry, root_entry, source_id
@@ -56,7 +56,7 @@ def bench() -> Bench:
 @given(st.integers(0, PAGE_SIZE - 1), st.integers(0, PAGE_SIZE))
 def test_a_transfer_is_made_of_aligned_accesses_as_wide_as_can_be(offset: int, size: int) -> None:
     size = min(size, PAGE_SIZE - offset)
-    pieces = list(accesses(offset, size))
+    pieces = list(aligned_accesses(offset, size))
     at = offset
     for start, width in pieces:
         assert start == at

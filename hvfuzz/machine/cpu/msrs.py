@@ -54,7 +54,7 @@ _EFER_DEFINED: Final = paging.EFER_SCE | paging.EFER_LME | paging.EFER_LMA | pag
 _PAT_TYPES: Final = (0, 1, 4, 5, 6, 7)
 
 
-def takes(index: int, value: int) -> bool:
+def can_hold(index: int, value: int) -> bool:
     """Whether WRMSR of `value` to the MSR `index` succeeds, in 64-bit mode with paging on; else it is #GP(0)."""
     if index == EFER:
         # Paging is on, so LME cannot change; LMA is read-only, and what is written to it ignored.
@@ -68,7 +68,7 @@ def takes(index: int, value: int) -> bool:
     return index in GUEST
 
 
-def place(index: int, write: bool) -> tuple[int, int]:
+def bitmap_bit(index: int, write: bool) -> tuple[int, int]:
     """The byte of an MSR bitmap, and the bit of it, that belong to an access; (-1, 0) if it has none, and exits."""
     if index not in _LOW and index not in _HIGH:
         return -1, 0

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from hvfuzz.machine.addresses import READ, U64, WRITE
+from hvfuzz.machine.addresses import READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.devices.register_windows import read_registers, write_registers
 from hvfuzz.machine.memory import BusError, PhysicalMemory
@@ -63,7 +63,7 @@ class Device:
         if size not in ACCESS_SIZES or offset & (size - 1) or offset < 0:
             return 0
         value = U64 if self.busy else self.read_register(offset & ~7)
-        return value >> ((offset & 7) << 3) & ((1 << (size << 3)) - 1)
+        return value >> ((offset & 7) << 3) & SIZE_MASK[size]
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         """Write the low `size` bytes of `value` at `offset`; the register's other bytes stay as they read.
@@ -74,7 +74,7 @@ class Device:
             return
         register = offset & ~7
         shift = (offset & 7) << 3
-        mask = ((1 << (size << 3)) - 1) << shift
+        mask = SIZE_MASK[size] << shift
         self.busy = True
         try:
             self.write_register(register, self.read_register(register) & ~mask | value << shift & mask)

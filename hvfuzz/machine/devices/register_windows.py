@@ -50,7 +50,7 @@ def device_at(bus: DeviceBus[WindowT_co], hpa: int) -> WindowT_co | None:
     return devices[number] if 0 <= number < len(devices) else None
 
 
-def accesses(offset: int, size: int) -> Iterator[tuple[int, int]]:
+def aligned_accesses(offset: int, size: int) -> Iterator[tuple[int, int]]:
     """(offset, size) of the naturally aligned accesses, of at most 8 bytes, that a transfer is made of, in order."""
     end = offset + size
     while offset < end:
@@ -67,7 +67,8 @@ def read_registers(bus: DeviceBus[RegisterWindow], hpa: int, size: int) -> bytes
     if device is None:
         return b"\xff" * size
     return b"".join(
-        device.mmio_read(offset, width).to_bytes(width, "little") for offset, width in accesses(hpa & PAGE_MASK, size)
+        device.mmio_read(offset, width).to_bytes(width, "little")
+        for offset, width in aligned_accesses(hpa & PAGE_MASK, size)
     )
 
 
@@ -76,6 +77,6 @@ def write_registers(bus: DeviceBus[RegisterWindow], hpa: int, data: bytes) -> No
     device = device_at(bus, hpa)
     if device is not None:
         start = hpa & PAGE_MASK
-        for offset, width in accesses(start, len(data)):
+        for offset, width in aligned_accesses(start, len(data)):
             at = offset - start
             device.mmio_write(offset, width, int.from_bytes(data[at : at + width], "little"))

@@ -43,7 +43,7 @@ def wrmsr(cpu: CpuState, index: int, value: int) -> None:
     if exit_if_intercepted(cpu, ExitReason.WRMSR, 2, _in_bitmap(cpu, index, True)):
         return
     cpu.machine.clock.cycles += Cost.PRIVILEGED
-    if not msrs.takes(index, value):
+    if not msrs.can_hold(index, value):
         refuse(cpu, Vector.GP)
     if index == msrs.EFER:
         cpu.efer = value | paging.EFER_LMA
@@ -56,5 +56,5 @@ def _in_bitmap(cpu: CpuState, index: int, write: bool) -> bool:
     bitmap = cpu.vmcs.msr_bitmap
     if not bitmap:
         return False
-    byte, bit = msrs.place(index, write)
+    byte, bit = msrs.bitmap_bit(index, write)
     return byte < 0 or bool(cpu.memory.load(bitmap + byte, 1) >> bit & 1)
