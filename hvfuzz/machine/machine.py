@@ -1,4 +1,4 @@
-"""A machine: one memory, one TLB, one IOMMU, the vCPUs and the devices, with the hooks of whoever runs on it."""
+"""A machine: one memory, one TLB, one IOMMU, the vCPUs and the devices, with hooks for the hypervisor and observers."""
 
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ DeviceT = TypeVar("DeviceT", bound=Device)
 
 
 class Machine:
-    """The hardware of one host; it knows no hypervisor, only the handler that its VM exits go to."""
+    """The hardware of one host. It knows the hypervisor only as the handler of VM exits."""
 
     __slots__ = (
         "access_observer",
@@ -33,7 +33,7 @@ class Machine:
     )
 
     def __init__(self, memory_size: int = 16 << 20) -> None:
-        """A machine with `memory_size` bytes of memory, no vCPU and no device."""
+        """A machine with `memory_size` bytes of memory, without vCPUs and devices."""
         self.memory: PhysicalMemory = PhysicalMemory(memory_size)
         self.clock: Clock = Clock()
         self.tlb: Tlb = Tlb()
@@ -46,14 +46,14 @@ class Machine:
         self.access_observer: AccessObserver | None = None
 
     def add_vcpu(self, domain: int) -> VCpu:
-        """A new vCPU of `domain`, the next one by index within it."""
+        """Create the next vCPU of `domain`."""
         index = sum(vcpu.domain == domain for vcpu in self.vcpus)
         vcpu = VCpu(self, domain, index, len(self.vcpus))
         self.vcpus.append(vcpu)
         return vcpu
 
     def add_device(self, device: DeviceT) -> DeviceT:
-        """Plug `device` in; its number is its place in `devices`, which also says where its registers are."""
+        """Plug `device` in. Its index in `devices` is its number, which determines the address of its registers."""
         if registers_of(len(self.devices)) >= REGISTERS_LIMIT or self.memory.size > REGISTERS_BASE:
             raise ValueError(f"no room for the registers of {device.name} below {REGISTERS_LIMIT:#x}")
         self.devices.append(device)
@@ -62,4 +62,4 @@ class Machine:
 
 def unhandled_exit(vcpu: VCpu) -> None:
     """The exit handler of a machine without a hypervisor."""
-    raise RuntimeError(f"vCPU {vcpu.id} exits ({vcpu.vmcs.reason.name}), and there is no exit handler")
+    raise RuntimeError(f"vCPU {vcpu.id} exits ({vcpu.vmcs.reason.name}), but the machine has no exit handler")

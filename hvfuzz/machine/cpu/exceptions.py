@@ -52,7 +52,7 @@ _ERROR_CODE: Final = (8, 10, 11, 12, 13, 14, 17)
 def vm_exit(cpu: CpuState, reason: ExitReason) -> None:
     """Exit for `reason`; return when the vCPU is entered again.
 
-    Raises GuestFault if the entry injects an exception, VmEntryFailure, and whatever the exit handler raises.
+    Raises GuestFault if the entry injects an exception, VmEntryFailure, and any exception of the exit handler.
     """
     fault = exit_and_enter(cpu, reason)
     if fault is not None:

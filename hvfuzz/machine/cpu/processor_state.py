@@ -128,6 +128,6 @@ class CpuState:
         self.upcall_pending: bool = False
         """Kept by the hypervisor: an event waits for this vCPU."""
         self.runnable: int = int(RunState.RUNNABLE)
-        """A RunState. The hypervisor sets it; whatever runs instructions on the vCPU must check it first."""
+        """A RunState. The hypervisor sets it; the caller of an instruction must check it first."""
         self.in_root: bool = False
         """An exit of this vCPU is being handled, so it cannot run instructions."""

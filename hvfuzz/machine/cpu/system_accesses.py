@@ -70,7 +70,7 @@ def _locate(cpu: CpuState, gva: int, access: int, implicit: bool) -> int:
     while True:
         flags = regs[RFLAGS]
         if implicit:
-            regs[RFLAGS] = flags & ~paging.RFLAGS_AC  # SMAP applies whatever AC is (SDM Vol. 3A, 4.6.1).
+            regs[RFLAGS] = flags & ~paging.RFLAGS_AC  # SMAP applies even if AC is set (SDM Vol. 3A, 4.6.1).
         try:
             return cpu.mmu.translate(cpu, gva, access, False)
         except (EptViolation, EptMisconfiguration) as caught:

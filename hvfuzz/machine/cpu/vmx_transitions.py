@@ -20,7 +20,7 @@ def exit_and_enter(cpu: CpuState, reason: ExitReason) -> GuestFault | None:
     """VM exit, exit handler, VM entry. Returns the exception that the entry injects, if any.
 
     Afterwards the guest state is what the handler left in `vmcs.saved`; changes that it made to the vCPU's registers
-    directly are lost. Raises VmEntryFailure if `eptp` is not valid, and whatever the handler raises.
+    directly are lost. Raises VmEntryFailure if `eptp` is invalid, and any exception of the handler.
     """
     if cpu.in_root:
         raise Reentered(f"vCPU {cpu.id} exits ({reason.name}) while its exit is being handled")

@@ -1,10 +1,9 @@
-"""Where the registers of devices are on the bus: a page for each device, above memory, which DMA reaches as well.
+"""Register windows on the bus: one page for each device, above memory. DMA reaches them, too.
 
-The IOMMU says where a request goes, and that may be here: with a table that names the page, or in pass-through, or
-while translation is off. So a device can program another one, as peer-to-peer DMA does, or itself, which is how
-re-entrancy bugs happen in device models. As in QEMU (`mem_reentrancy_guard`), a device that is busy, with an access to
-its registers and whatever that sets off, does not answer: see `Device.busy`. Each device is in a chain of accesses once
-at most, so every chain ends.
+A DMA request can be routed to a window by a table entry, by pass-through, or while translation is off. So a device can
+program another device (peer-to-peer DMA) or itself, which causes re-entrancy bugs in device models. As in QEMU
+(`mem_reentrancy_guard`), a device does not answer while a write to its registers is in progress (`Device.busy`). Each
+device occurs at most once in a chain of accesses, so every chain ends.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +12,11 @@ from typing import Final, Protocol, TypeVar
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
 
 REGISTERS_BASE: Final = 0xFEB0_0000
-"""Hpa of the registers of device 0; each further device has the next page."""
+"""Hpa of the window of device 0; each further device has the next page."""
 REGISTERS_LIMIT: Final = 0xFEC0_0000
-"""Where the pages end: interrupt controllers are above."""
+"""End of the windows; interrupt controllers are above."""
 WIDEST: Final = 8
-"""Bytes of the widest access that a register takes."""
+"""Bytes of the widest access to a register."""
 
 
 class RegisterWindow(Protocol):
@@ -39,19 +38,19 @@ class DeviceBus(Protocol[WindowT_co]):
 
 
 def registers_of(number: int) -> int:
-    """Hpa of the registers of device `number`."""
+    """Hpa of the window of device `number`."""
     return REGISTERS_BASE + (number << PAGE_SHIFT)
 
 
 def device_at(bus: DeviceBus[WindowT_co], hpa: int) -> WindowT_co | None:
-    """The device whose registers are at `hpa`."""
+    """The device whose window `hpa` is in; None if there is none."""
     number = hpa - REGISTERS_BASE >> PAGE_SHIFT
     devices = bus.devices
     return devices[number] if 0 <= number < len(devices) else None
 
 
 def aligned_accesses(offset: int, size: int) -> Iterator[tuple[int, int]]:
-    """(offset, size) of the naturally aligned accesses, of at most 8 bytes, that a transfer is made of, in order."""
+    """Split a transfer into naturally aligned accesses of at most 8 bytes; yields (offset, size) in order."""
     end = offset + size
     while offset < end:
         width = min(offset & -offset or WIDEST, WIDEST)
@@ -62,7 +61,7 @@ def aligned_accesses(offset: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def read_registers(bus: DeviceBus[RegisterWindow], hpa: int, size: int) -> bytes:
-    """What DMA reads at `hpa`, within one page; ones where nothing answers."""
+    """Read `size` bytes at `hpa` by DMA, within one page; ones if no device answers."""
     device = device_at(bus, hpa)
     if device is None:
         return b"\xff" * size
@@ -73,7 +72,7 @@ def read_registers(bus: DeviceBus[RegisterWindow], hpa: int, size: int) -> bytes
 
 
 def write_registers(bus: DeviceBus[RegisterWindow], hpa: int, data: bytes) -> None:
-    """What DMA writes at `hpa`, within one page; lost where nothing answers."""
+    """Write `data` at `hpa` by DMA, within one page; lost if no device answers."""
     device = device_at(bus, hpa)
     if device is not None:
         start = hpa & PAGE_MASK

@@ -1,7 +1,7 @@
-"""VT-d's registers as software sees them: what reading and writing each does (chapter 10.4).
+"""The registers of VT-d: what reading and writing each one does (chapter 10.4).
 
-Registers are doublewords here; an access of eight bytes is one of the low half and then one of the high half. So a
-command that sits in the high half of its register finds its operands in place.
+Registers are handled as doublewords; an access of eight bytes accesses the low half, then the high half. So when a
+command in the high half of its register is performed, its operands in the low half have been written.
 """
 
 from typing import Final, Protocol
@@ -47,9 +47,9 @@ _WRITABLE: Final = {
     Register.IVA: U32,
     Register.IVA + 4: U32,
 }
-"""Registers that keep what is written, and which bits of it."""
+"""Registers that keep the written value -> its writable bits."""
 _READABLE: Final = {Register.CCMD: CCMD_READABLE_LOW, Register.IVA: 0, Register.IVA + 4: 0}
-"""Registers that do not show all that was written."""
+"""Registers that do not show all of the written value -> its readable bits."""
 
 
 class RemappingUnit(QueueOwner, Protocol):
@@ -67,9 +67,9 @@ class RemappingUnit(QueueOwner, Protocol):
 
 
 class VtdRegisters:
-    """The register file. Accesses are of 4 or 8 aligned bytes; others read 0 and change nothing, as do holes.
+    """The register file. Accesses must be of 4 or 8 aligned bytes; others, and those to holes, read 0 or are ignored.
 
-    `words` are the doublewords that software wrote and that have no other home.
+    `words` has the doublewords written by software whose values are not kept elsewhere.
     """
 
     __slots__ = ("_capabilities", "_iommu", "words")
@@ -80,14 +80,14 @@ class VtdRegisters:
         self.words: dict[int, int] = {}
 
     def read(self, offset: int, size: int) -> int:
-        """The `size` bytes at `offset`; reading has no side effect."""
+        """Read `size` bytes at `offset`, without side effects."""
         if size not in (4, 8) or offset & size - 1:
             return 0
         low = self._read(offset)
         return low if size == 4 else low | self._read(offset + 4) << 32
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write the low `size` bytes of `value` at `offset`, with what that entails."""
+        """Write the low `size` bytes of `value` at `offset`, with all effects."""
         if size not in (4, 8) or offset & size - 1:
             return
         self._write(offset, value & U32)
@@ -95,7 +95,7 @@ class VtdRegisters:
             self._write(offset + 4, value >> 32 & U32)
 
     def _pair(self, register: int) -> int:
-        """A register of eight bytes that software wrote."""
+        """The value of an eight-byte register in `words`."""
         return self.words.get(register, 0) | self.words.get(register + 4, 0) << 32
 
     def _read(self, offset: int) -> int:
@@ -167,7 +167,7 @@ class VtdRegisters:
                 log.clear_record(index)
 
     def _command(self, value: int) -> None:
-        """GCMD_REG: every bit that is not one-shot says what is to be, so others are switched off (10.4.4)."""
+        """GCMD_REG: each bit that is not one-shot sets the new state, so a clear bit switches off (10.4.4)."""
         iommu = self._iommu
         if value & GLOBAL_SRTP:
             iommu.set_root_table(self._pair(Register.RTADDR))
@@ -179,7 +179,7 @@ class VtdRegisters:
         iommu.enabled = value & GLOBAL_TE != 0
 
     def _invalidate_context(self, value: int) -> None:
-        """CCMD_REG (6.5.1.1); a reserved granularity invalidates nothing, and CAIG says so."""
+        """CCMD_REG (6.5.1.1). A reserved granularity invalidates nothing, and CAIG reads 0."""
         if value & CCMD_ICC and not self._iommu.queue.enabled:
             low = self.words.get(Register.CCMD, 0)
             asked = value >> CCMD_REQUEST_SHIFT & 3
@@ -188,7 +188,7 @@ class VtdRegisters:
         self.words[Register.CCMD + 4] = value & CCMD_READABLE_HIGH
 
     def _invalidate_iotlb(self, value: int) -> None:
-        """IOTLB_REG (6.5.1.2), with the address of IVA_REG; IAIG is 0 if the request was not a valid one."""
+        """IOTLB_REG (6.5.1.2), with the address in IVA_REG. IAIG reads 0 if the request was invalid."""
         if value & IOTLB_IVT and not self._iommu.queue.enabled:
             asked = value >> IOTLB_REQUEST_SHIFT & 3
             done = perform_iotlb(self._iommu, asked, value & 0xFFFF, self._pair(Register.IVA))

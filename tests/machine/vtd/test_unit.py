@@ -623,7 +623,7 @@ def test_translating_writes_nothing_to_memory(platform: Platform) -> None:
 
 def test_source_id_and_context_entry_check_their_arguments() -> None:
     assert source_id(1, 2, 3) == 0x113
-    with pytest.raises(ValueError, match="no such"):
+    with pytest.raises(ValueError, match="does not exist"):
         source_id(0, 32, 0)
     with pytest.raises(ValueError, match="context entry"):
         context_entry(DID, TOP, 5)
