@@ -1,4 +1,4 @@
-"""Exceptions and INT through the guest's own tables: gates, stacks, frames, and faults on the way."""
+"""Exceptions and INT through the guest's IDT: gates, stacks, frames, and faults during delivery."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNMAPPED: Final = 0x7000
 
 @pytest.fixture
 def vcpu(guest: Guest) -> VCpu:
-    """A vCPU in ring 0 with a table of 256 gates, none present, a TSS, and pages for stacks, at equal addresses."""
+    """A vCPU in ring 0 with an IDT of 256 gates that are not present, a TSS, and stacks, all identity-mapped."""
     vcpu = guest.vcpu
     for page in range(IDT, IST1 + 0x1000, 0x1000):
         guest.map(page, page, KERNEL)
@@ -56,12 +56,12 @@ def gate(
 
 
 def frame(vcpu: VCpu, words: int = 5) -> list[int]:
-    """What lies where RSP points."""
+    """The words at RSP."""
     return [vcpu.memory.load(RAM + vcpu.regs[Reg.RSP] + 8 * at, 8) for at in range(words)]
 
 
 def raises(vcpu: VCpu, instruction: Callable[[], object]) -> int:
-    """The vector of the exception that an instruction is."""
+    """The vector of the exception that an instruction raises."""
     with pytest.raises(GuestFault) as raised:
         instruction()
     return raised.value.vector
