@@ -10,11 +10,11 @@ from typing import Final, NewType
 Gva = NewType("Gva", int)
 """Guest virtual (linear) address."""
 Gpa = NewType("Gpa", int)
-"""Guest physical address: what stage 1 yields and stage 2 takes."""
+"""Guest physical address: the output of stage 1 and the input of stage 2."""
 Hpa = NewType("Hpa", int)
-"""Host physical address: an index of a byte of PhysicalMemory."""
+"""Host physical address: the index of a byte in PhysicalMemory."""
 Iova = NewType("Iova", int)
-"""The address a device puts on the bus: what the IOMMU takes."""
+"""I/O virtual address: what a device puts on the bus, and the IOMMU translates."""
 Gfn = NewType("Gfn", int)
 """Guest frame number."""
 Hfn = NewType("Hfn", int)
@@ -23,18 +23,18 @@ Hfn = NewType("Hfn", int)
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
 PAGE_MASK: Final = PAGE_SIZE - 1
-"""The bits of an address that are an offset within its page."""
+"""The bits of an address that give the offset within its page."""
 WORD: Final = 8
-"""Bytes of one table entry, and of the unit in which watched writes are reported."""
+"""Bytes of a table entry; watched writes are reported in this unit, too."""
 WORDS_PER_PAGE: Final = PAGE_SIZE // WORD
 U64: Final = 2**64 - 1
 SIZE_MASK: Final = tuple((1 << 8 * size) - 1 for size in range(WORD + 1))
-"""Bytes of an operand, 0 to 8 -> the mask of its bits, which is also what a read gives where nothing answers."""
+"""Size of an operand in bytes, 0 to 8 -> all ones of that size, which is also what a read gives if nothing answers."""
 LARGE_FRAMES: Final = 512
 """4 KiB frames in a 2 MiB page."""
 
 MAXPHYADDR: Final = 40
-"""Physical address width of this processor (CPUID.80000008H:EAX[7:0]), guest and host alike."""
+"""Physical address width of this processor, for guests and the host (CPUID.80000008H:EAX[7:0])."""
 FRAME_ADDRESS: Final = ((1 << MAXPHYADDR) - 1) & ~PAGE_MASK
 """The bits of a table entry that name a 4 KiB-aligned physical address."""
 PHYSICAL_RESERVED: Final = ((1 << 52) - 1) & ~((1 << MAXPHYADDR) - 1)

@@ -1,8 +1,8 @@
-"""Virtual time: one cycle counter, and the documented table of what things cost.
+"""Virtual time: one cycle counter, and a table of costs with their sources.
 
-The figures are round ones of the right order for a Skylake-class server. Nothing depends on their exact
-values; what matters is that they are fixed, so that a program always takes the same time, and that their ratios
-are realistic, so that the work bounds and the guest-visible time that derive from them are.
+The figures are rounded and of the right order for a Skylake-class server. Nothing depends on their exact values. They
+are fixed, so that a program always takes the same time, and their ratios are realistic, so that work bounds and
+guest-visible time are realistic, too.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 DOCUMENTED: Final = "documented"
-"""The vendor's manual gives the figure."""
+"""The vendor's manual states the figure."""
 MEASURED: Final = "measured"
-"""Published measurements give it, to a third or so."""
+"""Published measurements give the figure, within about a third."""
 ORDER: Final = "order of magnitude"
-"""One figure stands for things that differ several times over, or the sources do."""
+"""The events that share the figure, or the sources, differ by a factor of several."""
 
 
 class Figure(NamedTuple):
@@ -28,13 +28,13 @@ class Figure(NamedTuple):
 
 
 def _figure(cycles: int, what: str, source: str, certainty: str) -> int:
-    """A line of the table, which `_table` takes apart: to whoever charges, it is the plain number of cycles."""
+    """A line of the table. `_table` replaces it by its number of cycles; the declared type is already that."""
     line: Any = Figure(cycles, what, source, certainty)
     return line  # type: ignore[no-any-return]
 
 
 def _table(costs: type) -> type["Cost"]:
-    """Leave the cycles in the attributes of `costs`, and the lines in `figures`."""
+    """Put the cycles into the attributes of `costs`, and the lines into `figures`."""
     lines = {name: line for name, line in vars(costs).items() if isinstance(line, Figure)}
     for name, line in lines.items():
         setattr(costs, name, line.cycles)
@@ -47,7 +47,7 @@ class Cost:
     """Cycles charged for an event."""
 
     figures: Mapping[str, Figure]
-    """The table, by name."""
+    """Name -> line of the table."""
 
     TLB_HIT: Final = _figure(
         4,
@@ -63,7 +63,7 @@ class Cost:
     )
     INSTRUCTION: Final = _figure(
         1,
-        "an instruction with no cost of its own",
+        "an instruction that has no line in this table",
         "Fog, Instruction tables: one a cycle, or several",
         ORDER,
     )
@@ -94,7 +94,7 @@ class Cost:
     VMEXIT: Final = _figure(
         700,
         "VM exit: the guest's state saved, the host's loaded",
-        "kvm-unit-tests, vmexit cpuid: exit and entry about 1,200 on Skylake; how that divides is ours",
+        "kvm-unit-tests, vmexit cpuid: exit and entry about 1,200 on Skylake; the split is an assumption",
         MEASURED,
     )
     VMENTRY: Final = _figure(
@@ -118,7 +118,7 @@ class Cost:
 
 
 class Clock:
-    """Virtual cycles since boot; whoever does work adds its cost: `clock.cycles += Cost.X`."""
+    """Virtual cycles since boot. The code that models an event adds its cost: `clock.cycles += Cost.X`."""
 
     __slots__ = ("cycles",)
 

@@ -1,4 +1,4 @@
-"""The fetches of guest memory made in host context, and the racing vCPU that runs between two of them."""
+"""Fetches of guest memory in host context: counted, logged, and interrupted by a racing vCPU."""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,10 +7,10 @@ NO_TRIGGER: Final = -1
 
 
 class Fetches:
-    """Counts and logs the fetches of the current op; runs a race's action before the fetch it names.
+    """Counts and logs the fetches of the current op, and runs the action of a race before the fetch that it names.
 
-    Each accessor of guest memory in host context calls `before()` and, once it knows where the bytes lie,
-    `record(...)`. The k-th fetch of an op (from 0) is the one for which `count` is k when `before` is called.
+    Each accessor of guest memory in host context calls `before()`, and `record(...)` once it has translated the
+    address. The k-th fetch of an op (from 0) is the one for which `count` is k when `before` is called.
     """
 
     __slots__ = ("action", "count", "log", "trigger")
@@ -18,12 +18,12 @@ class Fetches:
     def __init__(self) -> None:
         self.count: int = 0
         self.log: list[tuple[int, int, int, int]] = []
-        """(vcpu id, gva, hpa, size in bytes) of each piece of memory fetched, in order."""
+        """(vCPU id, gva, hpa, size in bytes) of each piece fetched, in order."""
         self.trigger: int = NO_TRIGGER
         self.action: Callable[[], None] | None = None
 
     def before(self) -> None:
-        """Say that a fetch is about to happen: runs the armed action if this is the fetch it waits for."""
+        """A fetch is about to happen: run the armed action if it waits for this one."""
         number = self.count
         self.count = number + 1
         if number == self.trigger:
@@ -35,16 +35,16 @@ class Fetches:
                 action()
 
     def record(self, vcpu_id: int, gva: int, hpa: int, size: int) -> None:
-        """Log one fetched piece, which lies within a page."""
+        """Log one fetched piece, which lies within one page."""
         self.log.append((vcpu_id, gva, hpa, size))
 
     def arm(self, trigger: int, action: Callable[[], None]) -> None:
-        """Have `action` run exactly once, before fetch number `trigger` of the current op."""
+        """Run `action` once, before fetch number `trigger` of the current op."""
         self.trigger = trigger
         self.action = action
 
     def reset(self) -> None:
-        """Begin a new op: nothing counted, nothing armed."""
+        """Begin a new op: the count is 0, the log empty, nothing armed."""
         self.count = 0
         self.log.clear()
         self.trigger = NO_TRIGGER

@@ -1,9 +1,9 @@
-"""A machine: one memory, one TLB, one IOMMU, the vCPUs and the devices, with the hooks of whoever runs on it."""
+"""A machine: one memory, one TLB, one IOMMU, the vCPUs and the devices, with hooks for the hypervisor and observers."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hvfuzz.machine.clock import Clock
+from hvfuzz.machine.cpu.processor_state import AccessObserver, ExitHandler
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, REGISTERS_LIMIT, registers_of
@@ -13,15 +13,11 @@ from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.vtd.unit import Iommu
 
-ExitHandler = Callable[[Any], None]
-"""Called with the VCpu that exits."""
-AccessObserver = Callable[[Any, int, int, int], None]
-"""Called with (VCpu or Device, hpa, size in bytes, READ or WRITE or EXEC) before each access to memory."""
 DeviceT = TypeVar("DeviceT", bound=Device)
 
 
 class Machine:
-    """The hardware of one host; it knows no hypervisor, only the handler that its VM exits go to."""
+    """The hardware of one host. It knows the hypervisor only as the handler of VM exits."""
 
     __slots__ = (
         "access_observer",
@@ -37,7 +33,7 @@ class Machine:
     )
 
     def __init__(self, memory_size: int = 16 << 20) -> None:
-        """A machine with `memory_size` bytes of memory, no vCPU and no device."""
+        """A machine with `memory_size` bytes of memory, without vCPUs and devices."""
         self.memory: PhysicalMemory = PhysicalMemory(memory_size)
         self.clock: Clock = Clock()
         self.tlb: Tlb = Tlb()
@@ -50,14 +46,14 @@ class Machine:
         self.access_observer: AccessObserver | None = None
 
     def add_vcpu(self, domain: int) -> VCpu:
-        """A new vCPU of `domain`, the next one by index within it."""
+        """Create the next vCPU of `domain`."""
         index = sum(vcpu.domain == domain for vcpu in self.vcpus)
         vcpu = VCpu(self, domain, index, len(self.vcpus))
         self.vcpus.append(vcpu)
         return vcpu
 
     def add_device(self, device: DeviceT) -> DeviceT:
-        """Plug `device` in; its number is its place in `devices`, which also says where its registers are."""
+        """Plug `device` in. Its index in `devices` is its number, which determines the address of its registers."""
         if registers_of(len(self.devices)) >= REGISTERS_LIMIT or self.memory.size > REGISTERS_BASE:
             raise ValueError(f"no room for the registers of {device.name} below {REGISTERS_LIMIT:#x}")
         self.devices.append(device)
@@ -66,4 +62,4 @@ class Machine:
 
 def unhandled_exit(vcpu: VCpu) -> None:
     """The exit handler of a machine without a hypervisor."""
-    raise RuntimeError(f"vCPU {vcpu.id} exits ({vcpu.vmcs.reason.name}), and there is no exit handler")
+    raise RuntimeError(f"vCPU {vcpu.id} exits ({vcpu.vmcs.reason.name}), but the machine has no exit handler")

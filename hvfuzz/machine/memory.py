@@ -1,10 +1,10 @@
-"""Host physical memory as real bytes, with dirty frames, watched writes, snapshot and restore."""
+"""Host physical memory: bytes, with dirty frames, watched writes, snapshot and restore."""
 
 import mmap
 from struct import Struct
 from typing import Any, Final, SupportsIndex
 
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64, WORD, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, SIZE_MASK, U64, WORD, WORDS_PER_PAGE
 
 ZERO_PAGE: Final = bytes(PAGE_SIZE)
 _U16: Final = Struct("<H")
@@ -14,7 +14,7 @@ _FORMATS: Final = {2: _U16, 4: _U32, 8: _U64}
 
 
 class BusError(Exception):
-    """No memory answers at `hpa`. In host context it is the hypervisor's fault; a guest just reads ones."""
+    """No memory answers at `hpa`. In host context that is a bug of the hypervisor; a guest just reads ones."""
 
     __snapshot_leaf__ = True
 
@@ -27,9 +27,9 @@ class BusError(Exception):
 
 
 class WatchMap(bytearray):
-    """One byte a frame, non-zero where writes are reported; assign to it by index or slice only.
+    """One byte for each frame, non-zero if writes to it are reported. Assign to it by index or slice only.
 
-    It logs what was assigned, so that restoring it costs the changes and not the memory size.
+    Assignments are logged, so that `restore` takes time by the number of changes, not by the size of the memory.
     """
 
     __slots__ = ("_base", "_changed")
@@ -44,7 +44,7 @@ class WatchMap(bytearray):
         self._changed.append(index)
 
     def snapshot(self) -> None:
-        """Make the present map the one that `restore` goes back to."""
+        """Make `restore` return to the present map."""
         self._base = bytes(self)
         self._changed.clear()
 
@@ -60,10 +60,10 @@ class WatchMap(bytearray):
 
 
 class PhysicalMemory:
-    """`size` bytes in 4 KiB frames; every address is an Hpa, every number little-endian and unsigned.
+    """`size` bytes in 4 KiB frames. Addresses are Hpas; numbers are little-endian and unsigned.
 
-    All writes must go through the methods: they keep `dirty` and `written`; `data` and `words` are for reading.
-    An access that does not lie wholly in memory raises BusError and does nothing.
+    All writes must use the methods, which maintain `dirty` and `written`; `data` and `words` are for reading.
+    An access that lies partly or wholly outside memory raises BusError and changes nothing.
     """
 
     __slots__ = ("_base", "_raw", "data", "dirty", "frames", "size", "watched", "words", "written")
@@ -73,17 +73,17 @@ class PhysicalMemory:
             raise ValueError(f"memory size {size} is not a positive multiple of {PAGE_SIZE}")
         self.size: int = size
         self.frames: int = size >> PAGE_SHIFT
-        # Anonymous and private: zero pages come on demand (1 GiB costs nothing until touched), and a forked
+        # Anonymous and private: the kernel supplies zero pages on demand, so untouched memory is free, and a forked
         # worker has its own copy.
         self._raw = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.data: memoryview = memoryview(self._raw)
         self.words: memoryview = self.data.cast("Q")
         self.dirty: set[int] = set()
-        """Hfns written since the snapshot was taken (since birth, before that)."""
+        """Hfns written since the last snapshot, or since construction."""
         self.watched: WatchMap = WatchMap(self.frames)
-        """One byte a frame; where it is non-zero, each word written is reported in `written`."""
+        """One byte for each frame; if it is non-zero, each word written in the frame is reported in `written`."""
         self.written: list[int] = []
-        """Hpa of every 8-byte word written in a watched frame, in order; cleared by whoever watches."""
+        """Hpa of every 8-byte word written in a watched frame, in order. The watcher clears it."""
         self._base: dict[int, bytes] = {}
 
     def load64(self, hpa: int) -> int:
@@ -119,7 +119,7 @@ class PhysicalMemory:
         if size == 1:
             self.data[hpa] = value & 0xFF
         else:
-            _FORMATS[size].pack_into(self.data, hpa, value & ((1 << (size << 3)) - 1))
+            _FORMATS[size].pack_into(self.data, hpa, value & SIZE_MASK[size])
         frame = hpa >> PAGE_SHIFT
         self.dirty.add(frame)
         if self.watched[frame] or (hpa & PAGE_MASK) + size > PAGE_SIZE:
@@ -140,7 +140,7 @@ class PhysicalMemory:
         self._raw[hpa : hpa + n] = data
         frame = hpa >> PAGE_SHIFT
         if n and (hpa & PAGE_MASK) + n <= PAGE_SIZE and not self.watched[frame]:
-            self.dirty.add(frame)  # what `_touched` comes to for nearly every write
+            self.dirty.add(frame)  # What `_touched` does for nearly every write, without the call.
         else:
             self._touched(hpa, n)
 
@@ -157,7 +157,7 @@ class PhysicalMemory:
         self.write(dst, self.read(src, n))
 
     def _touched(self, hpa: int, n: int) -> None:
-        """Account for `n` bytes written at `hpa`, over any number of frames."""
+        """Note `n` bytes written at `hpa`, over any number of frames, in `dirty` and `written`."""
         if n <= 0:
             return
         last = hpa + n - 1
@@ -171,7 +171,7 @@ class PhysicalMemory:
                 self.written.extend(range(first_word, min(last + 1, start + PAGE_SIZE), WORD))
 
     def snapshot(self) -> None:
-        """Make the present contents the base for `restore`; costs the frames written since the last one."""
+        """Make `restore` return to the present contents. Takes time by the number of dirty frames."""
         base = self._base
         raw = self._raw
         for hfn in sorted(self.dirty):
@@ -186,10 +186,10 @@ class PhysicalMemory:
         self.watched.snapshot()
 
     def restore(self) -> None:
-        """Go back to the snapshot; costs the dirty frames only, whatever the size of the memory."""
+        """Return to the snapshot. Takes time by the number of dirty frames, not by the size of the memory."""
         base = self._base
         raw = self._raw
-        for hfn in self.dirty:  # in whatever order: each is a frame of its own
+        for hfn in self.dirty:  # The order does not matter.
             start = hfn << PAGE_SHIFT
             raw[start : start + PAGE_SIZE] = base.get(hfn, ZERO_PAGE)
         self.dirty.clear()

@@ -16,8 +16,8 @@ from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, OWNER_NONE, Frame, FrameState
 from hvfuzz.hypervisor.memory.table_tree import POISON
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.cpu.registers import RAX, Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RAX, Reg
 
 GuestCall = Callable[..., tuple[Status, int]]
 Audit = Callable[[Hypervisor], None]

@@ -1,4 +1,4 @@
-"""A small guest to translate for: an EPT, and stage-1 tables that tests fill in entry by entry."""
+"""A small guest for tests of translation: an EPT, and stage-1 tables that tests fill in entry by entry."""
 
 from typing import Final
 
@@ -15,11 +15,11 @@ EPT_ROOT: Final = 0x1000
 LEAF: Final = ept.RIGHTS | ept.MemoryType.WB << ept.MEMORY_TYPE_SHIFT
 TABLE_BITS: Final = paging.P | paging.RW | paging.US | paging.A
 ROOT_GPA: Final = 0x10_0000
-"""The guest's PML4 table; further tables follow it."""
+"""Gpa of the guest's PML4 table; further tables follow it."""
 
 
 class Guest:
-    """One vCPU whose tables tests edit by address; nothing is flushed unless a test asks for it."""
+    """One vCPU whose tables tests edit by address; nothing is flushed implicitly."""
 
     def __init__(self) -> None:
         self.machine = Machine(16 << 20)
@@ -40,7 +40,7 @@ class Guest:
         return 0x4000 + 8 * (gpa >> PAGE_SHIFT)
 
     def entry(self, gva: int, level: int) -> int:
-        """Hpa of the stage-1 entry of `level` (4..1) for `gva`; tables on the way are made, all rights."""
+        """Hpa of the stage-1 entry of `level` (4..1) for `gva`; creates missing tables, with all rights."""
         table = ROOT_GPA
         for step in range(4, level, -1):
             slot = RAM + table + 8 * (gva >> 12 + 9 * (step - 1) & 511)
@@ -51,13 +51,13 @@ class Guest:
         return RAM + table + 8 * (gva >> 12 + 9 * (level - 1) & 511)
 
     def map(self, gva: int, gpa: int, flags: int, level: int = 1) -> int:
-        """Map the page of `gva` by a leaf of `level`; the Hpa of the leaf."""
+        """Map the page of `gva` by a leaf of `level`; return the Hpa of the leaf."""
         slot = self.entry(gva, level)
         self.memory.store64(slot, gpa | flags | (paging.PS if level > 1 else 0))
         return slot
 
     def translate(self, gva: int, access: int, user: bool = False, **options: bool) -> int:
-        """What the MMU says."""
+        """The Hpa of `gva` for `access`, by the MMU."""
         return self.machine.mmu.translate(self.vcpu, gva, access, user, **options)
 
     def flush(self) -> None:
@@ -73,5 +73,5 @@ def guest() -> Guest:
 
 @pytest.fixture(scope="session")
 def new_guest() -> type[Guest]:
-    """Makes guests, for tests that need more than one."""
+    """The class, for tests that need more than one guest."""
     return Guest

@@ -1,4 +1,4 @@
-"""The recorded fetches of an op, and the race that runs once, just before the fetch it names."""
+"""The recorded fetches of an op, and the race that runs once, before the fetch that it names."""
 
 from hvfuzz.machine.fetches import Fetches
 

@@ -1,4 +1,4 @@
-"""Memory: what is written is read back, what was written is known, and restore undoes it."""
+"""Memory: reads return what was written, writes are reported, and restore undoes them."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ writes = st.one_of(
 
 
 def apply_to_model(model: bytearray, op: tuple[Any, ...]) -> tuple[int, int] | None:
-    """Perform `op` on plain bytes; the (address, length) written, None if it must not fit."""
+    """Perform `op` on plain bytes; return the (address, length) written, or None if the access must fail."""
     name, *args = op
     if name == "store":
         hpa, size, value = args
@@ -64,7 +64,7 @@ def test_writes_are_kept_known_reported_and_undone(ops: list[tuple[Any, ...]], w
     base = bytes(model)
     assert not memory.dirty
     assert not memory.written
-    for _ in range(2):  # A second round, from what restore left behind.
+    for _ in range(2):  # The second round starts from the restored state.
         dirty: set[int] = set()
         written: list[int] = []
         for op in ops[early:]:

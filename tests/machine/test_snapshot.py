@@ -1,4 +1,4 @@
-"""Snapshots: whatever a run does to the state, restore puts it back, in place."""
+"""Snapshots: restore undoes every change of the state, in place."""
 
 import random
 from array import array
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvfuzz.machine.cpu.vcpu import Reg, Saved
+from hvfuzz.machine.cpu.registers import Reg, Saved
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot
@@ -57,7 +57,7 @@ class Labelled(Node):
 
 
 class Checked(list[Any]):
-    """A list that counts what is done to it, and refuses slices."""
+    """A list that counts its changes, and refuses slices."""
 
     __slots__ = ("work",)
 
@@ -77,7 +77,7 @@ class Table(dict[Any, Any]):
 
 
 def contents(item: Any, seen: dict[int, int] | None = None) -> Any:
-    """The state that can be reached from `item`, as plain comparable data, with identities by order of visit."""
+    """The state reachable from `item` as comparable data, with identities numbered in order of visit."""
     seen = {} if seen is None else seen
     if id(item) in seen:
         return ("again", seen[id(item)])
@@ -103,7 +103,7 @@ def contents(item: Any, seen: dict[int, int] | None = None) -> Any:
 
 
 def grow(rng: random.Random, pool: list[Any]) -> Any:
-    """A new piece of state that refers to some of `pool`."""
+    """A new object that refers to some of `pool`."""
     some = [rng.choice(pool) for _ in range(rng.randrange(4))] if pool else []
     kind = rng.randrange(11)
     if kind == 0:
@@ -135,7 +135,7 @@ def pick(rng: random.Random, *actions: Callable[[], object]) -> None:
 
 
 def scribble(rng: random.Random, item: Any, pool: list[Any]) -> None:
-    """Change `item` in some way that its type allows."""
+    """Change `item` in a way that its type allows."""
     new = rng.choice([*pool, 1, None, "x"])
     if isinstance(item, Checked):
         item.append(new)
@@ -203,7 +203,7 @@ class ListWithDict(list[int]):
 )
 def test_state_that_would_escape_is_refused(hidden: object) -> None:
     if type(hidden) is object:
-        Snapshot([hidden])  # It has no state.
+        Snapshot([hidden])  # The instance has no state.
         return
     with pytest.raises(TypeError, match="cannot snapshot"):
         Snapshot([{"deep": (hidden,)}])

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.machine.cpu import core
-from hvfuzz.machine.cpu.accesses import Accesses
+from hvfuzz.machine.cpu import exceptions, system_accesses, vmx_transitions
+from hvfuzz.machine.cpu.instructions import accesses
 from hvfuzz.machine.mmu import ept, ept_walk, paging
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, SecondStage
 from hvfuzz.machine.mmu.stage1 import Mmu
@@ -131,9 +131,15 @@ FAULTS: list[tuple[str, Owner, str, str, str]] = [
     ("guest flags are set where stage 2 forbids it", Mmu, "_set_flags", "WRITE, gva, True", "READ, gva, True"),
     ("the fetch bit depends on NXE alone", Mmu, "_page_fault", "or vcpu.cr4 & paging.CR4_SMEP", ""),
     ("SMAP holds in spite of AC", Mmu, "_supervisor_denied", "not vcpu.regs[RFLAGS] & paging.RFLAGS_AC", "True"),
-    ("a violation reports the operand, not the page", Accesses, "_exit_on_stage_2", "else violation.gva", "else gva"),
+    (
+        "a violation reports the operand, not the page",
+        vmx_transitions,
+        "record_stage_2_exit",
+        "else violation.gva",
+        "else gva",
+    ),
     ("any walk length enters", ept, "is_valid_eptp", "(ADDRESS |", "(ADDRESS | 0x38 |"),
-    ("VM entry takes any EPTP", core.Core, "exit", "not is_valid_eptp(self.eptp)", "False"),
+    ("VM entry takes any EPTP", vmx_transitions, "exit_and_enter", "not is_valid_eptp(cpu.eptp)", "False"),
 ]
 """(what is wrong, whose, function, its text, the text instead)"""
 
@@ -150,7 +156,7 @@ def break_function(patch: pytest.MonkeyPatch, owner: Owner, name: str, old: str,
     exec(source.replace(old, new), namespace)
     broken = namespace[name]
     patch.setattr(owner, name, staticmethod(broken) if isinstance(found, staticmethod) else broken)
-    for importer in (core,):
+    for importer in (vmx_transitions, exceptions, accesses, system_accesses):
         if getattr(importer, name, None) is found:
             patch.setattr(importer, name, broken)
 

@@ -9,7 +9,8 @@ enters the guest again in ring 0.
 
 from hvfuzz.bugs.bug import Bug
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.cpu.vmcs import RIP, Saved, Vmcs
+from hvfuzz.machine.cpu.registers import RIP, Saved
+from hvfuzz.machine.cpu.vmcs import Vmcs
 
 
 def step_over(vmcs: Vmcs) -> None:

@@ -80,11 +80,6 @@ def _out(vcpu: VCpu, values: Sequence[int]) -> None:
     vcpu.out(values[0], size, values[2] & ((1 << (8 * size)) - 1))
 
 
-def _tlb(vcpu: VCpu, values: Sequence[int]) -> None:
-    vcpu.machine.tlb.set_capacity(values[0])
-    vcpu.machine.iommu.set_capacity(values[0])
-
-
 INSTRUCTIONS: Final[Mapping[str, Instruction]] = MappingProxyType(
     {
         "load": _load,
@@ -106,7 +101,6 @@ INSTRUCTIONS: Final[Mapping[str, Instruction]] = MappingProxyType(
         "wrmsr": lambda vcpu, values: vcpu.wrmsr(values[0], values[1]),
         "cli": lambda vcpu, values: vcpu.cli(),
         "sti": lambda vcpu, values: vcpu.sti(),
-        "tlb": _tlb,
         "cpuid_count": lambda vcpu, values: vcpu.cpuid(values[0], values[1]),
         "rdtsc": lambda vcpu, values: vcpu.rdtsc(),
         "rdtscp": lambda vcpu, values: vcpu.rdtscp(),

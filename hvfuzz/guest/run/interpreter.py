@@ -13,7 +13,8 @@ from hvfuzz.guest.run.instructions import INSTRUCTIONS, Unreachable
 from hvfuzz.guest.run.trace import Outcome, Result, Trace
 from hvfuzz.machine.addresses import PAGE_SIZE, U64, WRITE, Gva
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
-from hvfuzz.machine.cpu.vcpu import Reg, VCpu
+from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.fetches import NO_TRIGGER
 from hvfuzz.machine.machine import Machine
 
@@ -63,6 +64,7 @@ class Interpreter:
         self._batched = 0
         self._trace = Trace()
         self._execute: Final = {catalogue.by_name[name].code: run for name, run in INSTRUCTIONS.items()}
+        self._execute[catalogue.by_name["tlb"].code] = self._set_tlb_capacity
 
     def run(
         self,
@@ -162,6 +164,10 @@ class Interpreter:
                 how = Result.SKIPPED
         outcome = _new(Outcome, (index, kind.code, how, status, result, self.machine.clock.cycles))
         self._trace.outcomes.append(outcome)
+
+    def _set_tlb_capacity(self, _vcpu: VCpu, values: Sequence[int]) -> None:
+        self.machine.tlb.set_capacity(values[0])
+        self.machine.iommu.set_capacity(values[0])
 
     # Arguments.
 

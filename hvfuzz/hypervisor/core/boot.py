@@ -23,8 +23,9 @@ from hvfuzz.hypervisor.memory.table_tree import POISON, RIGHTS, TablePool
 from hvfuzz.hypervisor.vcpu import apic, msr
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu.msrs import LSTAR
+from hvfuzz.machine.cpu.registers import Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import ExitReason, Reg
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.devices.dma_engine import DmaEngine
 from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.devices.virtio.blk import VirtioBlk

@@ -16,7 +16,7 @@ from hvfuzz.hypervisor.core.effects import PREEMPTION_QUOTA, Refused, Step, work
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.clock import Cost
-from hvfuzz.machine.cpu.vmcs import RAX, RIP, Reg
+from hvfuzz.machine.cpu.registers import RAX, RIP, Reg
 
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration

@@ -19,7 +19,8 @@ from hvfuzz.hypervisor.vcpu.cpuid import cpuid_leaf
 from hvfuzz.machine.addresses import SIZE_MASK, U64
 from hvfuzz.machine.cpu.faults import GuestFault, Vector, combined
 from hvfuzz.machine.cpu.msrs import TSC_AUX
-from hvfuzz.machine.cpu.vmcs import RAX, RBX, RCX, RDX, RIP, VECTORING_EXCEPTION, ExitReason, Saved, Vmcs
+from hvfuzz.machine.cpu.registers import RAX, RBX, RCX, RDX, RIP, Saved
+from hvfuzz.machine.cpu.vmcs import VECTORING_EXCEPTION, ExitReason, Vmcs
 from hvfuzz.machine.mmu.ept import Qualification
 
 if TYPE_CHECKING:

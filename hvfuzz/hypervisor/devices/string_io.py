@@ -13,7 +13,7 @@ from hvfuzz.abi.limits import STRING_BURST
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vmcs import RCX, RDI, RFLAGS, RSI
+from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI
 from hvfuzz.machine.mmu.paging import RFLAGS_DF
 
 if TYPE_CHECKING:

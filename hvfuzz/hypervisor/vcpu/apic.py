@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.hypervisor.memory.allocator import HEAP_HEADER
-from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.cpu.vmcs import RFLAGS
+from hvfuzz.machine.cpu.processor_state import RunState
+from hvfuzz.machine.cpu.registers import RFLAGS
 from hvfuzz.machine.mmu.paging import RFLAGS_IF
 
 if TYPE_CHECKING:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from hvfuzz.hypervisor.vcpu import apic, apic_timer, guest_clock
 from hvfuzz.machine.addresses import PAGE_SIZE
-from hvfuzz.machine.cpu.msrs import APIC_BASE, ARCH_CAPABILITIES, GUEST, MISC_ENABLE, MTRR_CAP, MTRR_DEFAULT, TSC, place
+from hvfuzz.machine.cpu.msrs import (
+    APIC_BASE,
+    ARCH_CAPABILITIES,
+    GUEST,
+    MISC_ENABLE,
+    MTRR_CAP,
+    MTRR_DEFAULT,
+    TSC,
+    bitmap_bit,
+)
 from hvfuzz.machine.cpu.msrs import XAPIC_DISABLE as XAPIC
 
 if TYPE_CHECKING:
@@ -35,7 +44,7 @@ def bitmap() -> bytes:
     bits = bytearray(b"\xff" * PAGE_SIZE)
     for index in GUEST:
         for write in (False, True):
-            byte, bit = place(index, write)
+            byte, bit = bitmap_bit(index, write)
             bits[byte] &= ~(1 << bit)
     return bytes(bits)
 

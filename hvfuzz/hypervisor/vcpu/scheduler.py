@@ -7,25 +7,15 @@ the state.  Deadlines are looked at when the hypervisor has control, at every VM
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvfuzz.abi.limits import TIME_SLICE
 from hvfuzz.machine.addresses import U64
+from hvfuzz.machine.cpu.processor_state import RunState
 
 if TYPE_CHECKING:
     from hvfuzz.machine.clock import Clock
     from hvfuzz.machine.cpu.vcpu import VCpu
-
-
-class RunState(IntEnum):
-    """The values of `VCpu.runnable`; zero is the one that runs."""
-
-    RUNNABLE = 0
-    BLOCKED = 1
-    POLLING = 2
-    HALTED = 3
-    STOPPED = 4
 
 
 class Poll(NamedTuple):

@@ -1,219 +1,209 @@
-"""Exceptions delivered to the guest's own handlers, through tables in its memory (SDM Vol. 3A, 6.14, 64-bit mode).
+"""Exceptions of the guest: what raises them, and their delivery to the guest's handlers (SDM Vol. 3A, 6.14).
 
-While IDTR has no table, as at boot, an exception ends its instruction and nothing else happens: the boot environment
-has a handler of its own that goes on with the program. With a table, the vCPU is in the guest's handler afterwards, on
-the stack that the gate or the TSS says, with the frame of IRET on it.
+Without an IDT, as at boot, an exception just ends its instruction: the boot environment has a handler that goes on
+with the program. With an IDT, the vCPU continues in the guest's handler, on the stack that the gate or the TSS names,
+with a frame for IRET on it.
 
-The gate and the TSS are read, and the frame is written, through both stages. An exception on the way is the guest's
-next one, a double fault, or the end of the vCPU: VM exit 2. An exit on the way tells in the IDT-vectoring fields what
-was being delivered, and whoever handles it takes that over.
+The gate and the TSS are read, and the frame is written, through both stages of translation (`system_accesses`). A
+second exception on the way combines with the first into the next exception, a double fault, or a triple fault, which
+is VM exit 2. An exit on the way has the IDT-vectoring information of the event being delivered, and the exit handler
+becomes responsible for that event.
 """
 
-from contextlib import suppress
 from struct import Struct
-from typing import Final
+from typing import Final, NoReturn
 
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WRITE, is_canonical
+from hvfuzz.machine.addresses import U64, is_canonical
 from hvfuzz.machine.clock import Cost
-from hvfuzz.machine.cpu.accesses import STAGE_2_RETRIES
-from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault, Vector, combined
-from hvfuzz.machine.cpu.rings import FRAME, KERNEL_CS, KERNEL_SS, USER_CS, USER_SS, Rings
-from hvfuzz.machine.cpu.vmcs import RFLAGS, RIP, RSP, VECTORING_EXCEPTION, VECTORING_SOFTWARE, ExitReason
-from hvfuzz.machine.memory import BusError
+from hvfuzz.machine.cpu.faults import GuestFault, Vector, combined
+from hvfuzz.machine.cpu.processor_state import CpuState
+from hvfuzz.machine.cpu.registers import RFLAGS, RIP, RSP
+from hvfuzz.machine.cpu.system_accesses import TakenOver, read_table, write_frame
+from hvfuzz.machine.cpu.vmcs import VECTORING_EXCEPTION, VECTORING_SOFTWARE, ExitReason
+from hvfuzz.machine.cpu.vmx_transitions import exit_and_enter
 from hvfuzz.machine.mmu import paging
 
+# There is no GDT. Four selectors name the flat segments of a 64-bit guest.
+KERNEL_CS: Final = 0x10
+KERNEL_SS: Final = 0x18
+USER_SS: Final = 0x2B
+USER_CS: Final = 0x33
+FRAME: Final = Struct("<5Q")
+"""RIP, CS, RFLAGS, RSP, SS: what the delivery pushes and IRET pops."""
+
 TSS_SELECTOR: Final = 0x40
-"""What a task register names in error codes; there is no table that it would be an index of."""
+"""The selector of the TSS in error codes."""
 _GATE: Final = Struct("<HHBBHII")
-"""Offset 15..0, selector, IST, type and attributes, offset 31..16, offset 63..32, reserved."""
+"""Offset 15..0, selector, IST, type and attributes, offset 31..16, offset 63..32, reserved (SDM Vol. 3A, 6.14.1)."""
 _INTERRUPT_GATE: Final = 0xE
 _TRAP_GATE: Final = 0xF
 _RSP0: Final = 4
 _IST1: Final = 0x24
+"""Offsets in the TSS (SDM Vol. 3A, 7.7)."""
 _IN_IDT: Final = 2
 _EXTERNAL: Final = 1
-"""Bits of an error code: it is about a gate; and about an event that no instruction asked for."""
+"""Bits of an error code (SDM Vol. 3A, 6.13): the index is one of the IDT; no instruction asked for the event."""
 _CLEARED: Final = 1 << 8 | paging.RFLAGS_NT | paging.RFLAGS_RF | 1 << 17
 """TF, NT, RF and VM."""
-_NO_EVENT: Final = -1
 _ERROR_CODE: Final = (8, 10, 11, 12, 13, 14, 17)
-"""Vectors whose handlers find an error code on the stack."""
+"""Vectors of exceptions that push an error code (SDM Vol. 3A, table 6-1)."""
 
 
-class _TakenOver(Exception):
-    """An exit on the way gave the guest `fault` in place of what was being delivered, or stopped the vCPU (None)."""
+def vm_exit(cpu: CpuState, reason: ExitReason) -> None:
+    """Exit for `reason`; return when the vCPU is entered again.
 
-    def __init__(self, fault: GuestFault | None) -> None:
-        super().__init__()
-        self.fault = fault
+    Raises GuestFault if the entry injects an exception, VmEntryFailure, and any exception of the exit handler.
+    """
+    fault = exit_and_enter(cpu, reason)
+    if fault is not None:
+        take(cpu, fault)
+        raise fault
 
 
-class Delivery(Rings):
-    """A vCPU whose exceptions, and INT, enter the guest's handlers."""
+def exit_if_intercepted(cpu: CpuState, reason: ExitReason, length: int, asked: bool = False) -> bool:
+    """Charge for an instruction of `length` bytes, and exit for `reason` if `asked` or if the VMCS intercepts it."""
+    cpu.machine.clock.cycles += Cost.INSTRUCTION
+    if not asked and not cpu.vmcs.intercepts >> reason & 1:
+        return False
+    cpu.vmcs.length = length
+    vm_exit(cpu, reason)
+    return True
 
-    __slots__ = ()
 
-    def lidt(self, base: int, limit: int) -> None:
-        """LIDT with its operand as arguments: the table of gates, and its last byte; 0 is no table."""
-        self._privileged()
-        if not is_canonical(base):
-            self._refuse(Vector.GP)
-        self.machine.clock.cycles += Cost.PRIVILEGED
-        self.idtr = (base & U64, limit & 0xFFFF)
+def refuse(cpu: CpuState, vector: int, error: int = 0) -> NoReturn:
+    """Take and raise an exception of the present instruction, with this error code."""
+    fault = GuestFault(vector, error)
+    take(cpu, fault)
+    raise fault
 
-    def ltr(self, base: int, limit: int) -> None:
-        """LTR with the descriptor as arguments: the TSS, which holds the stacks of handlers."""
-        self._privileged()
-        if not is_canonical(base):
-            self._refuse(Vector.GP)
-        self.machine.clock.cycles += Cost.PRIVILEGED
-        self.tr = (base & U64, limit & 0xFFFF)
 
-    def interrupt(self, vector: int) -> None:
-        """INT of `vector`, which the gate must allow for the present ring."""
-        vector &= 0xFF
-        vmcs = self.vmcs
-        vmcs.vectoring = VECTORING_SOFTWARE | vector
-        try:
-            self._enter(vector, 0, True)
-        except GuestFault as fault:
-            vmcs.vectoring = 0
-            self._take(fault)
-            raise
-        except _TakenOver as taken:
-            if taken.fault is not None:
-                raise taken.fault from None
-        finally:
-            vmcs.vectoring = 0
+def require_ring_0(cpu: CpuState) -> None:
+    """#GP(0) outside ring 0 (SDM Vol. 3A, 5.9)."""
+    if cpu.cpl:
+        refuse(cpu, Vector.GP)
 
-    def _take(self, fault: GuestFault) -> None:
-        super()._take(fault)
-        if self.idtr[1]:
-            self._deliver(fault)
 
-    def _deliver(self, fault: GuestFault) -> None:
-        """Enter the handler of an exception, or of what becomes of it."""
-        vmcs = self.vmcs
-        try:
-            while True:
-                vmcs.vectoring = VECTORING_EXCEPTION | fault.vector
-                try:
-                    self._enter(fault.vector, fault.error, False)
-                    return
-                except GuestFault as second:
-                    if second.vector == Vector.PF:
-                        self.cr2 = second.address
-                    after = combined(fault.vector, second)
-                    if after is None:
-                        vmcs.vectoring = 0
-                        self.exit(ExitReason.TRIPLE_FAULT)
-                        return
-                    fault = after
-        except _TakenOver:
-            return
-        finally:
-            vmcs.vectoring = 0
+def take(cpu: CpuState, fault: GuestFault) -> None:
+    """The guest gets an exception: charge it, set CR2, and deliver it if there is an IDT. The caller raises it."""
+    cpu.machine.clock.cycles += Cost.EXCEPTION
+    if fault.vector == Vector.PF:
+        cpu.cr2 = fault.address
+    if cpu.idtr[1]:
+        deliver(cpu, fault)
 
-    def _enter(self, vector: int, error: int, software: bool) -> None:
-        """Go to the handler; nothing changes but memory where that is an exception."""
-        external = 0 if software else _EXTERNAL
-        about = vector << 3 | _IN_IDT | external
-        base, limit = self.idtr
-        if (vector << 4) + 15 > limit:
-            raise GuestFault(Vector.GP, about)
-        low, selector, ist, kind, middle, high, _ = _GATE.unpack(self._read(base + (vector << 4), 16))
-        if kind & 0x1F not in (_INTERRUPT_GATE, _TRAP_GATE) or (software and kind >> 5 & 3 < self.cpl):
-            raise GuestFault(Vector.GP, about)
-        if not kind & 0x80:
-            raise GuestFault(Vector.NP, about)
-        if selector & ~3 != KERNEL_CS:
-            raise GuestFault(Vector.GP, selector & ~3 | external)
-        target = low | middle << 16 | high << 32
-        if not is_canonical(target):
-            raise GuestFault(Vector.GP, external)
-        regs = self.regs
-        stack = self._stack(ist & 7, external) & ~15
-        flags = regs[RFLAGS]
-        cs, ss = (USER_CS, USER_SS) if self.cpl else (KERNEL_CS, KERNEL_SS)
-        pushed = flags if software else flags | paging.RFLAGS_RF
-        frame = FRAME.pack(regs[RIP] + (2 if software else 0) & U64, cs, pushed, regs[RSP], ss)
-        if vector in _ERROR_CODE and not software:
-            frame = error.to_bytes(8, "little") + frame
-        stack = stack - len(frame) & U64
-        if not is_canonical(stack):
-            raise GuestFault(Vector.SS, external)
-        self._write(stack, frame)
-        self.machine.clock.cycles += Cost.EXCEPTION
-        flags &= ~_CLEARED
-        if kind & 0x1F == _INTERRUPT_GATE:
-            flags &= ~paging.RFLAGS_IF
-        regs[RIP], regs[RSP], regs[RFLAGS] = target, stack, flags
-        self.cpl = 0
 
-    def _stack(self, ist: int, external: int) -> int:
-        """Where the handler's stack begins: what the gate names, that of ring 0, or where the kernel is."""
-        if not ist and not self.cpl:
-            return self.regs[RSP]
-        base, limit = self.tr
-        offset = _IST1 + 8 * (ist - 1) if ist else _RSP0
-        if offset + 7 > limit:
-            raise GuestFault(Vector.TS, TSS_SELECTOR | external)
-        stack = int.from_bytes(self._read(base + offset, 8), "little")
-        if not is_canonical(stack):
-            raise GuestFault(Vector.SS, external)
-        return stack
-
-    def _read(self, gva: int, size: int) -> bytes:
-        """Bytes of a table of the system's: an implicit supervisor access, which SMAP holds back whatever AC is."""
-        data = b""
-        for hpa, length in self._pieces(gva & U64, size, READ, True):
-            try:
-                data += self.memory.read(hpa, length)
-            except BusError:
-                data += b"\xff" * length
-        return data
-
-    def _write(self, gva: int, data: bytes) -> None:
-        """Bytes of the frame, on the stack of ring 0; all or nothing."""
-        done = 0
-        for hpa, length in self._pieces(gva, len(data), WRITE, False):
-            with suppress(BusError):  # where nothing answers, the write is lost
-                self.memory.write(hpa, data[done : done + length])
-            done += length
-
-    def _pieces(self, gva: int, size: int, access: int, implicit: bool) -> list[tuple[int, int]]:
-        """The pieces (hpa, bytes) of an operand, all translated before any is accessed."""
-        pieces = []
-        while size:
-            length = min(size, PAGE_SIZE - (gva & PAGE_MASK))
-            pieces.append((self._locate(gva, access, implicit), length))
-            gva, size = (gva + length) & U64, size - length
-        observer = self.machine.access_observer
-        if observer is not None:
-            for hpa, length in pieces:
-                observer(self, hpa, length, access)
-        return pieces
-
-    def _locate(self, gva: int, access: int, implicit: bool) -> int:
-        """The Hpa of `gva` for a supervisor, after the exits that it takes."""
-        regs = self.regs
-        attempts = 0
+def deliver(cpu: CpuState, fault: GuestFault) -> None:
+    """Enter the handler of an exception, or of the one that faults during the delivery turn it into."""
+    vmcs = cpu.vmcs
+    try:
         while True:
-            flags = regs[RFLAGS]
-            if implicit:
-                regs[RFLAGS] = flags & ~paging.RFLAGS_AC
+            vmcs.vectoring = VECTORING_EXCEPTION | fault.vector
             try:
-                return self.mmu.translate(self, gva, access, False)
-            except (EptViolation, EptMisconfiguration) as caught:
-                violation = caught
-            finally:
-                regs[RFLAGS] = flags
-            if attempts == STAGE_2_RETRIES:
-                raise GuestFault(Vector.MC)
-            attempts += 1
-            try:
-                self._exit_on_stage_2(violation, gva, 0, access)
-            except GuestFault as fault:
-                raise _TakenOver(fault) from None
-            if self.runnable:
-                raise _TakenOver(None)
+                enter_handler(cpu, fault.vector, fault.error, False)
+                return
+            except GuestFault as second:
+                if second.vector == Vector.PF:
+                    cpu.cr2 = second.address
+                after = combined(fault.vector, second)
+                if after is None:
+                    vmcs.vectoring = 0
+                    vm_exit(cpu, ExitReason.TRIPLE_FAULT)
+                    return
+                fault = after
+    except TakenOver as taken:
+        if taken.fault is not None:
+            take(cpu, taken.fault)
+    finally:
+        vmcs.vectoring = 0
+
+
+def enter_handler(cpu: CpuState, vector: int, error: int, software: bool) -> None:
+    """Go to the handler of `vector`. If that raises GuestFault or TakenOver, only memory may have changed."""
+    external = 0 if software else _EXTERNAL
+    about = vector << 3 | _IN_IDT | external
+    base, limit = cpu.idtr
+    # SDM Vol. 2A, INT n: the gate within the limit, of the right type, of a DPL that INT may use, present.
+    if (vector << 4) + 15 > limit:
+        raise GuestFault(Vector.GP, about)
+    low, selector, ist, kind, middle, high, _ = _GATE.unpack(read_table(cpu, base + (vector << 4), 16))
+    if kind & 0x1F not in (_INTERRUPT_GATE, _TRAP_GATE) or (software and kind >> 5 & 3 < cpu.cpl):
+        raise GuestFault(Vector.GP, about)
+    if not kind & 0x80:
+        raise GuestFault(Vector.NP, about)
+    if selector & ~3 != KERNEL_CS:
+        raise GuestFault(Vector.GP, selector & ~3 | external)
+    target = low | middle << 16 | high << 32
+    if not is_canonical(target):
+        raise GuestFault(Vector.GP, external)
+    regs = cpu.regs
+    stack = _stack(cpu, ist & 7, external) & ~15  # SDM Vol. 3A, 6.14.2: the frame is 16-byte aligned.
+    flags = regs[RFLAGS]
+    cs, ss = (USER_CS, USER_SS) if cpu.cpl else (KERNEL_CS, KERNEL_SS)
+    pushed = flags if software else flags | paging.RFLAGS_RF
+    frame = FRAME.pack(regs[RIP] + (2 if software else 0) & U64, cs, pushed, regs[RSP], ss)
+    if vector in _ERROR_CODE and not software:
+        frame = error.to_bytes(8, "little") + frame
+    stack = stack - len(frame) & U64
+    if not is_canonical(stack):
+        raise GuestFault(Vector.SS, external)
+    write_frame(cpu, stack, frame)
+    cpu.machine.clock.cycles += Cost.EXCEPTION
+    flags &= ~_CLEARED
+    if kind & 0x1F == _INTERRUPT_GATE:
+        flags &= ~paging.RFLAGS_IF  # SDM Vol. 3A, 6.12.1.3.
+    regs[RIP], regs[RSP], regs[RFLAGS] = target, stack, flags
+    cpu.cpl = 0
+
+
+def _stack(cpu: CpuState, ist: int, external: int) -> int:
+    """Top of the handler's stack: of the IST entry, RSP0 on a change of ring, or the present one (6.14.4, 6.14.5)."""
+    if not ist and not cpu.cpl:
+        return cpu.regs[RSP]
+    base, limit = cpu.tr
+    offset = _IST1 + 8 * (ist - 1) if ist else _RSP0
+    if offset + 7 > limit:
+        raise GuestFault(Vector.TS, TSS_SELECTOR | external)
+    stack = int.from_bytes(read_table(cpu, base + offset, 8), "little")
+    if not is_canonical(stack):
+        raise GuestFault(Vector.SS, external)
+    return stack
+
+
+# Instructions.
+
+
+def lidt(cpu: CpuState, base: int, limit: int) -> None:
+    """LIDT with its operand as arguments: address of the IDT, and offset of its last byte; limit 0 means no IDT."""
+    require_ring_0(cpu)
+    if not is_canonical(base):
+        refuse(cpu, Vector.GP)
+    cpu.machine.clock.cycles += Cost.PRIVILEGED
+    cpu.idtr = (base & U64, limit & 0xFFFF)
+
+
+def ltr(cpu: CpuState, base: int, limit: int) -> None:
+    """LTR with the descriptor as arguments: the TSS, which holds the stacks of handlers."""
+    require_ring_0(cpu)
+    if not is_canonical(base):
+        refuse(cpu, Vector.GP)
+    cpu.machine.clock.cycles += Cost.PRIVILEGED
+    cpu.tr = (base & U64, limit & 0xFFFF)
+
+
+def interrupt(cpu: CpuState, vector: int) -> None:
+    """INT n; #GP if the DPL of the gate is below the present ring (SDM Vol. 2A, INT n)."""
+    vector &= 0xFF
+    vmcs = cpu.vmcs
+    vmcs.vectoring = VECTORING_SOFTWARE | vector
+    try:
+        enter_handler(cpu, vector, 0, True)
+    except GuestFault as fault:
+        vmcs.vectoring = 0
+        take(cpu, fault)
+        raise
+    except TakenOver as taken:
+        if taken.fault is not None:
+            take(cpu, taken.fault)
+            raise taken.fault from None
+    finally:
+        vmcs.vectoring = 0

@@ -1,9 +1,9 @@
-"""The exceptions that the hardware raises. The first three are for what a guest did: none of them is an error of ours.
+"""Python exceptions that model events of the hardware.
 
-GuestFault             an exception of the guest's own (#PF, #GP, #UD, ...): ends the guest's instruction
+GuestFault             an exception of the guest (#PF, #GP, #UD, ...): ends the guest's instruction
 EptViolation           VM exit 48: stage 2 does not allow the access
-EptMisconfiguration    VM exit 49: a present stage-2 entry is not well-formed
-VmEntryFailure         the hypervisor asked for a VM entry that the processor refuses
+EptMisconfiguration    VM exit 49: a present stage-2 entry is malformed
+VmEntryFailure         the processor refuses a VM entry, which is a bug of the hypervisor
 """
 
 from enum import IntEnum
@@ -19,25 +19,25 @@ class Vector(IntEnum):
     UD = 6
     """Invalid opcode."""
     DF = 8
-    """Double fault: an exception in the delivery of another one."""
+    """Double fault: an exception during the delivery of another one."""
     TS = 10
-    """Invalid TSS: it has not the stack that is asked for."""
+    """Invalid TSS: it lacks the stack that the gate asks for."""
     NP = 11
-    """Not present: a gate."""
+    """A gate that is not present."""
     SS = 12
-    """Stack: its address is not canonical."""
+    """Stack fault: a stack address that is not canonical."""
     GP = 13
     """General protection."""
     PF = 14
-    """Page fault; CR2 holds the address."""
+    """Page fault; CR2 has the address."""
     AC = 17
     """Alignment check."""
     MC = 18
-    """Machine check: here, an access that still violates stage 2 after its exits were handled."""
+    """Machine check: here, an access that still violates stage 2 after several exits."""
 
 
 class GuestFault(Exception):
-    """An exception of the guest: `vector`, the `error` code it pushes, and for #PF the `address` for CR2."""
+    """An exception of the guest: `vector`, the `error` code that it pushes, and for #PF the `address` for CR2."""
 
     __snapshot_leaf__ = True
 
@@ -57,7 +57,7 @@ class GuestFault(Exception):
 
 
 class EptViolation(Exception):
-    """Stage 2 refuses the access to `gpa`; `gva` is None if no linear address belongs to it.
+    """Stage 2 refuses an access to `gpa`, which belongs to the linear address `gva`, or to none if that is None.
 
     `qualification` is the exit qualification (SDM Vol. 3C, table 28-7; bits in `ept.Qualification`).
     """
@@ -76,7 +76,7 @@ class EptViolation(Exception):
 
 
 class EptMisconfiguration(Exception):
-    """A present EPT entry used to translate `gpa` is not well-formed (SDM Vol. 3C, 29.3.3.1)."""
+    """A present EPT entry used to translate `gpa` is malformed (SDM Vol. 3C, 29.3.3.1)."""
 
     __snapshot_leaf__ = True
 
@@ -89,7 +89,7 @@ class EptMisconfiguration(Exception):
 
 
 class VmEntryFailure(Exception):
-    """VM entry is refused: `error` is the VM-instruction error number (SDM Vol. 3C, 27.2 and 31.4)."""
+    """A VM entry fails with the VM-instruction error number `error` (SDM Vol. 3C, 27.2 and 31.4)."""
 
     __snapshot_leaf__ = True
 
@@ -105,9 +105,9 @@ _CONTRIBUTORY: Final = (0, Vector.TS, Vector.NP, Vector.SS, Vector.GP)
 
 
 def combined(first: int, second: GuestFault) -> GuestFault | None:
-    """What the guest gets for `second`, in the delivery of an exception with the vector `first`; None: a triple fault.
+    """The exception that `second` becomes during the delivery of one with the vector `first`; None: a triple fault.
 
-    (SDM Vol. 3A, tables 6-4 and 6-5.)
+    SDM Vol. 3A, tables 6-4 and 6-5.
     """
     if first == Vector.DF:
         return None if second.vector in (*_CONTRIBUTORY, Vector.PF) else second

@@ -1,4 +1,4 @@
-"""The model-specific registers that a guest has without a hypervisor's help, and what they can hold (SDM Vol. 4)."""
+"""The model-specific registers that the processor gives a guest, and the values they can hold (SDM Vol. 4)."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ MISC_ENABLE: Final = 0x1A0
 PAT: Final = 0x277
 MTRR_DEFAULT: Final = 0x2FF
 EFER: Final = 0xC000_0080
-"""Kept in `VCpu.efer`, the others in `VCpu.msrs`."""
+"""Kept in `CpuState.efer`; the others are in `CpuState.msrs`."""
 STAR: Final = 0xC000_0081
 LSTAR: Final = 0xC000_0082
 CSTAR: Final = 0xC000_0083
@@ -42,9 +42,9 @@ GUEST: Final = (
     KERNEL_GS_BASE,
     TSC_AUX,
 )
-"""Any other index is #GP(0), unless the access exits."""
+"""MSRs that exist; any other index is #GP(0), unless the access exits."""
 ADDRESSES: Final = (SYSENTER_ESP, SYSENTER_EIP, LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE)
-"""These take canonical addresses only."""
+"""MSRs that hold canonical addresses only (SDM Vol. 2B, WRMSR)."""
 
 _LOW: Final = range(0x2000)
 _HIGH: Final = range(0xC000_0000, 0xC000_2000)
@@ -54,13 +54,14 @@ _EFER_DEFINED: Final = paging.EFER_SCE | paging.EFER_LME | paging.EFER_LMA | pag
 _PAT_TYPES: Final = (0, 1, 4, 5, 6, 7)
 
 
-def takes(index: int, value: int) -> bool:
-    """Whether WRMSR of `value` to the MSR `index` succeeds, in 64-bit mode with paging on; else it is #GP(0)."""
+def can_hold(index: int, value: int) -> bool:
+    """Whether WRMSR can write `value` to the MSR `index` in 64-bit mode with paging on; otherwise it is #GP(0)."""
     if index == EFER:
-        # Paging is on, so LME cannot change; LMA is read-only, and what is written to it ignored.
+        # SDM Vol. 3A, 2.2.1: LME cannot change while paging is on; LMA is read-only, and writes to it are ignored.
         return not value & ~_EFER_DEFINED and bool(value & paging.EFER_LME)
     if index in ADDRESSES:
         return is_canonical(value)
+    # SDM Vol. 3A, 12.12.2: reserved memory types.
     if index == PAT:
         return all(kind in _PAT_TYPES for kind in value.to_bytes(8, "little"))
     if index in (TSC_AUX, FMASK):
@@ -68,8 +69,8 @@ def takes(index: int, value: int) -> bool:
     return index in GUEST
 
 
-def place(index: int, write: bool) -> tuple[int, int]:
-    """The byte of an MSR bitmap, and the bit of it, that belong to an access; (-1, 0) if it has none, and exits."""
+def bitmap_bit(index: int, write: bool) -> tuple[int, int]:
+    """(byte, bit) of an access in the MSR bitmap; (-1, 0) for an MSR outside the bitmap, whose accesses always exit."""
     if index not in _LOW and index not in _HIGH:
         return -1, 0
     byte = (index & 0x1FFF) >> 3

@@ -1,60 +1,7 @@
-"""What a vCPU is made of, and what a VM exit leaves for the hypervisor: registers, exit reasons, the VMCS."""
+"""What a VM exit leaves for the hypervisor: exit reasons, and the VMCS of a vCPU."""
 
 from enum import IntEnum
 from typing import Any, Final
-
-
-class Reg(IntEnum):
-    """Index of a register in `VCpu.regs`, and in `Vmcs.saved`; general registers in the order of their encoding."""
-
-    RAX = 0
-    RCX = 1
-    RDX = 2
-    RBX = 3
-    RSP = 4
-    RBP = 5
-    RSI = 6
-    RDI = 7
-    R8 = 8
-    R9 = 9
-    R10 = 10
-    R11 = 11
-    R12 = 12
-    R13 = 13
-    R14 = 14
-    R15 = 15
-    RIP = 16
-    RFLAGS = 17
-
-
-class Saved(IntEnum):
-    """Index in `Vmcs.saved` of the state that follows the registers."""
-
-    CR0 = 18
-    CR2 = 19
-    CR3 = 20
-    CR4 = 21
-    EFER = 22
-    CPL = 23
-    MSRS = 24
-    """A dict {MSR index: value}, a copy."""
-    IDTR = 25
-    TR = 26
-    """Tuples (base, limit)."""
-
-
-# Plain ints for hot code: indexing a list by an IntEnum member costs twice as much.
-RAX: Final = 0
-RCX: Final = 1
-RDX: Final = 2
-RBX: Final = 3
-RSP: Final = 4
-RSI: Final = 6
-RDI: Final = 7
-R11: Final = 11
-RIP: Final = 16
-RFLAGS: Final = 17
-REGISTERS: Final = 18
 
 
 class ExitReason(IntEnum):
@@ -78,19 +25,19 @@ class ExitReason(IntEnum):
 
 
 DEFAULT_INTERCEPTS: Final = 1 << ExitReason.HLT | 1 << ExitReason.IO
-"""HLT and port I/O exit; CPUID, VMCALL and EPT violations exit always, the rest run in the guest."""
+"""HLT and port I/O exit. CPUID, VMCALL and EPT violations always exit. The rest run in the guest."""
 
 
-# IDT-vectoring information, but for the vector in bits 7..0 (SDM Vol. 3C, table 25-20).
+# IDT-vectoring information, without the vector in bits 7..0 (SDM Vol. 3C, table 25-20).
 VECTORING_EXCEPTION: Final = 1 << 31 | 3 << 8
 VECTORING_SOFTWARE: Final = 1 << 31 | 4 << 8
 
 
 class Vmcs:
-    """The exit information and the guest state of one vCPU, for the handler to read and to edit.
+    """The exit information and the guest state of one vCPU. The exit handler reads both and edits the state.
 
-    `saved` is the whole guest state at the exit, indexed by Reg and Saved; it is what the vCPU goes on with.
-    The instruction fields hold what a decoder would find at RIP: an exit sets those that its reason has.
+    `saved` is the guest state at the exit, indexed by Reg and Saved; VM entry loads it. The instruction fields hold
+    what a decoder would find at RIP: an exit sets those that apply to its reason.
     """
 
     __slots__ = (
@@ -116,28 +63,28 @@ class Vmcs:
         self.reason: ExitReason = ExitReason.EXTERNAL_INTERRUPT
         self.qualification: int = 0
         self.gpa: int = 0
-        """EPT violation and misconfiguration: the Gpa that did not translate."""
+        """EPT violation or misconfiguration: the Gpa that could not be translated."""
         self.gva: int = 0
-        """EPT violation: the linear address that faulted; within `operand`, or the start of its second page."""
+        """EPT violation: the linear address that faulted, in the operand or at the start of its second page."""
         self.saved: list[Any] = []
         self.intercepts: int = DEFAULT_INTERCEPTS
-        """Bit n set: the conditional exit with reason n is taken."""
+        """Bit n set: the conditional exit with reason n is taken (SDM Vol. 3C, 25.6)."""
         self.vectoring: int = 0
-        """The event in whose delivery the exit is (SDM Vol. 3C, 25.9.3); 0 if in none."""
+        """IDT-vectoring information: the event being delivered when the exit happened, or 0 (SDM Vol. 3C, 25.9.3)."""
         self.msr_bitmap: int = 0
-        """Hpa of the page that says which accesses to MSRs exit; 0: none but what `intercepts` says."""
+        """Hpa of the MSR bitmap; 0: only `intercepts` decides which accesses to MSRs exit (SDM Vol. 3C, 25.6.9)."""
         self.tsc_offset: int = 0
-        """What the guest's time-stamp counter is ahead of the host's, modulo 2^64 (SDM Vol. 3C, 25.6.5)."""
+        """Guest's time-stamp counter minus the host's, modulo 2^64 (SDM Vol. 3C, 25.6.5)."""
         self.length: int = 0
-        """Bytes of the instruction: what to add to saved RIP to step over it."""
+        """Bytes of the instruction: add it to the saved RIP to step over it."""
         self.width: int = 0
         """Bytes of the memory or port operand; 0 for a fetch."""
         self.operand: int = 0
-        """Gva of the first byte of the memory operand; it crosses a page if it is not aligned to `width`."""
+        """Gva of the first byte of the memory operand, which may cross a page if it is not aligned to `width`."""
         self.write: bool = False
-        """Store or OUT: the value is in RAX. Else the handler puts the result there."""
+        """True for a store or OUT, whose value is in RAX. Otherwise the handler puts the result into RAX."""
         self.port: int = 0
         self.string: bool = False
-        """Port I/O is INS or OUTS with a count: RCX elements at RDI or RSI; the flags and CPL are in `saved`."""
+        """Port I/O is REP INS or REP OUTS: RCX elements at RDI or RSI."""
         self.leaf: int = 0
-        """CPUID leaf, or MSR index (RCX)."""
+        """CPUID leaf, or MSR index (ECX)."""

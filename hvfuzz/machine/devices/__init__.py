@@ -1,1 +1,1 @@
-"""The devices: what answers at an MMIO window or a port, and what does DMA, always through the IOMMU."""
+"""PCI devices: each has registers in an MMIO window, and does DMA through the IOMMU."""

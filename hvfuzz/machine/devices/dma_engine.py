@@ -16,13 +16,13 @@ class Register(IntEnum):
     DST = 0x08
     """IOVA to copy to."""
     LENGTH = 0x10
-    """Bytes to copy; a larger number than MAX_LENGTH becomes MAX_LENGTH when written."""
+    """Bytes to copy; writes are limited to MAX_LENGTH."""
     CONTROL = 0x18
-    """Writing START copies, and is over when the write is; reads 0."""
+    """Writing START performs the copy before the write completes. Reads 0."""
     STATUS = 0x20
-    """Of the last copy: DONE or ERROR, 0 before the first. Read only."""
+    """Result of the last copy: DONE or ERROR; 0 before the first. Read only."""
     ERROR = 0x28
-    """The IOVA at which the last copy was blocked, 0 if it was not. Read only."""
+    """The IOVA at which the last copy was blocked, or 0. Read only."""
     ID = 0x30
     """DMA_ENGINE_ID. Read only."""
 
@@ -31,18 +31,18 @@ START: Final = 1 << 0
 DONE: Final = 1 << 0
 """All bytes were copied."""
 ERROR: Final = 1 << 1
-"""The IOMMU blocked the copy; the pages before that are copied."""
+"""The IOMMU blocked the copy; the pieces before were copied."""
 MAX_LENGTH: Final = 8192
 DMA_ENGINE_ID: Final = int.from_bytes(b"hvdma\0\0\1", "little")
 _COUNT: Final = 7
 
 
 class DmaEngine(Device):
-    """One engine: copies at once, in pieces that cross a page neither at the source nor at the destination.
+    """Copies synchronously, in pieces that do not cross a page at the source or at the destination.
 
-    Each piece is translated when its turn comes, source before destination, and written before the next is
-    read: when a later piece is blocked, the earlier ones stay written. What a copy is about is settled when it starts:
-    to change its registers meanwhile is impossible, as it is busy.
+    Each piece is translated just before it is copied, the source first, and is written before the next is read: if a
+    later piece is blocked, the earlier ones stay written. The registers cannot change during a copy, since the device
+    is busy.
     """
 
     __slots__ = ()
@@ -52,7 +52,7 @@ class DmaEngine(Device):
         self.reset()
 
     def reset(self) -> None:
-        """All registers zero, but ID."""
+        """Set all registers to zero, except ID."""
         self.registers[:] = [0] * _COUNT
         self.registers[Register.ID >> 3] = DMA_ENGINE_ID
 

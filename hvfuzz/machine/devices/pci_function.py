@@ -1,9 +1,9 @@
-"""What every device on the bus has: 8-byte registers in an MMIO page, and DMA to one page at a time."""
+"""Base class of devices on the bus: 8-byte registers in an MMIO page, and DMA within one page at a time."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from hvfuzz.machine.addresses import READ, U64, WRITE
+from hvfuzz.machine.addresses import READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.devices.register_windows import read_registers, write_registers
 from hvfuzz.machine.memory import BusError, PhysicalMemory
@@ -11,11 +11,11 @@ from hvfuzz.machine.vtd.legacy_mode import INTERRUPT_RANGE
 from hvfuzz.machine.vtd.unit import Iommu
 
 ACCESS_SIZES: Final = (1, 2, 4, 8)
-"""Bytes of a register access; it must be naturally aligned."""
+"""Sizes of a register access in bytes; it must be naturally aligned."""
 
 
 class Bus(Protocol):
-    """What a device is plugged into: the machine, as far as a device can see it."""
+    """The parts of the machine that a device uses."""
 
     @property
     def memory(self) -> PhysicalMemory: ...
@@ -31,14 +31,14 @@ class Bus(Protocol):
 
     @property
     def access_observer(self) -> "Callable[[Device, int, int, int], None] | None":
-        """Told of each physical access before it is made: (device, hpa, size, READ or WRITE)."""
+        """Called before each access to memory: (device, hpa, size in bytes, READ or WRITE)."""
 
 
 class Device:
-    """A PCI function: `bdf` is its requester id, which the IOMMU knows it by.
+    """A PCI function. `bdf` is its requester id, by which the IOMMU identifies it.
 
-    A device class gives its registers by `read_register`, `write_register` and `reset`. DMA reaches registers, too,
-    this device's own and others', where the IOMMU lets it (`windows`).
+    A subclass implements its registers by `read_register`, `write_register` and `reset`. DMA can also reach registers,
+    of this device and of others, if the IOMMU allows it (`register_windows`).
     """
 
     __slots__ = ("bdf", "busy", "clock", "iommu", "machine", "memory", "name", "private", "registers")
@@ -51,30 +51,30 @@ class Device:
         self.bdf: int = bdf
         self.name: str = name
         self.registers: list[int] = []
-        """The words that the device keeps: what its registers show, and what works behind them."""
+        """The register file: the visible registers, and internal state."""
         self.private = bytearray()
-        """The device's own memory, if it has any."""
+        """The device's internal memory."""
         self.busy: bool = False
-        """An access to its registers is under way. Until it is over, they do not answer to any other: reads give ones,
-        and writes are lost."""
+        """A write to its registers is in progress. Meanwhile other accesses get no answer: reads give ones, and writes
+        are lost."""
 
     def mmio_read(self, offset: int, size: int) -> int:
-        """Read `size` bytes at `offset` of the window; 0 if it is not aligned or no register is there."""
+        """Read `size` bytes at `offset` of the window; 0 if the access is not aligned or there is no register."""
         if size not in ACCESS_SIZES or offset & (size - 1) or offset < 0:
             return 0
         value = U64 if self.busy else self.read_register(offset & ~7)
-        return value >> ((offset & 7) << 3) & ((1 << (size << 3)) - 1)
+        return value >> ((offset & 7) << 3) & SIZE_MASK[size]
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
-        """Write the low `size` bytes of `value` at `offset`; the register's other bytes stay as they read.
+        """Write the low `size` bytes of `value` at `offset`; the other bytes of the register keep the value they read.
 
-        Ignored if the access is not aligned or no register is there. All that the write sets off is over when it is.
+        Ignored if the access is not aligned or there is no register. All effects complete before it returns.
         """
         if self.busy or size not in ACCESS_SIZES or offset & (size - 1) or offset < 0:
             return
         register = offset & ~7
         shift = (offset & 7) << 3
-        mask = ((1 << (size << 3)) - 1) << shift
+        mask = SIZE_MASK[size] << shift
         self.busy = True
         try:
             self.write_register(register, self.read_register(register) & ~mask | value << shift & mask)
@@ -82,21 +82,21 @@ class Device:
             self.busy = False
 
     def read_register(self, register: int) -> int:
-        """The value of the register at that offset, without a side effect; 0 if there is none."""
+        """The value of the register at this offset; 0 if there is none. Reading has no side effect."""
         raise NotImplementedError
 
     def write_register(self, register: int, value: int) -> None:
-        """Give the register a new value of 64 bits, with what that entails; ignored if there is none."""
+        """Write a 64-bit value to the register at this offset, with all its effects; ignored if there is none."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Bring the device into the state it is in after power-on: nothing of its former user is left."""
+        """Return to the power-on state; no data of the previous user remains."""
         raise NotImplementedError
 
     def dma_read(self, iova: int, size: int) -> bytes:
-        """Read `size` bytes at `iova`, in one page, of memory or registers: ones where neither is.
+        """Read `size` bytes at `iova`, within one page, from memory or registers; ones if neither answers.
 
-        Raises DmaFault if blocked.
+        Raises DmaFault if the IOMMU blocks it.
         """
         hpa = self.iommu.translate(self.bdf, iova, READ)
         self.clock.cycles += Cost.COPY_PER_64B * (size + 63 >> 6)
@@ -111,15 +111,15 @@ class Device:
             return read_registers(self.machine, hpa, size)
 
     def dma_write(self, iova: int, data: bytes) -> None:
-        """Write `data` to `iova`, in one page, to memory or registers: lost where neither is.
+        """Write `data` to `iova`, within one page, to memory or registers; lost if neither answers.
 
-        Raises DmaFault if blocked.
+        Raises DmaFault if the IOMMU blocks it.
         """
         hpa = self.iommu.translate(self.bdf, iova, WRITE)
         size = len(data)
         self.clock.cycles += Cost.COPY_PER_64B * (size + 63 >> 6)
         if hpa >> 20 == INTERRUPT_RANGE:
-            return  # an interrupt message, which nobody takes here; it is no access to memory
+            return  # An interrupt message (VT-d spec, 3.14). Interrupts are not modelled.
         observer = self.machine.access_observer
         if observer is not None:
             observer(self, hpa, size, WRITE)

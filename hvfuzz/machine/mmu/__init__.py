@@ -1,1 +1,1 @@
-"""Address translation: stage 1, stage 2, and what is cached of both."""
+"""Address translation: stage 1, stage 2, and the caches of both."""

@@ -1,4 +1,4 @@
-"""Stage 2 as Intel EPT defines it: entries, EPTP, exit qualification, what is well-formed (SDM Vol. 3C, 29.3)."""
+"""Definitions of Intel EPT, the second stage: entries, EPTP, reserved bits, exit qualification (SDM Vol. 3C, 29.3)."""
 
 from enum import IntEnum, IntFlag
 from typing import Final
@@ -9,7 +9,7 @@ from hvfuzz.machine.addresses import FRAME_ADDRESS, PHYSICAL_RESERVED
 RIGHTS: Final = 7
 MEMORY_TYPE_SHIFT: Final = 3
 MEMORY_TYPE: Final = 7 << MEMORY_TYPE_SHIFT
-"""Bits 5..3 of a leaf; reserved elsewhere."""
+"""Bits 5..3 of a leaf; reserved in other entries."""
 IGNORE_PAT: Final = 1 << 6
 LARGE: Final = 1 << 7
 """This EPT PDPTE maps 1 GiB, this EPT PDE maps 2 MiB."""
@@ -22,13 +22,13 @@ ADDRESS: Final = FRAME_ADDRESS
 # EPT pointer (SDM Vol. 3C, table 25-9).
 EPTP_WALK_LENGTH_4: Final = 3 << 3
 EPTP_ACCESSED_DIRTY: Final = 1 << 6
-"""Accessed and dirty flags are enabled; guest paging-structure accesses then count as writes."""
+"""Enables accessed and dirty flags. Accesses to the guest's paging structures then count as writes."""
 EP4TA: Final = ((1 << 52) - 1) & ~0xFFF
 """The bits of an EPTP that tag TLB entries: the address of the EPT PML4 table."""
 
 
 class MemoryType(IntEnum):
-    """Memory types that a leaf may have; 2, 3 and 7 are misconfigurations."""
+    """Memory types of a leaf; 2, 3 and 7 are misconfigurations (SDM Vol. 3C, 29.3.3.1)."""
 
     UC = 0
     WC = 1
@@ -44,7 +44,7 @@ _VALID_EPTPS: Final = (MemoryType.WB | EPTP_WALK_LENGTH_4, MemoryType.UC | EPTP_
 # Bits that must be zero, or the entry is misconfigured (SDM Vol. 3C, 29.3.3.1). Level 4 is the PML4E.
 RESERVED_PML4E: Final = PHYSICAL_RESERVED | 0xF8
 RESERVED_TABLE: Final = PHYSICAL_RESERVED | 0x78
-"""Of a PDPTE or PDE that names a table."""
+"""For a PDPTE or PDE that references a table."""
 RESERVED_1G: Final = PHYSICAL_RESERVED | ((1 << 30) - (1 << 12))
 RESERVED_2M: Final = PHYSICAL_RESERVED | ((1 << 21) - (1 << 12))
 RESERVED_4K: Final = PHYSICAL_RESERVED
@@ -77,9 +77,9 @@ def eptp_of(root: int, *, accessed_dirty: bool = False) -> int:
 
 
 def is_valid_eptp(eptp: int) -> bool:
-    """Whether VM entry accepts this EPTP: else the entry fails (SDM Vol. 3C, 27.2.1.1).
+    """Whether VM entry accepts this EPTP (SDM Vol. 3C, 27.2.1.1).
 
-    Bits 2..0 must be UC or WB, bits 5..3 the walk length; bits 11..7 (there are no supervisor shadow stacks) and those
-    from MAXPHYADDR on must be zero.
+    Bits 2..0 must be UC or WB, and bits 5..3 the walk length. Bits 11..7 must be zero, since supervisor shadow stacks
+    are unsupported, and so must the bits from MAXPHYADDR on.
     """
     return eptp & ~(ADDRESS | EPTP_ACCESSED_DIRTY) in _VALID_EPTPS

@@ -1,4 +1,4 @@
-"""The second stage of translation: guest-physical addresses through the EPT, by the SDM (Vol. 3C, 29.3)."""
+"""The second stage of translation: the walk of the EPT for a guest-physical address (SDM Vol. 3C, 29.3)."""
 
 from typing import Final
 
@@ -17,21 +17,21 @@ STRUCTURE_1: Final = 3
 STRUCTURE_2: Final = 4
 
 WalkStep = tuple[int, int, int, int, int]
-"""(stage, level 4..1, Hpa of the table, index of the entry, the entry as it was read); or, where a cache served:
+"""(stage, level 4..1, Hpa of the table, index of the entry, the entry as it was read); or, for a use of a cache:
 
-- (CACHED, 0, Hpa of the page, gpa >> 12, rights): a guest-physical mapping of the TLB, instead of EPT tables;
-- (STRUCTURE_1, level of the entry, Hpa of the guest's next table, its Gpa, RW, US and NX so far): a walk begins there;
-- (STRUCTURE_2, level of the entry, Hpa of the next EPT table, gpa >> 12, rights so far): one of stage 2 begins there.
+- (CACHED, 0, Hpa of the page, gpa >> 12, rights): a guest-physical mapping in the TLB replaced the EPT walk;
+- (STRUCTURE_1, level of the entry, Hpa of the guest's next table, its Gpa, RW, US and NX so far): stage 1 begins there;
+- (STRUCTURE_2, level of the entry, Hpa of the next EPT table, gpa >> 12, rights so far): stage 2 begins there.
 """
 
-# Plain ints: flags of an enumeration make a new member of it of every combination.
+# Plain ints, since combining members of an IntFlag creates a new member each time.
 _LINEAR_VALID: Final = int(ept.Qualification.LINEAR_VALID)
 _FINAL: Final = int(ept.Qualification.FINAL)
 _PLAIN_TABLE: Final = ept.RESERVED_TABLE | ept.LARGE | ept.RIGHTS
 _GPA_LIMIT: Final = 1 << 48
 """A 4-level EPT translates 48 bits (SDM Vol. 3C, 29.3.2)."""
-# Level by level: (level, shift of the index, reserved bits of a table entry, reserved bits of a leaf or -1 where
-# this level has none, address bits of a leaf, bits of which an ordinary table entry has the three rights only).
+# For each level: (level, shift of the index, reserved bits of a table entry, reserved bits of a leaf or -1 if the
+# level has no leaves, address bits of a leaf, mask under which an ordinary table entry has just the three rights).
 _LEVELS: Final[tuple[tuple[int, int, int, int, int, int], ...]] = (
     (4, 39, ept.RESERVED_PML4E, -1, 0, ept.RESERVED_PML4E | ept.RIGHTS),
     (3, 30, ept.RESERVED_TABLE, ept.RESERVED_1G, ept.ADDRESS & ~((1 << 30) - 1), _PLAIN_TABLE),
@@ -39,13 +39,13 @@ _LEVELS: Final[tuple[tuple[int, int, int, int, int, int], ...]] = (
     (1, 12, -1, ept.RESERVED_4K, ept.ADDRESS, 0),
 )
 _BELOW: Final = ((), (), _LEVELS[3:], _LEVELS[2:], _LEVELS[1:])
-"""By level of a cached entry: what is left to read."""
+"""Level of a cached entry -> the levels that remain to be read."""
 
 
 class SecondStage:
-    """Translates Gpas of any EPT of the machine, through the guest-physical mappings of the TLB.
+    """Translates Gpas by any EPT of the machine, through the guest-physical mappings of the TLB.
 
-    `record` is None, or a list to which each reference to a table, or what spared it, is appended as a WalkStep.
+    If `record` is a list, each reference to a table and each use of a cache is appended to it as a WalkStep.
     """
 
     __slots__ = ("clock", "memory", "record", "tlb")
@@ -59,17 +59,17 @@ class SecondStage:
     def translate_gpa(self, eptp: int, gpa: int, access: int, gva: int | None = None, walking: bool = False) -> int:
         """The Hpa that `gpa` maps to under `eptp`, for `access` (READ | WRITE | EXEC).
 
-        `gva` is the linear address that led here, if any; `walking` says that this is an access to one of the
-        guest's own paging structures. Raises EptViolation or EptMisconfiguration.
+        `gva` is the linear address being translated, if any; `walking` means that the access is to one of the guest's
+        paging structures. Raises EptViolation, EptMisconfiguration.
         """
         return self.resolve_gpa(eptp, gpa, access, gva, walking)[0] | gpa & PAGE_MASK
 
     def resolve_gpa(
         self, eptp: int, gpa: int, access: int, gva: int | None = None, walking: bool = False
     ) -> GuestPhysicalEntry:
-        """As `translate_gpa`, but the whole cached mapping: (Hpa of the page, rights, order)."""
+        """As `translate_gpa`, but returns the whole mapping: (Hpa of the page, rights, order)."""
         if walking and eptp & ept.EPTP_ACCESSED_DIRTY:
-            access |= WRITE  # SDM Vol. 3C, 29.3.3.2: such accesses are treated as writes, and set the dirty flag.
+            access |= WRITE  # SDM Vol. 3C, 29.3.3.2: they count as writes, and set the dirty flag.
         tlb = self.tlb
         ep4ta = eptp & ept.EP4TA
         key = (ep4ta, gpa >> PAGE_SHIFT)
@@ -80,7 +80,7 @@ class SecondStage:
                 if self.record is not None:
                     self.record.append((CACHED, 0, entry[0], key[1], entry[1]))
                 return entry
-            # An EPT violation invalidates what was cached for its address; a success replaces it.
+            # An EPT violation invalidates the mapping (SDM Vol. 3C, 29.4.3.1); a successful walk replaces it.
             del tlb.guest_physical[key]
         structures = tlb.structures
         cached = structures.guest_physical
@@ -91,7 +91,7 @@ class SecondStage:
             entry = self._walk_ept(eptp, gpa, access, gva, walking, start)
         except EptViolation:
             if start is not None:
-                structures.forget_ept(ep4ta, gpa)  # It may be a spurious one (SDM Vol. 3C, 29.4.3.1).
+                structures.forget_ept(ep4ta, gpa)  # An EPT violation invalidates them, too (SDM Vol. 3C, 29.4.3.1).
             raise
         tlb.insert_guest_physical(key, entry)
         return entry
@@ -105,7 +105,7 @@ class SecondStage:
         walking: bool,
         start: GuestPhysicalTable | None,
     ) -> GuestPhysicalEntry:
-        """Translate by the tables in memory, from the root or from the cached table `start`; cache those on the way."""
+        """Walk the tables in memory, from the root or the cached table `start`, and cache the tables on the way."""
         if gpa >= _GPA_LIMIT:
             raise EptViolation(gpa, gva, _qualify(access, 0, gva, walking))
         memory = self.memory
@@ -130,21 +130,24 @@ class SecondStage:
         for level, shift, reserved_table, reserved_leaf, leaf_address, plain in levels:
             address = table | (gpa >> shift & 511) << 3
             clock.cycles += Cost.WALK_REFERENCE
-            # Where no memory answers, the bus floats high.
+            # Where no memory answers, reads give ones.
             entry = words[address >> 3] if address < size else U64
             if record is not None:
                 record.append((STAGE_2, level, table, gpa >> shift & 511, entry))
             if entry & plain == ept.RIGHTS and not accessed_dirty:
-                table = entry & ept.ADDRESS  # An ordinary table entry passes every check below at once.
+                table = entry & ept.ADDRESS  # An ordinary table entry passes all the checks below.
                 tables.append((table, rights, level))
                 continue
+            # SDM Vol. 3C, 29.3.2: not present.
             if not entry & ept.RIGHTS:
                 raise EptViolation(gpa, gva, _qualify(access, 0, gva, walking))
             leaf = level == 1 or (reserved_leaf != -1 and entry & ept.LARGE)
+            # SDM Vol. 3C, 29.3.3.1: writable but not readable, or a reserved bit is set.
             if entry & 3 == WRITE or entry & (reserved_leaf if leaf else reserved_table):
                 raise EptMisconfiguration(gpa)
             rights &= entry
             if leaf:
+                # SDM Vol. 3C, 29.3.3.1: reserved memory type.
                 if not ept.VALID_MEMORY_TYPES >> (entry >> ept.MEMORY_TYPE_SHIFT & 7) & 1:
                     raise EptMisconfiguration(gpa)
                 order = shift - PAGE_SHIFT
@@ -154,6 +157,7 @@ class SecondStage:
                 used.append(address)
             table = entry & ept.ADDRESS
             tables.append((table, rights, level))
+        # SDM Vol. 3C, 29.3.3.2: a right is missing in one of the entries.
         if rights & access != access:
             raise EptViolation(gpa, gva, _qualify(access, rights, gva, walking))
         if accessed_dirty:
@@ -163,14 +167,14 @@ class SecondStage:
             if wanted != entry and address < size:
                 memory.store64(address, wanted)
             if not wanted & ept.DIRTY:
-                rights &= ~WRITE  # The first write has to walk, to set the dirty flag.
+                rights &= ~WRITE  # The first write must walk, to set the dirty flag.
         if tables:
             self.tlb.structures.keep_ept(eptp & ept.EP4TA, gpa, tables)
         return page, rights, order
 
 
 def _qualify(access: int, rights: int, gva: int | None, walking: bool) -> int:
-    """The exit qualification of a violation (SDM Vol. 3C, table 28-7)."""
+    """The exit qualification of an EPT violation (SDM Vol. 3C, table 28-7)."""
     qualification = access & (READ | WRITE | EXEC) | rights << 3
     if gva is not None:
         qualification |= _LINEAR_VALID

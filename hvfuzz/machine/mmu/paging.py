@@ -1,4 +1,4 @@
-"""Stage 1 as the processor defines it: entries, control bits, error codes (SDM Vol. 3A, 4.5 to 4.7)."""
+"""Definitions of stage 1: entries, control bits, error codes (SDM Vol. 3A, 4.5 to 4.7)."""
 
 from enum import IntFlag
 from typing import Final
@@ -17,11 +17,11 @@ PCD: Final = 1 << 4
 A: Final = 1 << 5
 """Accessed: set by the walker."""
 D: Final = 1 << 6
-"""Dirty: set by the walker on a write, in leaves only."""
+"""Dirty: set by the walker on a write; in leaves only."""
 PS: Final = 1 << 7
 """Page size: this PDPTE maps 1 GiB, this PDE maps 2 MiB. Reserved in a PML4E; the PAT bit of a PTE."""
 G: Final = 1 << 8
-"""Global: survives a write to CR3 when CR4.PGE is set; in leaves only."""
+"""Global: survives a write to CR3 while CR4.PGE is set; in leaves only."""
 NX: Final = 1 << 63
 """No execution; reserved while EFER.NXE is clear."""
 
@@ -32,7 +32,7 @@ LEVEL_SHIFTS: Final = (39, 30, 21, 12)
 """Index shifts of PML4E, PDPTE, PDE, PTE; the level of an entry is 4, 3, 2, 1."""
 RESERVED_PML4E: Final = PHYSICAL_RESERVED | PS
 RESERVED_TABLE: Final = PHYSICAL_RESERVED
-"""Reserved bits of a PDPTE or PDE that names a table, and of a PTE."""
+"""Reserved bits of a PDPTE or PDE that references a table, and of a PTE."""
 RESERVED_1G: Final = PHYSICAL_RESERVED | ((1 << 30) - (1 << 13))
 """Bits 29..13 of a 1 GiB leaf (bit 12 is PAT)."""
 RESERVED_2M: Final = PHYSICAL_RESERVED | ((1 << 21) - (1 << 13))
@@ -53,7 +53,7 @@ CR3_PCID: Final = 0xFFF
 CR3_NO_FLUSH: Final = 1 << 63
 """In a value moved to CR3 while CR4.PCIDE is set: keep the TLB entries of the new PCID."""
 CR4_TSD: Final = 1 << 2
-"""RDTSC and RDTSCP are for ring 0."""
+"""RDTSC and RDTSCP are #GP(0) outside ring 0."""
 CR4_PAE: Final = 1 << 5
 CR4_PGE: Final = 1 << 7
 CR4_PCIDE: Final = 1 << 17
@@ -65,13 +65,13 @@ EFER_LMA: Final = 1 << 10
 EFER_NXE: Final = 1 << 11
 RFLAGS_IF: Final = 1 << 9
 RFLAGS_DF: Final = 1 << 10
-"""String instructions go down."""
+"""String instructions decrement their addresses."""
 RFLAGS_NT: Final = 1 << 14
-"""A nested task, which 64-bit mode has not: IRET is #GP(0)."""
+"""Nested task: unsupported in 64-bit mode, where IRET is #GP(0)."""
 RFLAGS_RF: Final = 1 << 16
-"""In the frame of an exception: the instruction is to be executed again."""
+"""In the frame of an exception: resume without a debug exception for the instruction."""
 RFLAGS_AC: Final = 1 << 18
-"""Supervisor data accesses to user pages are allowed in spite of SMAP."""
+"""Allows supervisor data accesses to user pages despite SMAP; in ring 3, enables alignment checks."""
 
 
 class PageFaultCode(IntFlag):

@@ -1,15 +1,15 @@
-"""Paging-structure caches: where a table lies, so that a walk need not start at the root (SDM Vol. 3A, 4.10.3).
+"""Paging-structure caches: addresses of tables, so that a walk need not begin at the root (SDM Vol. 3A, 4.10.3).
 
                     PML4E       PDPTE        PDE         PTE
-    linear 47..39 ----+           |           |           |       a cached PML4E   spares the first read
-    linear 47..30 ----+-----------+           |           |       a cached PDPTE   spares two
-    linear 47..21 ----+-----------+-----------+           |       a cached PDE     spares three
+    linear 47..39 ----+           |           |           |       a cached PML4E   saves the first read
+    linear 47..30 ----+-----------+           |           |       a cached PDPTE   saves two
+    linear 47..21 ----+-----------+-----------+           |       a cached PDE     saves three
 
-There are two kinds. Combined entries (Vol. 3C, 29.4.2) hold the host's address of the guest's next table, so they spare
-the reads of stage 1 above it, and all of stage 2 for these and for that table. Guest-physical ones hold the address of
-the next EPT table. Both hold the rights of the entries so far, and stay in use until something drops them, whatever
-becomes of those entries. Only entries that name a table, have no reserved bit and their accessed flag set are kept, and
-only when the translation that read them succeeds: a fault would drop them at once (Vol. 3A, 4.10.4.1).
+There are two kinds. Combined entries (Vol. 3C, 29.4.2) hold the Hpa of the guest's next table, which saves the reads of
+stage 1 above that table, and the stage-2 walks for all of them. Guest-physical entries hold the address of the next EPT
+table. Both hold the rights of the entries so far, and stay in use until something drops them, even if the entries in
+memory have changed. An entry is cached only if it references a table, has its accessed flag set and no reserved bit,
+and only if the translation that read it succeeds: a fault would drop it at once (Vol. 3A, 4.10.4.1).
 """
 
 from typing import Final
@@ -17,12 +17,12 @@ from typing import Final
 from hvfuzz.machine.mmu.ept import EP4TA
 
 SHIFTS: Final = (0, 12, 21, 30, 39)
-"""By level of the cached entry (4: PML4E, 3: PDPTE, 2: PDE): it is for the address bits from this one up."""
+"""Level of the cached entry (4: PML4E, 3: PDPTE, 2: PDE) -> the lowest address bit that selects it."""
 
 CombinedTableKey = tuple[int, int, int, int, int]
 """(vpid, pcid, ep4ta, level of the entry, gva >> SHIFTS[level])"""
 CombinedTable = tuple[int, int, int, int, int, int]
-"""(Hpa of the table, its Gpa, rights of stage 2 to it, RW and US of all entries so far, NX of any, level)"""
+"""(Hpa of the table, its Gpa, its stage-2 rights, RW and US of all entries so far, NX of any, level)"""
 GuestPhysicalTableKey = tuple[int, int, int]
 """(ep4ta, level of the entry, gpa >> SHIFTS[level])"""
 GuestPhysicalTable = tuple[int, int, int]
@@ -30,9 +30,9 @@ GuestPhysicalTable = tuple[int, int, int]
 
 
 class PagingStructureCaches:
-    """Both kinds of one machine, all levels of a kind in one cache of `capacity` entries, first in, first out.
+    """Both kinds of one machine. Each is one cache for all levels, of `capacity` entries, first in, first out.
 
-    `Tlb` hands on what software invalidates.
+    `Tlb` forwards the invalidations.
     """
 
     __slots__ = ("capacity", "combined", "guest_physical")
@@ -53,7 +53,7 @@ class PagingStructureCaches:
     # Walks.
 
     def keep(self, vpid: int, pcid: int, ep4ta: int, gva: int, tables: list[CombinedTable]) -> None:
-        """Cache the tables that a walk for `gva` came through."""
+        """Cache the tables that the walk for `gva` used."""
         combined = self.combined
         for table in tables:
             combined[vpid, pcid, ep4ta, table[5], gva >> SHIFTS[table[5]]] = table
@@ -61,12 +61,12 @@ class PagingStructureCaches:
             del combined[next(iter(combined))]
 
     def forget(self, vpid: int, pcid: int, ep4ta: int, gva: int) -> None:
-        """Drop what a walk for `gva` would use: a page fault or an EPT violation does (Vol. 3A, 4.10.4.1)."""
+        """Drop the entries that a walk for `gva` would use, as a page fault does (Vol. 3A, 4.10.4.1)."""
         for level in (2, 3, 4):
             self.combined.pop((vpid, pcid, ep4ta, level, gva >> SHIFTS[level]), None)
 
     def keep_ept(self, ep4ta: int, gpa: int, tables: list[GuestPhysicalTable]) -> None:
-        """Cache the EPT tables that a walk for `gpa` came through."""
+        """Cache the EPT tables that the walk for `gpa` used."""
         cached = self.guest_physical
         for table in tables:
             cached[ep4ta, table[2], gpa >> SHIFTS[table[2]]] = table
@@ -74,16 +74,16 @@ class PagingStructureCaches:
             del cached[next(iter(cached))]
 
     def forget_ept(self, ep4ta: int, gpa: int) -> None:
-        """Drop what a walk for `gpa` would use: an EPT violation does (Vol. 3C, 29.4.3.1)."""
+        """Drop the entries that a walk for `gpa` would use, as an EPT violation does (Vol. 3C, 29.4.3.1)."""
         for level in (2, 3, 4):
             self.guest_physical.pop((ep4ta, level, gpa >> SHIFTS[level]), None)
 
     # Invalidations.
 
     def invalidate(self, vpid: int, pcid: int | None = None, gva: int | None = None) -> None:
-        """Drop the combined entries of a VPID, whatever their EP4TA: those of one PCID, or for one address, if given.
+        """Drop the combined entries of a VPID for all EP4TAs: if given, only those of one PCID or for one address.
 
-        No such entry is global, whatever the leaves below it are.
+        No such entry is global, even if the leaves below it are.
         """
         doomed = [
             key
@@ -94,12 +94,12 @@ class PagingStructureCaches:
             del self.combined[key]
 
     def invalidate_guests(self) -> None:
-        """Drop the combined entries of every VPID but the host's, 0."""
+        """Drop the combined entries of every VPID except 0, the host's."""
         for key in [key for key in self.combined if key[0]]:
             del self.combined[key]
 
     def invept(self, eptp: int | None) -> None:
-        """Drop the entries of both kinds of one EP4TA, or of all."""
+        """Drop the entries of both kinds for one EP4TA, or for all if `eptp` is None."""
         if eptp is None:
             self.combined.clear()
             self.guest_physical.clear()

@@ -1,11 +1,11 @@
-"""The first stage of translation, and both together: linear addresses to Hpas (SDM Vol. 3A, ch. 4; Vol. 3C, 29.4)."""
+"""Translation of linear addresses to Hpas: stage 1, combined with stage 2 (SDM Vol. 3A, ch. 4; Vol. 3C, 29.4)."""
 
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE, is_canonical
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu.faults import EptViolation, GuestFault, Vector
-from hvfuzz.machine.cpu.vmcs import RFLAGS
+from hvfuzz.machine.cpu.registers import RFLAGS
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import EP4TA, EPTP_ACCESSED_DIRTY
 from hvfuzz.machine.mmu.ept_walk import CACHED, STAGE_1, STRUCTURE_1, SecondStage
@@ -13,11 +13,8 @@ from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.machine.mmu.paging_cache import CombinedTable
 from hvfuzz.machine.mmu.tlb import CombinedKey, GuestPhysicalEntry
 
-if TYPE_CHECKING:
-    from hvfuzz.machine.cpu.core import Core
-
 _HIT_AND_REFERENCE: Final = Cost.TLB_HIT + Cost.WALK_REFERENCE
-# Plain ints: flags of an enumeration make a new member of it of every combination.
+# Plain ints, since combining members of an IntFlag creates a new member each time.
 _CODE_P, _CODE_W, _CODE_U, _CODE_RSVD, _CODE_I = (
     int(code)
     for code in (
@@ -31,8 +28,8 @@ _CODE_P, _CODE_W, _CODE_U, _CODE_RSVD, _CODE_I = (
 _PF: Final = Vector.PF
 _ORDINARY: Final = paging.P | paging.A
 _CHECKED: Final = paging.RESERVED_TABLE | paging.PS | paging.NX | _ORDINARY
-# Level by level: (level, shift of the index, reserved bits of a table entry, reserved bits of a leaf or -1 where
-# this level has none, address bits of a leaf, bits of which an ordinary table entry has P and A only).
+# For each level: (level, shift of the index, reserved bits of a table entry, reserved bits of a leaf or -1 if the
+# level has no leaves, address bits of a leaf, mask under which an ordinary table entry has just P and A).
 _LEVELS: Final[tuple[tuple[int, int, int, int, int, int], ...]] = (
     (4, 39, paging.RESERVED_PML4E, -1, 0, _CHECKED),
     (3, 30, paging.RESERVED_TABLE, paging.RESERVED_1G, paging.ADDRESS & ~((1 << 30) - 1), _CHECKED),
@@ -40,14 +37,26 @@ _LEVELS: Final[tuple[tuple[int, int, int, int, int, int], ...]] = (
     (1, 12, -1, paging.RESERVED_TABLE, paging.ADDRESS, 0),
 )
 _BELOW: Final = ((), (), _LEVELS[3:], _LEVELS[2:], _LEVELS[1:])
-"""By level of a cached entry: what is left to read."""
+"""Level of a cached entry -> the levels that remain to be read."""
+
+
+class PagingState(Protocol):
+    """The state of a vCPU that translation depends on."""
+
+    vpid: int
+    cr0: int
+    cr3: int
+    cr4: int
+    efer: int
+    eptp: int
+    regs: list[int]
 
 
 class EntryChanged(Exception):
-    """An entry is no longer what the walker read when it comes to set a flag in it: the walk begins again.
+    """An entry differs from what the walker read when the walker sets a flag in it. The walk must begin again.
 
-    Flags are set by a locked compare and exchange (SDM Vol. 3A, 9.1.2.1). It fails where the entry was read by way of
-    a stale mapping: for the write, which that mapping did not allow, stage 2 was walked anew.
+    Flags are set by a locked compare and exchange (SDM Vol. 3A, 9.1.2.1). It fails if the entry was read through a
+    stale mapping that does not allow the write, so that the write had to walk stage 2 again.
     """
 
 
@@ -56,11 +65,12 @@ class Mmu(SecondStage):
 
     __slots__ = ()
 
-    def translate(self, vcpu: "Core", gva: int, access: int, user: bool, smap: bool = True) -> int:
+    def translate(self, vcpu: PagingState, gva: int, access: int, user: bool, smap: bool = True) -> int:
         """The Hpa of linear address `gva`, for `access` (READ, WRITE or EXEC) by user or supervisor mode.
 
-        `smap=False` makes a supervisor access as if EFLAGS.AC were set: host context reads a guest's user pages so.
-        Raises GuestFault (#GP if not canonical, #PF; CR2 is left to the caller), EptViolation, EptMisconfiguration.
+        With `smap=False` a supervisor access succeeds as if EFLAGS.AC were set; host context reads user pages of a
+        guest this way. Raises GuestFault (#GP if not canonical, #PF; the caller sets CR2), EptViolation,
+        EptMisconfiguration.
         """
         key = (
             vcpu.vpid,
@@ -70,7 +80,7 @@ class Mmu(SecondStage):
         )
         tlb = self.tlb
         entry = tlb.combined.get(key)
-        # A hit that does not allow the access is no fault yet: the tables decide (SDM Vol. 3A, 4.10.4.3).
+        # If a hit does not allow the access, the tables decide (SDM Vol. 3A, 4.10.4.3).
         if (
             entry is not None
             and entry[1] & access == access
@@ -81,7 +91,7 @@ class Mmu(SecondStage):
             return entry[0] | gva & PAGE_MASK
         tlb.misses += 1
         if entry is not None:
-            # A page fault or an EPT violation invalidates what was cached for its address; a success replaces it.
+            # A fault or EPT violation invalidates the mapping (SDM Vol. 3A, 4.10.4.1); a successful walk replaces it.
             del tlb.combined[key]
         if not is_canonical(gva):
             raise GuestFault(Vector.GP)
@@ -92,7 +102,7 @@ class Mmu(SecondStage):
         if start is None and tables:
             start = tables.get((vpid, pcid, ep4ta, 3, gva >> 30)) or tables.get((vpid, pcid, ep4ta, 4, gva >> 39))
         if start is not None and vcpu.eptp & EPTP_ACCESSED_DIRTY and not start[2] & WRITE:
-            # The flags were off when it was read: now, references to the guest's tables are writes.
+            # Cached while the flags were off. With them, such references are writes (SDM Vol. 3C, 29.3.3.2).
             structures.forget(vpid, pcid, ep4ta, gva)
             start = None
         try:
@@ -100,22 +110,22 @@ class Mmu(SecondStage):
         except EntryChanged:
             return self._walk_again(vcpu, gva, access, user, smap, key)
         except (GuestFault, EptViolation):
-            # By way of cached tables it may be a spurious one: then it does not come again (SDM Vol. 3A, 4.10.4.1).
+            # The fault invalidates the cached tables that led to it, so a spurious one does not repeat (4.10.4.1).
             if start is not None:
                 structures.forget(key[0], key[1], key[2], gva)
             raise
 
     @staticmethod
-    def _supervisor_denied(vcpu: "Core", access: int, smap: bool) -> bool:
+    def _supervisor_denied(vcpu: PagingState, access: int, smap: bool) -> bool:
         """Whether SMEP or SMAP denies a supervisor access to a user page (SDM Vol. 3A, 4.6.1)."""
         if access & EXEC:
             return bool(vcpu.cr4 & paging.CR4_SMEP)
         return smap and bool(vcpu.cr4 & paging.CR4_SMAP) and not vcpu.regs[RFLAGS] & paging.RFLAGS_AC
 
-    def _walk_again(self, vcpu: "Core", gva: int, access: int, user: bool, smap: bool, key: CombinedKey) -> int:
-        """Translate from the root, after an entry that was read by way of a stale mapping has turned out to be another.
+    def _walk_again(self, vcpu: PagingState, gva: int, access: int, user: bool, smap: bool, key: CombinedKey) -> int:
+        """Translate from the root, after EntryChanged.
 
-        Each time, that mapping has been replaced or dropped: it happens once for each table of a walk at most.
+        Each time, the stale mapping has been replaced or dropped, so there is at most one retry for each table.
         """
         while True:
             self.tlb.structures.forget(key[0], key[1], key[2], gva)
@@ -126,7 +136,7 @@ class Mmu(SecondStage):
 
     def _walk(
         self,
-        vcpu: "Core",
+        vcpu: PagingState,
         gva: int,
         access: int,
         user: bool,
@@ -134,8 +144,10 @@ class Mmu(SecondStage):
         key: CombinedKey,
         start: CombinedTable | None,
     ) -> int:
-        """Translate by the tables in memory, from the root or from the cached table `start`, setting accessed and dirty
-        flags; cache the outcome."""
+        """Walk the tables in memory, from the root or from the cached table `start`, and set accessed and dirty flags.
+
+        The mapping and the tables on the way are cached.
+        """
         memory = self.memory
         words = memory.words
         size = memory.size
@@ -164,7 +176,7 @@ class Mmu(SecondStage):
             if seen is not None:
                 clock.cycles += _HIT_AND_REFERENCE
             else:
-                # As `resolve_gpa`, without its call for a hit: most walks find the tables of the upper levels.
+                # A hit of `resolve_gpa`, without the call: 1.18 times faster when the upper tables are cached.
                 seen = cached.get((ep4ta, table >> PAGE_SHIFT))
                 if seen is not None and seen[1] & READ and plain_reads:
                     clock.cycles += _HIT_AND_REFERENCE
@@ -177,14 +189,15 @@ class Mmu(SecondStage):
                     tables.append((seen[0], table, seen[1], every, some_nx, level + 1))
             hpa = seen[0] | entry_gpa & PAGE_MASK
             seen = None
-            # Where no memory answers, the bus floats high.
+            # Where no memory answers, reads give ones.
             entry = words[hpa >> 3] if hpa < size else U64
             if record is not None:
                 record.append((STAGE_1, level, hpa & ~PAGE_MASK, gva >> shift & 511, entry))
             if entry & checked == _ORDINARY:
-                every &= entry  # An ordinary table entry passes every check below at once.
+                every &= entry  # An ordinary table entry passes all the checks below.
                 table = entry & paging.ADDRESS
                 continue
+            # SDM Vol. 3A, 4.7: P and RSVD of the error code.
             if not entry & paging.P:
                 self._page_fault(vcpu, gva, access, user, 0)
             leaf = level == 1 or (reserved_leaf != -1 and entry & paging.PS)
@@ -199,6 +212,7 @@ class Mmu(SecondStage):
             if not entry & paging.A:
                 self._set_flags(eptp, entry_gpa, gva, entry, entry | paging.A)
             table = entry & paging.ADDRESS
+        # SDM Vol. 3A, 4.6.1: access rights.
         user_page = bool(every & paging.US)
         writable = every & paging.RW
         if (
@@ -207,6 +221,7 @@ class Mmu(SecondStage):
             or (not user_page if user else user_page and self._supervisor_denied(vcpu, access, smap))
         ):
             self._page_fault(vcpu, gva, access, user, _CODE_P)
+        # SDM Vol. 3A, 4.8: accessed and dirty flags.
         wanted = entry | paging.A | (paging.D if access & WRITE else 0)
         if wanted != entry:
             self._set_flags(eptp, entry_gpa, gva, entry, wanted)
@@ -223,7 +238,7 @@ class Mmu(SecondStage):
         return hpa_page | gva & PAGE_MASK
 
     def _set_flags(self, eptp: int, entry_gpa: int, gva: int, entry: int, wanted: int) -> None:
-        """Write `wanted`, which is `entry` with its accessed or dirty flag set, in its place: a write for stage 2."""
+        """Replace `entry` by `wanted`, which has the accessed or dirty flag set; for stage 2 this is a write."""
         hpa = self.resolve_gpa(eptp, entry_gpa, WRITE, gva, True)[0] | entry_gpa & PAGE_MASK
         self.clock.cycles += Cost.WALK_REFERENCE
         memory = self.memory
@@ -233,8 +248,8 @@ class Mmu(SecondStage):
             memory.store64(hpa, wanted)
 
     @staticmethod
-    def _page_fault(vcpu: "Core", gva: int, access: int, user: bool, code: int) -> NoReturn:
-        """Raise the #PF of this access; `code` holds the error code's P and RSVD (SDM Vol. 3A, 4.7)."""
+    def _page_fault(vcpu: PagingState, gva: int, access: int, user: bool, code: int) -> NoReturn:
+        """Raise the #PF of this access. `code` has the bits P and RSVD of the error code (SDM Vol. 3A, 4.7)."""
         if access & WRITE:
             code |= _CODE_W
         if user:

@@ -1,9 +1,9 @@
 """The translation lookaside buffer: stale entries stay in use until something invalidates them.
 
-Two kinds of mappings are cached (SDM Vol. 3C, 29.4.2), each for 4 KiB whatever the page size in the tables:
-combined ones (linear address to Hpa, through both stages) and guest-physical ones (Gpa to Hpa, stage 2 alone).
-Not-present translations are never cached. Eviction is first in, first out, so a run can be repeated exactly.
-What invalidates translations acts on the paging-structure caches, too (`paging_cache`).
+Two kinds of mappings are cached (SDM Vol. 3C, 29.4.2): combined (linear address to Hpa, through both stages) and
+guest-physical (Gpa to Hpa, by stage 2 alone). Each entry is for 4 KiB, even of a large page. Not-present translations
+are never cached. Eviction is first in, first out, so that runs are reproducible. Invalidations also act on the
+paging-structure caches (`paging_cache`).
 """
 
 from enum import IntEnum
@@ -20,38 +20,38 @@ CombinedKey = tuple[int, int, int, int]
 CombinedEntry = tuple[int, int, bool, bool, int, int]
 """(Hpa of the page, rights, user, global, order, Gpa of the page).
 
-`rights` are READ | WRITE | EXEC as both stages allow them together; WRITE is there only once the dirty flags are
-set, so that the first write walks the tables. `user`: all stage-1 entries had U/S. `order`: log2 of the 4 KiB
-frames in the stage-1 page (0, 9, 18), for INVLPG drops all of a large page.
+`rights` are the READ | WRITE | EXEC that both stages allow; WRITE is absent until the dirty flags are set, so that the
+first write walks the tables. `user`: all stage-1 entries had U/S set. `order`: log2 of the number of 4 KiB frames in
+the stage-1 page (0, 9, 18), since INVLPG drops all of a large page.
 """
 GuestPhysicalKey = tuple[int, int]
 """(ep4ta, gpa >> 12)"""
 GuestPhysicalEntry = tuple[int, int, int]
-"""(Hpa of the page, rights, order); rights and order are those of stage 2."""
+"""(Hpa of the page, rights, order); rights and order as in CombinedEntry, but of stage 2 alone."""
 
 
 class InvpcidKind(IntEnum):
-    """What an INVPCID invalidates (SDM Vol. 2A, INVPCID; Vol. 3A, 4.10.4.1); of the paging structures, all alike."""
+    """Types of INVPCID (SDM Vol. 2A, INVPCID; Vol. 3A, 4.10.4.1); no paging-structure entry counts as global."""
 
     ADDRESS = 0
     """The mappings of one linear address and PCID, except global ones."""
     SINGLE = 1
     """The mappings of one PCID, except global ones."""
     ALL_GLOBAL = 2
-    """All mappings, global ones too."""
+    """All mappings, including global ones."""
     ALL = 3
     """All mappings, except global ones."""
 
 
 class InvvpidKind(IntEnum):
-    """What an INVVPID invalidates, of all PCIDs and EP4TAs (SDM Vol. 3C, 29.4.3.1, and 31.3, INVVPID)."""
+    """Types of INVVPID, for all PCIDs and EP4TAs (SDM Vol. 3C, 29.4.3.1, and 31.3, INVVPID)."""
 
     ADDRESS = 0
-    """The mappings of one linear address and VPID, global ones too."""
+    """The mappings of one linear address and VPID, including global ones."""
     SINGLE = 1
-    """The mappings of one VPID, global ones too."""
+    """The mappings of one VPID, including global ones."""
     ALL = 2
-    """The mappings of all VPIDs but 0, global ones too."""
+    """The mappings of all VPIDs except 0, including global ones."""
     RETAINING_GLOBALS = 3
     """The mappings of one VPID, except global ones."""
 
@@ -59,7 +59,7 @@ class InvvpidKind(IntEnum):
 class Tlb:
     """Both kinds of cached mappings of one machine, tagged by VPID, PCID and EP4TA; `capacity` of each.
 
-    A global mapping is used under the PCID that made it only, which the manual allows (SDM Vol. 3A, 4.10.2.4).
+    A global mapping is used only under the PCID that created it, which the manual allows (SDM Vol. 3A, 4.10.2.4).
     The caller of an invalidation charges the clock.
     """
 
@@ -67,7 +67,7 @@ class Tlb:
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
         self.capacity: int = capacity
-        """Entries retained of each kind; change it by `set_capacity`."""
+        """Number of entries of each kind; change it by `set_capacity`."""
         self.combined: dict[CombinedKey, CombinedEntry] = {}
         self.guest_physical: dict[GuestPhysicalKey, GuestPhysicalEntry] = {}
         self.hits: int = 0
@@ -78,7 +78,7 @@ class Tlb:
         """The paging-structure caches."""
 
     def insert(self, key: CombinedKey, entry: CombinedEntry) -> None:
-        """Cache a combined mapping, evicting the oldest if there is no room."""
+        """Cache a combined mapping; evict the oldest if the cache is full."""
         combined = self.combined
         if len(combined) >= self.capacity and key not in combined:
             if self.capacity == 0:
@@ -87,7 +87,7 @@ class Tlb:
         combined[key] = entry
 
     def insert_guest_physical(self, key: GuestPhysicalKey, entry: GuestPhysicalEntry) -> None:
-        """Cache a guest-physical mapping, evicting the oldest if there is no room."""
+        """Cache a guest-physical mapping; evict the oldest if the cache is full."""
         cached = self.guest_physical
         if len(cached) >= self.capacity and key not in cached:
             if self.capacity == 0:
@@ -96,9 +96,9 @@ class Tlb:
         cached[key] = entry
 
     def set_capacity(self, capacity: int) -> None:
-        """Retain at most `capacity` entries of each kind from now on (0: none), evicting the oldest.
+        """Retain at most `capacity` entries of each kind, here and in the paging-structure caches; evict the oldest.
 
-        Of paging-structure entries, too: as many of each kind as there may be translations of it.
+        Raises ValueError for a negative number.
         """
         if capacity < 0:
             raise ValueError(f"TLB capacity {capacity} is negative")
@@ -110,10 +110,10 @@ class Tlb:
         self.structures.set_capacity(capacity)
 
     def invlpg(self, vpid: int, pcid: int, gva: int) -> None:
-        """Drop what maps the page of `gva` under this PCID, and global mappings of it, whatever the EP4TA.
+        """Drop the mappings of the page of `gva` under this PCID, and its global mappings, for all EP4TAs.
 
-        Where the page is a large one, all of it goes; so do all paging-structure entries of the PCID, whatever their
-        address (SDM Vol. 3A, 4.10.4.1; Vol. 3C, 29.4.3.1).
+        All of a large page is dropped, and so are all paging-structure entries of the PCID for any address (SDM
+        Vol. 3A, 4.10.4.1; Vol. 3C, 29.4.3.1).
         """
         page = gva >> PAGE_SHIFT
         doomed = [
@@ -126,7 +126,7 @@ class Tlb:
         self.structures.invalidate(vpid, pcid)
 
     def invpcid(self, kind: int, vpid: int, pcid: int = 0, gva: int = 0) -> None:
-        """Drop the mappings of one VPID that an INVPCID of this `kind` drops."""
+        """Drop the mappings of one VPID that an INVPCID of type `kind` drops."""
         page = gva >> PAGE_SHIFT
         doomed = [
             key
@@ -142,9 +142,9 @@ class Tlb:
         self.structures.invalidate(vpid, pcid if by_pcid else None, gva if kind == InvpcidKind.ADDRESS else None)
 
     def invvpid(self, kind: int, vpid: int = 0, gva: int = 0) -> None:
-        """Drop what an INVVPID of this `kind` drops; ValueError where the instruction would fail (VMfailValid)."""
+        """Drop the mappings that an INVVPID of type `kind` drops. Raises ValueError if it fails (VMfailValid)."""
         if not 0 <= kind <= InvvpidKind.RETAINING_GLOBALS:
-            raise ValueError(f"there is no INVVPID of type {kind}")
+            raise ValueError(f"INVVPID type {kind} does not exist")
         if kind == InvvpidKind.ALL:
             for key in [key for key in self.combined if key[0]]:
                 del self.combined[key]
@@ -152,7 +152,7 @@ class Tlb:
             return
         by_address = kind == InvvpidKind.ADDRESS
         if not 0 < vpid < 1 << 16 or (by_address and not is_canonical(gva)):
-            raise ValueError(f"INVVPID of VPID {vpid}, address {gva:#x}")
+            raise ValueError(f"invalid operand of INVVPID: VPID {vpid}, address {gva:#x}")
         page = gva >> PAGE_SHIFT
         doomed = [
             key
@@ -166,22 +166,22 @@ class Tlb:
         self.structures.invalidate(vpid, None, gva if by_address else None)
 
     def flush_vpid(self, vpid: int) -> None:
-        """Drop all combined mappings of a VPID, global ones too.
+        """Drop all combined mappings of a VPID, including global ones.
 
-        MOV to CR4 does it, and, of VPID 0, each VM entry and exit of a vCPU that has none of its own.
+        MOV to CR4 does this; and VM entries and exits do it for VPID 0 if the vCPU has no VPID.
         """
         for key in [key for key in self.combined if key[0] == vpid]:
             del self.combined[key]
         self.structures.invalidate(vpid)
 
     def flush_pcid(self, vpid: int, pcid: int) -> None:
-        """Drop all combined mappings of a PCID, global ones too (what setting CR4.SMEP does)."""
+        """Drop all combined mappings of a PCID, including global ones, as setting CR4.SMEP does."""
         for key in [key for key in self.combined if key[0] == vpid and key[1] == pcid]:
             del self.combined[key]
         self.structures.invalidate(vpid, pcid)
 
     def invept(self, eptp: int | None) -> None:
-        """Drop the guest-physical and the combined mappings of one EP4TA (INVEPT single-context), or of all."""
+        """INVEPT: drop the guest-physical and combined mappings of one EP4TA, or of all if `eptp` is None."""
         self.structures.invept(eptp)
         if eptp is None:
             self.combined.clear()

@@ -1,1 +1,1 @@
-"""The IOMMU, Intel VT-d in legacy mode: tables, caches, faults, registers, invalidation queue, and the DMAR table."""
+"""The IOMMU, Intel VT-d in legacy mode: tables, caches, faults, registers, invalidation queue, DMAR table."""

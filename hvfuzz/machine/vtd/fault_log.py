@@ -1,4 +1,4 @@
-"""VT-d's fault reporting: fault recording registers, the fault status, and the event that tells software of them.
+"""Fault reporting of VT-d: fault recording registers, the fault status, and the event that notifies software.
 
 blocked request -> FaultLog.record -> a recording register, or the overflow -> EventMessage -> software
 bad descriptor  -> FaultLog.report_queue_error --------------------------------^
@@ -10,13 +10,13 @@ from hvfuzz.machine.addresses import PAGE_MASK, READ, WRITE
 from hvfuzz.machine.vtd.legacy_mode import FaultReason
 
 STATUS_OVERFLOW: Final = 1 << 0
-"""FSTS_REG.PFO: a fault was lost for want of a register (10.4.9)."""
+"""FSTS_REG.PFO: a fault was lost because no register was free (10.4.9)."""
 STATUS_PENDING: Final = 1 << 1
 """FSTS_REG.PPF: the logical OR of the F fields."""
 STATUS_QUEUE_ERROR: Final = 1 << 4
 """FSTS_REG.IQE."""
 STATUS_INDEX_SHIFT: Final = 8
-"""FSTS_REG.FRI starts here."""
+"""Lowest bit of FSTS_REG.FRI."""
 
 EVENT_MASK: Final = 1 << 31
 """FECTL_REG.IM and IECTL_REG.IM."""
@@ -24,21 +24,21 @@ EVENT_PENDING: Final = 1 << 30
 """FECTL_REG.IP and IECTL_REG.IP."""
 
 RECORD_F: Final = 1 << 63
-"""F of a fault recording register, in its high word (10.4.14)."""
+"""F of a fault recording register, in the high word (10.4.14)."""
 RECORD_READ: Final = 1 << 62
-"""T1: set for reads, and for atomic requests, which read and write."""
+"""T1: set for reads and for atomic requests, which read and write."""
 RECORD_ATOMIC: Final = 1 << 28
 """T2: set for atomic requests."""
 RECORD_REASON_SHIFT: Final = 32
 
 
 class FaultRecord(NamedTuple):
-    """What one fault recording register says (10.4.14)."""
+    """The contents of one fault recording register (10.4.14)."""
 
     reason: FaultReason
     bdf: int
     page: int
-    """The IOVA, bits 0 to 11 clear."""
+    """The IOVA with bits 11..0 clear."""
     access: int
     """READ, WRITE or both."""
 
@@ -49,9 +49,9 @@ class FaultRecord(NamedTuple):
 
 
 class EventMessage:
-    """An interrupt message with its mask: FECTL, FEDATA, FEADDR and FEUADDR, or the IE registers (10.4.10 ff.).
+    """An interrupt message and its mask: FECTL, FEDATA, FEADDR and FEUADDR, or the IE registers (10.4.10 ff.).
 
-    Nobody takes interrupts here: messages are counted.
+    Interrupts are not modelled; the messages are only counted.
     """
 
     __slots__ = ("address", "data", "masked", "pending", "sent", "upper_address")
@@ -60,21 +60,21 @@ class EventMessage:
         self.masked: bool = True
         """IM, set at reset."""
         self.pending: bool = False
-        """IP: an event waits for the mask to go."""
+        """IP: an event waits until IM is cleared."""
         self.data: int = 0
         self.address: int = 0
         self.upper_address: int = 0
         self.sent: int = 0
 
     def signal(self) -> None:
-        """There is something to tell: send the message, or keep it pending while it is masked."""
+        """Send the message, or keep it pending while it is masked."""
         if self.masked:
             self.pending = True
         else:
             self.sent += 1
 
     def set_mask(self, masked: bool) -> None:
-        """Write IM; a pending message goes out when the mask does."""
+        """Write IM; clearing it sends a pending message."""
         self.masked = masked
         if self.pending and not masked:
             self.pending = False
@@ -84,22 +84,22 @@ class EventMessage:
 class FaultLog:
     """Primary fault logging (7.2.1) in `size` recording registers, which are used in turn.
 
-    With `compress` a fault of a requester that has a fault pending already is not recorded, as hardware may do it.
+    With `compress`, a fault of a requester that already has a pending fault is not recorded, as 7.2.1 permits.
     """
 
     __slots__ = ("compress", "event", "first", "next", "overflow", "queue_error", "records")
 
     def __init__(self, size: int, *, compress: bool) -> None:
         self.records: list[FaultRecord | None] = [None] * size
-        """The recording registers; None where F is clear."""
+        """The recording registers; None if F is clear."""
         self.next: int = 0
-        """The register that the next fault goes to; hardware's own index."""
+        """Index of the register for the next fault; internal to the hardware."""
         self.first: int = 0
-        """FRI: the register that made PPF set."""
+        """FRI: index of the register that set PPF."""
         self.overflow: bool = False
-        """PFO; no fault is recorded until software clears it."""
+        """PFO: no fault is recorded until software clears it."""
         self.queue_error: bool = False
-        """IQE; no descriptor is fetched until software clears it."""
+        """IQE: no descriptor is fetched until software clears it."""
         self.compress: bool = compress
         self.event: EventMessage = EventMessage()
 
@@ -116,7 +116,7 @@ class FaultLog:
         return status | (STATUS_QUEUE_ERROR if self.queue_error else 0)
 
     def record(self, reason: FaultReason, bdf: int, iova: int, access: int) -> None:
-        """Record a fault, if there is room for it; PFO if there is not."""
+        """Record a fault, or set PFO if no register is free (7.2.1)."""
         if self.overflow:
             return
         records = self.records
@@ -151,11 +151,11 @@ class FaultLog:
         self._serviced()
 
     def _signal(self, before: int) -> None:
-        """A field was set: that is a new condition only if no field of the status was (10.4.10, IP)."""
+        """Signal an event for a new field of the status, unless one was already set (10.4.10, IP)."""
         if not before:
             self.event.signal()
 
     def _serviced(self) -> None:
-        """A message that was not sent is dropped once there is nothing to tell (10.4.10, IP)."""
+        """Drop a pending message once no field of the status is set (10.4.10, IP)."""
         if not self.status():
             self.event.pending = False

@@ -1,30 +1,28 @@
-"""Queued invalidation: descriptors in memory that tell the IOMMU what to forget (VT-d spec, 6.5.2).
+"""Queued invalidation: descriptors in memory that make the IOMMU invalidate its caches (VT-d spec, 6.5.2).
 
-Descriptors have 128 bits. They are performed at once and in order when software moves the tail, up to the first that
-is invalid: there the head stays, FSTS_REG.IQE is set, and nothing is fetched until software clears that.
+Descriptors have 128 bits. They are performed synchronously and in order when software moves the tail, up to the first
+invalid one: there the head stays, FSTS_REG.IQE is set, and nothing is fetched until software clears it.
 """
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
-from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.memory import BusError
-from hvfuzz.machine.vtd.fault_log import EventMessage
-
-if TYPE_CHECKING:
-    from hvfuzz.machine.vtd.unit import Iommu
+from hvfuzz.machine.vtd.fault_log import EventMessage, FaultLog
+from hvfuzz.machine.vtd.walker import VtdTables
 
 DESCRIPTOR_SIZE: Final = 16
 ENTRIES_SHIFT: Final = 8
-"""A queue of size code QS has 2**(QS + ENTRIES_SHIFT) descriptors, in 2**QS pages (10.4.23)."""
+"""A queue with the size code QS has 2**(QS + ENTRIES_SHIFT) descriptors, in 2**QS pages (10.4.23)."""
 QUEUE_SIZE_MASK: Final = 7
 MOST_ADDRESS_MASK: Final = 18
-"""CAP_REG.MAMV: enough for a 1 GiB page."""
+"""CAP_REG.MAMV: the largest address mask, of a 1 GiB page."""
 
 
 class DescriptorType(IntEnum):
-    """The descriptors that there are here; those for device TLBs, PASIDs and interrupts are invalid."""
+    """The supported descriptors; those for device TLBs, PASIDs and interrupts are invalid."""
 
     CONTEXT = 1
     """Context-cache invalidate (6.5.2.1)."""
@@ -40,7 +38,7 @@ class Granularity(IntEnum):
     GLOBAL = 1
     DOMAIN = 2
     SELECTIVE = 3
-    """One device, or the pages that the address and its mask name."""
+    """One device, or the pages given by the address and its mask."""
 
 
 TYPE_MASK: Final = 0xF
@@ -57,19 +55,40 @@ WAIT_STATUS: Final = 1 << 5
 STATUS_DATA_SHIFT: Final = 32
 
 CONTEXT_RESERVED: Final = (0xFFFC_0000_0000_FFC0, 0xFFFF_FFFF_FFFF_FFFF)
-"""(Of the low word, of the high word); drain flags and fence are no reserved bits, and nothing waits for anything."""
+"""(Of the low word, of the high word.) Drain flags and fence are not reserved; they have no effect here."""
 IOTLB_RESERVED: Final = (0xFFFF_FFFF_0000_FF00, 0xF80)
 WAIT_RESERVED: Final = (0xFFFF_FF80, 3)
 FUNCTION_BITS: Final = (0, 4, 6, 7)
-"""FM -> the bits of the function number that are not compared (6.5.1.1)."""
+"""FM -> the bits of the function number to ignore (6.5.1.1)."""
+
+
+class RemappingCaches(Protocol):
+    """The caches that an invalidation acts on."""
+
+    def invalidate_context(self, bdf: int | None = None, did: int | None = None, *, ignore: int = 0) -> None: ...
+
+    def invalidate_iotlb(self, did: int | None = None, iova: int | None = None, order: int = 0) -> None: ...
+
+
+class QueueOwner(RemappingCaches, Protocol):
+    """The parts of the IOMMU that its queue uses."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def log(self) -> FaultLog: ...
+
+    @property
+    def tables(self) -> VtdTables: ...
 
 
 class InvalidationQueue:
-    """The queue, its registers (as numbers of descriptors), and the completion event of wait descriptors."""
+    """The queue, its registers (in descriptors, not bytes), and the completion event of wait descriptors."""
 
     __slots__ = ("base", "completed", "completion", "enabled", "entries", "head", "iommu", "tail")
 
-    def __init__(self, iommu: "Iommu") -> None:
+    def __init__(self, iommu: QueueOwner) -> None:
         self.iommu = iommu
         self.enabled: bool = False
         """GSTS_REG.QIES."""
@@ -77,15 +96,15 @@ class InvalidationQueue:
         """Hpa of the first descriptor."""
         self.entries: int = 1 << ENTRIES_SHIFT
         self.head: int = 0
-        """The next to be performed; 0 while the queue is off."""
+        """Index of the next descriptor to perform; 0 while the queue is off."""
         self.tail: int = 0
-        """The next to be written by software."""
+        """Index of the next descriptor that software will write."""
         self.completed: bool = False
         """ICS_REG.IWC: a wait descriptor with IF was performed."""
         self.completion: EventMessage = EventMessage()
 
     def enable(self, address: int) -> None:
-        """Start with the queue that IQA_REG describes."""
+        """Start the queue that IQA_REG describes."""
         self.base = address & ~PAGE_MASK
         self.entries = 1 << (address & QUEUE_SIZE_MASK) + ENTRIES_SHIFT
         self.head = 0
@@ -93,7 +112,7 @@ class InvalidationQueue:
         self.process()
 
     def disable(self) -> None:
-        """Stop; what is in the queue is not performed."""
+        """Stop; the descriptors in the queue are not performed."""
         self.enabled = False
         self.head = 0
 
@@ -108,7 +127,7 @@ class InvalidationQueue:
         self.completion.pending = False
 
     def process(self) -> None:
-        """Perform descriptors until the queue is empty or one is invalid."""
+        """Perform descriptors until the queue is empty or one is invalid (6.5.2)."""
         log = self.iommu.log
         if not self.enabled:
             return
@@ -119,7 +138,7 @@ class InvalidationQueue:
                 log.report_queue_error()
 
     def _perform(self, hpa: int) -> bool:
-        """Do what the descriptor at `hpa` says; False if it is invalid, or no memory answers there."""
+        """Perform the descriptor at `hpa`; False if it is invalid, or no memory answers there."""
         iommu = self.iommu
         memory = iommu.tables.memory
         iommu.clock.cycles += Cost.WALK_REFERENCE
@@ -143,11 +162,11 @@ class InvalidationQueue:
         return kind == DescriptorType.WAIT and not _reserved(low, high, WAIT_RESERVED) and self._wait(low, high)
 
     def _wait(self, low: int, high: int) -> bool:
-        """All before this is done: say so in memory, by an event, or both."""
+        """Report that all previous descriptors are done, in memory, by an event, or both (6.5.2.8)."""
         if low & WAIT_STATUS:
             self.iommu.clock.cycles += Cost.COPY_PER_64B
             memory = self.iommu.tables.memory
-            if high + 4 <= memory.size:  # else nothing answers there, and the write is lost
+            if high + 4 <= memory.size:  # Otherwise nothing answers there, and the write is lost.
                 memory.store(high, 4, low >> STATUS_DATA_SHIFT)
         if low & WAIT_INTERRUPT and not self.completed:
             self.completed = True
@@ -160,8 +179,8 @@ def _reserved(low: int, high: int, bits: tuple[int, int]) -> bool:
     return low & bits[0] != 0 or high & bits[1] != 0
 
 
-def perform_context(iommu: "Iommu", granularity: int, did: int, bdf: int, function_mask: int) -> bool:
-    """A context-cache invalidation, of a register or a descriptor; False if the granularity is reserved."""
+def perform_context(iommu: RemappingCaches, granularity: int, did: int, bdf: int, function_mask: int) -> bool:
+    """Perform a context-cache invalidation (6.5.1.1); False if the granularity is reserved."""
     if granularity == Granularity.GLOBAL:
         iommu.invalidate_context()
     elif granularity == Granularity.DOMAIN:
@@ -173,8 +192,8 @@ def perform_context(iommu: "Iommu", granularity: int, did: int, bdf: int, functi
     return True
 
 
-def perform_iotlb(iommu: "Iommu", granularity: int, did: int, address: int) -> bool:
-    """An IOTLB invalidation; `address` holds the IOVA and AM. False if granularity or mask are not supported."""
+def perform_iotlb(iommu: RemappingCaches, granularity: int, did: int, address: int) -> bool:
+    """Perform an IOTLB invalidation (6.5.1.2); `address` has the IOVA and AM. False if either field is unsupported."""
     order = address & ADDRESS_MASK_BITS
     if granularity == Granularity.GLOBAL:
         iommu.invalidate_iotlb()

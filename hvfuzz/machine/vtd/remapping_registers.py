@@ -1,11 +1,10 @@
-"""VT-d's registers as software sees them: offsets, fields, and what reading and writing each does (chapter 10.4).
+"""The registers of VT-d: what reading and writing each one does (chapter 10.4).
 
-Registers are doublewords here; an access of eight bytes is one of the low half and then one of the high half. So a
-command that sits in the high half of its register finds its operands in place.
+Registers are handled as doublewords; an access of eight bytes accesses the low half, then the high half. So when a
+command in the high half of its register is performed, its operands in the low half have been written.
 """
 
-from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from hvfuzz.machine.vtd.fault_log import (
     EVENT_MASK,
@@ -15,66 +14,29 @@ from hvfuzz.machine.vtd.fault_log import (
     STATUS_QUEUE_ERROR,
     EventMessage,
 )
-from hvfuzz.machine.vtd.invalidation_queue import MOST_ADDRESS_MASK, perform_context, perform_iotlb
+from hvfuzz.machine.vtd.invalidation_queue import InvalidationQueue, QueueOwner, perform_context, perform_iotlb
+from hvfuzz.machine.vtd.register_map import (
+    CCMD_ACTUAL_SHIFT,
+    CCMD_ICC,
+    CCMD_READABLE_HIGH,
+    CCMD_READABLE_LOW,
+    CCMD_REQUEST_SHIFT,
+    EXTENDED_CAPABILITIES,
+    GLOBAL_QIE,
+    GLOBAL_SRTP,
+    GLOBAL_TE,
+    ICS_IWC,
+    IOTLB_ACTUAL_SHIFT,
+    IOTLB_IVT,
+    IOTLB_REQUEST_SHIFT,
+    IQT_MASK,
+    RECORD_SIZE,
+    U32,
+    VERSION,
+    Register,
+    capabilities,
+)
 
-if TYPE_CHECKING:
-    from hvfuzz.machine.vtd.unit import Iommu
-
-U32: Final = 2**32 - 1
-
-
-class Register(IntEnum):
-    """Offsets of registers; those of eight bytes go on at the next doubleword."""
-
-    VER = 0x00
-    CAP = 0x08
-    ECAP = 0x10
-    GCMD = 0x18
-    GSTS = 0x1C
-    RTADDR = 0x20
-    CCMD = 0x28
-    FSTS = 0x34
-    FECTL = 0x38
-    FEDATA = 0x3C
-    FEADDR = 0x40
-    FEUADDR = 0x44
-    IQH = 0x80
-    IQT = 0x88
-    IQA = 0x90
-    ICS = 0x9C
-    IECTL = 0xA0
-    IEDATA = 0xA4
-    IEADDR = 0xA8
-    IEUADDR = 0xAC
-    IVA = 0xF0
-    """Where ECAP_REG.IRO says it is."""
-    IOTLB = 0xF8
-    FRCD = 0x220
-    """The first fault recording register, where CAP_REG.FRO says it is."""
-
-
-RECORD_SIZE: Final = 16
-VERSION: Final = 0x10
-GLOBAL_TE: Final = 1 << 31
-"""GCMD_REG.TE and GSTS_REG.TES: translation."""
-GLOBAL_SRTP: Final = 1 << 30
-"""GCMD_REG.SRTP, a one-shot command, and GSTS_REG.RTPS."""
-GLOBAL_QIE: Final = 1 << 26
-"""GCMD_REG.QIE and GSTS_REG.QIES: queued invalidation."""
-CCMD_ICC: Final = 1 << 31
-"""CCMD_REG.ICC, in its high half: perform; reads as clear once it is done."""
-CCMD_REQUEST_SHIFT: Final = 29
-CCMD_ACTUAL_SHIFT: Final = 27
-"""CIRG, what is asked for, and CAIG, what was done (0: nothing); both in the high half."""
-CCMD_READABLE_LOW: Final = 0xFFFF
-"""DID; SID and FM are write-only (10.4.7)."""
-CCMD_READABLE_HIGH: Final = 0x1F << CCMD_ACTUAL_SHIFT
-IOTLB_IVT: Final = 1 << 31
-IOTLB_REQUEST_SHIFT: Final = 28
-IOTLB_ACTUAL_SHIFT: Final = 25
-IQT_MASK: Final = 0x7FFF0
-"""QT, and QH of IQH_REG: a descriptor's offset in bytes."""
-ICS_IWC: Final = 1 << 0
 _ADDRESS_OF_MESSAGE: Final = U32 & ~3
 _WRITABLE: Final = {
     Register.RTADDR: U32 & ~0x3FF,
@@ -85,53 +47,47 @@ _WRITABLE: Final = {
     Register.IVA: U32,
     Register.IVA + 4: U32,
 }
-"""Registers that keep what is written, and which bits of it."""
+"""Registers that keep the written value -> its writable bits."""
 _READABLE: Final = {Register.CCMD: CCMD_READABLE_LOW, Register.IVA: 0, Register.IVA + 4: 0}
-"""Registers that do not show all that was written."""
+"""Registers that do not show all of the written value -> its readable bits."""
 
 
-def capabilities(guest_width: int, records: int) -> int:
-    """CAP_REG: 16-bit domain ids, page-selective invalidation, 2 MiB and 1 GiB pages, and the given sizes."""
-    widths = 1 << 1 | (1 << 2 if guest_width >= 48 else 0)
-    return (
-        6
-        | widths << 8
-        | guest_width - 1 << 16
-        | Register.FRCD >> 4 << 24
-        | 3 << 34
-        | 1 << 39
-        | records - 1 << 40
-        | MOST_ADDRESS_MASK << 48
-        | 3 << 54  # requests are drained before an invalidation is complete: there is never one under way
-    )
+class RemappingUnit(QueueOwner, Protocol):
+    """The parts of the IOMMU that its registers show and control."""
 
+    enabled: bool
 
-EXTENDED_CAPABILITIES: Final = 1 << 0 | 1 << 1 | 1 << 6 | Register.IVA >> 4 << 8
-"""ECAP_REG: coherent table accesses, queued invalidation, pass-through, and where IVA_REG is."""
+    @property
+    def root_set(self) -> bool: ...
+
+    @property
+    def queue(self) -> InvalidationQueue: ...
+
+    def set_root_table(self, root_table: int) -> None: ...
 
 
 class VtdRegisters:
-    """The register file. Accesses are of 4 or 8 aligned bytes; others read 0 and change nothing, as do holes.
+    """The register file. Accesses must be of 4 or 8 aligned bytes; others, and those to holes, read 0 or are ignored.
 
-    `words` are the doublewords that software wrote and that have no other home.
+    `words` has the doublewords written by software whose values are not kept elsewhere.
     """
 
     __slots__ = ("_capabilities", "_iommu", "words")
 
-    def __init__(self, iommu: "Iommu") -> None:
+    def __init__(self, iommu: RemappingUnit) -> None:
         self._iommu = iommu
         self._capabilities: int = capabilities(iommu.tables.guest_width, len(iommu.log.records))
         self.words: dict[int, int] = {}
 
     def read(self, offset: int, size: int) -> int:
-        """The `size` bytes at `offset`; reading has no side effect."""
+        """Read `size` bytes at `offset`, without side effects."""
         if size not in (4, 8) or offset & size - 1:
             return 0
         low = self._read(offset)
         return low if size == 4 else low | self._read(offset + 4) << 32
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write the low `size` bytes of `value` at `offset`, with what that entails."""
+        """Write the low `size` bytes of `value` at `offset`, with all effects."""
         if size not in (4, 8) or offset & size - 1:
             return
         self._write(offset, value & U32)
@@ -139,7 +95,7 @@ class VtdRegisters:
             self._write(offset + 4, value >> 32 & U32)
 
     def _pair(self, register: int) -> int:
-        """A register of eight bytes that software wrote."""
+        """The value of an eight-byte register in `words`."""
         return self.words.get(register, 0) | self.words.get(register + 4, 0) << 32
 
     def _read(self, offset: int) -> int:
@@ -211,7 +167,7 @@ class VtdRegisters:
                 log.clear_record(index)
 
     def _command(self, value: int) -> None:
-        """GCMD_REG: every bit that is not one-shot says what is to be, so others are switched off (10.4.4)."""
+        """GCMD_REG: each bit that is not one-shot sets the new state, so a clear bit switches off (10.4.4)."""
         iommu = self._iommu
         if value & GLOBAL_SRTP:
             iommu.set_root_table(self._pair(Register.RTADDR))
@@ -223,7 +179,7 @@ class VtdRegisters:
         iommu.enabled = value & GLOBAL_TE != 0
 
     def _invalidate_context(self, value: int) -> None:
-        """CCMD_REG (6.5.1.1); a reserved granularity invalidates nothing, and CAIG says so."""
+        """CCMD_REG (6.5.1.1). A reserved granularity invalidates nothing, and CAIG reads 0."""
         if value & CCMD_ICC and not self._iommu.queue.enabled:
             low = self.words.get(Register.CCMD, 0)
             asked = value >> CCMD_REQUEST_SHIFT & 3
@@ -232,7 +188,7 @@ class VtdRegisters:
         self.words[Register.CCMD + 4] = value & CCMD_READABLE_HIGH
 
     def _invalidate_iotlb(self, value: int) -> None:
-        """IOTLB_REG (6.5.1.2), with the address of IVA_REG; IAIG is 0 if the request was not a valid one."""
+        """IOTLB_REG (6.5.1.2), with the address in IVA_REG. IAIG reads 0 if the request was invalid."""
         if value & IOTLB_IVT and not self._iommu.queue.enabled:
             asked = value >> IOTLB_REQUEST_SHIFT & 3
             done = perform_iotlb(self._iommu, asked, value & 0xFFFF, self._pair(Register.IVA))

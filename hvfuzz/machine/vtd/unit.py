@@ -1,22 +1,21 @@
-"""The IOMMU: Intel VT-d in legacy mode, with the two caches that software has to invalidate.
+"""The IOMMU: Intel VT-d in legacy mode, with two caches that software must invalidate.
 
-Software has two ways to it: the methods here, and `registers`, where every command is as the manual has it.
+Software can control it by the methods here, or by `registers`, whose commands are those of the manual.
 
     bdf --root entry--> context table --context entry--> second-level tables --> Hpa
          \\_______ context_cache: bdf _______/ \\_______ iotlb: (did, page) _______/
 
-What the manual ("VT-d spec", chapters 3, 6, 7, 9) leaves to the implementation is settled like this:
-- Both caches are used until somebody invalidates them, whatever became of the tables: what a hypervisor that
-  forgets an invalidation leaves behind is there for a device to use. Not-present entries are not cached
-  (CAP_REG.CM = 0), a fault caches nothing, and evicts nothing.
-- Changing the root table invalidates nothing: that is software's duty (6.6). The IOTLB is tagged by domain id
-  only.
-- A superpage is cached as one entry for each 4 KiB used, so a page-selective invalidation has to cover it by
-  its address mask, as software is told to do (10.4.8.2). Paging-structure caches are not modelled.
-- A cached translation that lacks the right is walked again, and the outcome of that walk counts and takes its
-  place: more rights need no invalidation, fewer rights do.
-- Requests to 0xFEExxxxx are interrupts (3.14): they come out as they are, without a look at any table.
-- Faults are not compressed, unless asked for: each takes a recording register, as long as there is one (7.2.1).
+The manual ("VT-d spec", chapters 3, 6, 7, 9) leaves some choices to the implementation. They are made as follows:
+- Cached entries stay in use until software invalidates them, even if the tables have changed: if a hypervisor forgets
+  an invalidation, devices can use the stale entries. Not-present entries are not cached (CAP_REG.CM = 0). A fault
+  caches nothing, and evicts nothing.
+- Changing the root table invalidates nothing; software must do that (6.6). The IOTLB is tagged by domain id only.
+- A superpage is cached as one entry for each 4 KiB used, so a page-selective invalidation must cover it by its address
+  mask, as the manual demands of software (10.4.8.2). Paging-structure caches are not modelled.
+- If a cached translation lacks the right, the tables are walked again, and the result replaces it: additional rights
+  need no invalidation, fewer rights do.
+- Requests to 0xFEExxxxx are interrupts (3.14): they are passed on unchanged, without reading any table.
+- By default faults are not compressed: each uses a recording register while one is free (7.2.1).
 """
 
 from typing import Final
@@ -37,7 +36,7 @@ FAULT_RECORDS: Final = 8
 
 
 class DmaFault(Exception):
-    """The IOMMU blocked a request of a device: no error of ours. `iova` is the whole address asked for."""
+    """The IOMMU blocked a request of a device. `iova` is the requested address, not just its page."""
 
     __snapshot_leaf__ = True
 
@@ -52,12 +51,12 @@ class DmaFault(Exception):
 
 
 class Iommu:
-    """The one IOMMU, in front of every device.
+    """The single IOMMU, in front of every device.
 
-    After reset translation is off and every request comes out as it is (10.4.4, GCMD_REG.TE). Addresses are
-    plain ints: an Iova in, an Hpa out. `host_width` (HAW) is where reserved bits of table entries begin; a
-    context entry may ask for 39 bits of IOVA, or for 48 if `guest_width` (MGAW) is 48. There are `fault_records`
-    fault recording registers; `compress_faults` keeps them for one pending fault of each requester.
+    After reset translation is off, and every request is passed on unchanged (10.4.4, GCMD_REG.TE). Addresses are plain
+    ints: an Iova in, an Hpa out. `host_width` (HAW) is the lowest reserved address bit of table entries. A context
+    entry may have 39 bits of IOVA, or 48 if `guest_width` (MGAW) is 48. `fault_records` is the number of fault
+    recording registers; with `compress_faults` each requester uses at most one of them at a time.
     """
 
     __slots__ = (
@@ -88,52 +87,52 @@ class Iommu:
     ) -> None:
         self.clock = clock
         self.tables: VtdTables = VtdTables(memory, clock, host_width, guest_width)
-        """The walker; `tables.record` explains a walk."""
+        """The walker. Set `tables.record` to record the steps of walks."""
         self.enabled: bool = False
         self.root_table: int = 0
         """Hpa of the root table in use."""
         self.root_set: bool = False
         """GSTS_REG.RTPS: software has set a root table."""
         self.context_cache: dict[int, Context] = {}
-        """bdf -> what its context entry said, oldest first."""
+        """bdf -> its context entry, oldest first."""
         self.iotlb: dict[tuple[int, int], tuple[int, int]] = {}
         """(did, iova >> 12) -> (Hpa of the page, rights READ | WRITE), oldest first."""
         self.capacity: int = IOTLB_CAPACITY
-        """Entries that the IOTLB holds; change it by `set_capacity`."""
+        """Capacity of the IOTLB in entries; change it by `set_capacity`."""
         self.log: FaultLog = FaultLog(fault_records, compress=compress_faults)
-        """The fault recording registers, and what else FSTS_REG shows."""
+        """The fault recording registers, and the other fields of FSTS_REG."""
         self.hits: int = 0
         self.misses: int = 0
         self.queue: InvalidationQueue = InvalidationQueue(self)
-        """Off until software enables it by `registers`."""
+        """Disabled until software enables it by `registers`."""
         self.registers: VtdRegisters = VtdRegisters(self)
 
     @property
     def faults(self) -> list[FaultRecord]:
-        """What the fault recording registers in use say, oldest first."""
+        """The recorded faults, oldest first."""
         return self.log.pending()
 
     @property
     def overflow(self) -> bool:
-        """FSTS_REG.PFO: a fault was lost as no register was free; none is recorded until this is cleared."""
+        """FSTS_REG.PFO: a fault was lost because no register was free. None is recorded until this is cleared."""
         return self.log.overflow
 
     def set_root_table(self, root_table: int) -> None:
-        """Use the root table at Hpa `root_table` from now on (GCMD_REG.SRTP)."""
+        """Use the root table at Hpa `root_table` (GCMD_REG.SRTP)."""
         self.root_table = root_table & ~PAGE_MASK
         self.root_set = True
 
     def enable(self, root_table: int) -> None:
-        """Use the root table at Hpa `root_table` and translate from now on (GCMD_REG.SRTP, then TE)."""
+        """Use the root table at Hpa `root_table`, and enable translation (GCMD_REG.SRTP, then TE)."""
         self.set_root_table(root_table)
         self.enabled = True
 
     def disable(self) -> None:
-        """Let every request through untranslated; the caches stay as they are."""
+        """Disable translation; the caches keep their entries."""
         self.enabled = False
 
     def set_capacity(self, capacity: int) -> None:
-        """Retain at most `capacity` IOTLB entries from now on (0: none), evicting the oldest."""
+        """Retain at most `capacity` IOTLB entries; evict the oldest. Raises ValueError for a negative number."""
         if capacity < 0:
             raise ValueError(f"IOTLB capacity {capacity} is negative")
         self.capacity = capacity
@@ -142,16 +141,16 @@ class Iommu:
             del iotlb[tag]
 
     def clear_faults(self) -> None:
-        """Free all fault recording registers, and clear the overflow."""
+        """Clear all fault recording registers, and the overflow."""
         for index in range(len(self.log.records)):
             self.log.clear_record(index)
         self.log.clear_status(overflow=True)
 
     def invalidate_context(self, bdf: int | None = None, did: int | None = None, *, ignore: int = 0) -> None:
-        """Forget context entries (6.5.1.1): of one device, of one domain, or both; without an argument, all.
+        """Drop the cached context entries of one device, of one domain, of both, or all (6.5.1.1).
 
-        Bits of the requester id that are set in `ignore` are not compared (the function mask). Translations made
-        with the help of the entries stay in the IOTLB.
+        Bits of the requester id that are set in `ignore` (the function mask) are not compared. Translations that used
+        the entries stay in the IOTLB.
         """
         self.clock.cycles += Cost.FLUSH
         cache = self.context_cache
@@ -163,16 +162,16 @@ class Iommu:
                 del cache[key]
 
     def invalidate_iotlb(self, did: int | None = None, iova: int | None = None, order: int = 0) -> None:
-        """Forget translations (6.5.1.2): all, those of domain `did`, or of its 2**order pages around `iova`.
+        """Drop all translations, those of domain `did`, or those of its 2**order pages around `iova` (6.5.1.2).
 
-        `iova` is an address; the range is the aligned one that it lies in. There is no invalidation of a page
-        for all domains.
+        The pages are those of the aligned range that contains the address `iova`. Raises ValueError for an `iova`
+        without a domain.
         """
         self.clock.cycles += Cost.FLUSH
         iotlb = self.iotlb
         if did is None:
             if iova is not None:
-                raise ValueError("a page-selective invalidation needs a domain id")
+                raise ValueError("a page-selective invalidation requires a domain id")
             iotlb.clear()
         elif iova is None:
             for tag in [tag for tag in iotlb if tag[0] == did]:
@@ -187,8 +186,7 @@ class Iommu:
     def translate(self, bdf: int, iova: int, access: int) -> int:
         """The Hpa for `access` (READ, WRITE or both) by device `bdf`, within one page, at the 64-bit `iova`.
 
-        Raises DmaFault, after it was recorded, if the request is blocked. Whether there is memory at the Hpa
-        is another question.
+        If the request is blocked, records the fault and raises DmaFault. There may be no memory at the Hpa.
         """
         if not self.enabled or iova >> 20 == INTERRUPT_RANGE:
             return iova
@@ -196,6 +194,7 @@ class Iommu:
         if context is None:
             context = self._load_context(bdf, iova, access)
         did, slptptr, levels, tt, fpd = context
+        # 7.1.3: an IOVA beyond the width of the context entry.
         if iova >> WIDTH_OF_LEVELS[levels]:
             raise self._blocked(FaultReason.BEYOND_WIDTH, bdf, iova, access, fpd)
         if tt is TranslationType.PASS_THROUGH:
@@ -219,7 +218,7 @@ class Iommu:
         return page[0] | iova & PAGE_MASK
 
     def _load_context(self, bdf: int, iova: int, access: int) -> Context:
-        """Read the root and the context entry of `bdf`, and cache what they say."""
+        """Read the root entry and the context entry of `bdf`, and cache the result."""
         context = self.tables.context(self.root_table, bdf)
         if isinstance(context, Blocked):
             raise self._blocked(context.reason, bdf, iova, access, context.fpd)
@@ -230,7 +229,7 @@ class Iommu:
         return context
 
     def _blocked(self, reason: FaultReason, bdf: int, iova: int, access: int, fpd: bool) -> DmaFault:
-        """Record the fault, if software wants it and there is room for it (7.2.1), and make the exception."""
+        """Record the fault (7.2.1), unless FPD is set (9.3), and return the exception to raise."""
         if not fpd:
             self.log.record(reason, bdf, iova, access)
         return DmaFault(reason, bdf, iova)

@@ -1,4 +1,4 @@
-"""VT-d's tables as the hardware reads them, without its caches: from a requester id and an IOVA to a page."""
+"""Table walks of VT-d, without caches: from a requester id and an IOVA to a page."""
 
 from typing import Final, NamedTuple
 
@@ -36,7 +36,7 @@ WalkStep = tuple[int, int, int, int, int]
 
 
 class Context(NamedTuple):
-    """What a context entry says: all that the second-level walk needs to know of it."""
+    """The fields of a context entry."""
 
     did: int
     slptptr: int
@@ -47,16 +47,16 @@ class Context(NamedTuple):
 
 
 class Blocked(NamedTuple):
-    """There is no usable context entry: why, and whether software wants no record of that."""
+    """There is no usable context entry: the reason, and whether FPD suppresses its record."""
 
     reason: FaultReason
     fpd: bool
 
 
 class VtdTables:
-    """Reads root, context and second-level entries from memory; charges `clock`, and changes nothing else.
+    """Reads root, context and second-level entries from memory, and charges `clock`.
 
-    `record` is None, or a list to which each reference to a table is appended as a WalkStep.
+    If `record` is a list, each reference to a table is appended to it as a WalkStep.
     """
 
     __slots__ = ("_address", "_host_reserved", "_reserved", "clock", "guest_width", "memory", "record")
@@ -71,7 +71,7 @@ class VtdTables:
         self._reserved: tuple[int, ...] = table_reserved(host_width)
 
     def context(self, root_table: int, bdf: int) -> Context | Blocked:
-        """What the entries of `bdf` say, or why they say nothing (3.4.2, 3.4.3)."""
+        """The context entry of `bdf`, or why it cannot be used (3.4.2, 3.4.3)."""
         low, high = self._read_entry(STAGE_ROOT, root_table, bdf >> 8)
         if low < 0:
             return Blocked(FaultReason.ROOT_TABLE_ACCESS, False)
@@ -99,10 +99,10 @@ class VtdTables:
         return Context(did, low & self._address, levels, TranslationType(tt), fpd)
 
     def page(self, slptptr: int, levels: int, iova: int, access: int) -> tuple[int, int] | FaultReason:
-        """The 4 KiB page of `iova` by second-level tables: its Hpa and the rights, or why there is none.
+        """(Hpa, rights) of the 4 KiB page of `iova` by second-level tables, or why there is none.
 
-        At each level the right is looked at before reserved bits (7.1.3, SSL.2 and SSL.3). The rights are
-        those that all levels give. `iova` must fit the levels.
+        At each level the right is checked before reserved bits (7.1.3, SSL.2 and SSL.3). The rights returned are those
+        that all levels grant. `iova` must not exceed the width of the levels.
         """
         memory = self.memory
         level = levels
@@ -131,7 +131,7 @@ class VtdTables:
             level -= 1
 
     def _read_entry(self, stage: int, table: int, index: int) -> tuple[int, int]:
-        """The two words of a root or context entry; (-1, -1) if there is no memory."""
+        """The two words of a root or context entry; (-1, -1) if no memory answers."""
         self.clock.cycles += Cost.WALK_REFERENCE
         hpa = table + index * ENTRY_SIZE
         if hpa + ENTRY_SIZE > self.memory.size:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import READ, WRITE
-from hvfuzz.machine.cpu.vmcs import RAX
+from hvfuzz.machine.cpu.registers import RAX
 from hvfuzz.machine.fetches import NO_TRIGGER
 from hvfuzz.oracles.contract.spec import BY_NUMBER, TARGETS, Mismatch, decode, judge_dispatch
 from hvfuzz.oracles.shadow.guest_walk import leads

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.boot import MMIO_BASE, MMIO_SIZE, TIMER
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import WRITE
-from hvfuzz.machine.cpu.core import POLLING
+from hvfuzz.machine.cpu.processor_state import POLLING
+from hvfuzz.machine.cpu.registers import RAX
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RAX, ExitReason
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu.ept import Qualification
 from hvfuzz.oracles.contract.abstraction import Abstraction, run_state
 from hvfuzz.oracles.contract.admission import Dispatched

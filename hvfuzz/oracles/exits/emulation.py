@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.cpu.msrs import TSC, TSC_AUX
-from hvfuzz.machine.cpu.vmcs import RAX, RBX, RCX, RDX, ExitReason, Saved
+from hvfuzz.machine.cpu.registers import RAX, RBX, RCX, RDX, Saved
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.contract.spec.calls.time import Reading, counter_read
 from hvfuzz.oracles.contract.spec.cells import ClockWindow
 from hvfuzz.oracles.contract.spec.platform.apic import CURRENT, rounded

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.machine.addresses import PAGE_SIZE, U64
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vmcs import RAX, RDX, REGISTERS, RIP, ExitReason, Reg, Saved
+from hvfuzz.machine.cpu.registers import RAX, RDX, REGISTERS, RIP, Reg, Saved
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.exits.bystanders import Bystanders
 from hvfuzz.oracles.exits.emulation import Emulation
 from hvfuzz.oracles.exits.model_comparison import DeviceModels

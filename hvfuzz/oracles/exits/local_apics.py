@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.machine.cpu.core import HALTED
-from hvfuzz.machine.cpu.vmcs import RFLAGS
+from hvfuzz.machine.cpu.processor_state import HALTED
+from hvfuzz.machine.cpu.registers import RFLAGS
 from hvfuzz.machine.mmu.paging import RFLAGS_IF
 from hvfuzz.oracles.contract.spec.platform import apic
 from hvfuzz.oracles.contract.spec.platform.apic import Words

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.boot import UART_PORT, UART_PORTS
 from hvfuzz.machine.addresses import SIZE_MASK, U64
-from hvfuzz.machine.cpu.vmcs import RAX, RCX, RIP
+from hvfuzz.machine.cpu.registers import RAX, RCX, RIP
 from hvfuzz.oracles.exits import string_transfers
 
 if TYPE_CHECKING:

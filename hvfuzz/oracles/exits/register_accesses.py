@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.boot import COALESCED, DEVICES, DMA_ENGINES, MMIO_BASE, MMIO_SIZE
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, SIZE_MASK, U64, WRITE
-from hvfuzz.machine.cpu.vmcs import RAX, RIP
+from hvfuzz.machine.cpu.registers import RAX, RIP
 from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
 from hvfuzz.machine.devices.pci_function import ACCESS_SIZES
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, REGISTERS_LIMIT
-from hvfuzz.machine.devices.virtio.transport import Register as Virtio
+from hvfuzz.machine.devices.virtio.register_map import Register as Virtio
 from hvfuzz.machine.devices.virtio.transport import VirtioDevice
 from hvfuzz.machine.mmu.ept import Qualification
 from hvfuzz.oracles.exits import coalesced_ring

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.abi.limits import STRING_BURST
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, U64, WRITE
 from hvfuzz.machine.cpu.faults import Vector
-from hvfuzz.machine.cpu.vmcs import RCX, RDI, RFLAGS, RSI
+from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE, CR4_SMAP, RFLAGS_DF
 from hvfuzz.oracles.shadow.guest_walk import leads

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.machine.devices.pci_function import ACCESS_SIZES
-from hvfuzz.machine.devices.virtio.transport import WINDOW_WORDS, Register
+from hvfuzz.machine.devices.virtio.register_map import WINDOW_WORDS, Register
 from hvfuzz.machine.devices.virtio.virtqueue import QUEUE_WORDS
 from hvfuzz.oracles.shadow.changes import DMA
 

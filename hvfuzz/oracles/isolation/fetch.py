@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.run.interpreter import HostBusy
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD, WRITE
-from hvfuzz.machine.cpu.core import Reentered
-from hvfuzz.machine.cpu.vmcs import RAX, Reg, Saved
+from hvfuzz.machine.cpu.registers import RAX, Reg, Saved
+from hvfuzz.machine.cpu.vmx_transitions import Reentered
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.oracles.contract.spec import BY_NAME, valid_range

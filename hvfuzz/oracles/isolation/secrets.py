@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
+from hvfuzz.machine.cpu.registers import RAX, RCX, RDX, Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RAX, RCX, RDX, Reg
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
 from hvfuzz.oracles.shadow.rewindable import ShadowMap

@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from hvfuzz.machine.cpu.core import CR0_AT_START, EFER_AT_START, RFLAGS_FIXED
+from hvfuzz.machine.cpu.processor_state import CR0_AT_START, EFER_AT_START, RFLAGS_FIXED
 from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.references.ept.memory_map import EPT_ROOT, GVA_LOW, NAMES, Part, gpa_of
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from hvfuzz.machine.cpu.core import CR0_AT_START, EFER_AT_START, RFLAGS_FIXED
+from hvfuzz.machine.cpu.processor_state import CR0_AT_START, EFER_AT_START, RFLAGS_FIXED
 from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.references.ept.case import Case, Kind
 from hvfuzz.references.ept.memory_map import (

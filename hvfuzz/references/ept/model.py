@@ -3,9 +3,11 @@
 from typing import Final, NamedTuple
 
 from hvfuzz.machine.addresses import EXEC, PAGE_MASK, READ, U64, WORD, WRITE
-from hvfuzz.machine.cpu.core import USER
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault, Vector, VmEntryFailure
-from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, Saved, VCpu
+from hvfuzz.machine.cpu.processor_state import USER
+from hvfuzz.machine.cpu.registers import Reg, Saved
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import Qualification

@@ -4,8 +4,8 @@ from typing import Final
 
 from hvfuzz.machine.addresses import EXEC, MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE, READ, WORD
 from hvfuzz.machine.cpu.faults import GuestFault
+from hvfuzz.machine.cpu.registers import RAX, RFLAGS
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RAX, RFLAGS
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu import ept
 from hvfuzz.references.stage1.case import (

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, assert_never
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.vtd.invalidation_queue import WAIT_INTERRUPT, WAIT_STATUS, DescriptorType, Granularity
-from hvfuzz.machine.vtd.remapping_registers import CCMD_ICC, GLOBAL_QIE, GLOBAL_SRTP, GLOBAL_TE, IOTLB_IVT, Register
+from hvfuzz.machine.vtd.register_map import CCMD_ICC, GLOBAL_QIE, GLOBAL_SRTP, GLOBAL_TE, IOTLB_IVT, Register
 from hvfuzz.references.vtd import quirks
 from hvfuzz.references.vtd.cases.steps import (
     QUEUE,

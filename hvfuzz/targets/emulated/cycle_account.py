@@ -38,7 +38,7 @@ def _all_for(kind: str) -> _Charge:
 
 
 def _exit_or_entry(cycles: int) -> tuple[tuple[str, int], ...]:
-    """`Core.exit` charges for the way down, and for the way back."""
+    """`exit_and_enter` charges for the VM exit, and for the VM entry."""
     return ((EXITS if cycles == Cost.VMEXIT else ENTRIES, cycles),)
 
 
@@ -56,8 +56,8 @@ def _walk(cycles: int) -> tuple[tuple[str, int], ...]:
 _others: Final = _all_for(OTHERS)
 CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
     {
-        "Core.exit": _exit_or_entry,
-        "Core._take": _all_for(EXCEPTIONS),
+        "exit_and_enter": _exit_or_entry,
+        "take": _all_for(EXCEPTIONS),
         "preempt": _preemption,
         "Mmu.translate": _all_for(HITS),
         "Mmu._walk": _walk,
@@ -80,24 +80,24 @@ CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
         "Scheduler.end_slice": _all_for(SLICES),
         "Scheduler.sleep": _all_for(SLICES),
         "Stage2.flush": _all_for(FLUSHES),
-        "VCpu.invlpg": _all_for(FLUSHES),
-        "VCpu.invpcid": _all_for(FLUSHES),
-        "VCpu.mov_cr": _all_for(INSTRUCTIONS),
-        "VCpu.pause": _all_for(INSTRUCTIONS),
-        "Rings.iret": _all_for(INSTRUCTIONS),
-        "Delivery.lidt": _all_for(INSTRUCTIONS),
-        "Delivery.ltr": _all_for(INSTRUCTIONS),
-        "Delivery._enter": _all_for(EXCEPTIONS),
-        "Rings.swapgs": _all_for(INSTRUCTIONS),
-        "Rings.sysenter": _all_for(INSTRUCTIONS),
-        "Rings.sysexit": _all_for(INSTRUCTIONS),
-        "VCpu.rdmsr": _all_for(INSTRUCTIONS),
-        "Rings.syscall": _all_for(INSTRUCTIONS),
-        "Rings.sysret": _all_for(INSTRUCTIONS),
-        "VCpu.wrmsr": _all_for(INSTRUCTIONS),
-        "Rings._interrupt_flag": _all_for(INSTRUCTIONS),
-        "Core._intercepted": _all_for(INSTRUCTIONS),
-        "VCpu._time_stamp": _all_for(INSTRUCTIONS),
+        "invlpg": _all_for(FLUSHES),
+        "invpcid": _all_for(FLUSHES),
+        "mov_cr": _all_for(INSTRUCTIONS),
+        "pause": _all_for(INSTRUCTIONS),
+        "iret": _all_for(INSTRUCTIONS),
+        "lidt": _all_for(INSTRUCTIONS),
+        "ltr": _all_for(INSTRUCTIONS),
+        "enter_handler": _all_for(EXCEPTIONS),
+        "swapgs": _all_for(INSTRUCTIONS),
+        "sysenter": _all_for(INSTRUCTIONS),
+        "sysexit": _all_for(INSTRUCTIONS),
+        "rdmsr": _all_for(INSTRUCTIONS),
+        "syscall": _all_for(INSTRUCTIONS),
+        "sysret": _all_for(INSTRUCTIONS),
+        "wrmsr": _all_for(INSTRUCTIONS),
+        "_interrupt_flag": _all_for(INSTRUCTIONS),
+        "exit_if_intercepted": _all_for(INSTRUCTIONS),
+        "_time_stamp": _all_for(INSTRUCTIONS),
     }
 )
 """How to account for what a function charges, by its qualified name."""

@@ -5,8 +5,8 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, WRITE
-from hvfuzz.machine.cpu.core import USER
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
+from hvfuzz.machine.cpu.processor_state import USER
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.mmu.ept_walk import CACHED, STAGE_1, STAGE_2, STRUCTURE_1, STRUCTURE_2, WalkStep
 

@@ -13,7 +13,7 @@ from hvfuzz.hypervisor.core.hypervisor import CONTROL_CANARY, Hypervisor
 from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vmcs import Reg
+from hvfuzz.machine.cpu.registers import Reg
 from hvfuzz.machine.snapshot import Snapshot
 
 

@@ -17,8 +17,8 @@ from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.machine.addresses import PAGE_SIZE
 from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.cpu.registers import RAX, RIP, Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RAX, RIP, Reg
 
 VERSION, LIMITS, POPULATE, DECREASE, EXCHANGE = 0x01, 0x03, 0x10, 0x11, 0x13
 YIELD, ASSIGN = 0x40, 0x60

@@ -23,8 +23,9 @@ from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_SIZE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
+from hvfuzz.machine.cpu.registers import RAX, RCX, RIP, Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RAX, RCX, RIP, ExitReason, Reg
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.devices.dma_engine import DMA_ENGINE_ID, Register
 
 GuestCall = Callable[..., tuple[Status, int]]

@@ -30,7 +30,7 @@ from hvfuzz.hypervisor.ipc import event_channels
 from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, U64, Gva
 from hvfuzz.machine.clock import Clock, Cost
-from hvfuzz.machine.cpu.vmcs import RAX
+from hvfuzz.machine.cpu.registers import RAX
 from hvfuzz.oracles.contract.spec.platform.timer import TimerModel
 from hvfuzz.oracles.exits.models.fdc import Floppy
 from hvfuzz.oracles.exits.models.ioapic import Interrupts

@@ -10,8 +10,8 @@ from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_START, MMIO_BASE, UART_P
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
+from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RIP, RSI
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RCX, RDI, RFLAGS, RIP, RSI
 from hvfuzz.machine.mmu import paging
 
 GuestCall = Callable[..., tuple[Status, int]]

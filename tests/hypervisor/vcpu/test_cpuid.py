@@ -8,8 +8,8 @@ from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.vcpu.cpuid import cpuid_leaf
 from hvfuzz.machine.addresses import MAXPHYADDR
 from hvfuzz.machine.cpu.faults import GuestFault
+from hvfuzz.machine.cpu.registers import RAX, RBX, RCX, RDX
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RAX, RBX, RCX, RDX
 from hvfuzz.machine.mmu import paging
 from hvfuzz.oracles.contract.spec.platform.cpuid import cpuid as specified
 

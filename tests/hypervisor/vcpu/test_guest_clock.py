@@ -8,8 +8,8 @@ import pytest
 
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.machine.cpu.registers import RIP
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RIP
 
 GuestCall = Callable[..., tuple[Status, int]]
 GRAIN = 4096

@@ -10,8 +10,9 @@ from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.machine.addresses import PAGE_SIZE
 from hvfuzz.machine.cpu import msrs
 from hvfuzz.machine.cpu.faults import GuestFault
+from hvfuzz.machine.cpu.registers import RIP
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import RIP, ExitReason
+from hvfuzz.machine.cpu.vmcs import ExitReason
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Exceptions and INT through the guest's own tables: gates, stacks, frames, and faults on the way."""
+"""Exceptions and INT through the guest's IDT: gates, stacks, frames, and faults during delivery."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from hvfuzz.machine.cpu.core import STOPPED
 from hvfuzz.machine.cpu.faults import GuestFault, Vector, combined
-from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, VCpu
+from hvfuzz.machine.cpu.processor_state import RunState
+from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu import paging
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ UNMAPPED: Final = 0x7000
 
 @pytest.fixture
 def vcpu(guest: Guest) -> VCpu:
-    """A vCPU in ring 0 with a table of 256 gates, none present, a TSS, and pages for stacks, at equal addresses."""
+    """A vCPU in ring 0 with an IDT of 256 gates that are not present, a TSS, and stacks, all identity-mapped."""
     vcpu = guest.vcpu
     for page in range(IDT, IST1 + 0x1000, 0x1000):
         guest.map(page, page, KERNEL)
@@ -54,12 +56,12 @@ def gate(
 
 
 def frame(vcpu: VCpu, words: int = 5) -> list[int]:
-    """What lies where RSP points."""
+    """The words at RSP."""
     return [vcpu.memory.load(RAM + vcpu.regs[Reg.RSP] + 8 * at, 8) for at in range(words)]
 
 
 def raises(vcpu: VCpu, instruction: Callable[[], object]) -> int:
-    """The vector of the exception that an instruction is."""
+    """The vector of the exception that an instruction raises."""
     with pytest.raises(GuestFault) as raised:
         instruction()
     return raised.value.vector
@@ -152,7 +154,7 @@ def test_the_last_gate_ends_where_the_limit_says(vcpu: VCpu) -> None:
     vcpu.lidt(IDT, 13 * 16 + 15)
     vcpu.interrupt(3)
     assert raises(vcpu, lambda: vcpu.interrupt(14)) == Vector.GP
-    vcpu.machine.exit_handler = lambda vcpu: setattr(vcpu, "runnable", STOPPED)
+    vcpu.machine.exit_handler = lambda vcpu: setattr(vcpu, "runnable", RunState.STOPPED)
     vcpu.lidt(IDT, 13 * 16 + 14)
     assert raises(vcpu, lambda: vcpu.interrupt(14)) == Vector.GP
     assert vcpu.vmcs.reason == ExitReason.TRIPLE_FAULT
@@ -236,7 +238,7 @@ def test_an_exit_on_the_way_tells_what_was_delivered(guest: Guest, vcpu: VCpu) -
 
 def test_a_vcpu_that_is_stopped_on_the_way_is_not_in_its_handler(guest: Guest, vcpu: VCpu) -> None:
     gate(vcpu, 14)
-    guest.machine.exit_handler = lambda vcpu: setattr(vcpu, "runnable", STOPPED)
+    guest.machine.exit_handler = lambda vcpu: setattr(vcpu, "runnable", RunState.STOPPED)
     guest.memory.store64(guest.ept_leaf(STACK), 0)
     assert raises(vcpu, lambda: vcpu.load(UNMAPPED)) == Vector.PF
     assert vcpu.regs[Reg.RIP] == 0x1234

@@ -1,4 +1,4 @@
-"""Instructions and exits: what is privileged, what is refused, and that an exit saves and restores the whole vCPU."""
+"""Instructions and exits: privilege, faults, and that an exit saves and restores the whole vCPU."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hvfuzz.machine.cpu import msrs
-from hvfuzz.machine.cpu.core import HALTED
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, Saved, VCpu
+from hvfuzz.machine.cpu.instructions.control_registers import current_pcid
+from hvfuzz.machine.cpu.processor_state import RunState
+from hvfuzz.machine.cpu.registers import Reg, Saved
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu import paging
 
@@ -26,7 +29,7 @@ def state(vcpu: VCpu) -> list[Any]:
 
 
 def faults(instruction: Instruction, vcpu: VCpu) -> int | None:
-    """The vector of the exception that the instruction raises, with error code 0; None if it raises none."""
+    """The vector of the exception that the instruction raises, whose error code must be 0; or None."""
     before = state(vcpu)
     try:
         instruction(vcpu)
@@ -36,7 +39,7 @@ def faults(instruction: Instruction, vcpu: VCpu) -> int | None:
         return None
     assert error == 0
     after = state(vcpu)
-    for register in (Reg.RAX, Reg.RCX, Reg.RDX, Reg.RSI, Reg.RDI):  # Operands may have been put there already.
+    for register in (Reg.RAX, Reg.RCX, Reg.RDX, Reg.RSI, Reg.RDI):  # These may already hold operands.
         before[register] = after[register]
     assert after == before
     return vector
@@ -150,7 +153,7 @@ def test_vcpus_are_numbered() -> None:
     ]
 
 
-# --------------------------------------- what exits, and what it says
+# ----------------------------------------- exits and their information
 
 EXITING: list[tuple[ExitReason, Instruction, dict[str, Any]]] = [
     (ExitReason.VMCALL, lambda vcpu: vcpu.vmcall(), {"length": 3}),
@@ -242,7 +245,7 @@ def test_without_an_intercept_the_processor_does_it(vcpu: VCpu) -> None:
     assert vcpu.inp(0x3F8, 2) == vcpu.regs[Reg.RAX] == 0xFFFF
     vcpu.out(0x3F8, 2, 1)
     vcpu.hlt()
-    assert vcpu.runnable == HALTED
+    assert vcpu.runnable == RunState.HALTED
 
 
 # --------------------------------------------------------------- privilege
@@ -440,7 +443,7 @@ def test_pcid_is_enabled_under_pcid_0_only(vcpu: VCpu) -> None:
     vcpu.mov_cr(4, enable)
     vcpu.mov_cr(3, 0x6003 | 1 << 63)
     assert vcpu.cr3 == 0x6003
-    assert vcpu.pcid() == 3
+    assert current_pcid(vcpu) == 3
     assert faults(lambda vcpu: vcpu.mov_cr(3, 1 << 62), vcpu) == Vector.GP
 
 
@@ -515,7 +518,7 @@ def test_msrs(vcpu: VCpu, index: int, value: int, vector: int | None) -> None:
 @pytest.mark.parametrize("index", [0, msrs.STAR, 0x1FFF, 0x2000, 0xC000_1FFF, 0xC000_2000, 0xBFFF_FFFF, 0xFFFF_FFFF])
 @pytest.mark.parametrize("write", [False, True])
 def test_a_bitmap_says_which_accesses_exit(vcpu: VCpu, index: int, write: bool) -> None:
-    """SDM Vol. 3C, 25.6.9: reads of low and high MSRs, writes of low and high ones; others exit always."""
+    """SDM Vol. 3C, 25.6.9: reads of low and high MSRs, writes of low and high ones; others always exit."""
     exits: list[ExitReason] = []
     vcpu.machine.exit_handler = lambda vcpu: exits.append(vcpu.vmcs.reason)
     vcpu.vmcs.msr_bitmap = 0x3000

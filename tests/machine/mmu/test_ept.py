@@ -1,4 +1,4 @@
-"""Stage 2, bit by bit: rights, what is misconfigured, the qualification, EPT accessed and dirty (SDM Vol. 3C, 29.3)."""
+"""Stage 2, bit by bit: rights, misconfigurations, exit qualification, accessed and dirty (SDM Vol. 3C, 29.3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from hvfuzz.machine.addresses import EXEC, READ, WRITE
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault, VmEntryFailure
-from hvfuzz.machine.cpu.vcpu import Reg, VCpu
+from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.mmu import ept, paging
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def edit(guest: Guest, level: int, entry: int) -> None:
 
 
 def outcome(guest: Guest, access: int, gpa: int = PAGE) -> str:
-    """What an access to the Gpa alone meets, by the tables and by a warm TLB alike."""
+    """The outcome of an access by Gpa, as text; it must be the same with a warm TLB."""
     results = []
     raised: list[tuple[int, int | None]] = []
     for _ in range(2):
@@ -84,7 +85,7 @@ def test_page_sizes(guest: Guest, level: int, expected: int) -> None:
 
 
 def reserved() -> list[tuple[int, bool, int]]:
-    """(level, leaf, bit) of every bit that misconfigures an entry."""
+    """(level, leaf, bit) for every bit that misconfigures an entry."""
     cases = [(4, False, bit) for bit in (3, 4, 5, 6, 7)]
     cases += [(level, False, bit) for level in (3, 2) for bit in (3, 4, 5, 6)]
     cases += [(3, True, bit) for bit in range(12, 30)] + [(2, True, bit) for bit in range(12, 21)]
@@ -103,7 +104,7 @@ def test_reserved_bits_misconfigure(guest: Guest, level: int, leaf: bool, bit: i
     else:
         edit(guest, level, guest.memory.load64(slot_of(level)) | 1 << bit)
     assert outcome(guest, READ) == "misconfiguration"
-    # An entry without rights is not present, whatever else it holds.
+    # An entry without rights is not present; its other bits are ignored.
     edit(guest, level, guest.memory.load64(slot_of(level)) & ~7)
     assert outcome(guest, READ) == "violation 0x1"
 

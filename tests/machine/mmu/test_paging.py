@@ -8,7 +8,7 @@ import pytest
 
 from hvfuzz.machine.addresses import EXEC, READ, U64, WRITE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vcpu import Reg
+from hvfuzz.machine.cpu.registers import Reg
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.paging import NX, RW, US, A, D, G, P, PageFaultCode
 
@@ -32,7 +32,7 @@ def configure(guest: Guest, *, wp: int = 1, nxe: int = 1, smep: int = 0, smap: i
 
 
 def outcome(guest: Guest, access: int, user: bool, gva: int = GVA) -> int | None:
-    """The error code of the #PF, None if there is none; with the answer checked against a warm TLB, too."""
+    """The error code of the #PF, or None; the access is repeated with a warm TLB, and must give the same."""
     try:
         hpa = guest.translate(gva, access, user)
     except GuestFault as fault:
@@ -110,7 +110,7 @@ def test_rights(
 ) -> None:
     configure(guest, **config)
     guest.map(LOW if level == 3 else GVA, PAGE if level == 1 else 0, flags, level)
-    if level > 1:  # The offset within the large page has to lie in the guest's memory.
+    if level > 1:  # The offset within the large page must be in the guest's memory.
         gva = LOW & ~0x1FFFFFFF | PAGE if level == 3 else GVA & ~0x1FFFFF | PAGE
         guest.map(gva, 0, flags, level)
         assert outcome(guest, access, user, gva) == expected
@@ -131,7 +131,7 @@ def test_a_table_entry_takes_rights_away_as_a_leaf_does(
 
 
 def reserved_bits() -> list[tuple[int, int, int]]:
-    """(level of the leaf, level of the entry, bit) of every reserved bit, MAXPHYADDR being 40."""
+    """(level of the leaf, level of the entry, bit) for every reserved bit, with MAXPHYADDR 40."""
     cases = [(1, level, bit) for level in (1, 2, 3, 4) for bit in range(40, 52)] + [(1, 4, 7)]
     cases += [(2, 2, bit) for bit in (*range(13, 21), *range(40, 52))]
     cases += [(3, 3, bit) for bit in (*range(13, 30), *range(40, 52))]
@@ -145,7 +145,7 @@ def test_reserved_bits(guest: Guest, leaf: int, level: int, bit: int) -> None:
     slot = guest.entry(gva, level)
     guest.memory.store64(slot, guest.memory.load64(slot) | 1 << bit)
     assert outcome(guest, WRITE, True, gva) == CP | CR | CW | CU
-    # Without P, nothing else of an entry is looked at.
+    # Without P, the other bits of an entry are ignored.
     guest.memory.store64(slot, guest.memory.load64(slot) & ~P)
     assert outcome(guest, WRITE, True, gva) == CW | CU
 
@@ -252,7 +252,7 @@ def test_a_walk_can_be_recorded(guest: Guest) -> None:
     assert [level for _, level, *_ in first] == [4, 3, 2, 1]
     assert [index for *_, index, _ in first] == [GVA >> shift & 511 for shift in (39, 30, 21, 12)]
     assert first[-1] == (1, 1, slot & ~0xFFF, GVA >> 12 & 511, PAGE | ALL | A)
-    # Four stage-1 tables and the page: the first by four stage-2 references, the others below the EPT table it was in.
+    # Four stage-1 tables and the page: the first takes four stage-2 references, the others fewer by the cache.
     assert [level for stage, level, *_ in record if stage == 2] == [4, 3, 2, 1, 1, 1, 1, 1]
     assert [step[:3] for step in record if step[0] == 4] == [(4, 2, 0x4000)] * 4
     assert [level for stage, level, *_ in record[:5]] == [4, 3, 2, 1, 4]

@@ -1,4 +1,4 @@
-"""Paging-structure caches by themselves: what they keep, and what each invalidation drops."""
+"""The paging-structure caches alone: what they keep, and what each invalidation drops."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from hvfuzz.machine.snapshot import Snapshot
 
 GVA = 0x7F12_3456_7000
 ELSEWHERE = 0x1234_5000
-"""Not even a PML4E in common."""
+"""Shares no entry with the others, not even a PML4E."""
 PAGE, OTHER = 0x5000, 0x6000
 
 KEYS: list[CombinedTableKey] = [

@@ -1,4 +1,4 @@
-"""The TLB: what it keeps, what each invalidation drops, and that what it keeps is used however stale it is."""
+"""The TLB: what it keeps, what each invalidation drops, and that stale entries are used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hvfuzz.machine.addresses import EXEC, READ, WRITE
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
-from hvfuzz.machine.cpu.vcpu import Reg
+from hvfuzz.machine.cpu.registers import Reg
 from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.machine.mmu.paging import NX, RW, US, A, D, G, P
 from hvfuzz.machine.mmu.tlb import CombinedKey, InvpcidKind, Tlb
@@ -125,7 +125,7 @@ def test_a_stage_2_mapping_is_used_until_it_is_invalidated(guest: Guest) -> None
     guest.translate(GVA, WRITE)
     guest.memory.store64(guest.ept_leaf(PAGE), 0)
     assert guest.translate(GVA, WRITE) == RAM + PAGE
-    # INVLPG and INVVPID drop the combined mapping; the guest-physical one is still there.
+    # INVLPG and INVVPID drop the combined mapping, but not the guest-physical one.
     guest.vcpu.invlpg(GVA)
     assert guest.translate(GVA, WRITE) == RAM + PAGE
     guest.machine.tlb.flush_vpid(guest.vcpu.vpid)
@@ -204,7 +204,7 @@ def test_the_first_write_walks_to_set_dirty(guest: Guest) -> None:
     assert not guest.memory.load64(slot) & D
     guest.translate(GVA, WRITE)
     assert guest.memory.load64(slot) & D
-    # The dirty flag was cached as set: no further write looks at the table.
+    # The dirty flag was cached as set, so further writes do not walk the tables.
     guest.memory.store64(slot, PAGE | P | RW | A)
     guest.translate(GVA, WRITE)
     assert not guest.memory.load64(slot) & D
@@ -224,7 +224,7 @@ def test_translations_are_tagged(guest: Guest) -> None:
     assert guest.translate(GVA, READ) == RAM + OTHER
     guest.vcpu.cr3 &= ~5
     assert guest.translate(GVA, READ) == RAM + PAGE
-    # Another EPT root with the same tables below it is another tag.
+    # Another EPT root is another tag, even with the same tables below it.
     guest.memory.store64(0x9000, guest.memory.load64(0x1000))
     guest.memory.store64(slot, PAGE | KERNEL)
     other.eptp = ept.eptp_of(0x9000)
@@ -323,7 +323,7 @@ def test_while_tables_are_left_alone_the_tlb_changes_nothing(
     capacity: int,
     accessed_dirty: bool,
 ) -> None:
-    """The same accesses, through a TLB of some capacity and through none: same outcomes, same tables in the end."""
+    """The same accesses with a TLB and without one have the same outcomes, and leave the same tables."""
     outcomes = []
     for size in (0, capacity):
         guest = new_guest()

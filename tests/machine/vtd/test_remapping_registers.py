@@ -1,4 +1,4 @@
-"""The IOMMU's registers and its invalidation queue: every command and status, and three ways that do the same."""
+"""Registers and invalidation queue of the IOMMU: every command and status; three equivalent ways to invalidate."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.machine.vtd.legacy_mode import FaultReason
-from hvfuzz.machine.vtd.remapping_registers import Register
+from hvfuzz.machine.vtd.register_map import Register
 from hvfuzz.machine.vtd.unit import DmaFault, Iommu
 from hvfuzz.machine.vtd.walker import Context, TranslationType
 
@@ -26,7 +26,7 @@ TE, SRTP, QIE = 1 << 31, 1 << 30, 1 << 26
 
 
 class Board:
-    """An IOMMU whose caches are filled by hand: what is invalidated does not depend on where it came from."""
+    """An IOMMU whose caches are filled directly, since invalidations do not depend on how entries were made."""
 
     def __init__(self, fault_records: int = 3, **options: bool) -> None:
         self.memory = PhysicalMemory(1 << 20)
@@ -59,7 +59,7 @@ class Board:
             self.write(Register.IQT, self.tail, 8)
 
     def blocked(self, iova: int = IOVA, bdf: int = BDF, access: int = READ) -> None:
-        """One more request that is blocked, by a context entry whose tables are empty."""
+        """Make a request that is blocked, because the tables of its context entry are empty."""
         self.iommu.enabled = True
         self.iommu.context_cache[bdf] = Context(1, TOP, 3, TranslationType.TRANSLATE, False)
         with pytest.raises(DmaFault):
@@ -170,7 +170,7 @@ def test_context_command(command: int, left: set[int]) -> None:
     after = board.read(Register.CCMD, 8)
     performed = command & ICC and command >> 61 & 3
     assert (after & ICC, after >> 59 & 3, after >> 61 & 3) == (0, performed, command >> 61 & 3)
-    assert after & 0x7FF_FFFF_FFFF == command & 0xFFFF  # SID and FM are write-only
+    assert after & 0x7FF_FFFF_FFFF == command & 0xFFFF  # SID and FM are write-only.
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_registers_are_used_in_turn_and_overflow() -> None:
         board.blocked(page << 12)
     board.write(Register.FRCD + 16 + 12, 1 << 31)
     assert [record.page for record in board.iommu.faults] == [0, 0x2000]
-    board.blocked(3 << 12)  # the next one in turn is still in use, whatever became of the second
+    board.blocked(3 << 12)  # The next register in turn is still in use, although the second is free.
     assert board.read(Register.FSTS) == 3
     for index in range(3):
         board.write(Register.FRCD + 16 * index + 12, 1 << 31)

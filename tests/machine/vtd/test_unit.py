@@ -1,4 +1,4 @@
-"""The IOMMU: every fault reason, both widths, superpages, and caches that stay stale until invalidated."""
+"""The IOMMU: every fault reason, both widths, superpages, and stale cache entries."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ RW = READ | WRITE
 
 
 class Platform:
-    """An IOMMU, and tables in memory that a test may bend."""
+    """An IOMMU, with tables in memory that a test can corrupt."""
 
     def __init__(self, levels: int = 3, guest_width: int = 48) -> None:
         self.memory = PhysicalMemory(16 << 20)
@@ -49,7 +49,7 @@ class Platform:
         self.memory.store64(CONTEXTS + (bdf & 0xFF) * 16 + 8, high)
 
     def entry_address(self, iova: int, level: int = 1, top: int = TOP) -> int:
-        """Where the entry of that level for `iova` lies; missing tables above it are made."""
+        """Hpa of the entry of `level` for `iova`; creates missing tables above it."""
         table = top
         for at in range(self.levels, level, -1):
             address = table + (iova >> 3 + 9 * at & 511) * 8
@@ -623,7 +623,7 @@ def test_translating_writes_nothing_to_memory(platform: Platform) -> None:
 
 def test_source_id_and_context_entry_check_their_arguments() -> None:
     assert source_id(1, 2, 3) == 0x113
-    with pytest.raises(ValueError, match="no such"):
+    with pytest.raises(ValueError, match="does not exist"):
         source_id(0, 32, 0)
     with pytest.raises(ValueError, match="context entry"):
         context_entry(DID, TOP, 5)
@@ -648,7 +648,7 @@ STEP = st.one_of(
 def test_every_outcome_is_that_of_a_table_state_since_the_last_invalidation(
     steps: list[tuple[str, int, int, int]], capacity: int, levels: int
 ) -> None:
-    """A device sees the present mapping, or a past one that nothing has invalidated yet; never anything else."""
+    """A device uses the present mapping, or a past one that was not invalidated; never another one."""
     platform = Platform(levels)
     platform.attach(OTHER_BDF, DID, TOP)
     platform.iommu.set_capacity(capacity)

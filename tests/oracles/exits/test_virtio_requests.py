@@ -8,7 +8,7 @@ from hvfuzz.abi.boot import VIRTIO_BLK, VIRTIO_NET, WORLDS_BY_NAME
 from hvfuzz.guest.format.text import parse
 from hvfuzz.hypervisor.core.boot import boot
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.devices.virtio.transport import Register
+from hvfuzz.machine.devices.virtio.register_map import Register
 from hvfuzz.oracles.exits.virtio_requests import written
 from hvfuzz.targets.emulated.emulated import EmulatedTarget
 

@@ -5,7 +5,7 @@ from hvfuzz.hypervisor.core import dispatch
 from hvfuzz.hypervisor.core.effects import Status
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vmcs import RAX
+from hvfuzz.machine.cpu.registers import RAX
 
 ORIGINAL = dispatch.vmcall
 

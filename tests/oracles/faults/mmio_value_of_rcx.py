@@ -2,7 +2,7 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core import exits
-from hvfuzz.machine.cpu.vmcs import Reg
+from hvfuzz.machine.cpu.registers import Reg
 
 RDI = int(Reg.RDI)
 

@@ -3,7 +3,7 @@
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core import dispatch
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.cpu.vmcs import RAX, RDX, RIP
+from hvfuzz.machine.cpu.registers import RAX, RDX, RIP
 
 ORIGINAL = dispatch.vmcall
 

@@ -4,7 +4,7 @@ from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core import dispatch
 from hvfuzz.hypervisor.ipc import event_channels
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.cpu.vmcs import RAX, RDX, RIP, Reg
+from hvfuzz.machine.cpu.registers import RAX, RDX, RIP, Reg
 
 RDI = int(Reg.RDI)
 

@@ -14,7 +14,7 @@ from hvfuzz.hypervisor.hypercalls.device import dma_submit
 from hvfuzz.hypervisor.hypercalls.memory import exchange
 from hvfuzz.hypervisor.memory import guest_access as access
 from hvfuzz.machine.addresses import PAGE_SIZE, READ, WRITE
-from hvfuzz.machine.cpu.vmcs import Saved
+from hvfuzz.machine.cpu.registers import Saved
 
 ARGS = 0xFFFF_8800_0001_1000
 """The argument page of dom1's vCPU 1; vCPU 0 has the one before."""

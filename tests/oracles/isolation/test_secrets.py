@@ -11,7 +11,7 @@ from hvfuzz.hypervisor.core import exits
 from hvfuzz.hypervisor.memory.allocator import Allocator
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.cpu.vmcs import RAX, RDX
+from hvfuzz.machine.cpu.registers import RAX, RDX
 from hvfuzz.machine.devices.dma_engine import DmaEngine
 
 GVA = 0xFFFF_8800_0005_0000

@@ -1,1 +1,1 @@
-"""virtio devices: what all have, their queues, a disk and a network card."""
+"""virtio devices: transport and queues, a disk, and a network card."""

@@ -1,4 +1,4 @@
-"""A virtio block device (VIRTIO 1.2, 5.2) with a small disk in memory of its own."""
+"""A virtio block device (VIRTIO 1.2, 5.2) with a small disk in its internal memory."""
 
 from struct import Struct
 from typing import Final
@@ -11,7 +11,7 @@ DEVICE_ID: Final = 2
 SECTOR: Final = 512
 SECTORS: Final = 16
 REQUEST: Final = Struct("<IIQ")
-"""Head of a request: type, reserved, sector (5.2.6)."""
+"""Header of a request: type, reserved, sector (5.2.6)."""
 IN: Final = 0
 OUT: Final = 1
 FLUSH: Final = 4
@@ -24,7 +24,7 @@ SERIAL: Final = b"hvfuzz-disk".ljust(20, b"\0")
 
 
 class VirtioBlk(VirtioDevice):
-    """One queue of requests; the disk is `private`, and survives what a driver resets."""
+    """One request queue. The disk is `private`, and survives a reset by the driver."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class VirtioBlk(VirtioDevice):
         self.private[:] = bytes(SECTORS * SECTOR)
 
     def serve(self, number: int) -> None:
-        """Answer what is available, at most as many requests as the queue has descriptors."""
+        """Answer the available requests, at most as many as the queue has descriptors."""
         queue = self.queues[number]
         before = self.registers[queue.base + NEXT_USED]
         for _ in range(queue.size):
@@ -45,14 +45,14 @@ class VirtioBlk(VirtioDevice):
             self.raise_interrupt()
 
     def _answer(self, chain: Chain) -> int:
-        """Carry out one request, however it is cut into buffers (2.7.4); bytes written, from the first on.
+        """Perform one request, however it is divided into buffers (2.7.4); return the number of leading bytes written.
 
-        The head is the first 16 readable bytes, the status the last writable one. What the disk refuses is not
-        looked at, so that a buffer is never longer than the disk.
+        The header is the first 16 readable bytes, the status is the last writable byte (5.2.6). Data of a request that
+        the disk refuses is not read, so that a buffer is never longer than the disk.
         """
         readable, room = length(chain.readable), length(chain.writable) - len(OK)
         if readable < REQUEST.size or room < 0:
-            raise Malformed("no room for the head of a request, or for its status")
+            raise Malformed("no room for the header of a request, or for its status")
         kind, _, sector = REQUEST.unpack(self.gather(chain.readable, 0, REQUEST.size))
         status, written = OK, 0
         if kind == IN:
@@ -78,5 +78,5 @@ class VirtioBlk(VirtioDevice):
 
 
 def on_disk(sector: int, size: int) -> bool:
-    """Whether `size` bytes from `sector` on are whole sectors of the disk."""
+    """Whether the `size` bytes from `sector` on are whole sectors within the disk."""
     return not size % SECTOR and sector * SECTOR + size <= SECTORS * SECTOR

@@ -1,4 +1,4 @@
-"""A virtio network device (VIRTIO 1.2, 5.1) whose wire leads back to itself: what it sends, it receives."""
+"""A virtio network device (VIRTIO 1.2, 5.1) in loopback: it receives the frames that it sends."""
 
 from struct import Struct
 from typing import Final
@@ -15,7 +15,7 @@ HEADER: Final = Struct("<BBHHHHH")
 RECEIVED: Final = HEADER.pack(0, 0, 0, 0, 0, 0, 1)
 """No offload, one buffer."""
 MAX_FRAME: Final = 1514
-"""Bytes of the longest Ethernet frame, checksum not counted."""
+"""Bytes of the longest Ethernet frame, without its checksum."""
 F_MAC: Final = 1 << 5
 F_STATUS: Final = 1 << 16
 LINK_UP: Final = 1
@@ -25,7 +25,7 @@ CONFIG: Final = int.from_bytes(MAC, "little") | LINK_UP << 48
 
 
 class VirtioNet(VirtioDevice):
-    """A receive queue and a transmit queue. A frame for which no buffer is there is lost, as on any wire."""
+    """A receive queue and a transmit queue. A frame is dropped if no receive buffer is available."""
 
     __slots__ = ()
 
@@ -33,9 +33,9 @@ class VirtioNet(VirtioDevice):
         super().__init__(machine, bdf, name, kind=DEVICE_ID, features=F_MAC | F_STATUS, queues=2, config=(CONFIG,))
 
     def serve(self, number: int) -> None:
-        """Send what is available, at most as many frames as the queue has descriptors.
+        """Send the available frames, at most as many as the queue has descriptors.
 
-        That buffers to receive in are available is no occasion: no frame waits for them.
+        A notification of the receive queue has no effect, since no frame waits for buffers.
         """
         if number != TRANSMIT:
             return
@@ -55,7 +55,7 @@ class VirtioNet(VirtioDevice):
             self.raise_interrupt()
 
     def _receive(self, frame: bytes) -> None:
-        """Put a frame into the next buffer to receive in, if it fits into it."""
+        """Put a frame into the next receive buffer, if it fits (5.1.6.4)."""
         queue = self.queues[RECEIVE]
         chain = queue.pop() if queue.enabled else None
         if chain is None:

@@ -1,14 +1,29 @@
-"""What virtio devices have in common: negotiation, queues, and the log of pages that they write.
+"""Base class of virtio devices: negotiation, queues, DMA to buffers, and the log of written pages.
 
-VIRTIO 1.2, modern interface (2.1 to 2.7, 4.2.2), brought into 8-byte registers. It departs from the standard
-where a register of its own makes reads free of side effects: ISR is acknowledged by ACK, as with MMIO (4.2.2).
+VIRTIO 1.2, modern interface (2.1 to 2.7, 4.2.2), with 8-byte registers. As with MMIO (4.2.2), ISR is acknowledged by
+the separate register ACK, so that reads have no side effects.
 """
-
-from enum import IntEnum
-from typing import Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64
 from hvfuzz.machine.devices.pci_function import Bus, Device
+from hvfuzz.machine.devices.virtio.register_map import (
+    COMMON_FEATURES,
+    DRIVER_OK,
+    EVENT_IDX,
+    FEATURES_OK,
+    INDIRECT_DESC,
+    ISR_CONFIG,
+    ISR_QUEUE,
+    LOG_ALL,
+    NEEDS_RESET,
+    QUEUE_FIRST,
+    QUEUE_LAST,
+    STATUS_BITS,
+    VERSION_1,
+    VIRTIO_ID,
+    WINDOW_WORDS,
+    Register,
+)
 from hvfuzz.machine.devices.virtio.virtqueue import (
     ENABLE,
     MAX_SIZE,
@@ -22,72 +37,11 @@ from hvfuzz.machine.devices.virtio.virtqueue import (
 from hvfuzz.machine.vtd.unit import DmaFault
 
 
-class Register(IntEnum):
-    """Offsets of the 8-byte registers in the window; those of a queue are of the one that is selected."""
-
-    ERROR = 0x28
-    """The IOVA at which DMA was blocked since the last reset, 0 if it never was. Read only."""
-    ID = 0x30
-    """VIRTIO_ID, or-ed with the device id (5). Read only."""
-    DEVICE_FEATURES = 0x40
-    """Read only."""
-    DRIVER_FEATURES = 0x48
-    """Fixed once FEATURES_OK is set."""
-    QUEUE_SELECT = 0x50
-    QUEUE_SIZE = 0x58
-    """A power of two, up to MAX_SIZE; other values are ignored. Fixed, as all of a queue, once it is enabled."""
-    QUEUE_DESC = 0x60
-    QUEUE_DRIVER = 0x68
-    QUEUE_DEVICE = 0x70
-    """IOVA of the descriptor table, of the available ring, of the used ring."""
-    QUEUE_ENABLE = 0x78
-    """Writing 1 enables the queue, until reset."""
-    NOTIFY = 0x80
-    """Writing the number of a queue has it served, which is over when the write is; reads 0."""
-    DEVICE_STATUS = 0x88
-    """Writing 0 resets the device, as far as a driver can."""
-    ISR = 0x90
-    """Read only."""
-    ACK = 0x98
-    """Clears the bits of ISR that are written as ones; reads 0."""
-    GENERATION = 0xA0
-    """Counts changes of the configuration that the device makes. Read only."""
-    LOG_BASE = 0xA8
-    """IOVA of the log of written pages, if LOG_ALL is negotiated: bit n is the page of IOVA n << 12."""
-    CONFIG = 0xC0
-    """First of the device's configuration. Read only."""
-
-
-WINDOW_WORDS: Final = 26
-"""Words of the register file that are registers; those of the queues follow."""
-QUEUE_FIRST: Final = Register.QUEUE_SIZE >> 3
-QUEUE_LAST: Final = Register.QUEUE_ENABLE >> 3
-VIRTIO_ID: Final = int.from_bytes(b"\0\0\0\0virt", "little")
-
-ACKNOWLEDGE: Final = 1
-DRIVER: Final = 2
-DRIVER_OK: Final = 4
-FEATURES_OK: Final = 8
-NEEDS_RESET: Final = 64
-FAILED: Final = 128
-STATUS_BITS: Final = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED
-"""Device status (2.1) that a driver can set."""
-ISR_QUEUE: Final = 1
-ISR_CONFIG: Final = 2
-
-LOG_ALL: Final = 1 << 26
-"""VHOST_F_LOG_ALL of Linux's vhost.h."""
-INDIRECT_DESC: Final = 1 << 28
-EVENT_IDX: Final = 1 << 29
-VERSION_1: Final = 1 << 32
-COMMON_FEATURES: Final = LOG_ALL | INDIRECT_DESC | EVENT_IDX | VERSION_1
-
-
 class VirtioDevice(Device):
-    """A virtio device: a class of one gives `serve` and, by the constructor, what makes it different.
+    """A virtio device. A subclass implements `serve`, and passes its parameters to the constructor.
 
-    `registers` is the register file: the window, then QUEUE_WORDS for each queue. A driver that breaks the rules of a
-    ring, or whose buffers the IOMMU blocks, finds NEEDS_RESET (2.1.2); what was done before stays done.
+    `registers` is the register file: the window, then QUEUE_WORDS for each queue. If a driver breaks the rules of a
+    ring, or the IOMMU blocks one of its buffers, NEEDS_RESET is set (2.1.2). Effects until then remain.
     """
 
     __slots__ = ("_power_on", "queues")
@@ -95,7 +49,7 @@ class VirtioDevice(Device):
     def __init__(
         self, machine: Bus, bdf: int, name: str, *, kind: int, features: int, queues: int, config: tuple[int, ...]
     ) -> None:
-        """`kind` is the device id; `config` are the words of the configuration, at most two."""
+        """`kind` is the device id (5), `features` are those beyond COMMON_FEATURES, `config` has at most two words."""
         super().__init__(machine, bdf, name)
         words = [0] * (WINDOW_WORDS + queues * QUEUE_WORDS)
         words[Register.ID >> 3] = VIRTIO_ID | kind
@@ -110,16 +64,16 @@ class VirtioDevice(Device):
         )
 
     def serve(self, number: int) -> None:
-        """Handle what is available in queue `number`. Raises Malformed, DmaFault."""
+        """Process the available chains of queue `number`. Raises Malformed, DmaFault."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        """All registers, and the device's own memory."""
+        """Reset all registers, and the internal memory."""
         self.restart()
         self.private[:] = bytes(len(self.private))
 
     def restart(self) -> None:
-        """What a driver can reset (2.4): the registers."""
+        """The reset by the driver (2.4): registers only."""
         self.registers[:] = self._power_on
 
     # Registers.
@@ -131,7 +85,7 @@ class VirtioDevice(Device):
 
     @property
     def event_index(self) -> bool:
-        """Whether notifications are suppressed by indices."""
+        """Whether EVENT_IDX is negotiated."""
         return self.registers[Register.DRIVER_FEATURES >> 3] & EVENT_IDX != 0
 
     def read_register(self, register: int) -> int:
@@ -165,7 +119,7 @@ class VirtioDevice(Device):
             registers[Register.ISR >> 3] &= ~value
 
     def _set_up(self, queue: Virtqueue, word: int, value: int) -> None:
-        """A register of a queue is written."""
+        """Write a register of a queue; ignored if the queue is enabled or the value is invalid (4.1.4.3)."""
         if queue.enabled:
             return
         if word == SIZE and (not 0 < value <= MAX_SIZE or value & value - 1):
@@ -175,7 +129,7 @@ class VirtioDevice(Device):
         self.registers[queue.base + word] = value
 
     def _set_status(self, value: int) -> None:
-        """The driver's steps of initialization (3.1.1); each is taken only on the one before."""
+        """The steps of initialization (3.1.1); DRIVER_OK requires FEATURES_OK, which requires acceptable features."""
         if not value:
             self.restart()
             return
@@ -187,7 +141,7 @@ class VirtioDevice(Device):
         registers[Register.DEVICE_STATUS >> 3] = value if value & FEATURES_OK else value & ~DRIVER_OK
 
     def _notified(self, number: int) -> None:
-        """Serve a queue, if the device is up and the queue is there."""
+        """Serve a queue, if the device is running and the queue is enabled."""
         registers = self.registers
         status = registers[Register.DEVICE_STATUS >> 3]
         if not status & DRIVER_OK or status & NEEDS_RESET or number >= len(self.queues):
@@ -203,19 +157,20 @@ class VirtioDevice(Device):
             self._give_up()
 
     def _give_up(self) -> None:
+        """Set NEEDS_RESET, and report a change of configuration (2.1.2)."""
         registers = self.registers
         registers[Register.DEVICE_STATUS >> 3] |= NEEDS_RESET
         registers[Register.ISR >> 3] |= ISR_CONFIG
         registers[Register.GENERATION >> 3] = registers[Register.GENERATION >> 3] + 1 & U64
 
     def raise_interrupt(self) -> None:
-        """A used buffer is there that the driver wants to hear of."""
+        """Report a used buffer."""
         self.registers[Register.ISR >> 3] |= ISR_QUEUE
 
-    # DMA, in pieces that cross no page.
+    # DMA, in pieces that do not cross a page.
 
     def read(self, iova: int, size: int) -> bytes:
-        """`size` bytes from `iova` on. Raises DmaFault."""
+        """Read `size` bytes from `iova` on. Raises DmaFault."""
         iova &= U64
         if (iova & PAGE_MASK) + size <= PAGE_SIZE:
             return self.dma_read(iova, size)
@@ -226,7 +181,7 @@ class VirtioDevice(Device):
         return b"".join(pieces)
 
     def write(self, iova: int, data: bytes) -> None:
-        """Write `data` from `iova` on, page by page, and log each page. Raises DmaFault."""
+        """Write `data` from `iova` on, page by page, and log each page if LOG_ALL is negotiated. Raises DmaFault."""
         logged = self.registers[Register.DRIVER_FEATURES >> 3] & LOG_ALL
         at = 0
         while at < len(data):
@@ -243,7 +198,7 @@ class VirtioDevice(Device):
         self.dma_write(byte, bytes((before | 1 << (page & 7),)))
 
     def gather(self, segments: tuple[Segment, ...], offset: int, size: int) -> bytes:
-        """`size` bytes of the buffers, from `offset` on: as many as there are. Raises DmaFault."""
+        """Read up to `size` bytes of the buffers, from `offset` on. Raises DmaFault."""
         pieces = []
         for iova, length in segments:
             if offset < length and size:
@@ -256,7 +211,7 @@ class VirtioDevice(Device):
         return b"".join(pieces)
 
     def scatter(self, segments: tuple[Segment, ...], offset: int, data: bytes) -> None:
-        """Write `data` to the buffers, from `offset` on: as much as there is room for. Raises DmaFault."""
+        """Write `data` to the buffers, from `offset` on, as far as there is room. Raises DmaFault."""
         for iova, length in segments:
             if offset < length and data:
                 self.write(iova + offset, data[: length - offset])

@@ -1,4 +1,4 @@
-"""A stale paging-structure entry is used until something drops it: what does, what does not, and where it leads."""
+"""Stale paging-structure entries: what drops them, what does not, and which tables they lead to."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ RAM = 4 << 20
 GVA = 0x7F12_3456_7000
 NEXT = GVA + 0x1000
 ELSEWHERE = 0x1234_5000
-"""Not even a PML4E in common."""
+"""Shares no entry with the others, not even a PML4E."""
 PAGE, OTHER = 0x5000, 0x6000
 KERNEL = P | RW | A | D
 TABLE = P | RW | US | A
 SPARE = 0x1F_0000
-"""Three pages for tables that take the place of others."""
+"""Three pages for replacement tables."""
 
 # ------------------------------------------------------- stage 1: stale entries
 
 
 def replace(guest: Guest, level: int) -> None:
-    """Let the entry of `level` on the way to GVA name other tables, by which NEXT is OTHER instead of PAGE."""
+    """Let the entry of `level` for GVA reference other tables, which map NEXT to OTHER instead of PAGE."""
     guest.memory.write(RAM + SPARE, bytes(0x3000))
     for step in range(level - 1, 0, -1):
         below = SPARE + 0x1000 * (step - 1)
@@ -41,12 +41,12 @@ def replace(guest: Guest, level: int) -> None:
 
 
 def walked(guest: Guest, level: int) -> None:
-    """GVA has been used, NEXT is there and has not; then the entry of `level` that both share is replaced."""
+    """GVA was accessed and NEXT was not; then the entry of `level` that both share is replaced."""
     guest.map(GVA, PAGE, KERNEL)
     guest.map(NEXT, PAGE, KERNEL)
     guest.map(ELSEWHERE, PAGE, KERNEL)
     guest.translate(GVA, READ)
-    # So that no deeper entry is there: what is to be seen is the one of this level.
+    # Drop deeper entries, so that the test sees the one of this level.
     cached = guest.machine.tlb.structures.combined
     for key in [key for key in cached if key[3] < level]:
         del cached[key]
@@ -59,7 +59,7 @@ def test_a_stale_entry_leads_to_the_old_table_and_its_present_content(guest: Gue
     walked(guest, level)
     assert guest.memory.load64(leaf) == PAGE | KERNEL
     guest.memory.store64(leaf, 0x7000 | KERNEL)
-    # Whatever becomes of the entry itself.
+    # Even if the entry itself is no longer present.
     slot = guest.entry(NEXT, level)
     entry = guest.memory.load64(slot)
     guest.memory.store64(slot, 0)
@@ -84,7 +84,7 @@ def a_violation_in_the_same_region(guest: Guest) -> None:
     entry = guest.memory.load64(slot)
     cached = guest.machine.tlb.structures.combined
     assert cached
-    # By the old tables, where the cached entry leads.
+    # By the old tables, which the cached entry references.
     guest.memory.store64(guest.ept_leaf(0x7000), 0)
     table = next(iter(table for key, table in cached.items() if key[3] == 2))
     guest.memory.store64(table[0] + 8 * ((GVA + 0x2000) >> 12 & 511), 0x7000 | KERNEL)
@@ -99,7 +99,7 @@ def leave_and_enter(guest: Guest) -> None:
 
 
 def without_vpid(guest: Guest) -> None:
-    """As if translations had been made by a vCPU without a VPID."""
+    """Retag the entries, as if a vCPU without a VPID had made them."""
     guest.vcpu.vpid = 0
     guest.machine.tlb.combined.clear()
     cached = guest.machine.tlb.structures.combined
@@ -202,7 +202,7 @@ def test_a_violation_drops_the_way_to_its_address(guest: Guest) -> None:
 
 
 def test_a_fault_by_way_of_a_stale_entry_does_not_come_again(guest: Guest) -> None:
-    """SDM Vol. 3A, 4.10.4.1: it drops what it came from, so that the tables decide the next time."""
+    """SDM Vol. 3A, 4.10.4.1: it drops the cached entries that led to it, so that the tables decide the next time."""
     walked(guest, 2)
     new = guest.machine.memory.load64(RAM + SPARE + 8 * (NEXT >> 12 & 511))
     third = GVA + 0x2000
@@ -215,7 +215,7 @@ def test_a_fault_by_way_of_a_stale_entry_does_not_come_again(guest: Guest) -> No
 @pytest.mark.parametrize("level", [2, 3, 4])
 @pytest.mark.parametrize(("bits", "access", "user"), [(RW, WRITE, False), (US, READ, True), (NX, EXEC, False)])
 def test_rights_of_cached_entries_count(guest: Guest, level: int, bits: int, access: int, user: bool) -> None:
-    """As those of entries that are read: what one above took away, no table below gives back."""
+    """As for entries that are read: a table below cannot restore a right that one above denies."""
     guest.vcpu.cr0 |= paging.CR0_WP
     flags = KERNEL | US
     guest.map(GVA, PAGE, flags)
@@ -232,7 +232,7 @@ def test_rights_of_cached_entries_count(guest: Guest, level: int, bits: int, acc
 
 
 def test_an_entry_holds_the_hosts_address_of_the_table(guest: Guest) -> None:
-    """SDM Vol. 3C, 29.4.2: what stage 2 says of the guest's table since is not asked, until an INVEPT."""
+    """SDM Vol. 3C, 29.4.2: later changes of stage 2 for the guest's table have no effect until an INVEPT."""
     slot = guest.map(GVA, PAGE, KERNEL)
     guest.map(NEXT, PAGE, KERNEL)
     guest.translate(GVA, READ)
@@ -247,7 +247,7 @@ def test_an_entry_holds_the_hosts_address_of_the_table(guest: Guest) -> None:
 
 
 def test_what_is_not_cached(guest: Guest) -> None:
-    """A leaf is no table; nor does a walk that fails leave anything."""
+    """Leaves are not cached as tables, and a failing walk caches nothing."""
     guest.map(GVA, 0, KERNEL, level=2)
     guest.translate(GVA, READ)
     assert [key[3] for key in guest.machine.tlb.structures.combined] == [4, 3]
@@ -269,7 +269,7 @@ def test_the_accessed_flag_is_set_before_an_entry_is_cached(guest: Guest) -> Non
 
 
 def test_entries_are_no_globals(guest: Guest) -> None:
-    """A global translation survives MOV to CR3, the tables above it do not."""
+    """A global translation survives MOV to CR3; the cached tables above it do not."""
     guest.vcpu.cr4 |= paging.CR4_PGE
     guest.map(GVA, PAGE, KERNEL | G)
     guest.translate(GVA, READ)
@@ -293,7 +293,7 @@ def test_references_that_count_as_writes_need_an_entry_that_allows_them(guest: G
 
 
 def test_a_flag_is_set_where_the_entry_was_read_or_not_at_all(guest: Guest) -> None:
-    """The table has moved in stage 2: the compare and exchange misses, and the walk begins again."""
+    """The table has moved in stage 2: the compare and exchange fails, and the walk begins again."""
     guest.map(GVA, PAGE, KERNEL)
     slot = guest.map(NEXT, PAGE, P | RW)
     guest.translate(GVA, READ)
@@ -311,7 +311,7 @@ def test_a_flag_is_set_where_the_entry_was_read_or_not_at_all(guest: Guest) -> N
 
 
 def moved_below(guest: Guest, level: int) -> None:
-    """PAGE has been used, OTHER has not; then the EPT entry of `level` names tables by which it is somewhere else."""
+    """PAGE was accessed and OTHER was not; then the EPT entry of `level` references tables that map OTHER elsewhere."""
     mmu, store = guest.machine.mmu, guest.memory.store64
     mmu.translate_gpa(guest.vcpu.eptp, PAGE, READ)
     cached = guest.machine.tlb.structures.guest_physical

@@ -1,4 +1,4 @@
-"""Virtio devices: negotiation, rings, requests however they are cut, and drivers that break every rule."""
+"""Virtio devices: negotiation, rings, requests divided in every way, and drivers that break the rules."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,7 +13,7 @@ from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.devices.virtio.blk import SECTOR, SECTORS, SERIAL, VirtioBlk
 from hvfuzz.machine.devices.virtio.net import CONFIG, HEADER, MAX_FRAME, RECEIVED, VirtioNet
-from hvfuzz.machine.devices.virtio.transport import (
+from hvfuzz.machine.devices.virtio.register_map import (
     COMMON_FEATURES,
     DRIVER_OK,
     EVENT_IDX,
@@ -26,8 +26,8 @@ from hvfuzz.machine.devices.virtio.transport import (
     VERSION_1,
     VIRTIO_ID,
     Register,
-    VirtioDevice,
 )
+from hvfuzz.machine.devices.virtio.transport import VirtioDevice
 from hvfuzz.machine.devices.virtio.virtqueue import INDIRECT, MAX_SIZE, NEXT
 from hvfuzz.machine.devices.virtio.virtqueue import WRITE as F_WRITE
 from hvfuzz.machine.memory import PhysicalMemory
@@ -37,11 +37,11 @@ from hvfuzz.machine.vtd.unit import Iommu
 ROOT, CONTEXTS, TOP, MIDDLE, LEAVES = 0x10000, 0x11000, 0x12000, 0x13000, 0x14000
 BDF = source_id(0, 6, 0)
 FRAMES: Final = 0x20_0000
-"""Hpa of IOVA 0: PAGES pages are mapped from there on, all but NONE and READ_ONLY to be read and written."""
+"""Hpa of IOVA 0: PAGES pages are mapped from there on, all except NONE and READ_ONLY readable and writable."""
 PAGES: Final = 16
 NONE, READ_ONLY = 13, 15
 QUEUE: Final = 0x400
-"""Queue n lies at n * QUEUE, with these offsets."""
+"""Queue n is at n * QUEUE, with these offsets."""
 DRIVER, DEVICE, TABLE = 0x100, 0x180, 0x280
 REQUEST, STATUS, DATA = 0x1000, 0x1010, 0x2000
 IN, OUT, FLUSH, GET_ID = 0, 1, 4, 8
@@ -94,7 +94,7 @@ class Board:
         return self.device.mmio_read(register, 8)
 
     def up(self, features: int = VERSION_1, size: int = MAX_SIZE) -> None:
-        """Initialize by the book, all queues."""
+        """Initialize the device and all queues as 3.1.1 demands."""
         self.write(Register.DEVICE_STATUS, 3)
         self.write(Register.DRIVER_FEATURES, features)
         self.write(Register.DEVICE_STATUS, 3 | FEATURES_OK)
@@ -131,14 +131,14 @@ class Board:
         self.write(Register.NOTIFY, queue)
 
     def used(self, queue: int = 0) -> tuple[int, int, int]:
-        """(index, head, bytes written) of the last chain given back."""
+        """(index, head, bytes written) of the last used chain."""
         ring = queue * QUEUE + DEVICE
         index = self.number(ring + 2, 2)
         element = ring + 4 + 8 * ((index - 1) % MAX_SIZE)
         return index, self.number(element, 4), self.number(element + 4, 4)
 
     def disk(self, kind: int, sector: int, buffers: list[Buffer]) -> int:
-        """One request of a disk; its status."""
+        """Perform one request of a disk; return its status."""
         self.put(REQUEST, kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little"))
         self.put(STATUS, b"\xff")
         self.offer([(REQUEST, 16, 0), *buffers, (STATUS, 1, F_WRITE)])
@@ -260,7 +260,7 @@ class TestDisk:
 
     @given(cuts=st.lists(st.integers(1, 2 * SECTOR), max_size=10), direction=st.sampled_from((IN, OUT)))
     def test_how_a_request_is_cut_does_not_matter(self, cuts: list[int], direction: int) -> None:
-        """2.7.4: no assumption about where buffers begin."""
+        """2.7.4: the device must not assume where buffers begin."""
         board = Board(VirtioBlk)
         board.up()
         content = bytes(at * 7 & 0xFF for at in range(2 * SECTOR))
@@ -280,7 +280,7 @@ class TestDisk:
 
 
 class TestNet:
-    """Frames that come back (5.1.6)."""
+    """Frames in loopback (5.1.6)."""
 
     def test_a_frame_is_received_where_there_is_room(self, net: Board) -> None:
         frame = bytes(range(60))
@@ -446,7 +446,7 @@ class TestHostileDrivers:
     def test_whatever_lies_in_memory(
         self, rings: list[int], chains: int, features: list[int], make: Callable[..., VirtioDevice]
     ) -> None:
-        """No exception, a bounded number of accesses, each in a page that is mapped and allows it."""
+        """No exception, and a bounded number of accesses, each to a page that is mapped and allows it."""
         board = Board(make)
         board.up(VERSION_1 | sum(set(features)))
         for queue in range(len(board.device.queues)):

@@ -1,4 +1,4 @@
-"""Devices: register access of every size, and DMA that goes page by page through the IOMMU."""
+"""The DMA engine: register accesses of every size, and copies page by page through the IOMMU."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ RW = READ | WRITE
 
 
 class Board:
-    """As much of a machine as a device sees, with one engine, and a second-level table of 512 pages at BASE."""
+    """A bus with one engine, and a second-level table of 512 pages at BASE."""
 
     def __init__(self) -> None:
         self.memory = PhysicalMemory(16 << 20)
@@ -260,7 +260,7 @@ def test_copy_takes_time_by_its_length(board: Board) -> None:
 
 @given(st.integers(0, 3 * PAGE_SIZE), st.integers(0, 3 * PAGE_SIZE), st.integers(0, MAX_LENGTH))
 def test_a_copy_is_a_copy(source: int, destination: int, length: int) -> None:
-    """For ranges that do not overlap, any alignment gives what one slice assignment gives."""
+    """If the ranges do not overlap, the result is that of one slice assignment, for any alignment."""
     board = Board()
     order = [3, 0, 4, 1, 2, 9, 8, 6, 5, 7]
     for page, frame in enumerate(order):

@@ -1,4 +1,4 @@
-"""Loads, stores and fetches of a vCPU: operands of every shape, and the exits that they take on their way."""
+"""Loads, stores and fetches of a vCPU: operands of every size and alignment, and the exits that they take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from hvfuzz.machine.addresses import EXEC, READ, U64, WRITE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, VCpu
+from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.machine.mmu.paging import NX, RW, US, A, D, P
 
@@ -25,7 +27,7 @@ UNBACKED = 0xFF_0000_0000
 
 @pytest.fixture
 def mapped(guest: Guest) -> Guest:
-    """Two linear pages in a row, of Gpas that are not, with bytes 0, 1, 2, ... in both."""
+    """Two adjacent linear pages, whose Gpas are not adjacent, with bytes 0, 1, 2, ... in both."""
     guest.map(GVA, PAGE, KERNEL)
     guest.map(GVA + 0x1000, SECOND, KERNEL)
     for gpa in (PAGE, SECOND):
@@ -34,7 +36,7 @@ def mapped(guest: Guest) -> Guest:
 
 
 def handled(guest: Guest, handler: Callable[[VCpu], None]) -> list[dict[str, Any]]:
-    """Install an exit handler; what each exit found in the VMCS is appended to the list."""
+    """Install an exit handler that appends the exit information of the VMCS to the list."""
     exits: list[dict[str, Any]] = []
 
     def handle(vcpu: VCpu) -> None:

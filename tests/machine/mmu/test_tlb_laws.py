@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hvfuzz.abi.boot import DIRECT_MAP, USER_BASE, argument_page
 from hvfuzz.machine.addresses import PAGE_SHIFT, PHYSICAL_RESERVED, READ, WRITE
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
+from hvfuzz.machine.cpu.instructions.control_registers import current_pcid
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import ADDRESS
@@ -30,7 +31,7 @@ from hvfuzz.targets.emulated.emulated import EmulatedTarget, System
 
 PAGES = (DIRECT_MAP + 0x40000, DIRECT_MAP + 0x41000, DIRECT_MAP + 0x60000, USER_BASE, argument_page(0))
 ACCESSES = st.tuples(st.sampled_from(PAGES), st.sampled_from([0, 8, 0xFF8]), st.sampled_from([READ, WRITE]))
-# Several at once: an entry is taken as a whole, its address with its rights.
+# Several changes at once: an entry is used as a whole, its address with its rights.
 STAGE_1_BITS = st.lists(
     st.sampled_from([1 << bit for bit in (0, 1, 2, 5, 6, 12, 13, 14, 40, 51, 63)]), min_size=1, max_size=3
 )
@@ -45,7 +46,7 @@ def system() -> Iterator[System]:
 
 
 def access(vcpu: VCpu, gva: int, kind: int) -> int | None:
-    """What a supervisor's access reaches through the caches; None if it is refused."""
+    """The Hpa that a supervisor access reaches through the caches; None if it faults."""
     try:
         return vcpu.mmu.translate(vcpu, gva, kind, False, False)
     except (GuestFault, EptViolation, EptMisconfiguration):
@@ -53,12 +54,12 @@ def access(vcpu: VCpu, gva: int, kind: int) -> int | None:
 
 
 def fresh(vcpu: VCpu, gva: int, kind: int) -> int | None:
-    """What the tables in memory say."""
+    """The Hpa by the tables in memory."""
     return guest_virtual(vcpu.memory, vcpu, gva, kind)
 
 
 def stage_1_entry(vcpu: VCpu, gva: int, level: int) -> int | None:
-    """Host physical address of the guest's entry for `gva`; the tables lie where the direct map shows them."""
+    """Hpa of the guest's entry for `gva`; the tables are in the direct map."""
     table = vcpu.cr3 & ADDRESS
     for step in range(4, level, -1):
         place = fresh(vcpu, DIRECT_MAP + table + 8 * (gva >> PAGE_SHIFT + 9 * (step - 1) & 511), READ)
@@ -68,7 +69,7 @@ def stage_1_entry(vcpu: VCpu, gva: int, level: int) -> int | None:
 
 
 def stage_2_entry(vcpu: VCpu, hpa: int) -> int:
-    """Host physical address of the leaf that maps the frame of `hpa`, in the one table of leaves there is."""
+    """Hpa of the leaf that maps the frame of `hpa`, in the only table of leaves."""
     table = vcpu.eptp & ADDRESS
     for _ in range(3):
         table = vcpu.memory.load64(table) & ADDRESS
@@ -79,7 +80,7 @@ def stage_2_entry(vcpu: VCpu, hpa: int) -> int:
 
 
 def upper(vcpu: VCpu, gva: int, level: int) -> CombinedTable | None:
-    """What a paging-structure entry of `level` would hold if it were cached now; None if it could not be."""
+    """What a paging-structure entry of `level` would hold if it were cached now; None if it cannot be cached."""
     table, above = vcpu.cr3 & ADDRESS, paging.RW | paging.US
     for step in range(4, level - 1, -1):
         place = guest_physical(vcpu.memory, vcpu.eptp, table | (gva >> SHIFTS[step] & 511) << 3, READ)
@@ -92,7 +93,7 @@ def upper(vcpu: VCpu, gva: int, level: int) -> CombinedTable | None:
 
 
 def permitted(vcpu: VCpu, gva: int, kind: int, place: int, old: int, stage: int) -> set[int | None]:
-    """All that an access may end in after the entry at `place`, which was `old`, has been changed."""
+    """All permitted outcomes of an access after the entry at `place`, which was `old`, has been changed."""
     memory = vcpu.memory
     new = memory.load64(place)
     ends = {fresh(vcpu, gva, kind)}
@@ -141,7 +142,7 @@ def judge(
 
 
 def flipped(vcpu: VCpu, place: int, bits: list[int]) -> int:
-    """The entry at `place` with these bits the other way round."""
+    """The entry at `place` with these bits inverted."""
     entry = vcpu.memory.load64(place)
     for bit in set(bits):
         entry ^= bit
@@ -185,11 +186,11 @@ def test_an_entry_of_the_guests_tables(
             case InvvpidKind():
                 tlb.invvpid(by, vcpu.vpid, gva)
             case "address":
-                tlb.invpcid(InvpcidKind.ADDRESS, vcpu.vpid, vcpu.pcid(), gva)
+                tlb.invpcid(InvpcidKind.ADDRESS, vcpu.vpid, current_pcid(vcpu), gva)
             case "invlpg":
-                tlb.invlpg(vcpu.vpid, vcpu.pcid(), gva)
+                tlb.invlpg(vcpu.vpid, current_pcid(vcpu), gva)
             case "single":
-                tlb.invpcid(InvpcidKind.SINGLE, vcpu.vpid, vcpu.pcid())
+                tlb.invpcid(InvpcidKind.SINGLE, vcpu.vpid, current_pcid(vcpu))
             case "all":
                 tlb.invpcid(InvpcidKind.ALL_GLOBAL, vcpu.vpid)
             case _:

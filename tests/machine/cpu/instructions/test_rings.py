@@ -1,4 +1,4 @@
-"""IRET: what the frame must be like, what it loads, and where it is read."""
+"""IRET: checks of the frame, the state that it loads, and the accesses to the stack."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hvfuzz.machine.cpu.exceptions import FRAME
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.rings import FRAME
-from hvfuzz.machine.cpu.vcpu import ExitReason, Reg, VCpu
+from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu import paging
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ TO_KERNEL = (0xFFFF_8800_0000_9000, 0x10, 2, 0x6000, 0x18)
 
 @pytest.fixture
 def vcpu(guest: Guest) -> VCpu:
-    """A vCPU in ring 0, whose stack is a page that ring 3 may use, too, with another behind it."""
+    """A vCPU in ring 0, whose stack is the first of two pages that ring 3 can access, too."""
     guest.map(STACK, 0x8000, PAGE)
     guest.map(STACK + 0x1000, 0xA000, PAGE)
     guest.vcpu.regs[Reg.RSP] = STACK
@@ -34,19 +36,19 @@ def vcpu(guest: Guest) -> VCpu:
 
 
 def push(vcpu: VCpu, frame: tuple[int, ...]) -> None:
-    """Put the frame where RSP points."""
+    """Store the frame at RSP."""
     for at, byte in enumerate(FRAME.pack(*frame)):
         gva = vcpu.regs[Reg.RSP] + at
         vcpu.memory.store(RAM + (0x8000 if gva < STACK + 0x1000 else 0xA000) + (gva & 0xFFF), 1, byte)
 
 
 def state(vcpu: VCpu) -> tuple[int, ...]:
-    """What IRET may change."""
+    """The state that IRET can change."""
     return vcpu.cpl, vcpu.regs[Reg.RIP], vcpu.regs[Reg.RSP], vcpu.regs[Reg.RFLAGS]
 
 
 def refused(vcpu: VCpu) -> tuple[int, int] | None:
-    """Vector and error code of the exception that IRET is, which changes nothing; None if it is none."""
+    """(Vector, error code) of the exception that IRET raises, which must change nothing; or None."""
     before = state(vcpu)
     try:
         vcpu.iret()
@@ -138,7 +140,7 @@ def test_a_stack_that_ends(vcpu: VCpu) -> None:
 
 
 def test_an_exit_on_the_way_has_no_operand(guest: Guest, vcpu: VCpu) -> None:
-    """So nobody takes it for a MOV, and steps over it."""
+    """Otherwise a handler would emulate it as a MOV."""
     seen: list[tuple[ExitReason, int]] = []
 
     def handle(vcpu: VCpu) -> None:

@@ -1,4 +1,4 @@
-"""DMA that reaches registers: peer to peer, a device's own, chains of devices, and the guard that ends them."""
+"""DMA to registers: of another device, of the device itself, chains of devices, and the re-entrancy guard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.machine.devices.dma_engine import DMA_ENGINE_ID, DONE, ERROR, MAX_LENGTH, START, DmaEngine, Register
-from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, accesses, registers_of
+from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, aligned_accesses, registers_of
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.machine.vtd.legacy_mode import context_entry, root_entry, source_id
@@ -43,7 +43,7 @@ class Bench:
         return self.engines[number].mmio_read(Register.STATUS, 8)
 
     def put(self, hpa: int, *words: int) -> int:
-        """Write words to memory; where."""
+        """Write words to memory; return their address."""
         self.memory.write(hpa, b"".join(word.to_bytes(8, "little") for word in words))
         return hpa
 
@@ -56,7 +56,7 @@ def bench() -> Bench:
 @given(st.integers(0, PAGE_SIZE - 1), st.integers(0, PAGE_SIZE))
 def test_a_transfer_is_made_of_aligned_accesses_as_wide_as_can_be(offset: int, size: int) -> None:
     size = min(size, PAGE_SIZE - offset)
-    pieces = list(accesses(offset, size))
+    pieces = list(aligned_accesses(offset, size))
     at = offset
     for start, width in pieces:
         assert start == at
@@ -116,7 +116,7 @@ def test_an_engine_reads_ones_from_its_own_registers(bench: Bench) -> None:
 
 
 def test_a_ring_of_engines_ends_where_it_began(bench: Bench) -> None:
-    """0 starts 1, 1 starts 2, and 2 would start 0, which is busy until all of that is over."""
+    """0 starts 1, 1 starts 2, and 2 would start 0, which is busy until the others are done."""
     start = bench.put(BUFFER, START)
     for number in (1, 2):
         bench.program(number, start, registers_of((number + 1) % 3) + CONTROL, 8, control=0)
@@ -147,7 +147,7 @@ def test_every_chain_ends_and_nobody_stays_busy(orders: list[tuple[int, int, int
 
 
 def test_a_copy_that_is_blocked_on_the_way_frees_everybody(bench: Bench) -> None:
-    """Engine 1 has no context entry: what it is told to do is blocked, and that is nothing to the one that told it."""
+    """Engine 1 has no context entry: its copy is blocked, which does not affect the engine that started it."""
     memory, first = bench.memory, bench.engines[0].bdf
     low, high = context_entry(1, 0x12000, 3)
     memory.store64(0x10000, root_entry(0x11000))
@@ -175,7 +175,7 @@ def test_where_no_device_is_nothing_answers(bench: Bench) -> None:
 
 
 def test_a_page_is_where_the_transfer_stops(bench: Bench) -> None:
-    """A copy over the end of one device's page goes on in that of the next, as a piece of its own."""
+    """A copy across the end of one device's page continues in the next page, as a separate piece."""
     bench.put(BUFFER, 0x55, 0x66)
     bench.program(0, BUFFER, registers_of(2) - 8, 16)
     assert bench.engines[2].mmio_read(SRC, 8) == 0x66
