@@ -12,7 +12,8 @@ from hvfuzz.abi.status import Status
 from hvfuzz.oracles.accounting.pools import Pools
 from hvfuzz.oracles.accounting.refcounts import UNUSED, Counts
 from hvfuzz.oracles.accounting.table_demand import tables_needed
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.framework.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, name_of, sides_of
 from hvfuzz.oracles.shadow.page_table_shadow import Reachability
 

@@ -14,7 +14,8 @@ from hvfuzz.abi.limits import BUCKETS, CONSOLE
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.accounting.growth import UART_LIMIT
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.framework.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration

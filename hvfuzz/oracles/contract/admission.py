@@ -16,7 +16,7 @@ from hvfuzz.oracles.shadow.guest_walk import leads
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.framework.call_stack import Running
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.framework.scene import Scene
 
 FAULT: Final = Status.FAULT
 KNOWN: Final = 4096

@@ -18,7 +18,8 @@ from hvfuzz.oracles.exits.device_models import Models
 from hvfuzz.oracles.exits.emulation import Emulation
 from hvfuzz.oracles.exits.port_accesses import PortIo
 from hvfuzz.oracles.exits.register_accesses import Registers
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.framework.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu

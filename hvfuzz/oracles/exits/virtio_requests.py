@@ -17,7 +17,7 @@ from hvfuzz.machine.devices.virtio.virtqueue import QUEUE_WORDS
 from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.framework.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import Reachability
 
 DESCRIPTOR: Final = Struct("<QIHH")

@@ -17,7 +17,8 @@ from hvfuzz.oracles.framework.audit import Audit
 from hvfuzz.oracles.framework.call_stack import NOBODY
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.framework.listeners import OF_FRAMES, Listener, nothing, together
-from hvfuzz.oracles.framework.oracle import Oracle, Scene
+from hvfuzz.oracles.framework.oracle import Oracle
+from hvfuzz.oracles.framework.scene import Scene
 from hvfuzz.oracles.host.access_log import Ledger
 from hvfuzz.oracles.host.flush_order import Order
 from hvfuzz.oracles.host.host_memory import HostMemoryOracle

@@ -23,7 +23,7 @@ from hvfuzz.oracles.host.hooked_hardware import HookedWords, hooked_memory
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.framework.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import Reachability
 
 NOT_THE_HOST: Final = ("hvfuzz.machine.", "hvfuzz.oracles.", "hvfuzz.guest.", "hvfuzz.targets.")

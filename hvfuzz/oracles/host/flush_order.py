@@ -19,7 +19,7 @@ from hvfuzz.oracles.host.hooked_hardware import EVERYTHING, hooked_caches
 from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_RIGHTS, EPT_RIGHTS, LARGE, Table, is_link, name_of
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.framework.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import Reachability
 
 STATE_FIELD: Final = 0xFF00

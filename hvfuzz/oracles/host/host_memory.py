@@ -19,7 +19,8 @@ from hvfuzz.hypervisor.memory.frames import STATE_SHIFT, FrameState
 from hvfuzz.hypervisor.memory.table_tree import POISON
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.memory import ZERO_PAGE
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.framework.scene import Scene
 from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 if TYPE_CHECKING:

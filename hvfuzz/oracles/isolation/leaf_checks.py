@@ -17,7 +17,7 @@ from hvfuzz.oracles.shadow.table_trees import LEAF_BITS
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Mapping
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.framework.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change, Table
     from hvfuzz.oracles.shadow.page_table_shadow import Reachability
 

@@ -18,7 +18,8 @@ from hvfuzz.machine.mmu.ept import eptp_of
 from hvfuzz.machine.vtd.legacy_mode import context_entry
 from hvfuzz.oracles.exits.emulation import is_shutdown
 from hvfuzz.oracles.framework.call_stack import NOBODY
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.framework.scene import Scene
 from hvfuzz.oracles.isolation.entitlements import Titles
 from hvfuzz.oracles.isolation.leaf_checks import Leaves
 from hvfuzz.oracles.shadow.changes import DMA, DMA_LEVELS, context_of, name_of

@@ -16,7 +16,8 @@ from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, WORDS_
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import RAX, RCX, RDX, Reg
 from hvfuzz.machine.memory import ZERO_PAGE
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.framework.scene import Scene
 from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 if TYPE_CHECKING:

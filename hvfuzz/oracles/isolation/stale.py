@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.mmu.paging_cache import SHIFTS
 from hvfuzz.machine.vtd import legacy_mode
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.framework.scene import Scene
 from hvfuzz.oracles.shadow.changes import (
     ADDRESS,
     DMA,

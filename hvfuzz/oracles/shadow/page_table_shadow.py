@@ -30,7 +30,7 @@ from hvfuzz.oracles.shadow.table_trees import Trees
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Grant, Mapping
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.framework.scene import Scene
 
 
 class Reachability(Trees):

@@ -1,0 +1,56 @@
+"""The system under watch: the machine, the hypervisor, the running calls, and the place where findings go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.oracles.framework.call_stack import Calls
+
+if TYPE_CHECKING:
+    from hvfuzz.abi.boot import World
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.machine import Machine
+
+STATE_NAMES: Final = {state.value: state.name for state in FrameState}
+
+
+class Scene:
+    """The machine and the hypervisor under watch, and where findings go."""
+
+    __slots__ = ("calls", "frame_words", "hypervisor", "machine", "report", "words", "world")
+
+    def __init__(
+        self,
+        machine: Machine,
+        hypervisor: Hypervisor,
+        world: World,
+        report: Callable[[str, str, str], None],
+    ) -> None:
+        self.machine: Final = machine
+        self.hypervisor: Final = hypervisor
+        self.world: Final = world
+        self.words: Final = machine.memory.words
+        self.frame_words: Final = hypervisor.frames.base >> 3
+        """Index, among `words`, of the frame word of frame 0."""
+        self.calls: Final = Calls(machine, hypervisor)
+        self.report: Final = report
+        """report(oracle, rule, message)"""
+
+    def frame_word(self, hfn: int) -> int:
+        """The frame's word, from the bytes; 0xFF (free) for a frame that does not exist."""
+        if not 0 <= hfn < self.machine.memory.frames:
+            return 0xFF
+        word: int = self.words[self.frame_words + hfn]
+        return word
+
+    def describe(self, hfn: int) -> str:
+        """A frame in words, for messages."""
+        if not 0 <= hfn < self.machine.memory.frames:
+            return f"frame {hfn:#x} (beyond memory)"
+        word = self.words[self.frame_words + hfn]
+        state = STATE_NAMES.get(word >> 8 & 0xFF, f"state {word >> 8 & 0xFF}")
+        owner = {0xFE: "the hypervisor", 0xFF: "nobody"}.get(word & 0xFF, f"dom{word & 0xFF}")
+        counts = f"maps {word >> 16 & 0xFFFF}, pins {word >> 32 & 0xFFFF}, grants {word >> 48}"
+        return f"frame {hfn:#x} ({state}, {owner}, {counts})"
