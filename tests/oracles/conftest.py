@@ -33,7 +33,7 @@ class Rig:
         self.memory = self.machine.memory
         self.suite = OracleSuite(self.machine, self.hv, WORLDS[world], enabled)
         self.suite.attach()
-        self.shadow = self.suite.reachability
+        self.shadow = self.suite.shadow
         self.name = WORLDS[world].name
         self.interpreter = Interpreter(self.machine, CATALOGUE, WORLDS[world])
         busy: list[int] = []

@@ -16,7 +16,7 @@ from hvfuzz.abi.limits import CONSOLE, PORTS_PER_BUCKET
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.framework.scene import Scene
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CONTAINERS: Final = (list, dict, set, deque, bytearray)
 OURS: Final = "hvfuzz.hypervisor."
@@ -50,7 +50,7 @@ class Growth:
     __slots__ = ("_base", "_scene")
     oracle = "work"
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
         self._base: dict[str, int] = {}
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hvfuzz.abi.status import Status
-from hvfuzz.oracles.accounting.pools import Pools
-from hvfuzz.oracles.accounting.refcounts import UNUSED, Counts
+from hvfuzz.oracles.accounting.pool_checks import PoolChecks
+from hvfuzz.oracles.accounting.refcounts import UNUSED, RefCounts
 from hvfuzz.oracles.accounting.table_demand import tables_needed
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.framework.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, name_of, sides_of
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Mapping
@@ -44,10 +44,10 @@ class Recount(Oracle):
         "free": "the allocator's free frames are the frames in state FREE",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
-        self._counts = Counts(scene, shadow, self.report)
-        self._pools = Pools(scene, shadow, self.report)
+        self._counts = RefCounts(scene, shadow, self.report)
+        self._pools = PoolChecks(scene, shadow, self.report)
 
     def attach(self) -> None:
         """Count what there is."""
@@ -59,7 +59,7 @@ class Recount(Oracle):
         self._counts.reset()
         self._pools.reset()
 
-    def settled(self, change: Change) -> None:
+    def shadow_changed(self, change: Change) -> None:
         """Recount what this change concerns."""
         frames: dict[int, Any] = {}
         """In order, each once; the values are of no use."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Grant, Mapping
     from hvfuzz.oracles.framework.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 OWNED: Final = int(FrameState.OWNED)
 SHARED: Final = int(FrameState.SHARED)
@@ -26,12 +26,12 @@ UNUSED: Final = (0, 0)
 """No live sides."""
 
 
-class Counts:
+class RefCounts:
     """Counts the grant entries and mappings of one machine, and compares frame words. `report` is the oracle's."""
 
     __slots__ = ("_grants", "_pins", "_report", "_scene", "_shadow", "used")
 
-    def __init__(self, scene: Scene, shadow: Reachability, report: Callable[[str, str], None]) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow, report: Callable[[str, str], None]) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self._report: Final = report

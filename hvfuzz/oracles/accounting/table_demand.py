@@ -21,13 +21,13 @@ from hvfuzz.oracles.shadow.changes import (
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.framework.call_stack import Bytes
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 UNKNOWN: Final = 1 << 63
 """Of a call whose need nobody here knows: any refusal may be right."""
 
 
-def tables_needed(shadow: Reachability, caller: int, name: str, args: Any, reads: list[Bytes]) -> int:
+def tables_needed(shadow: PageTableShadow, caller: int, name: str, args: Any, reads: list[Bytes]) -> int:
     """Table pages that the call takes from the caller's pool at most, before it has changed anything.
 
     `reads` is what it read from guest memory.
@@ -55,7 +55,7 @@ def tables_needed(shadow: Reachability, caller: int, name: str, args: Any, reads
     return UNKNOWN
 
 
-def _missing(shadow: Reachability, space: int, pages: Iterable[int], level: int) -> int:
+def _missing(shadow: PageTableShadow, space: int, pages: Iterable[int], level: int) -> int:
     """Tables that are not there yet, on the ways to leaves of `level` for `pages`."""
     absent: set[tuple[int, int]] = set()
     for page in pages:
@@ -64,7 +64,7 @@ def _missing(shadow: Reachability, space: int, pages: Iterable[int], level: int)
     return len(absent)
 
 
-def _large(shadow: Reachability, space: int, blocks: Iterable[int]) -> list[int]:
+def _large(shadow: PageTableShadow, space: int, blocks: Iterable[int]) -> list[int]:
     """The rights of each large leaf among `blocks`, each named by its first page: to split one takes a table."""
     ends = [_walk(shadow, space, block, LARGE_LEVEL) for block in blocks]
     return [
@@ -72,7 +72,7 @@ def _large(shadow: Reachability, space: int, blocks: Iterable[int]) -> list[int]
     ]
 
 
-def _walk(shadow: Reachability, space: int, page: int, level: int) -> tuple[int, int]:
+def _walk(shadow: PageTableShadow, space: int, page: int, level: int) -> tuple[int, int]:
     """(level, entry) where the walk for `page` ends: at `level`, or above it where no table follows."""
     rights, at = (DMA_RIGHTS, DMA_LEVELS) if space & DMA else (EPT_RIGHTS, EPT_LEVELS)
     table = shadow.roots[space] << PAGE_SHIFT

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.shadow.changes import Change
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 LONG_BOUND: Final = 6_000
 """For calls that are declared long."""
@@ -47,7 +47,7 @@ class Work(Oracle):
         "hang": "the host comes back from every op (reported by whoever runs the program, by the wall clock)",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._counter = scene.hypervisor.host.work
         self._calls = scene.calls
@@ -73,7 +73,7 @@ class Work(Oracle):
             text = f"{units} words or elements touched without a preemption point, bound {bound}"
             self.report("preemption", text)
 
-    def settled(self, change: Change) -> None:
+    def shadow_changed(self, change: Change) -> None:
         """Frames may have become the hypervisor's."""
         if change.frames and self.shadow.state_counts[HYPERVISOR] > self._heap_bound:
             live = self.shadow.state_counts[HYPERVISOR]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.framework.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 Cells = dict[Key, Value]
 NO_PORTS: Final[list[Any]] = [None] * PORTS_PER_BUCKET
@@ -57,7 +57,7 @@ class Deltas:
         "changes",
     )
 
-    def __init__(self, scene: Scene, shadow: Reachability, abstraction: Abstraction) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow, abstraction: Abstraction) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self._abstraction: Final = abstraction

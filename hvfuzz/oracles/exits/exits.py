@@ -23,7 +23,7 @@ from hvfuzz.oracles.framework.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 VMCALL: Final = ExitReason.VMCALL
 TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
@@ -55,7 +55,7 @@ class Exits(Oracle):
         "clock": "time never goes back, and where a clock is read too often, it goes on to the next window",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._vcpus: Final = scene.machine.vcpus
         self._calls: Final = scene.calls
@@ -118,7 +118,7 @@ class Exits(Oracle):
             self._ports.started()
             self._bystanders.ports = True
 
-    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
+    def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """A device reads or writes."""
         self._registers.reached(initiator, hpa, size, access)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.exits.device_models import Floppy, Models
     from hvfuzz.oracles.framework.scene import Scene
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 
 class PortIo:
@@ -23,7 +23,9 @@ class PortIo:
 
     __slots__ = ("_models", "_report", "_scene", "_shadow", "_uarts")
 
-    def __init__(self, scene: Scene, shadow: Reachability, models: Models, report: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, scene: Scene, shadow: PageTableShadow, models: Models, report: Callable[[str, str], None]
+    ) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self._models: Final = models

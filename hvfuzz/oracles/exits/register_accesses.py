@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.exits.bystanders import Bystanders
     from hvfuzz.oracles.exits.device_models import Models
     from hvfuzz.oracles.framework.scene import Scene
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 FINAL: Final = int(Qualification.FINAL)
 QUEUED: Final = (MMIO_BASE >> PAGE_SHIFT) + COALESCED
@@ -55,7 +55,7 @@ class Registers:
     def __init__(
         self,
         scene: Scene,
-        shadow: Reachability,
+        shadow: PageTableShadow,
         models: Models,
         bystanders: Bystanders,
         report: Callable[[str, str], None],

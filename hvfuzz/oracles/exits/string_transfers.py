@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
     from hvfuzz.oracles.exits.device_models import Floppy
-    from hvfuzz.oracles.framework.call_stack import Calls
+    from hvfuzz.oracles.framework.call_stack import CallStack
 
 FAULTS: Final = (Vector.GP, Vector.PF)
 
 
 def judge(
-    machine: Machine, calls: Calls, vcpu: VCpu, device: Uart | Floppy | None, port: int, expected: list[Any]
+    machine: Machine, calls: CallStack, vcpu: VCpu, device: Uart | Floppy | None, port: int, expected: list[Any]
 ) -> str:
     """What is wrong with the exit, in words; empty if nothing is.
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 _Index: TypeAlias = Mapping[Any, tuple[Any, ...]]
 
@@ -29,7 +29,7 @@ class Audit(Oracle):
     def audit(self) -> None:
         """Build a second shadow and compare."""
         followed = self.shadow
-        fresh = Reachability(self.scene)
+        fresh = PageTableShadow(self.scene)
         fresh.attach()
         self._compare("entries of tables", followed.entries, fresh.entries)
         self._compare("tables", followed.tables, fresh.tables)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hvfuzz.machine.machine import Machine
 
 RDI: Final = int(Reg.RDI)
-NOBODY: Final = -1
+NO_DOMAIN: Final = -1
 """In place of a domain."""
 NO_GVA: Final = -1
 """Address of a copy between frames that were validated as frames: it has none in the guest's address space."""
@@ -42,7 +42,7 @@ Touch = tuple[bool, int, int]
 """(write, hpa, size): bytes of frames that the contract names, by gfn, grant or device address."""
 
 
-class Ended(NamedTuple):
+class EndedCall(NamedTuple):
     """A call within a call, when it is over, or refused by dispatch; of an unknown number, that is NO_NUMBER."""
 
     number: int
@@ -50,7 +50,7 @@ class Ended(NamedTuple):
     result: int
 
 
-class Running:
+class RunningCall:
     """A hypercall between its start and its end. `declaration` is None for an unknown number.
 
     `args` is None if dispatch refused the call.
@@ -80,7 +80,7 @@ class Running:
 
     def __init__(
         self,
-        outer: Running | None,
+        outer: RunningCall | None,
         declaration: Declaration | None,
         args: Any,
         struct: list[Bytes],
@@ -117,14 +117,14 @@ class Running:
         """What it wrote to a frame is not what it read from one."""
         self.fresh: list[int] = []
         """Frames that it took from the free ones, in order."""
-        self.nested: tuple[Ended, ...] = ()
+        self.nested: tuple[EndedCall, ...] = ()
         self.begun = 0
         """Calls that began within it."""
         self.shut = False
         """Where it has to write could not be written when it began."""
 
 
-class Calls:
+class CallStack:
     """The stack of running calls; the innermost is `current`, and where no call runs, that is `idle`."""
 
     __snapshot_leaf__ = True
@@ -134,22 +134,22 @@ class Calls:
         "_read",
         "_work",
         "acting",
-        "alien",
         "applied",
         "copying",
         "current",
         "cycles",
+        "dma_or_foreign_access",
         "ended",
         "exiting",
+        "foreign_copy",
+        "guest_load",
         "idle",
+        "invalid_copy",
         "kinds",
         "left",
-        "loading",
         "own",
-        "reached",
         "since",
         "size",
-        "strayed",
         "worked",
     )
 
@@ -166,7 +166,7 @@ class Calls:
         """Owner and state of each frame."""
         self.own: Final = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in self._domains])
         """Domain -> owner and state of a frame that is its own."""
-        self.exiting: int = NOBODY
+        self.exiting: int = NO_DOMAIN
         """The domain whose exit is handled."""
         self.left: list[Any] = []
         """The registers with which it left, and what else an exit saves."""
@@ -178,19 +178,19 @@ class Calls:
         """Work of the host, at the last point where it could have been preempted."""
         self.ended: tuple[int, int] = (0, 0)
         """Status and result of the call that ended last: of those in one exit, the outermost."""
-        self.idle: Running = Running(None, None, None, [], 0, 0)
-        self.current: Running = self.idle
+        self.idle: RunningCall = RunningCall(None, None, None, [], 0, 0)
+        self.current: RunningCall = self.idle
         self.copying: tuple[int, int, int] | None = None
         """(gva, hpa, size) of a write that was announced: the bytes are there at the next moment."""
-        self.strayed: Listener = nothing
+        self.invalid_copy: Listener = nothing
         """Told of a copy at an address that no guest may name; told what `guest_copy` is told."""
-        self.alien: Listener = nothing
+        self.foreign_copy: Listener = nothing
         """Told of a copy from or to a frame that is not the domain's own, or beyond one; told the same."""
         self.worked = False
         """A step was applied, or an exit other than a call handled, in the present op."""
-        self.reached: Listener = nothing
+        self.dma_or_foreign_access: Listener = nothing
         """Told of an access by a device, or by a guest to what is not just a frame of its own."""
-        self.loading: Listener = nothing
+        self.guest_load: Listener = nothing
         """Told of a load by a guest."""
         self.applied = False
         """A step was applied since whoever looks at this looked last."""
@@ -204,14 +204,14 @@ class Calls:
         """No call runs, and nothing was copied."""
         self.abandon()
         self.applied = False
-        self.exiting = NOBODY
+        self.exiting = NO_DOMAIN
         self.acting = None
         self.worked = False
         self.ended = (0, 0)
 
     def abandon(self) -> None:
         """Whatever ran, and was copied outside of a call, is forgotten."""
-        self.idle = self.current = Running(None, None, None, [], 0, 0)
+        self.idle = self.current = RunningCall(None, None, None, [], 0, 0)
         self.copying = None
 
     def exit_started(self, vcpu: VCpu) -> None:
@@ -224,7 +224,7 @@ class Calls:
         self.cycles = self._clock.cycles
         self.idle.begun = 0
 
-    def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> Running:
+    def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> RunningCall:
         """A call begins."""
         if self.copying is not None:
             self.written()
@@ -237,11 +237,11 @@ class Calls:
         del reads[start:]
         outer.begun += 1
         version: int = self._domains[vcpu.domain].version
-        call = Running(outer, declaration, args, struct, self._clock.cycles, version)
+        call = RunningCall(outer, declaration, args, struct, self._clock.cycles, version)
         self.current = call
         return call
 
-    def pointer(self, call: Running) -> int:
+    def pointer(self, call: RunningCall) -> int:
         """Where the struct of a call is: in its register, or in the entry of the multicall that makes it."""
         outer = call.outer
         if outer is None or outer is self.idle:
@@ -262,7 +262,7 @@ class Calls:
         outer.mark = len(outer.reads)
         if outer is not self.idle:
             number = NO_NUMBER if call.declaration is None else call.declaration.number
-            outer.nested += (Ended(number, status, result),)
+            outer.nested += (EndedCall(number, status, result),)
         self.current = outer
 
     def step(self, step: Any) -> None:
@@ -301,27 +301,27 @@ class Calls:
         if gva == NO_GVA:
             self.current.touched.append((write, hpa, size))
         if (gva < HYPERVISOR_HOLE_END and gva + size > LOW_END) or gva + size > U64 + 1:
-            self.strayed(vcpu, gva, hpa, size, write)
+            self.invalid_copy(vcpu, gva, hpa, size, write)
         if (
             (hpa & PAGE_MASK) + size > PAGE_SIZE
             or not 0 <= hpa < self.size
             or self.kinds[hpa >> PAGE_SHIFT] not in self.own[vcpu.domain]
         ):
-            self.alien(vcpu, gva, hpa, size, write)
+            self.foreign_copy(vcpu, gva, hpa, size, write)
 
-    def accessed(self, initiator: Any, hpa: int, size: int, access: int) -> None:
+    def memory_access(self, initiator: Any, hpa: int, size: int, access: int) -> None:
         """A guest or a device is about to access memory: nearly always a guest, and a frame of its own."""
         if type(initiator) is not VCpu:
-            self.reached(initiator, hpa, size, access)
+            self.dma_or_foreign_access(initiator, hpa, size, access)
             return
         if (
             (hpa & PAGE_MASK) + size > PAGE_SIZE
             or hpa >= self.size
             or self.kinds[hpa >> PAGE_SHIFT] not in self.own[initiator.domain]
         ):
-            self.reached(initiator, hpa, size, access)
+            self.dma_or_foreign_access(initiator, hpa, size, access)
         if access == READ:
-            self.loading(initiator, hpa, size)
+            self.guest_load(initiator, hpa, size)
 
     def written(self) -> None:
         """Take note of the bytes of the last write, if they were not looked at yet."""

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 from hvfuzz.oracles.framework.scene import Scene
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 Rules: TypeAlias = Mapping[str, str]
 """What each rule demands, by the rule's name."""
@@ -53,7 +53,7 @@ class Oracle:
     shadowed: ClassVar[bool] = False
     """Whether the oracle reads the shadow, which then has to be kept up to date."""
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self.scene: Final = scene
         self.shadow: Final = shadow
 

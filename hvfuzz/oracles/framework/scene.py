@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
-from hvfuzz.oracles.framework.call_stack import Calls
+from hvfuzz.oracles.framework.call_stack import CallStack
 
 if TYPE_CHECKING:
     from hvfuzz.abi.boot import World
@@ -34,7 +34,7 @@ class Scene:
         self.words: Final = machine.memory.words
         self.frame_words: Final = hypervisor.frames.base >> 3
         """Index, among `words`, of the frame word of frame 0."""
-        self.calls: Final = Calls(machine, hypervisor)
+        self.calls: Final = CallStack(machine, hypervisor)
         self.report: Final = report
         """report(oracle, rule, message)"""
 

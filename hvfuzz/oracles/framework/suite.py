@@ -14,19 +14,19 @@ from hvfuzz.oracles.accounting.work import Work
 from hvfuzz.oracles.contract.specification import Specification
 from hvfuzz.oracles.exits.exits import Exits
 from hvfuzz.oracles.framework.audit import Audit
-from hvfuzz.oracles.framework.call_stack import NOBODY
+from hvfuzz.oracles.framework.call_stack import NO_DOMAIN
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.framework.listeners import OF_FRAMES, Listener, nothing, together
 from hvfuzz.oracles.framework.oracle import Oracle
 from hvfuzz.oracles.framework.scene import Scene
-from hvfuzz.oracles.host.access_log import Ledger
-from hvfuzz.oracles.host.flush_order import Order
-from hvfuzz.oracles.host.host_memory import HostMemoryOracle
+from hvfuzz.oracles.host.access_log import AccessLog
+from hvfuzz.oracles.host.flush_order import FlushOrder
+from hvfuzz.oracles.host.host_memory import HostMemory
 from hvfuzz.oracles.isolation.fetch import Fetch
 from hvfuzz.oracles.isolation.ownership import Ownership
 from hvfuzz.oracles.isolation.secrets import Secrets
 from hvfuzz.oracles.isolation.stale import Stale
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 if TYPE_CHECKING:
     from hvfuzz.abi.boot import World
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # In the order in which they act. The host's own faults come first: what follows from a fault is the lesser news.
 ORACLES: Final[tuple[type[Oracle], ...]] = (
-    HostMemoryOracle,
+    HostMemory,
     Fetch,
     Exits,
     Work,
@@ -104,15 +104,15 @@ class OracleSuite(Observer):
         self._operation = _BOOT
         scene = Scene(machine, hypervisor, world, self._report)
         self._calls: Final = scene.calls
-        self.reachability: Final = Reachability(scene)
+        self.shadow: Final = PageTableShadow(scene)
         self.oracles: Final[dict[str, Oracle]] = {}
         for oracle in ORACLES:
             if enabled is None or oracle.name in enabled:
-                self.oracles[oracle.name] = oracle(scene, self.reachability)
+                self.oracles[oracle.name] = oracle(scene, self.shadow)
         self._resets: Final = [each.reset for each in self.oracles.values() if type(each).reset is not Oracle.reset]
         # What there is to follow: most ops, and most calls, leave nothing.
         self._written: Final = machine.memory.written
-        self._refilled: Final = self.reachability.refilled
+        self._refilled: Final = self.shadow.refilled
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
         self._planted: Final = planted
         self._auditing = False
@@ -122,7 +122,7 @@ class OracleSuite(Observer):
         self._handle_exit: Final = hypervisor.handle_exit
         # Who looks at each access and each flush, but only in a run that is looked at closely.
         self._closer: Final = [
-            watcher(scene, self.reachability) for watcher in (Ledger, Order, Growth) if watcher.oracle in self.oracles
+            watcher(scene, self.shadow) for watcher in (AccessLog, FlushOrder, Growth) if watcher.oracle in self.oracles
         ]
         self._closely = False
         self._forwarded: Final = {
@@ -131,18 +131,18 @@ class OracleSuite(Observer):
         }
         self._forward()
         self._call_started = self._listeners("call_started")
-        self._copied = self._listeners("copied")
+        self._unusual_copies = self._listeners("unusual_copies")
         self._call_finished = self._listeners("call_finished")
-        self._settled = self._listeners("settled")
+        self._shadow_changed = self._listeners("shadow_changed")
         self._exit_started = self._listeners("exit_started")
         self._exit_finished = self._listeners("exit_finished")
         self._trap_started = self._listeners("trap_started")
         self._trap_finished = self._listeners("exit_finished", "trap_finished")
-        self._reentered = self._listeners("reentered")
-        self._calls.strayed = self._listeners("strayed")
-        self._calls.alien = self._listeners("alien")
-        self._calls.reached = self._listeners("reached")
-        self._calls.loading = self._listeners("loading")
+        self._reentrant_exit = self._listeners("reentrant_exit")
+        self._calls.invalid_copy = self._listeners("invalid_copy")
+        self._calls.foreign_copy = self._listeners("foreign_copy")
+        self._calls.dma_or_foreign_access = self._listeners("dma_or_foreign_access")
+        self._calls.guest_load = self._listeners("guest_load")
         self._op_started = self._listeners("op_started")
         self._op_finished = {closely: self._listeners("op_finished", closely=closely) for closely in (False, True)}
 
@@ -187,7 +187,7 @@ class OracleSuite(Observer):
             listener for watcher in watchers for each in moments if (listener := self._listener(watcher, each))
         ]
         if moment == "host_access" and not listeners and self._shadowed:
-            listeners = [self.reachability.host_access]
+            listeners = [self.shadow.host_access]
         if hasattr(Observer, moment):
             listeners += [listener for observer in self._observers if (listener := self._listener(observer, moment))]
         return together(moment, listeners)
@@ -209,11 +209,11 @@ class OracleSuite(Observer):
         """Start to watch the machine as it is now: this state is the base that `reset` returns to."""
         self.machine.memory.written.clear()
         if self._shadowed:
-            self.reachability.attach()
+            self.shadow.attach()
         for oracle in self.oracles.values():
             oracle.attach()
         self._listen()
-        accessed = self._listeners("accessed")
+        accessed = self._listeners("memory_access")
         self.machine.access_observer = None if accessed is nothing else accessed
 
     def reset(self) -> None:
@@ -227,7 +227,7 @@ class OracleSuite(Observer):
         self._handling = False
         self._calls.reset()
         if self._shadowed:
-            self.reachability.reset()
+            self.shadow.reset()
         for reset in self._resets:
             reset()
         for watcher in self._closer:
@@ -243,14 +243,14 @@ class OracleSuite(Observer):
         self._op = index
         self._operation = operation
         self._calls.acting = acting
-        self._calls.exiting = NOBODY  # Whatever became of the last exit.
+        self._calls.exiting = NO_DOMAIN  # Whatever became of the last exit.
         self._op_started()
 
     def op_finished(self) -> None:
         """The op, and what raced with it, is done."""
         if not self._dead:
             try:
-                if self._written or self._refilled or self._calls.applied or self.reachability.stored:
+                if self._written or self._refilled or self._calls.applied or self.shadow.stored:
                     self._settle()
                 self._op_finished[self._closely]()
             except Exception as error:
@@ -291,7 +291,7 @@ class OracleSuite(Observer):
     def handle_exit(self, vcpu: VCpu) -> None:
         """Let the hypervisor handle an exit of `vcpu`, watched."""
         if self._handling:
-            self._reentered(vcpu)
+            self._reentrant_exit(vcpu)
         self._handling = True
         self._exit_started(vcpu)
         if vcpu.vmcs.reason is VMCALL:
@@ -301,7 +301,7 @@ class OracleSuite(Observer):
             self._trap_started(vcpu)
             self._handle_exit(vcpu)
             self._trap_finished(vcpu)
-        self._calls.exiting = NOBODY
+        self._calls.exiting = NO_DOMAIN
         self._handling = False
 
     def host_exception(self, fault: Exception) -> None:
@@ -329,7 +329,7 @@ class OracleSuite(Observer):
         calls = self._calls
         if calls.copying is not None:
             calls.written()
-        if self._shadowed and (self._written or self._refilled or calls.applied or self.reachability.stored):
+        if self._shadowed and (self._written or self._refilled or calls.applied or self.shadow.stored):
             self._settle()
         call = calls.current
         struct = call.struct
@@ -341,16 +341,16 @@ class OracleSuite(Observer):
             or len(struct) != STRUCT_PIECES
             or struct[0][0] + len(struct[0][1]) != struct[1][0]
         ):
-            self._copied(vcpu, declaration, args)
+            self._unusual_copies(vcpu, declaration, args)
         self._call_finished(vcpu, declaration, args, status, result, reason)
         calls.finished(status, result)
 
     def _settle(self) -> None:
         """Bring the shadow of the tables up to date, and let the oracles look at what changed."""
         if self._shadowed:
-            change = self.reachability.update()
+            change = self.shadow.update()
             if change is not None:
-                self._settled(change)
+                self._shadow_changed(change)
 
     def _report(self, oracle: str, rule: str, message: str) -> None:
         """Keep the first finding of each identity; a call within an op is what the finding is named after."""

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.oracles.framework.call_stack import NOBODY
+from hvfuzz.oracles.framework.call_stack import NO_DOMAIN
 from hvfuzz.oracles.host.hooked_hardware import HookedWords, hooked_memory
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.framework.scene import Scene
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 NOT_THE_HOST: Final = ("hvfuzz.machine.", "hvfuzz.oracles.", "hvfuzz.guest.", "hvfuzz.targets.")
 """Where code is that is not the hypervisor's."""
@@ -33,14 +33,14 @@ KEPT: Final = 2
 NOTHING: Final = (0, 0, False, False)
 
 
-class Ledger:
+class AccessLog:
     """Hooks the memory of one machine. Its rule is one of the oracle `host_memory`."""
 
     __snapshot_leaf__ = True
     __slots__ = ("_announced", "_calls", "_hooked", "_memory", "_scene")
     oracle = "host_memory"
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
         self._memory: Final = scene.machine.memory
         self._calls: Final = scene.calls
@@ -74,7 +74,7 @@ class Ledger:
 
     def _judge(self, hpa: int, size: int, write: bool) -> None:
         """An access is about to be made, by whoever called the method that called this."""
-        if self._calls.exiting == NOBODY or not size:
+        if self._calls.exiting == NO_DOMAIN or not size:
             return
         if sys._getframe(2).f_globals.get("__name__", "").startswith(NOT_THE_HOST):
             return

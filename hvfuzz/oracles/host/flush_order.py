@@ -14,25 +14,25 @@ from hvfuzz.hypervisor.memory.table_tree import FOREIGN
 from hvfuzz.machine.addresses import PAGE_SHIFT, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.vtd.unit import Iommu
-from hvfuzz.oracles.framework.call_stack import NOBODY, TABLE
+from hvfuzz.oracles.framework.call_stack import NO_DOMAIN, TABLE
 from hvfuzz.oracles.host.hooked_hardware import EVERYTHING, hooked_caches
 from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_RIGHTS, EPT_RIGHTS, LARGE, Table, is_link, name_of
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.framework.scene import Scene
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 STATE_FIELD: Final = 0xFF00
 
 
-class Order:
+class FlushOrder:
     """Hooks the caches of one machine. Its rules are rules of the oracle `stale`."""
 
     __snapshot_leaf__ = True
     __slots__ = ("_counted", "_flushed", "_hooked", "_iommu", "_last", "_now", "_old", "_scene", "_shadow", "_tlb")
     oracle = "stale"
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self._tlb: Final = scene.machine.tlb
@@ -82,7 +82,7 @@ class Order:
 
     def _space_of(self, root: int) -> int:
         """The space that the EPT at `root` translates for."""
-        return next((space for space, hfn in self._shadow.roots.items() if hfn << PAGE_SHIFT == root), NOBODY)
+        return next((space for space, hfn in self._shadow.roots.items() if hfn << PAGE_SHIFT == root), NO_DOMAIN)
 
     def _flush(self, space: int, page: int) -> None:
         self._now += 1

@@ -25,8 +25,8 @@ from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.call_stack import Running
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.framework.call_stack import RunningCall
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 FREE = int(FrameState.FREE)
 HYPERVISOR = int(FrameState.HYPERVISOR)
@@ -41,7 +41,7 @@ OUTSIDE_HEADER: Final = PAGE_MASK & ~(HEAP_HEADER - 1)
 """Bits of an address that are all clear in the header of a heap page."""
 
 
-class HostMemoryOracle(Oracle):
+class HostMemory(Oracle):
     """No host access outside what the hypervisor owns or validated; no exception leaves host context."""
 
     name = "host_memory"
@@ -61,7 +61,7 @@ class HostMemoryOracle(Oracle):
         "exception": "no exception of another kind leaves host context (the rule is followed by its type)",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._memory = memory = scene.machine.memory
         self._frames = memory.frames
@@ -212,7 +212,7 @@ class HostMemoryOracle(Oracle):
         if self._pending:
             self._settle()
 
-    def _check_fresh(self, call: Running) -> None:
+    def _check_fresh(self, call: RunningCall) -> None:
         """Pages that are a domain's now must be as they were when they were allocated; `secrets` looks at them then."""
         for hfn in self._dirty.intersection(call.fresh):
             # The call itself may write there, and pages of the hypervisor's have headers.
@@ -229,7 +229,7 @@ class HostMemoryOracle(Oracle):
                 self.report("guest", f"all was written, and not to free it, in {self.scene.describe(hfn)}")
         self._pending.clear()
 
-    def strayed(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+    def invalid_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """A copy on behalf of a guest is about to be made, at an address that no guest may name."""
         if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
             way = "to" if write else "from"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Mapping
     from hvfuzz.oracles.framework.scene import Scene
     from hvfuzz.oracles.shadow.changes import Leaf
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 RESERVED: Final = FrameState.RESERVED << 8
 OWNED_OR_SHARED: Final = (FrameState.OWNED << 8, FrameState.SHARED << 8)
@@ -27,12 +27,12 @@ def is_owned(word: int) -> bool:
     return word & 0xFF00 in OWNED_OR_SHARED
 
 
-class Titles:
+class Entitlements:
     """Says, of one machine, who may touch what. A space is a domain's number, with `DMA` for its devices."""
 
     __slots__ = ("_scene", "_shadow", "reserved")
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self.reserved: Final = [

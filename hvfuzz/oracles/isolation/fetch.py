@@ -25,7 +25,7 @@ from hvfuzz.oracles.shadow.guest_walk import arrivals
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CPL: Final = int(Saved.CPL)
 RDI: Final = int(Reg.RDI)
@@ -55,7 +55,7 @@ class Fetch(Oracle):
         "re-entrancy": "no exit is handled within the handling of another",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._privileged = tuple(config.privileged for config in scene.world.domains)
         self._calls = scene.calls
@@ -63,7 +63,7 @@ class Fetch(Oracle):
 
     # Exits.
 
-    def reentered(self, vcpu: VCpu) -> None:
+    def reentrant_exit(self, vcpu: VCpu) -> None:
         """An exit is to be handled while another one is."""
         self.report("re-entrancy", f"exit of vCPU {vcpu.index} of dom{vcpu.domain} while the last one is handled")
 
@@ -113,7 +113,7 @@ class Fetch(Oracle):
         asked = [(number, pointer) for number, pointer, _, _ in entries if number != MULTICALL]
         return asked[outer.begun - 1] if outer.begun <= len(asked) else (-1, -1)
 
-    def copied(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
+    def unusual_copies(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Judge what the call fetched."""
         call = self.scene.calls.current
         self._judge([(gva, len(data)) for gva, data in call.struct + call.reads], declaration, args)
@@ -164,13 +164,13 @@ class Fetch(Oracle):
         writes = self.scene.calls.current.writes
         return bool(writes) and writes[-1][0] + len(writes[-1][1]) == gva
 
-    def alien(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+    def foreign_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """A copy is about to be made that is not just within a frame of the domain's own."""
         if gva != NO_GVA and (gva & PAGE_MASK) + size > PAGE_SIZE and valid_range(gva, size):
             way = "to" if write else "from"
             self.report("crossing", f"{size} bytes {way} gva {gva:#x} of dom{vcpu.domain} in one go, at {hpa:#x}")
 
-    def strayed(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+    def invalid_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """A copy is about to be made at an address that no guest may name."""
         way = "to" if write else "from"
         self.report("unvalidated", f"{size} bytes {way} gva {gva:#x} on behalf of dom{vcpu.domain}")

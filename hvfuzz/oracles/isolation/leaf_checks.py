@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, device_at
-from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, Titles, is_owned
+from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, Entitlements, is_owned
 from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, OWNER_AND_STATE, Leaf, malformation, name_of, sides_of
 from hvfuzz.oracles.shadow.table_trees import LEAF_BITS
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Mapping
     from hvfuzz.oracles.framework.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change, Table
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 TABLE: Final = FrameState.TABLE << 8
 RULE_OF_STATE: Final[dict[int, str]] = {
@@ -33,15 +33,17 @@ RULE_OF_STATE: Final[dict[int, str]] = {
 }
 
 
-class Leaves:
+class LeafChecks:
     """Judges the leaves, tables and entries of one machine. `report` is the oracle's."""
 
-    __slots__ = ("_own", "_report", "_scene", "_shadow", "_titles")
+    __slots__ = ("_entitlements", "_own", "_report", "_scene", "_shadow")
 
-    def __init__(self, scene: Scene, shadow: Reachability, titles: Titles, report: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, scene: Scene, shadow: PageTableShadow, entitlements: Entitlements, report: Callable[[str, str], None]
+    ) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
-        self._titles: Final = titles
+        self._entitlements: Final = entitlements
         self._report: Final = report
         self._own: Final = scene.calls.own
 
@@ -114,7 +116,7 @@ class Leaves:
         scene = self._scene
         if hfn >= scene.machine.memory.frames:
             if device_at(scene.machine, hfn << PAGE_SHIFT) is not None:
-                if leaf.space & DMA and self._titles.has_registers(leaf.space & ~DMA, hfn):
+                if leaf.space & DMA and self._entitlements.has_registers(leaf.space & ~DMA, hfn):
                     return False
                 text = f"the registers of device {hfn - (REGISTERS_BASE >> PAGE_SHIFT)}"
                 self._report("registers", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
@@ -126,14 +128,14 @@ class Leaves:
         if kind in OWNED_OR_SHARED:
             if word & 0xFF == leaf.space & 0xFF:
                 return False
-            rights = self._titles.granted(leaf, hfn, word & 0xFF)
+            rights = self._entitlements.granted(leaf, hfn, word & 0xFF)
             if rights is not None:
                 if leaf.rights & ~rights:
                     text = f"rights {leaf.rights} where the grant gives {rights}"
                     self._report("rights", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
                     return True
                 return False
-        if leaf.space & DMA and leaf.page == hfn and self._titles.keeps(leaf.space & ~DMA, hfn):
+        if leaf.space & DMA and leaf.page == hfn and self._entitlements.keeps(leaf.space & ~DMA, hfn):
             return False
         rule = RULE_OF_STATE.get(kind >> 8, "free")
         self._report(rule, f"{name_of(leaf.space)} reach {scene.describe(hfn)} at page {leaf.page:#x}")

@@ -17,13 +17,13 @@ from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu.ept import eptp_of
 from hvfuzz.machine.vtd.legacy_mode import context_entry
 from hvfuzz.oracles.exits.emulation import is_shutdown
-from hvfuzz.oracles.framework.call_stack import NOBODY
+from hvfuzz.oracles.framework.call_stack import NO_DOMAIN
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.framework.scene import Scene
-from hvfuzz.oracles.isolation.entitlements import Titles
-from hvfuzz.oracles.isolation.leaf_checks import Leaves
+from hvfuzz.oracles.isolation.entitlements import Entitlements
+from hvfuzz.oracles.isolation.leaf_checks import LeafChecks
 from hvfuzz.oracles.shadow.changes import DMA, DMA_LEVELS, context_of, name_of
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.shadow.changes import Change
@@ -60,15 +60,15 @@ class Ownership(Oracle):
         "copy": "the hypervisor copies, on behalf of a domain, only from and to frames that the domain may touch",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._calls = scene.calls
         self._size = scene.calls.size
         self._kinds = scene.calls.kinds
         self._own = scene.calls.own
         self._vcpus = scene.machine.vcpus
-        self._titles = Titles(scene, shadow)
-        self._leaves = Leaves(scene, shadow, self._titles, self.report)
+        self._entitlements = Entitlements(scene, shadow)
+        self._leaf_checks = LeafChecks(scene, shadow, self._entitlements, self.report)
         self._pointers: list[int] = []
         """The EPT pointer of each vCPU, as it should always be."""
 
@@ -78,32 +78,32 @@ class Ownership(Oracle):
 
     # The tables.
 
-    def settled(self, change: Change) -> None:
+    def shadow_changed(self, change: Change) -> None:
         """Check the leaves, tables and contexts that this change concerns."""
         # Most changes are small, and of one kind: each kind is looked for before anything is made ready for it.
         if change.added:
-            self._leaves.check_leaves(change.added)
+            self._leaf_checks.check_leaves(change.added)
         if change.frames:
-            self._leaves.check_users(change)
+            self._leaf_checks.check_users(change)
         if change.tables or change.misplaced:
             for hfn in change.linked:
-                self._leaves.check_table(hfn)
+                self._leaf_checks.check_table(hfn)
             for table, hfn, why in change.misplaced:
-                self._leaves.report_misplaced(table, hfn, why)
+                self._leaf_checks.report_misplaced(table, hfn, why)
         for number, _, mapping, _ in change.handles:
             if mapping is not None:
-                self._leaves.check_sides(number, mapping)
+                self._leaf_checks.check_sides(number, mapping)
         for number, ref, old_entry, entry in change.entries:
             if old_entry is not None and (entry is None or entry[:PINS] != old_entry[:PINS]):
-                self._leaves.check_granted(number, ref)
+                self._leaf_checks.check_granted(number, ref)
         for bdf in change.contexts:
             self.check_context(bdf)
         if change.contexts:
-            self._leaves.check_registers()
-        if self._titles.reserved and (change.contexts or change.removed or change.added):
+            self._leaf_checks.check_registers()
+        if self._entitlements.reserved and (change.contexts or change.removed or change.added):
             self._check_reserved()
         for word in change.malformed:
-            self._leaves.check_entry(word)
+            self._leaf_checks.check_entry(word)
         if list(map(_eptp, self._vcpus)) != self._pointers:
             self._check_pointers()
 
@@ -116,7 +116,7 @@ class Ownership(Oracle):
 
     def _check_reserved(self) -> None:
         """What firmware keeps for a device must be mapped for the domain that has the device, and for no other."""
-        for bdf, first, pages in self._titles.reserved:
+        for bdf, first, pages in self._entitlements.reserved:
             owner = self.shadow.device_domain(bdf)
             for page in range(first, first + pages):
                 for domain in self.shadow.domains:
@@ -139,14 +139,14 @@ class Ownership(Oracle):
 
     # The act.
 
-    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
+    def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """An access by a device, or to what is not plainly the guest's, is about to be made."""
         if isinstance(initiator, VCpu):
             space = initiator.domain
         else:
             owner = self.shadow.device_domain(initiator.bdf)  # type: ignore[attr-defined]
             exiting = self._calls.exiting
-            if owner not in (exiting, NOBODY) and exiting != NOBODY:
+            if owner not in (exiting, NO_DOMAIN) and exiting != NO_DOMAIN:
                 self.report("initiator", f"a device of dom{owner} works in an exit of dom{exiting}")
             space = owner | DMA
         hfn = hpa >> PAGE_SHIFT
@@ -161,8 +161,10 @@ class Ownership(Oracle):
         """Check one frame that is accessed."""
         if space < 0:
             self.report("access", f"a device of nobody accesses {self.scene.describe(hfn)}")
-        elif not self._titles.owns(space & 0xFF, hfn) and not self._titles.may(space, hfn, access):
-            if space & DMA and (self._titles.keeps(space & ~DMA, hfn) or self._titles.has_registers(space & ~DMA, hfn)):
+        elif not self._entitlements.owns(space & 0xFF, hfn) and not self._entitlements.may(space, hfn, access):
+            if space & DMA and (
+                self._entitlements.keeps(space & ~DMA, hfn) or self._entitlements.has_registers(space & ~DMA, hfn)
+            ):
                 return
             self.report("access", f"{name_of(space)} access {self.scene.describe(hfn)}")
 
@@ -177,7 +179,7 @@ class Ownership(Oracle):
             if self.shadow.device_domain(self.scene.machine.devices[number].bdf) != vcpu.domain:
                 self.report("mmio", f"an access by dom{vcpu.domain} to the registers of device {number} is emulated")
 
-    def alien(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+    def foreign_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """The hypervisor is about to copy on behalf of `vcpu`, and not just within a frame of its domain's own."""
         if (hpa & PAGE_MASK) + size > PAGE_SIZE:
             self._copied(vcpu.domain, hpa + size - 1 >> PAGE_SHIFT, write)
@@ -186,8 +188,12 @@ class Ownership(Oracle):
     def _copied(self, number: int, hfn: int, write: bool) -> None:
         """Check one frame that is copied from or to."""
         access = WRITE if write else READ
-        titles = self._titles
-        if titles.owns(number, hfn) or titles.may(number, hfn, access) or titles.may_copy(number, hfn, access):
+        entitlements = self._entitlements
+        if (
+            entitlements.owns(number, hfn)
+            or entitlements.may(number, hfn, access)
+            or entitlements.may_copy(number, hfn, access)
+        ):
             return
         way = "to" if write else "from"
         self.report("copy", f"on behalf of dom{number}, {way} {self.scene.describe(hfn)}")
@@ -197,7 +203,7 @@ class Ownership(Oracle):
     def audit(self) -> None:
         """Check every leaf, table and context entry that there is."""
         shadow = self.shadow
-        self._leaves.audit()
+        self._leaf_checks.audit()
         for bdf in sorted(shadow.contexts):
             self.check_context(bdf)
         iommu = self.scene.machine.iommu

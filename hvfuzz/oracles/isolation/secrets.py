@@ -22,7 +22,7 @@ from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.shadow.changes import Change
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 HEAP: Final = -1
 """In place of a domain: the hypervisor's."""
@@ -50,7 +50,7 @@ class Secrets(Oracle):
         "device": "a device that changes hands is as after power-on: nothing of its last user is left",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._canaries: ShadowMap[int, int] = ShadowMap()
         """Secret word -> the domain whose it is, or HEAP."""
@@ -113,7 +113,7 @@ class Secrets(Oracle):
 
     # What a guest sees.
 
-    def loading(self, vcpu: VCpu, hpa: int, size: int) -> None:
+    def guest_load(self, vcpu: VCpu, hpa: int, size: int) -> None:
         """A guest is about to load: look at the words that it will get."""
         word = hpa >> 3
         last = (hpa + size - 1) >> 3
@@ -148,7 +148,7 @@ class Secrets(Oracle):
                 self.report("register", f"dom{vcpu.domain} finds a secret of {_name(owner)} in {name}")
                 return
 
-    def copied(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
+    def unusual_copies(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Look at what was copied."""
         call = self.scene.calls.current
         for _, data in call.writes:
@@ -196,7 +196,7 @@ class Secrets(Oracle):
                 return
         self.report("residue", f"fresh {self.scene.describe(hfn)} is not zero")
 
-    def settled(self, change: Change) -> None:
+    def shadow_changed(self, change: Change) -> None:
         """Frames changed owner, or grants changed."""
         values = self.shadow.frames.values
         fresh, fresh_blocks = self._fresh, self._fresh_blocks

@@ -29,7 +29,7 @@ from hvfuzz.oracles.shadow.changes import (
     name_of,
 )
 from hvfuzz.oracles.shadow.guest_walk import ept_table
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 if TYPE_CHECKING:
     from hvfuzz.machine.mmu.paging_cache import CombinedTable, CombinedTableKey
@@ -53,7 +53,7 @@ class Stale(Oracle):
         "context": "a cached context entry goes when the entry in memory changes",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._cached: frozenset[int] = frozenset()
         self._when = NOTHING_CACHED
@@ -152,7 +152,7 @@ class Stale(Oracle):
 
     # A leaf goes.
 
-    def settled(self, change: Change) -> None:
+    def shadow_changed(self, change: Change) -> None:
         """No cache may hold what these leaves and context entries gave."""
         tlb, iommu = self.scene.machine.tlb, self.scene.machine.iommu
         if change.removed and (tlb.combined or tlb.guest_physical or iommu.iotlb or tlb.structures.combined):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.framework.scene import Scene
 
 
-class Reachability(Trees):
+class PageTableShadow(Trees):
     """The shadow of one machine. `attach` reads everything; from then on `update` follows, and `reset` goes back."""
 
     __slots__ = (

@@ -22,7 +22,7 @@ from hvfuzz.hypervisor.memory.stage2 import Stage2
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.framework.listeners import nothing, together
 from hvfuzz.oracles.framework.suite import NAMES, ORACLES, OracleSuite
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CATALOGUE = catalogue(ABI)
 LOAD = "load(dom1, gva=0xffff880000050000, size=8)"
@@ -138,7 +138,7 @@ def test_reset_returns_to_the_base(rig: Any, number: int) -> None:
     rig.perform(program(number))
     rig.poke(rig.word(rig.frame(2, 0x60)), 0xFF)
     rig.restore()
-    fresh = Reachability(rig.shadow.scene)
+    fresh = PageTableShadow(rig.shadow.scene)
     fresh.attach()
     for name in ("entries", "tables", "populations", "leaves", "large", "contexts", "sides", "grants", "handles"):
         assert getattr(rig.shadow, name) == getattr(fresh, name)
@@ -178,7 +178,7 @@ def test_an_oracle_that_fails(rig: Any, monkeypatch: pytest.MonkeyPatch, broken:
     found = rig.rules
     oracle: dict[str, Any] = {"__name__": "hvfuzz.oracles.fake"}
     exec("def fail(*_):\n    raise KeyError('ours')", oracle)
-    monkeypatch.setattr(rig.suite, "_settled", oracle["fail"])
+    monkeypatch.setattr(rig.suite, "_shadow_changed", oracle["fail"])
     actions: tuple[Callable[[], object], ...] = (
         lambda: rig.run("memory.populate(dom1, first=0x1f0, count=1)"),
         lambda: rig.poke(rig.word(rig.frame(1, 0x51)), 0xFF),

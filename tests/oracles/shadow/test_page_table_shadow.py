@@ -11,10 +11,10 @@ from hvfuzz.hypervisor.memory.table_tree import POISON
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.mmu.ept import LARGE
 from hvfuzz.oracles.shadow.changes import DMA
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 
-def assert_same(followed: Reachability, fresh: Reachability) -> None:
+def assert_same(followed: PageTableShadow, fresh: PageTableShadow) -> None:
     fresh.attach()
     for name in ("entries", "tables", "populations", "contexts"):
         assert getattr(followed, name) == getattr(fresh, name), name
@@ -34,7 +34,7 @@ class Editor:
     def __init__(self, rig: Any, rng: Random) -> None:
         self.rig = rig
         self.rng = rng
-        self.shadow: Reachability = rig.shadow
+        self.shadow: PageTableShadow = rig.shadow
         self.loose: list[int] = [rig.frame(0, gfn) for gfn in range(0x30, 0x38)]
         """Pages that are no tables at present."""
 
@@ -150,6 +150,6 @@ def test_following_is_reading(rigs: Any, seed: int, watched_by_host_memory: bool
         for _ in range(rng.randrange(1, 6)):
             editor.edit()
         rig.shadow.update()
-        assert_same(rig.shadow, Reachability(rig.shadow.scene))
+        assert_same(rig.shadow, PageTableShadow(rig.shadow.scene))
     rig.restore()
-    assert_same(rig.shadow, Reachability(rig.shadow.scene))
+    assert_same(rig.shadow, PageTableShadow(rig.shadow.scene))

@@ -15,7 +15,7 @@ from hvfuzz.oracles.shadow.changes import LARGE_LEVEL, name_of
 if TYPE_CHECKING:
     from hvfuzz.oracles.framework.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change, Leaf
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 FREE: Final = int(FrameState.FREE)
 POOL: Final = int(FrameState.POOL)
@@ -23,12 +23,12 @@ WHOLE: Final = (1 << LARGE_FRAMES) - 1
 """A block of which each frame is free, in the allocator's bit map."""
 
 
-class Pools:
+class PoolChecks:
     """Judges the pools, tables and the allocator of one machine. `report` is the oracle's."""
 
     __slots__ = ("_base", "_pages", "_report", "_scene", "_shadow", "known", "live")
 
-    def __init__(self, scene: Scene, shadow: Reachability, report: Callable[[str, str], None]) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow, report: Callable[[str, str], None]) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self._report: Final = report
