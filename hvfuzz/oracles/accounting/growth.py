@@ -15,7 +15,7 @@ from hvfuzz.abi.boot import DEVICES, WORLDS
 from hvfuzz.abi.limits import CONSOLE, PORTS_PER_BUCKET
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CONTAINERS: Final = (list, dict, set, deque, bytearray)

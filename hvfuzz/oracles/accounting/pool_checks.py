@@ -13,7 +13,7 @@ from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
 from hvfuzz.oracles.shadow.changes import LARGE_LEVEL, name_of
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change, Leaf
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 

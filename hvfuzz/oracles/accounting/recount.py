@@ -13,7 +13,7 @@ from hvfuzz.oracles.accounting.pool_checks import PoolChecks
 from hvfuzz.oracles.accounting.refcounts import UNUSED, RefCounts
 from hvfuzz.oracles.accounting.table_demand import tables_needed
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.framework.scene import Scene
+from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, name_of, sides_of
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 

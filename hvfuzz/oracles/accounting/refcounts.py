@@ -16,7 +16,7 @@ from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Grant, Mapping
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 

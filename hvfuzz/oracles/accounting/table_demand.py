@@ -20,7 +20,7 @@ from hvfuzz.oracles.shadow.changes import (
 )
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.call_stack import Bytes
+    from hvfuzz.oracles.scene.running_call import Bytes
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 UNKNOWN: Final = 1 << 63

@@ -15,7 +15,7 @@ from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.accounting.growth import UART_LIMIT
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.framework.scene import Scene
+from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration

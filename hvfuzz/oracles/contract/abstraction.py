@@ -33,7 +33,7 @@ from hvfuzz.oracles.shadow.changes import DMA, Leaf
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 FREE: Final = int(FrameState.FREE)
 OWNED: Final = int(FrameState.OWNED)

@@ -15,8 +15,8 @@ from hvfuzz.oracles.shadow.guest_walk import leads
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.call_stack import RunningCall
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.running_call import RunningCall
+    from hvfuzz.oracles.scene.scene import Scene
 
 FAULT: Final = Status.FAULT
 KNOWN: Final = 4096

@@ -20,7 +20,7 @@ from hvfuzz.oracles.shadow.changes import DMA, LARGE_LEVEL, differences
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Bucket, Domain
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 

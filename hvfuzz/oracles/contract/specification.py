@@ -47,7 +47,7 @@ from hvfuzz.oracles.contract.spec.platform.timer import PORT, WIDTH, TimerModel,
 from hvfuzz.oracles.exits.emulation import is_shutdown, reads_clock
 from hvfuzz.oracles.exits.local_apics import Apics
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.framework.scene import Scene
+from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.shadow.changes import Change

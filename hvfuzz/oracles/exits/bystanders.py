@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from hvfuzz.hypervisor.devices.uart import Uart
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 _VCPU: Final = attrgetter("eptp", "vpid", "cr3", "cpl", "pending_fault", "regs")
 """What only a vCPU's own instructions change; the first two, not even these. Looked at often: hence no more of it."""

@@ -16,7 +16,7 @@ from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE
 from hvfuzz.oracles.contract.spec.platform.timer import TimerModel
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 FIFO_SIZE: Final = 32
 DOR, MSR, DATA = 2, 4, 5

@@ -20,7 +20,7 @@ from hvfuzz.oracles.exits.local_apics import END, FIRST_MSR, Apics
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CPUID: Final = ExitReason.CPUID

@@ -19,7 +19,7 @@ from hvfuzz.oracles.exits.emulation import Emulation
 from hvfuzz.oracles.exits.port_accesses import PortIo
 from hvfuzz.oracles.exits.register_accesses import Registers
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.framework.scene import Scene
+from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu

@@ -14,7 +14,7 @@ from hvfuzz.oracles.exits import string_transfers
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.exits.device_models import Floppy, Models
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 

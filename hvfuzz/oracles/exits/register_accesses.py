@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.exits.bystanders import Bystanders
     from hvfuzz.oracles.exits.device_models import Models
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 FINAL: Final = int(Qualification.FINAL)

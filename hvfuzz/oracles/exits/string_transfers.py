@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
     from hvfuzz.oracles.exits.device_models import Floppy
-    from hvfuzz.oracles.framework.call_stack import CallStack
+    from hvfuzz.oracles.scene.call_stack import CallStack
 
 FAULTS: Final = (Vector.GP, Vector.PF)
 

@@ -17,7 +17,7 @@ from hvfuzz.machine.devices.virtio.virtqueue import QUEUE_WORDS
 from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 DESCRIPTOR: Final = Struct("<QIHH")

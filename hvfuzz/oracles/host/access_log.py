@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.oracles.framework.call_stack import NO_DOMAIN
 from hvfuzz.oracles.host.hooked_hardware import HookedWords, hooked_memory
+from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 NOT_THE_HOST: Final = ("hvfuzz.machine.", "hvfuzz.oracles.", "hvfuzz.guest.", "hvfuzz.targets.")

@@ -14,12 +14,12 @@ from hvfuzz.hypervisor.memory.table_tree import FOREIGN
 from hvfuzz.machine.addresses import PAGE_SHIFT, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.vtd.unit import Iommu
-from hvfuzz.oracles.framework.call_stack import NO_DOMAIN, TABLE
 from hvfuzz.oracles.host.hooked_hardware import EVERYTHING, hooked_caches
+from hvfuzz.oracles.scene.call_stack import NO_DOMAIN, TABLE
 from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_RIGHTS, EPT_RIGHTS, LARGE, Table, is_link, name_of
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 STATE_FIELD: Final = 0xFF00
@@ -69,7 +69,7 @@ class FlushOrder:
         if self._counted is not None:
             self._check_pins(*self._counted)
             self._counted = None
-        if not write or size != WORD or not 0 <= hpa < self._scene.calls.size:
+        if not write or size != WORD or not 0 <= hpa < self._scene.memory_size:
             return
         word = hpa >> 3
         hfn = word - self._scene.frame_words

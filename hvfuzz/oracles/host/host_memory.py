@@ -20,12 +20,12 @@ from hvfuzz.hypervisor.memory.table_tree import POISON
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.framework.scene import Scene
+from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.call_stack import RunningCall
+    from hvfuzz.oracles.scene.running_call import RunningCall
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 FREE = int(FrameState.FREE)

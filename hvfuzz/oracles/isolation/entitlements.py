@@ -14,7 +14,7 @@ from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Mapping
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.changes import Leaf
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 

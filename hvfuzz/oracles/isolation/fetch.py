@@ -18,9 +18,9 @@ from hvfuzz.machine.cpu.vmcs import RAX, Reg, Saved
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.oracles.contract.spec import BY_NAME, valid_range
-from hvfuzz.oracles.framework.call_stack import NO_GVA, Bytes
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.framework.scene import Scene
+from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes
+from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.guest_walk import arrivals
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hvfuzz.oracles.shadow.table_trees import LEAF_BITS
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Mapping
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change, Table
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
@@ -45,7 +45,7 @@ class LeafChecks:
         self._shadow: Final = shadow
         self._entitlements: Final = entitlements
         self._report: Final = report
-        self._own: Final = scene.calls.own
+        self._own: Final = scene.own_frame
 
     def check_leaves(self, leaves: Iterable[Leaf]) -> None:
         """Check leaves, few or many."""

@@ -17,11 +17,11 @@ from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu.ept import eptp_of
 from hvfuzz.machine.vtd.legacy_mode import context_entry
 from hvfuzz.oracles.exits.emulation import is_shutdown
-from hvfuzz.oracles.framework.call_stack import NO_DOMAIN
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.framework.scene import Scene
 from hvfuzz.oracles.isolation.entitlements import Entitlements
 from hvfuzz.oracles.isolation.leaf_checks import LeafChecks
+from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
+from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, DMA_LEVELS, context_of, name_of
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
@@ -63,9 +63,9 @@ class Ownership(Oracle):
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._calls = scene.calls
-        self._size = scene.calls.size
-        self._kinds = scene.calls.kinds
-        self._own = scene.calls.own
+        self._size = scene.memory_size
+        self._kinds = scene.owner_and_state
+        self._own = scene.own_frame
         self._vcpus = scene.machine.vcpus
         self._entitlements = Entitlements(scene, shadow)
         self._leaf_checks = LeafChecks(scene, shadow, self._entitlements, self.report)

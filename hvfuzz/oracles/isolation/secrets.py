@@ -17,7 +17,7 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import RAX, RCX, RDX, Reg
 from hvfuzz.machine.memory import ZERO_PAGE
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.framework.scene import Scene
+from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 if TYPE_CHECKING:

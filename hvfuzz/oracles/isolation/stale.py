@@ -16,7 +16,7 @@ from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.mmu.paging_cache import SHIFTS
 from hvfuzz.machine.vtd import legacy_mode
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.framework.scene import Scene
+from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import (
     ADDRESS,
     DMA,

@@ -30,7 +30,7 @@ from hvfuzz.oracles.shadow.table_trees import Trees
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Grant, Mapping
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 
 class PageTableShadow(Trees):

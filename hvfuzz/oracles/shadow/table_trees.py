@@ -34,7 +34,7 @@ from hvfuzz.oracles.shadow.changes import (
 from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.scene import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 PART: Final = 256
 ZERO_PART: Final = bytes(PART)

@@ -19,9 +19,10 @@ from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.memory.frames import ONE_MAP, FrameState
 from hvfuzz.hypervisor.memory.stage2 import Stage2
+from hvfuzz.oracles.framework.all_oracles import NAMES, ORACLES
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.framework.listeners import nothing, together
-from hvfuzz.oracles.framework.suite import NAMES, ORACLES, OracleSuite
+from hvfuzz.oracles.framework.suite import OracleSuite
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CATALOGUE = catalogue(ABI)

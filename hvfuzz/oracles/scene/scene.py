@@ -6,26 +6,41 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
-from hvfuzz.oracles.framework.call_stack import CallStack
+from hvfuzz.machine.addresses import WORD
 
 if TYPE_CHECKING:
     from hvfuzz.abi.boot import World
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
     from hvfuzz.machine.machine import Machine
+    from hvfuzz.oracles.scene.call_stack import CallStack
 
+OWNED: Final = FrameState.OWNED << 8
+SHARED: Final = FrameState.SHARED << 8
 STATE_NAMES: Final = {state.value: state.name for state in FrameState}
 
 
 class Scene:
     """The machine and the hypervisor under watch, and where findings go."""
 
-    __slots__ = ("calls", "frame_words", "hypervisor", "machine", "report", "words", "world")
+    __slots__ = (
+        "calls",
+        "frame_words",
+        "hypervisor",
+        "machine",
+        "memory_size",
+        "own_frame",
+        "owner_and_state",
+        "report",
+        "words",
+        "world",
+    )
 
     def __init__(
         self,
         machine: Machine,
         hypervisor: Hypervisor,
         world: World,
+        calls: CallStack,
         report: Callable[[str, str, str], None],
     ) -> None:
         self.machine: Final = machine
@@ -34,7 +49,16 @@ class Scene:
         self.words: Final = machine.memory.words
         self.frame_words: Final = hypervisor.frames.base >> 3
         """Index, among `words`, of the frame word of frame 0."""
-        self.calls: Final = CallStack(machine, hypervisor)
+        # The halves of the frame words that hold owner and state, and no others.
+        first, last = hypervisor.frames.base, hypervisor.frames.base + machine.memory.frames * WORD
+        self.owner_and_state: Final = machine.memory.data[first:last].cast("H")[:: WORD // 2]
+        """Hfn -> the low half of its frame word."""
+        # A copy, because an access to the hypervisor's own array counts as work of the host.
+        domains = list.copy(hypervisor.domains)
+        self.own_frame: Final = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in domains])
+        """Domain -> the values of `owner_and_state` for a frame that it owns."""
+        self.memory_size: Final = machine.memory.size
+        self.calls: Final = calls
         self.report: Final = report
         """report(oracle, rule, message)"""
 

@@ -8,120 +8,26 @@ steps. So what was copied since the outer call's step began is the inner call's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.abi.boot import HYPERVISOR_HOLE_END
 from hvfuzz.hypervisor.memory.frames import FrameState
-from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD
-from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, WORD
 from hvfuzz.machine.cpu.vmcs import Reg, Saved
 from hvfuzz.machine.memory import BusError
 from hvfuzz.oracles.contract.spec.calls.multicall import ENTRY_SIZE, NO_NUMBER, OUTCOME
-from hvfuzz.oracles.framework.listeners import Listener, nothing
+from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes, EndedCall, RunningCall
 
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
 
 RDI: Final = int(Reg.RDI)
 NO_DOMAIN: Final = -1
 """In place of a domain."""
-NO_GVA: Final = -1
-"""Address of a copy between frames that were validated as frames: it has none in the guest's address space."""
-LOW_END: Final = 1 << 47
-"""First address above the lower canonical half; the upper one begins with the hypervisor's hole."""
 TABLE: Final = int(FrameState.TABLE)
 MSRS: Final = int(Saved.MSRS)
-OWNED: Final = FrameState.OWNED << 8
-SHARED: Final = FrameState.SHARED << 8
-
-Bytes = tuple[int, bytes]
-"""(gva, what was read there)"""
-Touch = tuple[bool, int, int]
-"""(write, hpa, size): bytes of frames that the contract names, by gfn, grant or device address."""
-
-
-class EndedCall(NamedTuple):
-    """A call within a call, when it is over, or refused by dispatch; of an unknown number, that is NO_NUMBER."""
-
-    number: int
-    status: int
-    result: int
-
-
-class RunningCall:
-    """A hypercall between its start and its end. `declaration` is None for an unknown number.
-
-    `args` is None if dispatch refused the call.
-    """
-
-    __slots__ = (
-        "applied",
-        "args",
-        "begun",
-        "cycles",
-        "declaration",
-        "fresh",
-        "garbled",
-        "mark",
-        "moving",
-        "nested",
-        "outer",
-        "reads",
-        "shut",
-        "struct",
-        "targets",
-        "touched",
-        "transfers",
-        "version",
-        "writes",
-    )
-
-    def __init__(
-        self,
-        outer: RunningCall | None,
-        declaration: Declaration | None,
-        args: Any,
-        struct: list[Bytes],
-        cycles: int,
-        version: int,
-    ) -> None:
-        self.outer = outer
-        self.declaration = declaration
-        self.args = args
-        self.struct = struct
-        """Copies of the argument struct: the header, then the body."""
-        self.cycles = cycles
-        """The clock when it began."""
-        self.version = version
-        """The version of the caller when it began."""
-        self.applied = False
-        """A step of it was applied, or was about to be."""
-        self.mark = 0
-        """Reads before its present step."""
-        self.reads: list[Bytes] = []
-        """What it read beyond its struct."""
-        # Most calls have none of these.
-        self.writes: tuple[Bytes, ...] = ()
-        """What it wrote."""
-        self.targets: tuple[int, ...] = ()
-        """Frames that it wrote to."""
-        self.transfers: tuple[bytes, ...] = ()
-        """What it wrote to frames, without an address of the guest's."""
-        self.touched: list[Touch] = []
-        """What it, or a device that it set to work, moved between frames, in order."""
-        self.moving = b""
-        """What it read last from a frame, without an address of the guest's: on its way to another one."""
-        self.garbled = False
-        """What it wrote to a frame is not what it read from one."""
-        self.fresh: list[int] = []
-        """Frames that it took from the free ones, in order."""
-        self.nested: tuple[EndedCall, ...] = ()
-        self.begun = 0
-        """Calls that began within it."""
-        self.shut = False
-        """Where it has to write could not be written when it began."""
 
 
 class CallStack:
@@ -138,18 +44,11 @@ class CallStack:
         "copying",
         "current",
         "cycles",
-        "dma_or_foreign_access",
         "ended",
         "exiting",
-        "foreign_copy",
-        "guest_load",
         "idle",
-        "invalid_copy",
-        "kinds",
         "left",
-        "own",
         "since",
-        "size",
         "worked",
     )
 
@@ -159,13 +58,6 @@ class CallStack:
         # Not the hypervisor's own array: watching is no work of the host's.
         self._domains: Final = list.copy(hypervisor.domains)
         self._work: Final = hypervisor.host.work
-        self.size: Final = machine.memory.size
-        # The halves of the frame words that hold owner and state, and no others.
-        first, last = hypervisor.frames.base, hypervisor.frames.base + machine.memory.frames * WORD
-        self.kinds: Final = machine.memory.data[first:last].cast("H")[:: WORD // 2]
-        """Owner and state of each frame."""
-        self.own: Final = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in self._domains])
-        """Domain -> owner and state of a frame that is its own."""
         self.exiting: int = NO_DOMAIN
         """The domain whose exit is handled."""
         self.left: list[Any] = []
@@ -182,16 +74,8 @@ class CallStack:
         self.current: RunningCall = self.idle
         self.copying: tuple[int, int, int] | None = None
         """(gva, hpa, size) of a write that was announced: the bytes are there at the next moment."""
-        self.invalid_copy: Listener = nothing
-        """Told of a copy at an address that no guest may name; told what `guest_copy` is told."""
-        self.foreign_copy: Listener = nothing
-        """Told of a copy from or to a frame that is not the domain's own, or beyond one; told the same."""
         self.worked = False
         """A step was applied, or an exit other than a call handled, in the present op."""
-        self.dma_or_foreign_access: Listener = nothing
-        """Told of an access by a device, or by a guest to what is not just a frame of its own."""
-        self.guest_load: Listener = nothing
-        """Told of a load by a guest."""
         self.applied = False
         """A step was applied since whoever looks at this looked last."""
 
@@ -300,28 +184,6 @@ class CallStack:
                 self.current.moving = data
         if gva == NO_GVA:
             self.current.touched.append((write, hpa, size))
-        if (gva < HYPERVISOR_HOLE_END and gva + size > LOW_END) or gva + size > U64 + 1:
-            self.invalid_copy(vcpu, gva, hpa, size, write)
-        if (
-            (hpa & PAGE_MASK) + size > PAGE_SIZE
-            or not 0 <= hpa < self.size
-            or self.kinds[hpa >> PAGE_SHIFT] not in self.own[vcpu.domain]
-        ):
-            self.foreign_copy(vcpu, gva, hpa, size, write)
-
-    def memory_access(self, initiator: Any, hpa: int, size: int, access: int) -> None:
-        """A guest or a device is about to access memory: nearly always a guest, and a frame of its own."""
-        if type(initiator) is not VCpu:
-            self.dma_or_foreign_access(initiator, hpa, size, access)
-            return
-        if (
-            (hpa & PAGE_MASK) + size > PAGE_SIZE
-            or hpa >= self.size
-            or self.kinds[hpa >> PAGE_SHIFT] not in self.own[initiator.domain]
-        ):
-            self.dma_or_foreign_access(initiator, hpa, size, access)
-        if access == READ:
-            self.guest_load(initiator, hpa, size)
 
     def written(self) -> None:
         """Take note of the bytes of the last write, if they were not looked at yet."""
