@@ -60,7 +60,7 @@ SCRATCH = MEMOS | {
     ("Interpreter", "_batched"),
     ("Interpreter", "_results"),
     ("Interpreter", "_trace"),
-    ("PageTableShadow", "_written"),
+    ("TableFollower", "_written"),
     ("Stale", "_cached"),
 }
 

@@ -12,8 +12,16 @@ from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, device_at
 from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, Entitlements, is_owned
-from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, OWNER_AND_STATE, Leaf, malformation, name_of, sides_of
-from hvfuzz.oracles.shadow.table_trees import LEAF_BITS
+from hvfuzz.oracles.shadow.changes import (
+    ADDRESS,
+    DMA,
+    LEAF_BITS,
+    OWNER_AND_STATE,
+    Leaf,
+    malformation,
+    name_of,
+    sides_of,
+)
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Mapping

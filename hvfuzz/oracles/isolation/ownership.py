@@ -207,7 +207,7 @@ class Ownership(Oracle):
         for bdf in sorted(shadow.contexts):
             self.check_context(bdf)
         iommu = self.scene.machine.iommu
-        if not iommu.enabled or iommu.root_table >> PAGE_SHIFT not in shadow.root_frames:
+        if not iommu.enabled or iommu.root_table >> PAGE_SHIFT not in shadow.iommu_frames:
             self.report("context", f"the IOMMU is {'on' if iommu.enabled else 'off'}, its root {iommu.root_table:#x}")
         self._check_reserved()
         self._check_pointers()

@@ -35,6 +35,8 @@ EPT_TABLE: Final = EPT_RIGHTS | ept.RESERVED_PML4E & ~PHYSICAL_RESERVED
 """Of an EPT entry that names a table: rights, and bits that must be clear."""
 DMA_TABLE: Final = DMA_RIGHTS | DMA_RESERVED
 """The same for one of the IOMMU."""
+LEAF_BITS: Final = ept.MEMORY_TYPE | EPT_RIGHTS | DMA_RESERVED
+"""The bits that decide whether a 4 KiB leaf is well-formed."""
 WRITE_BACK: Final = ept.MemoryType.WB << ept.MEMORY_TYPE_SHIFT
 
 
