@@ -61,7 +61,7 @@ SCRATCH = MEMOS | {
     ("Interpreter", "_results"),
     ("Interpreter", "_trace"),
     ("TableFollower", "_written"),
-    ("Stale", "_cached"),
+    ("FreedFrames", "_cached"),
 }
 
 
