@@ -19,7 +19,7 @@ LOW_END: Final = 1 << 47
 
 
 class AccessFilter:
-    """Listens to all copies and accesses of one system; the suite sets the listeners of what it picks out."""
+    """Listens to all copies and accesses of one system. The suite sets the listeners of the four events it raises."""
 
     __snapshot_leaf__ = True
     __slots__ = (

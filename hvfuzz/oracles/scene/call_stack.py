@@ -1,9 +1,9 @@
-"""What runs at this moment: the exit, and its hypercalls, each with its copies from and to the guest, and its frames.
+"""The exit that is being handled and the stack of its hypercalls, with what each of them copied and allocated.
 
     exit --header, body--> call_started --copies, steps, calls within--> call_finished
 
-The struct is copied before the call is announced; and a call within a multicall begins in the middle of one of its
-steps. So what was copied since the outer call's step began is the inner call's struct, once an inner call starts.
+The hypervisor copies the argument struct before it announces the call, and a call within a multicall starts in the
+middle of a step of the multicall. So when an inner call starts, the copies since the outer step began are its struct.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 RDI: Final = int(Reg.RDI)
 NO_DOMAIN: Final = -1
-"""In place of a domain."""
+"""Sentinel: no domain."""
 TABLE: Final = int(FrameState.TABLE)
 MSRS: Final = int(Saved.MSRS)
 
 
 class CallStack:
-    """The stack of running calls; the innermost is `current`, and where no call runs, that is `idle`."""
+    """The stack of running calls. `current` is the innermost one, or `idle` if no call runs.
+
+    `idle` also collects what an exit other than a hypercall copies.
+    """
 
     __snapshot_leaf__ = True
     __slots__ = (
@@ -55,37 +58,37 @@ class CallStack:
     def __init__(self, machine: Machine, hypervisor: Hypervisor) -> None:
         self._read: Final = machine.memory.read
         self._clock: Final = machine.clock
-        # Not the hypervisor's own array: watching is no work of the host's.
+        # A copy, because an access to the hypervisor's own array counts as work of the host.
         self._domains: Final = list.copy(hypervisor.domains)
         self._work: Final = hypervisor.host.work
         self.exiting: int = NO_DOMAIN
-        """The domain whose exit is handled."""
+        """The domain whose exit is being handled, or NO_DOMAIN."""
         self.left: list[Any] = []
-        """The registers with which it left, and what else an exit saves."""
+        """What the exit saved (`vmcs.saved`), as it was before the hypervisor handled it."""
         self.cycles: int = 0
-        """The clock when the exit began."""
+        """The clock at the start of the exit."""
         self.acting: tuple[tuple[int, int], ...] | None = None
         """(domain, index) of the vCPUs that may act in the present op; None: any of them."""
         self.since: int = 0
-        """Work of the host, at the last point where it could have been preempted."""
+        """Work units of the host at its last preemption point."""
         self.ended: tuple[int, int] = (0, 0)
-        """Status and result of the call that ended last: of those in one exit, the outermost."""
+        """Status and result of the call that ended last; after an exit, of its outermost call."""
         self.idle: RunningCall = RunningCall(None, None, None, [], 0, 0)
         self.current: RunningCall = self.idle
         self.copying: tuple[int, int, int] | None = None
-        """(gva, hpa, size) of a write that was announced: the bytes are there at the next moment."""
+        """(gva, hpa, size) of the last announced write: its bytes are in memory at the next event."""
         self.worked = False
-        """A step was applied, or an exit other than a call handled, in the present op."""
+        """A step was applied, or an exit other than a hypercall was handled, in the present op."""
         self.applied = False
-        """A step was applied since whoever looks at this looked last."""
+        """A step was applied since the last update of the shadow, which clears this."""
 
     @property
     def running(self) -> bool:
-        """Whether a call runs."""
+        """Whether a call is running."""
         return self.current is not self.idle
 
     def reset(self) -> None:
-        """No call runs, and nothing was copied."""
+        """Return to a state without exit, call or copies."""
         self.abandon()
         self.applied = False
         self.exiting = NO_DOMAIN
@@ -94,12 +97,12 @@ class CallStack:
         self.ended = (0, 0)
 
     def abandon(self) -> None:
-        """Whatever ran, and was copied outside of a call, is forgotten."""
+        """Forget the running calls, and what was copied outside of a call."""
         self.idle = self.current = RunningCall(None, None, None, [], 0, 0)
         self.copying = None
 
     def exit_started(self, vcpu: VCpu) -> None:
-        """The host begins to work."""
+        """Note the state at the start of the exit."""
         self.exiting = vcpu.domain
         self.left = left = vcpu.vmcs.saved.copy()
         if left[MSRS]:
@@ -109,7 +112,7 @@ class CallStack:
         self.idle.begun = 0
 
     def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> RunningCall:
-        """A call begins."""
+        """Push a call that starts; its struct was already copied."""
         if self.copying is not None:
             self.written()
         outer = self.current
@@ -126,18 +129,18 @@ class CallStack:
         return call
 
     def pointer(self, call: RunningCall) -> int:
-        """Where the struct of a call is: in its register, or in the entry of the multicall that makes it."""
+        """Address of the struct of a call: from RDI, or from the entry of the multicall that makes it."""
         outer = call.outer
         if outer is None or outer is self.idle:
             address: int = self.left[RDI]
             return address
-        # The entries as they were copied; each one that is done has had its outcome written.
+        # The entries as they were copied. For each finished entry its outcome was written.
         entries = b"".join([data for _, data in outer.reads])
         done = sum(len(data) for _, data in outer.writes) // OUTCOME
         return int.from_bytes(entries[ENTRY_SIZE * done + WORD :][:WORD], "little")
 
     def finished(self, status: int, result: int) -> None:
-        """The innermost call is over; `written` was called."""
+        """Pop the innermost call. `written` must have been called before."""
         self.ended = (status, result)
         call = self.current
         outer = call.outer
@@ -150,7 +153,7 @@ class CallStack:
         self.current = outer
 
     def step(self, step: Any) -> None:
-        """A step begins, which may be a call."""
+        """A step is about to be applied. It may be a call within a multicall."""
         if self.copying is not None:
             self.written()
         call = self.current
@@ -158,16 +161,16 @@ class CallStack:
         call.applied = self.applied = self.worked = True
 
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
-        """A frame was taken; pages that a pool lends to tables were not free before."""
+        """Note the frame. Table pages come from a pool and were not free before."""
         if state != TABLE:
             self.current.fresh.append(hfn)
 
     def block_allocated(self, first: int, owner: int, state: int) -> None:
-        """A block was taken from the free ones."""
+        """Note all frames of the block."""
         self.current.fresh += range(first, first + LARGE_FRAMES)
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
-        """Something is about to be copied."""
+        """Note the copy, with the bytes that it reads."""
         if self.copying is not None:
             self.written()
         if write:
@@ -186,7 +189,7 @@ class CallStack:
             self.current.touched.append((write, hpa, size))
 
     def written(self) -> None:
-        """Take note of the bytes of the last write, if they were not looked at yet."""
+        """Note the bytes of the last announced write, which are in memory now."""
         if self.copying is None:
             return
         gva, hpa, size = self.copying
@@ -194,7 +197,7 @@ class CallStack:
         try:
             data = self._read(hpa, size)
         except BusError:
-            data = b""  # There is nothing, where no memory is.
+            data = b""  # no memory there
         if gva == NO_GVA:
             self.current.transfers += (data,)
             self.current.garbled |= data != self.current.moving
@@ -203,9 +206,9 @@ class CallStack:
 
 
 def _struct_start(reads: list[Bytes], mark: int) -> int:
-    """Where, among the reads from `mark` on, the struct of the call that begins now starts.
+    """Index, in `reads` from `mark` on, of the first piece of the struct of the call that starts now.
 
-    It is what was read last, in one range; what a step read before that belongs to the outer call.
+    The struct is the last contiguous range that was read; earlier reads of the step belong to the outer call.
     """
     start = len(reads)
     if start > mark:

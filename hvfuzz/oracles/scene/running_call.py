@@ -1,4 +1,4 @@
-"""A hypercall that runs: its arguments, its copies from and to the guest, its frames, and the calls within it."""
+"""A running hypercall: its arguments, its copies from and to the guest, its new frames, and the calls within it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
 
 NO_GVA: Final = -1
-"""Address of a copy between frames that were validated as frames: it has none in the guest's address space."""
+"""Sentinel: the address of a copy from or to a frame that has no guest virtual address."""
 Bytes = tuple[int, bytes]
-"""(gva, what was read there)"""
+"""(gva, the bytes copied from or to it)"""
 Touch = tuple[bool, int, int]
-"""(write, hpa, size): bytes of frames that the contract names, by gfn, grant or device address."""
+"""(write, hpa, size): a copy from or to a frame named by gfn, grant or device address."""
 
 
 class EndedCall(NamedTuple):
-    """A call within a call, when it is over, or refused by dispatch; of an unknown number, that is NO_NUMBER."""
+    """A finished or refused call within a multicall; `number` is NO_NUMBER for an unknown number."""
 
     number: int
     status: int
@@ -24,9 +24,9 @@ class EndedCall(NamedTuple):
 
 
 class RunningCall:
-    """A hypercall between its start and its end. `declaration` is None for an unknown number.
+    """A hypercall between its start and its end.
 
-    `args` is None if dispatch refused the call.
+    `declaration` is None for an unknown number, `args` is None if dispatch refused the call.
     """
 
     __slots__ = (
@@ -64,34 +64,34 @@ class RunningCall:
         self.declaration = declaration
         self.args = args
         self.struct = struct
-        """Copies of the argument struct: the header, then the body."""
+        """The argument struct as it was copied: the header, then the body."""
         self.cycles = cycles
-        """The clock when it began."""
+        """The clock at its start."""
         self.version = version
-        """The version of the caller when it began."""
+        """The ABI version of the caller at its start."""
         self.applied = False
-        """A step of it was applied, or was about to be."""
+        """Whether a step of it was announced."""
         self.mark = 0
-        """Reads before its present step."""
+        """Length of `reads` at the start of the present step."""
         self.reads: list[Bytes] = []
-        """What it read beyond its struct."""
-        # Most calls have none of these.
+        """Copies from the guest, without the struct."""
+        # Most calls have none of the following.
         self.writes: tuple[Bytes, ...] = ()
-        """What it wrote."""
+        """Copies to the guest."""
         self.targets: tuple[int, ...] = ()
-        """Frames that it wrote to."""
+        """Hfns of the frames that it copied to."""
         self.transfers: tuple[bytes, ...] = ()
-        """What it wrote to frames, without an address of the guest's."""
+        """Bytes copied to frames without a guest virtual address."""
         self.touched: list[Touch] = []
-        """What it, or a device that it set to work, moved between frames, in order."""
+        """Copies without a guest virtual address, and DMA that the call started, in order."""
         self.moving = b""
-        """What it read last from a frame, without an address of the guest's: on its way to another one."""
+        """Bytes last read from a frame without a guest virtual address: they are to be written to another one."""
         self.garbled = False
-        """What it wrote to a frame is not what it read from one."""
+        """Whether it wrote other bytes to a frame than it had read into `moving`."""
         self.fresh: list[int] = []
-        """Frames that it took from the free ones, in order."""
+        """Hfns of the frames that it allocated, in order."""
         self.nested: tuple[EndedCall, ...] = ()
         self.begun = 0
-        """Calls that began within it."""
+        """Number of calls that started within it."""
         self.shut = False
-        """Where it has to write could not be written when it began."""
+        """Whether the guest memory that it must write to was not writable at its start."""

@@ -20,7 +20,7 @@ STATE_NAMES: Final = {state.value: state.name for state in FrameState}
 
 
 class Scene:
-    """The machine and the hypervisor under watch, and where findings go."""
+    """What every oracle is given. `report`(oracle, rule, message) takes a finding."""
 
     __slots__ = (
         "calls",
@@ -48,11 +48,11 @@ class Scene:
         self.world: Final = world
         self.words: Final = machine.memory.words
         self.frame_words: Final = hypervisor.frames.base >> 3
-        """Index, among `words`, of the frame word of frame 0."""
-        # The halves of the frame words that hold owner and state, and no others.
+        """Index in `words` of the frame word of frame 0."""
+        # The lower quarter of each frame word: owner and state.
         first, last = hypervisor.frames.base, hypervisor.frames.base + machine.memory.frames * WORD
         self.owner_and_state: Final = machine.memory.data[first:last].cast("H")[:: WORD // 2]
-        """Hfn -> the low half of its frame word."""
+        """Hfn -> the low 16 bits of its frame word."""
         # A copy, because an access to the hypervisor's own array counts as work of the host.
         domains = list.copy(hypervisor.domains)
         self.own_frame: Final = tuple([(OWNED | domain.id, SHARED | domain.id) for domain in domains])
@@ -60,10 +60,9 @@ class Scene:
         self.memory_size: Final = machine.memory.size
         self.calls: Final = calls
         self.report: Final = report
-        """report(oracle, rule, message)"""
 
     def frame_word(self, hfn: int) -> int:
-        """The frame's word, from the bytes; 0xFF (free) for a frame that does not exist."""
+        """The frame word in memory; 0xFF (free) for a frame that does not exist."""
         if not 0 <= hfn < self.machine.memory.frames:
             return 0xFF
         word: int = self.words[self.frame_words + hfn]
@@ -75,6 +74,6 @@ class Scene:
             return f"frame {hfn:#x} (beyond memory)"
         word = self.words[self.frame_words + hfn]
         state = STATE_NAMES.get(word >> 8 & 0xFF, f"state {word >> 8 & 0xFF}")
-        owner = {0xFE: "the hypervisor", 0xFF: "nobody"}.get(word & 0xFF, f"dom{word & 0xFF}")
+        owner = {0xFE: "the hypervisor", 0xFF: "no owner"}.get(word & 0xFF, f"dom{word & 0xFF}")
         counts = f"maps {word >> 16 & 0xFFFF}, pins {word >> 32 & 0xFFFF}, grants {word >> 48}"
         return f"frame {hfn:#x} ({state}, {owner}, {counts})"

@@ -75,21 +75,21 @@ class TableFollower:
         """Hfn of a table -> words of it written since the last look."""
 
     def page_written(self, hfn: int) -> None:
-        """The host is about to write the whole frame: look at it once, later, and not at 512 reported words."""
+        """The host is about to write a whole frame: compare it once, later, instead of 512 reported words."""
         if hfn in self._tables:
             self._memory.watched[hfn] = 0
             self.refilled[hfn] = 0
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:
-        """For suites without the oracle that looks at each access of the host."""
+        """Listener for suites without the oracle `host_memory`, which calls `page_written` too."""
         if size == PAGE_SIZE and write:
             self.page_written(hpa >> PAGE_SHIFT)
 
     def follow_entries(self, entries: list[tuple[int, int]]) -> None:
         """Compare table words, given as (-level of the table, word).
 
-        A page can leave one place and turn up in another between two updates, and be filled with something else
-        in the meantime. So what is unlinked goes first, from the top: what is in an unlinked page is no entry.
+        Between two updates a table page can be unlinked, filled with other words, and linked somewhere else. So
+        unlinked tables are dropped first, from the top down: words in an unlinked page are not entries.
         """
         self._written = {}
         if len(entries) > 1:
@@ -102,7 +102,7 @@ class TableFollower:
                 self._entry(word, table)
 
     def _unlink_first(self, entries: list[tuple[int, int]]) -> None:
-        """Unlink the tables that the words, which are in order, do not link any more."""
+        """Drop the tables that the words, sorted from the top level down, no longer link."""
         for _, word in entries:
             self._written.setdefault(word >> 9, []).append(word)
         for level, word in entries:
@@ -116,7 +116,7 @@ class TableFollower:
                     self._unlink((old & ADDRESS) >> PAGE_SHIFT, Table(table.space, table.level - 1, page))
 
     def follow_refilled(self) -> None:
-        """Compare the tables that were written as a whole, as far as they are still tables."""
+        """Compare the pages that were written as a whole and are still tables."""
         refilled = list(self.refilled)
         self.refilled.clear()
         for hfn in refilled:
@@ -131,7 +131,7 @@ class TableFollower:
                 self._entry(word, table)
 
     def _entry(self, word: int, table: Table) -> None:
-        """Take note of a table word as it is now."""
+        """Compare one word of a table with the index."""
         space, level, first = table
         entry: int = self._words[word]
         if not entry & (DMA_RIGHTS if space & DMA else EPT_RIGHTS):
@@ -153,7 +153,7 @@ class TableFollower:
                 self.change.emptied.append(word >> 9)
 
     def _add_entry(self, word: int, table: Table, page: int, entry: int) -> None:
-        """An entry is there that was not, or was another one."""
+        """Note an entry that is new or differs from before."""
         space, level, _ = table
         entries = self._entries
         if word not in entries:
@@ -175,7 +175,7 @@ class TableFollower:
                 self._large.put(block, (*self._large.get(block, ()), word))
 
     def _drop_entry(self, word: int, table: Table, page: int, old: int, new: int) -> None:
-        """The entry `old` is not there any more; `new` (0: none) takes its place."""
+        """Note that the entry `old` was replaced by `new` (0: removed)."""
         level = table.level
         frame = (old & ADDRESS) >> PAGE_SHIFT
         if level == 1:
@@ -194,14 +194,14 @@ class TableFollower:
             self.change.removed.append(_removed((table.space, level, page, old)))
 
     def _link(self, hfn: int, table: Table) -> None:
-        """The frame is a table that can be reached, with all that is in it."""
+        """Note a table that became reachable, with all its entries."""
         memory = self._memory
         if hfn >= memory.frames:
-            self.change.misplaced.append((table, hfn, "no memory is there"))
+            self.change.misplaced.append((table, hfn, "that frame is beyond memory"))
             return
         if hfn in self._tables or hfn in self._reserved:
-            # Only the first link is followed: the tree stays a tree.
-            self.change.misplaced.append((table, hfn, f"it is a table already: {self._tables.get(hfn)}"))
+            # Only the first link is followed, so that the tables form trees.
+            self.change.misplaced.append((table, hfn, f"that frame is already a table: {self._tables.get(hfn)}"))
             return
         self._tables.put(hfn, table)
         memory.watched[hfn] = 1
@@ -218,7 +218,7 @@ class TableFollower:
             for word, entry in words:
                 self._add_entry(word, table, table.page + (word - first << shift), entry)
             return
-        # All at once: a large leaf that is split gives 512 small ones.
+        # All entries at once: splitting a large leaf gives 512 small ones.
         self._populations.put(hfn, len(words))
         self._entries.put_new(words)
         space, _, page = table
@@ -231,7 +231,7 @@ class TableFollower:
             )
             for word, entry in words
         ]
-        # The bits of all of them together, as few as they nearly always are.
+        # All entries together have one or two different formats, nearly always.
         formats = {entry & LEAF_BITS for _, entry in words}
         if any(malformation(space, 1, bits) for bits in formats):
             self.change.malformed += [word for word, entry in words if malformation(space, 1, entry)]
@@ -240,7 +240,7 @@ class TableFollower:
         self.change.added += added
 
     def _unlink(self, hfn: int, table: Table) -> None:
-        """The frame is that table no more; what was below it cannot be reached through it either."""
+        """Drop a table that is no longer linked, with everything below it."""
         if self._tables.get(hfn) != table:
             return
         self._memory.watched[hfn] = 0
@@ -253,7 +253,7 @@ class TableFollower:
         self._tables.drop(hfn)
 
     def _drop_entries(self, hfn: int, table: Table, left: int) -> None:
-        """Drop the `left` entries of a table that is unlinked: nearly always they are among the words just written."""
+        """Drop the `left` entries of an unlinked table. Nearly always they are among the words just written."""
         shift = 9 * (table.level - 1)
         first = hfn << 9
         for words in (self._written.get(hfn, ()), range(first, first + WORDS_PER_PAGE)):
@@ -267,7 +267,7 @@ class TableFollower:
 
 
 def _forget(index: ShadowMap[int, tuple[int, ...]], key: int, word: int) -> None:
-    """Take one word out of a reverse index."""
+    """Remove one word from a reverse index."""
     words = index.get(key, ())
     if words == (word,):
         index.drop(key)
