@@ -1,4 +1,4 @@
-"""Picks out the accesses that deserve a closer look, and raises an event of its own for each of them.
+"""Picks out the accesses that deserve a closer look, and raises a separate event for each of them.
 
 Nearly every access is by a vCPU, or by the hypervisor on its behalf, within one frame that its domain owns. The oracles
 that judge the other ones listen to `invalid_copy`, `foreign_copy`, `dma_or_foreign_access` and `guest_load`.

@@ -1,4 +1,4 @@
-"""Who listens to which event: one function for each event, made once, when the suite is made."""
+"""Finds the listeners of each event and makes one function of them, once, when the suite is built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hvfuzz.oracles.framework.listeners import FRAME_EVENTS, Listener, nothing, 
 class Subscriptions:
     """Finds the listeners of each event among `watchers`, `close_watchers` and `observers`, in that order.
 
-    `page_written` is the listener of `host_access` if nobody else is: the shadow must know of pages written as a whole.
+    `page_written` listens to `host_access` if nothing else does: the shadow must know of pages written as a whole.
     """
 
     __slots__ = ("_close_watchers", "_observers", "_page_written", "_watchers")

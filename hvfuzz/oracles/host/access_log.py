@@ -50,11 +50,11 @@ class AccessLog:
     def hook(self, on: bool) -> None:
         """Watch each access from now on, or stop.
 
-        Memory changes its class, so that it costs nothing while nobody watches: see `hooked_hardware`.
+        Memory changes its class, so that it costs nothing while it is not watched: see `hooked_hardware`.
         """
         memory, host = self._memory, self._scene.hypervisor.host
         memory.__class__ = self._hooked if on else PhysicalMemory
-        # The host reads and writes single words by references of its own.
+        # The host keeps its own references for reading and writing single words.
         host.words = HookedWords(memory.words, self._check) if on else memory.words
         host.store64 = memory.store64
 

@@ -1,4 +1,4 @@
-"""The secret words of all domains and heap pages, and who may know which. Helper of the oracle `secrets`."""
+"""The secret words of all domains and heap pages, and which domain may know which. Helper of the oracle `secrets`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Canaries:
         """Domain -> the domains of its group, as bits."""
 
     def rebase(self, domains: Iterable[int]) -> None:
-        """Make what is known now the base, in which each domain is a group of its own."""
+        """Make what is known now the base, in which each domain forms a group alone."""
         self.words.rebase()
         self.halves.rebase()
         self._domains = [1 << domain for domain in domains]

@@ -1,7 +1,7 @@
 """Isolation: a domain and its devices reach only frames that the domain owns or that were granted to it.
 
 This is checked in two ways. Each leaf of the tables is checked when it appears, and again when the frame it names
-changes its owner or state, or its grant goes. And each access is checked against the frame table when it happens,
+changes its owner or state, or its grant is removed. And each access is checked against the frame table when it happens,
 which also catches an access through a stale translation.
 """
 

@@ -178,7 +178,7 @@ class Secrets(Oracle):
         self.report("residue", f"new {self.scene.describe(hfn)} is not zero")
 
     def shadow_changed(self, change: Change) -> None:
-        """Check frames that changed hands without being allocated, and devices; note who shares grants."""
+        """Check frames that changed hands without being allocated, and devices; note which domains share grants."""
         values = self.shadow.frames.values
         fresh, fresh_blocks = self._fresh, self._fresh_blocks
         frames = change.scattered

@@ -1,6 +1,6 @@
-"""Stale translations: what is removed from the tables must be gone from the caches before anybody can rely on that.
+"""Stale translations: caches must drop what is removed from the tables, before the removed frame is reused.
 
-This is checked at two moments. When a frame is freed, neither a table nor a cache may name it: see `freed_frames`. And
+This is checked twice. When a frame is freed, neither a table nor a cache may name it: see `freed_frames`. And
 at the end of each call no cache may hold a translation that the tables no longer give, for the leaves and context
 entries that the call removed or narrowed.
 
@@ -41,11 +41,11 @@ class Stale(Oracle):
     name = "stale"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "leaf": "a frame is freed, or loses a pin, only after the leaf that maps it is gone",
+        "leaf": "a frame is freed, or loses a pin, only after the leaf that maps it is removed",
         "order": "an entry is written before it is flushed; otherwise it can be cached again in between",
-        "tlb": "a TLB entry is dropped when its stage-2 leaf goes or loses rights, and before its frame is freed",
-        "iotlb": "an IOTLB entry is dropped when its leaf goes or loses rights, and before its frame is freed",
-        "structure": "a paging-structure cache entry is dropped when the table it names moves, goes or loses rights",
+        "tlb": "a TLB entry is dropped when its stage-2 leaf is removed or loses rights, and before its frame is freed",
+        "iotlb": "an IOTLB entry is dropped when its leaf is removed or loses rights, and before its frame is freed",
+        "structure": "a paging-structure cache entry is dropped when the table it names is removed or loses rights",
         "context": "a cached context entry is dropped when the entry in memory changes",
     }
 
