@@ -149,6 +149,7 @@ def malformation(space: int, level: int, entry: int) -> str:
     """What is wrong with the bits of a present entry, apart from its address; "" if they are correct.
 
     Only leaves may narrow rights: an entry that names a table must give all rights, or every page below it loses them.
+    For the reserved bits see SDM Vol. 3C, 29.3.3.1, and the VT-d spec, 9.8.
     """
     dma = space & DMA
     if is_link(entry, level):

@@ -84,6 +84,7 @@ def guest_virtual(
     """
     if not is_canonical(gva):
         return None
+    # Format of the entries and reserved bits: SDM Vol. 3A, 4.5.
     reserved = PHYSICAL_RESERVED | (0 if vcpu.efer & EFER_NXE else NX)
     top, known, table, writable = TOP, None, vcpu.cr3 & ADDRESS, True
     if below is not None:
@@ -108,12 +109,14 @@ def guest_virtual(
             return None
         if leaf and level > 1 and entry & within & ~(PAT_OF_LARGE | (1 << PAGE_SHIFT) - 1):
             return None
+        # CR0.WP decides whether a supervisor may write to read-only pages (SDM Vol. 3A, 4.6.1).
         writable = writable and bool(entry & RW)
         wanted = A
         if leaf and access & WRITE:
             if not writable and vcpu.cr0 & CR0_WP:
                 return None
             wanted |= D
+        # Setting a flag writes to the entry, which stage 2 must allow (SDM Vol. 3A, 4.8).
         if flags and entry & wanted != wanted:
             if guest_physical(memory, vcpu.eptp, place, WRITE, walking=True) is None:
                 return None
@@ -129,6 +132,7 @@ def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, wal
 
     `walking`: the access is to a paging structure of the guest.
     """
+    # With EPT flags enabled, accesses to paging structures count as writes (SDM Vol. 3C, 29.3.5).
     if walking and eptp & EPTP_ACCESSED_DIRTY:
         access |= WRITE
     if gpa >> PAGE_SHIFT + 9 * TOP:
@@ -138,6 +142,7 @@ def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, wal
     for level in range(TOP, 0, -1):
         shift = PAGE_SHIFT + 9 * (level - 1)
         entry = _word(memory, table | (gpa >> shift & 511) << 3)
+        # Absent entries violate; reserved bits, and writes without reads, are misconfigured (SDM Vol. 3C, 29.3.3.1).
         if entry is None or not entry & RIGHTS or entry & PHYSICAL_RESERVED or entry & (READ | WRITE) == WRITE:
             return None
         rights &= entry
@@ -151,6 +156,7 @@ def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, wal
         within = (1 << shift) - 1
         if level == TOP or entry & within >> PAGE_SHIFT << PAGE_SHIFT:
             return None
+        # Memory types: 29.3.3.1. Rights are the AND of all entries on the way: 29.3.3.2.
         if (entry & MEMORY_TYPE) >> MEMORY_TYPE_SHIFT not in TYPES or rights & access != access:
             return None
         return entry & ADDRESS | gpa & within
