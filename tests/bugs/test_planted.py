@@ -12,7 +12,7 @@ from hvfuzz.campaign.corpus import read_entries
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import sched
-from hvfuzz.oracles.framework.suite import NAMES
+from hvfuzz.oracles.framework.all_oracles import NAMES
 from hvfuzz.targets.emulated.emulated import EmulatedTarget
 from hvfuzz.targets.target import Run
 

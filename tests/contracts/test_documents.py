@@ -12,7 +12,7 @@ from hvfuzz.cli import COMMANDS
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.oracles.framework.suite import NAMES
+from hvfuzz.oracles.framework.all_oracles import NAMES
 from hvfuzz.targets.harness import HARNESSES
 
 ROOT = Path(__file__).parents[2]

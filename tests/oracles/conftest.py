@@ -33,7 +33,7 @@ class Rig:
         self.memory = self.machine.memory
         self.suite = OracleSuite(self.machine, self.hv, WORLDS[world], enabled)
         self.suite.attach()
-        self.shadow = self.suite.reachability
+        self.shadow = self.suite.shadow
         self.name = WORLDS[world].name
         self.interpreter = Interpreter(self.machine, CATALOGUE, WORLDS[world])
         busy: list[int] = []
@@ -76,7 +76,7 @@ class Rig:
         return trace
 
     def during(self, action: Callable[[], object]) -> list[str]:
-        """Do something to the machine within an op called "test"; the rules that were broken, all in all."""
+        """Do something to the machine within an op called "test"; returns all rules broken so far."""
         self.suite.op_started(0, "test")
         action()
         self.suite.op_finished()
@@ -91,7 +91,7 @@ class Rig:
         """oracle/rule of each finding, in order."""
         return [f"{finding.oracle}/{finding.rule}" for finding in self.suite.findings]
 
-    # Where things are.
+    # Addresses.
 
     def entry(self, domain: int, page: int, *, dma: bool = False) -> int:
         """Host physical address of the leaf entry of a page."""
@@ -116,7 +116,7 @@ class Rig:
         return self.hv.frames.base + 8 * hfn
 
     def in_state(self, state: int) -> int:
-        """The highest frame in that state."""
+        """Hfn of the highest frame in that state."""
         words = self.memory.words
         return max(hfn for hfn in range(self.memory.frames) if words[self.word(hfn) >> 3] >> 8 & 0xFF == state)
 

@@ -1,7 +1,7 @@
-"""Faults that an adversary thought of, a file each, in the form of any planted bug: the oracles see each of them.
+"""Faults of the hypervisor, one per file in `faults/`, in the form of planted bugs: the oracles find each of them.
 
-They are there for the oracles, and no ground truth for fuzzers: some are seen only where a run is audited, as every
-replay is. `findings` names the first finding. A fault that no oracle sees yet does not belong here, but in an oracle.
+They test the oracles and are not a benchmark for fuzzers: some are found only in audited runs, such as replays.
+`findings` names the first finding. A new fault goes here only together with an oracle that finds it.
 """
 
 from collections.abc import Iterator

@@ -50,9 +50,9 @@ MEMOS = frozenset(
 )
 SCRATCH = MEMOS | {
     # What an op or an exit notes when it begins, and nobody reads before the next one has.
-    ("Calls", "cycles"),
-    ("Calls", "left"),
-    ("Calls", "since"),
+    ("CallStack", "cycles"),
+    ("CallStack", "left"),
+    ("CallStack", "since"),
     ("Emulation", "_offset"),
     ("Emulation", "_window"),
     ("PortIo", "_uarts"),
@@ -60,8 +60,8 @@ SCRATCH = MEMOS | {
     ("Interpreter", "_batched"),
     ("Interpreter", "_results"),
     ("Interpreter", "_trace"),
-    ("Reachability", "_written"),
-    ("Stale", "_cached"),
+    ("TableFollower", "_written"),
+    ("FreedFrames", "_cached"),
 }
 
 

@@ -1,1 +1,1 @@
-"""Counts and bounds: references, pools, work, and what the host remembers."""
+"""Counts and bounds: references, pools, work, and the size of the host's data."""

@@ -1,7 +1,7 @@
-"""How much the host remembers beside its memory: the sizes of all that the hypervisor holds in lists and the like.
+"""Measures the Python containers of the hypervisor, which stand for memory of the host. Helper of the oracle `work`.
 
-What stands for a table or an array of the hypervisor's has its size from boot on. Only what is named here may grow, up
-to its limit: a guest that can make anything else longer, call by call, exhausts the host in the end.
+Containers that stand for a table or an array have a fixed size from boot on. Only those named here may grow, up to a
+limit: a guest that can make any other one longer, call by call, exhausts the host in the end.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from hvfuzz.abi.boot import DEVICES, WORLDS
 from hvfuzz.abi.limits import CONSOLE, PORTS_PER_BUCKET
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.oracle import Scene
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.scene.scene import Scene
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CONTAINERS: Final = (list, dict, set, deque, bytearray)
 OURS: Final = "hvfuzz.hypervisor."
-"""Package of the classes whose attributes are looked at; what else there is belongs to the machine, or to nobody."""
+"""Package of the classes whose attributes are followed; other objects belong to the machine, or hold no state."""
 BACK: Final = ("machine", "memory", "observer")
-"""Attributes that lead out of the hypervisor."""
+"""Attributes that lead out of the hypervisor, and are not followed."""
 UART_LIMIT: Final = 256
 """Bytes that a serial port keeps in each direction."""
 GROWS: Final = MappingProxyType(
@@ -31,50 +31,50 @@ GROWS: Final = MappingProxyType(
         "ports": PORTS_PER_BUCKET,
         "received": UART_LIMIT,
         "transmitted": UART_LIMIT,
-        # One a device, one a vCPU, and one a domain.
+        # One per device, per vCPU, and per domain.
         "windows": DEVICES,
         "apic_timers": max(sum(domain.vcpus for domain in world.domains) for world in WORLDS),
         "timers": max(len(world.domains) for world in WORLDS),
-        # One poll a vCPU, and as many pages as the rule of pools says: both are counted elsewhere.
+        # One poll per vCPU, and the pages of a pool: both are checked elsewhere.
         "polls": None,
         "pages": None,
     }
 )
-"""Attribute -> elements that it may have, whatever it had at boot."""
+"""Attribute -> maximum number of elements; None for no limit here."""
 
 
 class Growth:
-    """Measures the hypervisor after each op of a run that is looked at closely. A rule of the oracle `work`."""
+    """Measures the hypervisor after each op of an audited run, and reports the rule `growth` of the oracle."""
 
     __snapshot_leaf__ = True
     __slots__ = ("_base", "_scene")
     oracle = "work"
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
         self._base: dict[str, int] = {}
 
     def hook(self, on: bool) -> None:
-        """To be called when the machine is as it was booted."""
+        """Measure the booted system once. Must be called while the machine is in its booted state."""
         if on and not self._base:
             self._base = sizes(self._scene.hypervisor)
 
     def reset(self) -> None:
-        """There is nothing to forget: sizes at boot stay what they are."""
+        """Nothing to forget: the sizes at boot do not change."""
 
     def op_finished(self) -> None:
-        """Something may have grown."""
+        """Report each container that grew beyond its limit."""
         for text in grown(self._base, sizes(self._scene.hypervisor)):
             self._scene.report(self.oracle, "growth", text)
 
 
 def sizes(hypervisor: Any) -> dict[str, int]:
-    """Path of each container that the hypervisor holds -> its elements."""
+    """Path of each container of the hypervisor -> number of its elements."""
     return {path: len(container) for path, container in _containers(hypervisor)}
 
 
 def grown(before: dict[str, int], after: dict[str, int]) -> Iterator[str]:
-    """What is longer than it was and may not be, a text each."""
+    """A message for each container that is longer than it may be."""
     for path, size in after.items():
         attribute = path.rpartition(".")[2].partition("[")[0]
         limit = GROWS.get(attribute, before.get(path, 0))

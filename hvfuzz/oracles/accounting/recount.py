@@ -1,7 +1,7 @@
-"""Reference counts: what the hypervisor counts is recounted from what there is to count.
+"""Reference counts: every count that the hypervisor keeps is recounted.
 
-Leaves come from the tables' bytes, grant entries and mappings from the hypervisor's tables; the counts they must
-agree with are in the frame words, in the grant entries, in the pools and in the allocator.
+Leaves are counted in the bytes of the tables, grant entries and mappings in the hypervisor's tables. The counts that
+must agree are in the frame words, in the grant entries, in the pools and in the allocator.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hvfuzz.abi.status import Status
-from hvfuzz.oracles.accounting.pools import Pools
-from hvfuzz.oracles.accounting.refcounts import UNUSED, Counts
+from hvfuzz.oracles.accounting.pool_checks import PoolChecks
+from hvfuzz.oracles.accounting.refcounts import UNUSED, RefCounts
 from hvfuzz.oracles.accounting.table_demand import tables_needed
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, name_of, sides_of
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Mapping
@@ -25,43 +26,43 @@ NO_POOL = int(Status.NO_POOL)
 
 
 class Recount(Oracle):
-    """Every count is the number of the things that it counts."""
+    """Every count equals the number of what it counts."""
 
     name = "recount"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "maps": "a frame's maps are the leaves, of stage 2 and of devices, that name it",
-        "pins": "a frame's pins are the live sides of grant mappings of it, and the leaves that grants made",
-        "grants": "a frame's grants are the live grant entries that name it",
+        "maps": "a frame's maps count the leaves, of stage 2 and of devices, that name it",
+        "pins": "a frame's pins count the live sides of its grant mappings, and equal the grant leaves that name it",
+        "grants": "a frame's grants count the live grant entries that name it",
         "state": "a frame is SHARED if and only if it is pinned or granted",
-        "entry": "a grant entry's pins are the live sides of the mappings made from it",
-        "handle": "a live grant mapping comes from a live entry for its domain, and its sides are mapped",
-        "pool": "table pages in use and in the pool add up to what the domain was given, each page once",
-        "need": "a call that is refused for want of table pages needs more of them than the pool has",
-        "size": "what is populated as a block is one large leaf, and so is a block of alike pages that is protected",
-        "empty": "a table page that is linked has an entry, or is a root",
+        "entry": "a grant entry's pins count the live sides of the mappings made from it",
+        "handle": "a live grant mapping belongs to a live grant entry for its domain, and its sides are mapped",
+        "pool": "table pages in use and in the pool add up to those of the domain at boot, each page once",
+        "need": "a call refused with NO_POOL needs more table pages than the pool has",
+        "size": "a populated block is mapped by one large leaf, and so is a block that is protected with equal rights",
+        "empty": "a linked table page has an entry, or is a root",
         "free": "the allocator's free frames are the frames in state FREE",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
-        self._counts = Counts(scene, shadow, self.report)
-        self._pools = Pools(scene, shadow, self.report)
+        self._counts = RefCounts(scene, shadow, self.report)
+        self._pools = PoolChecks(scene, shadow, self.report)
 
     def attach(self) -> None:
-        """Count what there is."""
+        """Count everything: this is the base."""
         self._counts.attach()
         self._pools.attach()
 
     def reset(self) -> None:
-        """Return to the counts at the snapshot."""
+        """Return to the base."""
         self._counts.reset()
         self._pools.reset()
 
-    def settled(self, change: Change) -> None:
+    def shadow_changed(self, change: Change) -> None:
         """Recount what this change concerns."""
         frames: dict[int, Any] = {}
-        """In order, each once; the values are of no use."""
+        """An ordered set of hfns; the values mean nothing."""
         entries: dict[tuple[int, int], None] = {}
         for number, _, before, after in change.handles:
             self._counts.count_mapping(number, before, after)
@@ -102,55 +103,54 @@ class Recount(Oracle):
     def _check_entry(self, number: int, ref: int) -> None:
         grants = self.shadow.grants
         if not (0 <= number < len(grants) and 0 <= ref < len(grants[number])):
-            return  # A mapping of no entry at all: that is what `check_mapping` reports.
+            return  # A mapping without an entry: `check_mapping` reports it.
         entry = grants[number][ref]
         used = self._counts.used.get((number, ref), UNUSED)
         pins = UNUSED if entry is None else (entry.host_pins, entry.device_pins)
         if pins != used:
-            self.report("entry", f"grant {ref} of dom{number}: {pins} host and device pins, {used} live sides")
+            self.report("entry", f"grant {ref} of dom{number} has {pins} host and device pins, and {used} live sides")
 
     def check_mapping(self, number: int, mapping: Mapping) -> None:
-        """A live grant mapping must stand on an entry, and be mapped."""
+        """A live grant mapping must have a grant entry, and leaves at its pages."""
         shadow = self.shadow
         granter, ref, frame = mapping.granter, mapping.ref, mapping.frame
         known = 0 <= granter < len(shadow.grants) and 0 <= ref < len(shadow.grants[granter])
         entry = shadow.grants[granter][ref] if known else None
         if entry is None or entry.to != number or entry.frame != frame:
-            self.report("handle", f"a mapping by dom{number} of grant {ref} of dom{granter}: the entry is {entry}")
+            self.report("handle", f"dom{number} maps grant {ref} of dom{granter}, whose entry is {entry}")
         for space, page in sides_of(number, mapping):
             leaf = shadow.find(space, page)
             if leaf is None or leaf.frame != frame or leaf.level != 1:
-                where = f"a mapping by dom{number} of grant {ref} of dom{granter}"
-                self.report("handle", f"{where}: {name_of(space)}, page {page:#x}: the leaf is {leaf}")
+                where = f"dom{number} maps grant {ref} of dom{granter} at {name_of(space)}, page {page:#x}"
+                self.report("handle", f"{where}, where the leaf is {leaf}")
 
     def _check_mappings_of(self, number: int, ref: int) -> None:
-        """A grant entry is gone: no live mapping may come from it."""
+        """Check the live mappings of a grant entry that was removed: there must be none."""
         for domain, handles in enumerate(self.shadow.handles):
             for mapping in handles:
                 if mapping is not None and mapping.granter == number and mapping.ref == ref:
                     self.check_mapping(domain, mapping)
 
     def _check_removed(self, change: Change) -> None:
-        """A leaf is gone: no live mapping may still claim its place."""
+        """Check the live mappings at the pages of removed leaves: there must be none."""
         sides = self.shadow.sides
         for space, level, page, _ in change.removed:
             if level == 1:
                 for mapping in sides.get((space, page), ()):
                     self.check_mapping(space & ~DMA, mapping)
 
-    # Everything.
-
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
-        """Nothing changed, if it was refused: the tables are as the call found them."""
+        """Check a refusal with NO_POOL. A refused call changed nothing, so the tables are as it found them."""
         if status == NO_POOL and args is not None:
             number = vcpu.domain
             free = len(self._pools.live[number])
             needed = tables_needed(self.shadow, number, declaration.name, args, self.scene.calls.current.reads)
             if needed <= free:
-                self.report("need", f"dom{number} is refused, which needs {needed} table pages and has {free}")
+                text = f"which needs {needed} of the {free} table pages in its pool"
+                self.report("need", f"dom{number} is refused {declaration.name}, {text}")
 
     def audit(self) -> None:
-        """Recount every frame, entry, mapping and pool."""
+        """Recount all frames, entries, mappings and pools."""
         shadow = self.shadow
         self._counts.audit()
         for hfn in sorted(shadow.tables.keys() - shadow.populations.keys()):

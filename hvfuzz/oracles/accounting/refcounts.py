@@ -1,6 +1,6 @@
-"""What there is to count: leaves, live grant entries and mappings; and frame words against it.
+"""Counts leaves, live grant entries and live grant mappings, and compares the counts in the frame words with them.
 
-An oracle's part, not one itself: `Recount` says what changed.
+Helper of the oracle `recount`, which says what changed.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Grant, Mapping
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 OWNED: Final = int(FrameState.OWNED)
 SHARED: Final = int(FrameState.SHARED)
 UNUSED: Final = (0, 0)
-"""No live sides."""
+"""(host, device) counts of an entry without live sides."""
 
 
-class Counts:
-    """Counts the grant entries and mappings of one machine, and compares frame words. `report` is the oracle's."""
+class RefCounts:
+    """Counts the grant entries and mappings of one machine. `report`(rule, message) is that of the oracle."""
 
     __slots__ = ("_grants", "_pins", "_report", "_scene", "_shadow", "used")
 
-    def __init__(self, scene: Scene, shadow: Reachability, report: Callable[[str, str], None]) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow, report: Callable[[str, str], None]) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self._report: Final = report
         self._pins: Final[ShadowMap[int, int]] = ShadowMap()
         self._grants: Final[ShadowMap[int, int]] = ShadowMap()
         self.used: Final[ShadowMap[tuple[int, int], tuple[int, int]]] = ShadowMap()
-        """(granter, ref) -> live host and device sides."""
+        """(granter, ref) -> number of live host and device sides."""
 
     def attach(self) -> None:
-        """Count what there is."""
+        """Count all grant entries and mappings: this is the base."""
         shadow = self._shadow
         for number, (grants, handles) in enumerate(zip(shadow.grants, shadow.handles, strict=True)):
             for entry in grants:
@@ -52,15 +52,15 @@ class Counts:
             counted.rebase()
 
     def reset(self) -> None:
-        """Return to the counts at the snapshot."""
+        """Return to the base."""
         self._pins.reset()
         self._grants.reset()
         self.used.reset()
 
-    # What there is.
+    # Counting.
 
     def count_entry(self, old: Grant | None, new: Grant | None) -> None:
-        """A grant entry was `old` and is `new`."""
+        """Note that a grant entry changed from `old` to `new`."""
         grants = self._grants
         if old is not None:
             grants.put(old.frame, grants.get(old.frame, 0) - 1)
@@ -68,7 +68,7 @@ class Counts:
             grants.put(new.frame, grants.get(new.frame, 0) + 1)
 
     def count_mapping(self, number: int, before: Mapping | None, after: Mapping | None) -> None:
-        """A mapping of a domain was `before` and is `after`."""
+        """Note that a mapping of a domain changed from `before` to `after`."""
         pins, used = self._pins, self.used
         for mapping, sign in ((before, -1), (after, 1)):
             if mapping is not None:
@@ -78,10 +78,10 @@ class Counts:
                 hosts, devices = used.get(key, UNUSED)
                 used.put(key, (hosts + host, devices + device))
 
-    # The comparison.
+    # Comparing.
 
     def add_frames(self, frames: dict[int, Any], change: Change) -> None:
-        """The frames whose counts the change may have made wrong, but for blocks that are right as a whole."""
+        """Add to `frames` those whose counts may be wrong after the change; skip blocks that are correct as a whole."""
         if not (change.added or change.removed or change.blocks):
             frames.update(change.frames)
             return
@@ -102,13 +102,13 @@ class Counts:
             frames.update(change.frames)
 
     def _alike(self, block: int) -> bool:
-        """Whether the 512 frames from `block << 9` on have one and the same word, which is right for all of them."""
+        """Whether the 512 frames of the block have the same word, and it is correct for all of them."""
         shadow = self._shadow
         frames = range(block << 9, (block + 1) << 9)
         words = shadow.frames.values[frames.start : frames.stop]
         if words.count(words[0]) != LARGE_FRAMES or words[0] >> 16 != len(shadow.large.get(block, ())):
             return False
-        # Neither small leaves nor grants: what is left to count is the same for each.
+        # Without small leaves and grants, the counts of all frames are equal.
         return words[0] & 0xFF00 != SHARED << 8 and self._unnamed(frames)
 
     def _unnamed(self, frames: range) -> bool:
@@ -132,7 +132,7 @@ class Counts:
             if hfn < count:
                 word = values[hfn]
                 maps = len(leaves.get(hfn, ())) + (len(large[hfn >> 9]) if hfn >> 9 in large else 0)
-                # Nearly always: mapped once or not at all, and never shared.
+                # Nearly always a frame is mapped at most once, and not shared.
                 if maps > 1 or word >> 16 != maps or pins.get(hfn) or grants.get(hfn) or word & 0xFF00 == SHARED << 8:
                     self.check_frame(hfn)
 
@@ -147,19 +147,19 @@ class Counts:
         if word >> 16 != counts:
             where = self._scene.describe(hfn)
             if word >> 16 & 0xFFFF != maps:
-                self._report("maps", f"{where}: {maps} leaves name it")
+                self._report("maps", f"{where} is named by {maps} leaves")
             if word >> 32 & 0xFFFF != pins:
-                self._report("pins", f"{where}: {pins} sides of grant mappings are live")
+                self._report("pins", f"{where} has {pins} live sides of grant mappings")
             if word >> 48 != grants:
-                self._report("grants", f"{where}: {grants} grant entries name it")
+                self._report("grants", f"{where} is named by {grants} grant entries")
         elif (state == SHARED and not word >> 32) or (state == OWNED and word >> 32):
-            self._report("state", self._scene.describe(hfn))
+            self._report("state", f"{self._scene.describe(hfn)} has a state that contradicts its pins and grants")
         if (pins or maps > 1) and (foreign := self._foreign(hfn)) != pins:
-            text = f"{foreign} leaves that a grant made name it, {pins} sides of grant mappings are live"
-            self._report("pins", f"{self._scene.describe(hfn)}: {text}")
+            text = f"{foreign} leaves of grant mappings and {pins} live sides of grant mappings"
+            self._report("pins", f"{self._scene.describe(hfn)} has {text}")
 
     def _foreign(self, hfn: int) -> int:
-        """The number of leaves, made by a grant, that name the frame."""
+        """Number of leaves of grant mappings that name the frame."""
         entries = self._shadow.entries
         return len([word for word in self._shadow.leaves.get(hfn, ()) if entries[word] & FOREIGN])
 
@@ -168,17 +168,17 @@ class Counts:
         self.check_frames(dict.fromkeys(self._suspects()))
 
     def _suspects(self) -> list[int]:
-        """The frames whose words do not have just the maps of their leaves, or have what asks for a closer look."""
+        """Hfns of frames that are mapped more than once, pinned or granted, or whose word is not the expected one."""
         shadow = self._shadow
         values = shadow.frames.values
         leaves = shadow.leaves
-        # A frame that is shared, pinned or granted, or named by several small leaves, is looked at anyhow.
+        # Shared, pinned or granted frames, and those named by several small leaves, are always compared.
         suspects = {hfn for hfn, words in leaves.items() if len(words) > 1}
         suspects.update(self._pins, self._grants)
         for first in range(0, len(values), LARGE_FRAMES):
             words = values[first : first + LARGE_FRAMES]
             large = len(shadow.large.get(first >> 9, ()))
-            # The words that are right for a frame with no small leaf, and with one.
+            # The words that are correct for a frame without small leaf, and with one.
             different = set(words)
             none = {word for word in different if word >> 16 == large and word & 0xFF00 != SHARED << 8}
             one = {word for word in different if word >> 16 == large + 1 and word & 0xFF00 != SHARED << 8}

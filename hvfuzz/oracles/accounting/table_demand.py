@@ -1,4 +1,4 @@
-"""How many table pages a call needs, counted in the tables' bytes: what a refusal for want of them must answer for."""
+"""Number of table pages a call needs, counted from the table bytes. Used to judge refusals with NO_POOL."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from hvfuzz.oracles.shadow.changes import (
 )
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.call_stack import Bytes
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.scene.running_call import Bytes
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 UNKNOWN: Final = 1 << 63
-"""Of a call whose need nobody here knows: any refusal may be right."""
+"""Result for calls that are not modelled here: any refusal may be correct."""
 
 
-def tables_needed(shadow: Reachability, caller: int, name: str, args: Any, reads: list[Bytes]) -> int:
-    """Table pages that the call takes from the caller's pool at most, before it has changed anything.
+def tables_needed(shadow: PageTableShadow, caller: int, name: str, args: Any, reads: list[Bytes]) -> int:
+    """Maximum number of table pages that the call takes from the caller's pool.
 
-    `reads` is what it read from guest memory.
+    The shadow must show the state before the call changes anything; `reads` are its copies from guest memory.
     """
     match name:
         case "memory.populate":
@@ -39,7 +39,7 @@ def tables_needed(shadow: Reachability, caller: int, name: str, args: Any, reads
         case "memory.decrease" | "memory.protect":
             end = args.first + args.count
             cut = dict.fromkeys((args.first & -LARGE_FRAMES, end - 1 & -LARGE_FRAMES))
-            # A block that lies wholly in the range needs no table, nor one that has the rights already.
+            # A large leaf that lies wholly in the range, or has the rights already, is not split.
             cut_blocks = [block for block in cut if block < args.first or end < block + LARGE_FRAMES]
             return sum(rights != getattr(args, "rights", 0) for rights in _large(shadow, caller, cut_blocks))
         case "memory.exchange":
@@ -55,8 +55,8 @@ def tables_needed(shadow: Reachability, caller: int, name: str, args: Any, reads
     return UNKNOWN
 
 
-def _missing(shadow: Reachability, space: int, pages: Iterable[int], level: int) -> int:
-    """Tables that are not there yet, on the ways to leaves of `level` for `pages`."""
+def _missing(shadow: PageTableShadow, space: int, pages: Iterable[int], level: int) -> int:
+    """Number of tables that are missing on the way to leaves of `level` for `pages`."""
     absent: set[tuple[int, int]] = set()
     for page in pages:
         stop, _ = _walk(shadow, space, page, level)
@@ -64,16 +64,16 @@ def _missing(shadow: Reachability, space: int, pages: Iterable[int], level: int)
     return len(absent)
 
 
-def _large(shadow: Reachability, space: int, blocks: Iterable[int]) -> list[int]:
-    """The rights of each large leaf among `blocks`, each named by its first page: to split one takes a table."""
+def _large(shadow: PageTableShadow, space: int, blocks: Iterable[int]) -> list[int]:
+    """The rights of each large leaf among `blocks`, given by their first pages. Splitting one takes a table."""
     ends = [_walk(shadow, space, block, LARGE_LEVEL) for block in blocks]
     return [
         entry & EPT_RIGHTS for level, entry in ends if level == LARGE_LEVEL and entry & LARGE and entry & EPT_RIGHTS
     ]
 
 
-def _walk(shadow: Reachability, space: int, page: int, level: int) -> tuple[int, int]:
-    """(level, entry) where the walk for `page` ends: at `level`, or above it where no table follows."""
+def _walk(shadow: PageTableShadow, space: int, page: int, level: int) -> tuple[int, int]:
+    """(level, entry) at which the walk for `page` ends: at `level`, or above it if no table follows."""
     rights, at = (DMA_RIGHTS, DMA_LEVELS) if space & DMA else (EPT_RIGHTS, EPT_LEVELS)
     table = shadow.roots[space] << PAGE_SHIFT
     while True:

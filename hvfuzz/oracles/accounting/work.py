@@ -1,7 +1,7 @@
-"""Bounded work: how much the host does between two points where it could be preempted, and how much it holds.
+"""Bounded work: how much the host does between two preemption points, and how much it stores.
 
-Work is counted in words and elements touched (`hypervisor.host.Work`). The bounds are at least four times what the
-longest legal calls do on the clean hypervisor: 1478 (`memory.exchange` of 64 pages, each in its own large leaf) among
+Work is counted in words and elements touched (`hypervisor.core.host.Work`). The bounds are at least four times the
+maximum of legal calls on the clean hypervisor: 1478 (`memory.exchange` of 64 pages, each in its own large leaf) among
 the calls with preemption points, 104 (`grant.map` of both sides, all tables missing) among those without, and 190 for
 a burst of 8 releases in `grant.unmap`.
 """
@@ -14,50 +14,51 @@ from hvfuzz.abi.limits import BUCKETS, CONSOLE
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.accounting.growth import UART_LIMIT
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.shadow.changes import Change
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 LONG_BOUND: Final = 6_000
-"""For calls that are declared long."""
+"""Bound for calls that are declared long, in work units."""
 SHORT_BOUND: Final = 800
-"""For the other ones."""
+"""Bound for all other calls."""
 OWN_BOUNDS: Final = {"grant.unmap": 800}
-"""For calls whose preemption points lie closer together."""
+"""Bounds for long calls with closer preemption points."""
 GROWING: Final = ("console.", "sched.")
-"""What the names of calls begin with that make the host remember something that is no frame, grant or port."""
+"""Prefixes of calls that store something other than frames, grants and ports in the host."""
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
 IO: Final = ExitReason.IO
 
 
 class Work(Oracle):
-    """A guest cannot keep the host busy, or make it grow."""
+    """A guest can neither keep the host busy nor make it grow."""
 
     name = "work"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "preemption": "work between two preemption points stays within a bound",
-        "heap": "the hypervisor's live heap pages are at most those at boot and one for each event bucket",
-        "growth": "what a domain can make the host remember stays within its limit",
-        "hang": "the host comes back from every op (reported by whoever runs the program, by the wall clock)",
+        "preemption": "the work between two preemption points stays within a bound",
+        "heap": "the hypervisor has at most its heap pages at boot, plus one for each event bucket",
+        "growth": "what a domain can store in the host stays within its limit",
+        "hang": "the host returns from every op (reported by the target's watchdog, by the wall clock)",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._counter = scene.hypervisor.host.work
         self._calls = scene.calls
         self._heap_bound = 0
 
     def attach(self) -> None:
-        """Each domain may have all its buckets allocated."""
+        """Compute the bound of heap pages: each domain may allocate all its buckets."""
         self._heap_bound = self.shadow.state_counts[HYPERVISOR] + BUCKETS * len(self.shadow.domains)
 
     def preemption_point(self) -> None:
-        """The host could do something else now."""
+        """Check the work since the last preemption point."""
         calls = self._calls
         units = self._counter.units
         if units - calls.since > SHORT_BOUND:
@@ -72,14 +73,14 @@ class Work(Oracle):
             text = f"{units} words or elements touched without a preemption point, bound {bound}"
             self.report("preemption", text)
 
-    def settled(self, change: Change) -> None:
-        """Frames may have become the hypervisor's."""
+    def shadow_changed(self, change: Change) -> None:
+        """Check the number of heap pages."""
         if change.frames and self.shadow.state_counts[HYPERVISOR] > self._heap_bound:
             live = self.shadow.state_counts[HYPERVISOR]
-            self.report("heap", f"{live} live pages of the hypervisor's, bound {self._heap_bound}")
+            self.report("heap", f"the hypervisor has {live} heap pages, bound {self._heap_bound}")
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
-        """What the caller may have made the host do, and remember."""
+        """Check the work since the last preemption point, and what the call stored."""
         units = self._counter.units - self._calls.since
         if units > SHORT_BOUND:
             self._check(declaration, units)
@@ -87,27 +88,33 @@ class Work(Oracle):
             self._check_growth(vcpu.domain)
 
     def exit_finished(self, vcpu: VCpu) -> None:
-        """What was done beside a call counts as well."""
+        """Check the work since the last preemption point, or since the start of the exit."""
         units = self._counter.units - self._calls.since
         if units > LONG_BOUND:
             self.report("preemption", f"{units} words or elements touched in one exit, bound {LONG_BOUND}")
 
     def trap_finished(self, vcpu: VCpu) -> None:
-        """What a serial port keeps counts, too."""
+        """Check the buffers of a serial port."""
         if vcpu.vmcs.reason is IO:
             uart: Any = self.shadow.domains[vcpu.domain].devices.by_name["uart"]
             if max(len(uart.transmitted), len(uart.received)) > UART_LIMIT:
-                self.report("growth", f"{len(uart.transmitted)} bytes sent and {len(uart.received)} received are kept")
+                self.report(
+                    "growth",
+                    f"a serial port keeps {len(uart.transmitted)} sent and {len(uart.received)} received bytes",
+                )
 
     def _check_growth(self, number: int) -> None:
         hypervisor = self.scene.hypervisor
         console = self.shadow.domains[number].console
         if len(console) > CONSOLE:
-            self.report("growth", f"{len(console)} bytes on a console")
+            self.report("growth", f"the console of dom{number} holds {len(console)} bytes, limit {CONSOLE}")
         if len(hypervisor.scheduler.polls) > len(hypervisor.machine.vcpus):
-            self.report("growth", f"{len(hypervisor.scheduler.polls)} polls under way")
+            self.report(
+                "growth",
+                f"the scheduler holds {len(hypervisor.scheduler.polls)} polls, limit {len(hypervisor.machine.vcpus)}",
+            )
 
     def audit(self) -> None:
-        """What any domain may have made the host remember."""
+        """Check what each domain stored."""
         for number in range(len(self.shadow.domains)):
             self._check_growth(number)

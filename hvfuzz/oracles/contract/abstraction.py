@@ -30,10 +30,10 @@ from hvfuzz.oracles.contract.spec import (
     Value,
 )
 from hvfuzz.oracles.shadow.changes import DMA, Leaf
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 FREE: Final = int(FrameState.FREE)
 OWNED: Final = int(FrameState.OWNED)
@@ -52,7 +52,7 @@ class Abstraction:
 
     __slots__ = ("_domains", "_readers", "_scene", "_shadow")
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self._domains: Final = shadow.domains

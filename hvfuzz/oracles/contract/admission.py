@@ -15,8 +15,8 @@ from hvfuzz.oracles.shadow.guest_walk import leads
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.call_stack import Running
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.scene.running_call import RunningCall
+    from hvfuzz.oracles.scene.scene import Scene
 
 FAULT: Final = Status.FAULT
 KNOWN: Final = 4096
@@ -36,7 +36,7 @@ class Dispatched:
         self.ways: Final = {vcpu.id: partial(leads, scene.machine, vcpu) for vcpu in scene.machine.vcpus}
         """For each vCPU (by id) where its guest's translations lead."""
 
-    def wanted(self, vcpu: VCpu, running: Running, declaration: Any) -> Any:
+    def wanted(self, vcpu: VCpu, running: RunningCall, declaration: Any) -> Any:
         """A Status to refuse the call with, or its arguments; None where that cannot be told."""
         if declaration is not None:
             number: int = declaration.number
@@ -69,7 +69,7 @@ class Dispatched:
         if not isinstance(wanted, Status) and machine.fetches.trigger == NO_TRIGGER:
             running.shut = not leads(machine, vcpu, *TARGETS[declaration.name](wanted), WRITE, flags=False)
 
-    def judge_refusal(self, vcpu: VCpu, running: Running, wanted: Any, status: Any) -> Mismatch | None:
+    def judge_refusal(self, vcpu: VCpu, running: RunningCall, wanted: Any, status: Any) -> Mismatch | None:
         """Judge a call that dispatch refused with `status`, by what the contract makes of it."""
         if running.writes or running.touched:
             return Mismatch("written", "", "refused before its check, yet it wrote")
@@ -80,7 +80,7 @@ class Dispatched:
             return Mismatch("dispatch", "", f"{name} where the contract has no refusal")
         return self._unfounded(vcpu, running) if status is FAULT else None
 
-    def _unfounded(self, vcpu: VCpu, running: Running) -> Mismatch | None:
+    def _unfounded(self, vcpu: VCpu, running: RunningCall) -> Mismatch | None:
         """Dispatch could not read the struct: then the guest's translations must not lead to it."""
         data = b"".join([piece for _, piece in running.struct])
         gva = running.struct[0][0] if running.struct else self._calls.pointer(running)
@@ -92,7 +92,7 @@ class Dispatched:
         return Mismatch("dispatch", "", f"FAULT, but nothing is in the way of reading {size} bytes at {gva:#x}")
 
 
-def _struct(running: Running) -> tuple[bytes | None, bytes | None]:
+def _struct(running: RunningCall) -> tuple[bytes | None, bytes | None]:
     """Header and body of a call's struct, as far as they were fetched."""
     pieces = running.struct
     if len(pieces) == 2 and len(pieces[0][1]) == HEADER_SIZE:

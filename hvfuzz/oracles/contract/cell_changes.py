@@ -20,9 +20,9 @@ from hvfuzz.oracles.shadow.changes import DMA, LARGE_LEVEL, differences
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Bucket, Domain
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 Cells = dict[Key, Value]
 NO_PORTS: Final[list[Any]] = [None] * PORTS_PER_BUCKET
@@ -57,7 +57,7 @@ class Deltas:
         "changes",
     )
 
-    def __init__(self, scene: Scene, shadow: Reachability, abstraction: Abstraction) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow, abstraction: Abstraction) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self._abstraction: Final = abstraction

@@ -47,11 +47,12 @@ from hvfuzz.oracles.contract.spec.calls.event import set_run
 from hvfuzz.oracles.contract.spec.platform.timer import PORT, WIDTH, TimerModel, expired
 from hvfuzz.oracles.exits.emulation import is_shutdown, reads_clock
 from hvfuzz.oracles.exits.local_apics import Apics
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.shadow.changes import Change
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 HLT: Final = ExitReason.HLT
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
@@ -91,7 +92,7 @@ class Specification(Oracle):
         **{cell: f"after a call each `{cell}` cell is what the contract says" for cell in CELLS},
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._abstraction = Abstraction(scene, shadow)
         self._state = State(scene.machine.memory.frames)
@@ -131,7 +132,7 @@ class Specification(Oracle):
 
     # Moments.
 
-    def settled(self, change: Change) -> None:
+    def shadow_changed(self, change: Change) -> None:
         """Keep the change until it is known whose effect it is."""
         self._deltas.changes.append(change)
 
@@ -200,7 +201,7 @@ class Specification(Oracle):
             self.report(mismatch.rule, mismatch.message)
             self._adopt(_expanded(actual, blocks), vcpu.domain)
 
-    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
+    def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """What a device does while a call runs, it does for that call."""
         if type(initiator) is not VCpu and self._calls.running:
             self._calls.current.touched.append((access == WRITE, hpa, size))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 _VCPU: Final = attrgetter("eptp", "vpid", "cr3", "cpl", "pending_fault", "regs")
 """What only a vCPU's own instructions change; the first two, not even these. Looked at often: hence no more of it."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from hvfuzz.abi.boot import COALESCED_GFN, DIRECT_MAP
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.oracles.framework.call_stack import Bytes
+from hvfuzz.oracles.scene.running_call import Bytes
 
 RING: Final = DIRECT_MAP + (COALESCED_GFN << PAGE_SHIFT)
 HEADER: Final = (RING, 8)

@@ -21,8 +21,8 @@ from hvfuzz.oracles.exits.local_apics import END, FIRST_MSR, Apics
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.oracle import Scene
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.scene.scene import Scene
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CPUID: Final = ExitReason.CPUID
 RDTSCP: Final = ExitReason.RDTSCP
@@ -45,7 +45,7 @@ class Emulation:
 
     __slots__ = ("_calls", "_clock", "_offset", "_shadow", "_window", "apics")
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._shadow: Final = shadow
         self._calls: Final = scene.calls
         self._clock: Final = scene.machine.clock

@@ -20,11 +20,12 @@ from hvfuzz.oracles.exits.model_comparison import DeviceModels
 from hvfuzz.oracles.exits.models import all_models
 from hvfuzz.oracles.exits.port_accesses import PortIo
 from hvfuzz.oracles.exits.register_accesses import Registers
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 VMCALL: Final = ExitReason.VMCALL
 TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
@@ -56,7 +57,7 @@ class Exits(Oracle):
         "clock": "time never goes back, and where a clock is read too often, it goes on to the next window",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._vcpus: Final = scene.machine.vcpus
         self._calls: Final = scene.calls
@@ -119,12 +120,12 @@ class Exits(Oracle):
             self._ports.started()
             self._bystanders.ports = True
 
-    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
+    def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """A device reads or writes."""
         self._registers.reached(initiator, hpa, size, access)
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
-        """Calls that set a device to work, or reset it, name it."""
+        """CallStack that set a device to work, or reset it, name it."""
         if args is not None and declaration.name.startswith("device."):
             number = getattr(args, "device", None)
             if number is not None:

@@ -16,7 +16,7 @@ from hvfuzz.oracles.contract.spec.platform.apic import Words
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 FIRST_MSR: Final = 0x800
 END: Final = 0xC00

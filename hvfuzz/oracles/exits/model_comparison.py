@@ -14,7 +14,7 @@ from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, SIZE_MASK
 from hvfuzz.oracles.exits.models.second_model import SecondModel
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 Report = Callable[[str, str], None]
 """Takes a rule and a message."""

@@ -13,7 +13,7 @@ from hvfuzz.oracles.exits import string_transfers
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.exits.model_comparison import DeviceModels
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.scene.scene import Scene
 
 
 class PortIo:

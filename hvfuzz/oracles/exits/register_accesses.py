@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.exits.bystanders import Bystanders
     from hvfuzz.oracles.exits.model_comparison import DeviceModels
     from hvfuzz.oracles.exits.models.second_model import SecondModel
-    from hvfuzz.oracles.framework.oracle import Scene
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.scene.scene import Scene
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 FINAL: Final = int(Qualification.FINAL)
 QUEUED: Final = (MMIO_BASE >> PAGE_SHIFT) + COALESCED
@@ -56,7 +56,7 @@ class Registers:
     def __init__(
         self,
         scene: Scene,
-        shadow: Reachability,
+        shadow: PageTableShadow,
         models: DeviceModels,
         bystanders: Bystanders,
         report: Callable[[str, str], None],

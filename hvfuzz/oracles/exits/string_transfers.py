@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
     from hvfuzz.oracles.exits.models.second_model import SecondModel
-    from hvfuzz.oracles.framework.call_stack import Calls
+    from hvfuzz.oracles.scene.call_stack import CallStack
 
 FAULTS: Final = (Vector.GP, Vector.PF)
 
 
 def judge(
-    machine: Machine, calls: Calls, vcpu: VCpu, device: SecondModel | None, port: int, expected: list[Any]
+    machine: Machine, calls: CallStack, vcpu: VCpu, device: SecondModel | None, port: int, expected: list[Any]
 ) -> str:
     """What is wrong with the exit, in words; empty if nothing is.
 

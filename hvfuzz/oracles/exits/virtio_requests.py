@@ -17,8 +17,8 @@ from hvfuzz.machine.devices.virtio.virtqueue import QUEUE_WORDS
 from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
-    from hvfuzz.oracles.framework.oracle import Scene
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.scene.scene import Scene
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 DESCRIPTOR: Final = Struct("<QIHH")
 F_NEXT: Final = 1
@@ -95,7 +95,7 @@ class Scope:
 
     __slots__ = ("_load", "_orders", "_readable", "_shadow", "_size", "_space", "_writable")
 
-    def __init__(self, scene: Scene, shadow: Reachability, domain: int, registers: list[int]) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow, domain: int, registers: list[int]) -> None:
         self._shadow = shadow
         self._space = domain | DMA
         self._load: Callable[[int, int], bytes] = scene.machine.memory.read

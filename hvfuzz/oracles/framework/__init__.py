@@ -1,1 +1,1 @@
-"""What all oracles have in common, and the suite that runs them."""
+"""The base class of oracles, the events they listen to, and the suite that runs them."""

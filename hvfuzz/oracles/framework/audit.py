@@ -1,8 +1,8 @@
-"""The full audit: a second shadow, read from scratch, must equal the one that was followed word by word.
+"""The full audit: a second shadow, read from scratch, must equal the one that followed every write.
 
-The other oracles' own audits look at everything that there is, by the rules by which they otherwise look at changes
-only. What they find then, and did not find before, was missed by watching; the suite reports it under this oracle's
-name, with the other oracle's name and rule as the rule.
+In an audit the other oracles check the whole state by the rules that they otherwise apply to changes only. A violation
+that shows up only then was missed by watching: `FindingLog` reports it under the name of this oracle, with the other
+oracle's name and rule as the rule.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 _Index: TypeAlias = Mapping[Any, tuple[Any, ...]]
 
 
 class Audit(Oracle):
-    """Watching and looking agree."""
+    """Following changes and reading the whole state give the same result."""
 
     name = "audit"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "shadow": "the shadow followed by watching writes is the one that reading everything gives",
-        "oracle.rule": "looking at everything breaks no rule of an oracle that watching did not see broken",
+        "shadow": "the shadow that follows writes equals a shadow read from scratch",
+        "oracle.rule": "checking the whole state finds no violation that following changes missed",
     }
 
     def audit(self) -> None:
-        """Build a second shadow and compare."""
+        """Build a second shadow and compare the two."""
         followed = self.shadow
-        fresh = Reachability(self.scene)
+        fresh = PageTableShadow(self.scene)
         fresh.attach()
         self._compare("entries of tables", followed.entries, fresh.entries)
         self._compare("tables", followed.tables, fresh.tables)
@@ -37,7 +37,7 @@ class Audit(Oracle):
         self._compare("context entries", followed.contexts, fresh.contexts)
         self._compare_unordered("leaves of frames", followed.leaves, fresh.leaves)
         self._compare_unordered("large leaves of blocks", followed.large, fresh.large)
-        self._compare_unordered("places of grant mappings", followed.sides, fresh.sides)
+        self._compare_unordered("pages of grant mappings", followed.sides, fresh.sides)
         lists: tuple[tuple[str, Sequence[Any], Sequence[Any]], ...] = (
             ("frame words", followed.frames.values, fresh.frames.values),
             ("frames in each state", followed.state_counts, fresh.state_counts),
@@ -54,7 +54,7 @@ class Audit(Oracle):
             return
         for key in sorted({*followed, *fresh}):
             if followed.get(key) != fresh.get(key):
-                text = f"{what}, {key}: followed {followed.get(key)}, read {fresh.get(key)}"
+                text = f"{what}, {key}: {followed.get(key)} in the shadow, {fresh.get(key)} in memory"
                 self.report("shadow", text)
                 return
 
@@ -64,5 +64,5 @@ class Audit(Oracle):
 
 
 def _unordered(index: _Index) -> dict[Any, list[Any]]:
-    """A reverse index without the order in which things came into it."""
+    """A reverse index without the order of insertion."""
     return {key: sorted(values) for key, values in index.items()}

@@ -1,4 +1,4 @@
-"""What an oracle reports: which oracle, which of its rules, during which operation, and a message for people."""
+"""A finding: which oracle reports which of its rules, during which operation, with a message for people."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 class Finding(NamedTuple):
     """One violated invariant.
 
-    `identity` is what makes two findings the same bug: it holds no address, no domain number and no value,
-    so that the minimiser may change all of these and still hold on to the finding. `message` may say anything.
+    Two findings with the same `identity` count as the same bug. The identity holds no address, domain number or value,
+    so that the minimiser can change these without losing the finding. `message` may say anything.
     """
 
     oracle: str

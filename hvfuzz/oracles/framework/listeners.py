@@ -1,57 +1,23 @@
-"""One callable for all who listen at a moment.
-
-The most frequent moments come several times an op, so the callable is generated: a plain function with the moment's
-own parameters that calls each listener in turn, at half the cost of a loop over them with `*args`.
-"""
+"""One function that calls all listeners of an event."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from hvfuzz.machine.addresses import LARGE_FRAMES
-
-PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "exit_started": "vcpu",
-        "exit_finished": "vcpu",
-        "trap_started": "vcpu",
-        "trap_finished": "vcpu",
-        "call_started": "vcpu, declaration, args",
-        "call_finished": "vcpu, declaration, args, status, result, reason",
-        "settled": "change",
-        "copied": "vcpu, declaration, args",
-        "frame_allocated": "hfn, owner, state",
-        "frame_freed": "hfn",
-        "block_allocated": "first, owner, state",
-        "block_freed": "first",
-        "host_access": "hpa, size, write",
-        "guest_copy": "vcpu, gva, hpa, size, write",
-        "strayed": "vcpu, gva, hpa, size, write",
-        "alien": "vcpu, gva, hpa, size, write",
-        "reentered": "vcpu",
-        "step": "step",
-        "stepped": "step",
-        "preemption_point": "",
-        "accessed": "initiator, hpa, size, access",
-        "reached": "initiator, hpa, size, access",
-        "loading": "vcpu, hpa, size",
-        "op_started": "",
-        "op_finished": "",
-    }
-)
-"""The moments, with what those who listen are told."""
+from hvfuzz.oracles.framework.events import EVENTS
 
 Listener = Callable[..., None]
 
 
 def nothing(*_: Any) -> None:
-    """Where nobody listens."""
+    """The listener of an event that has none."""
 
 
-def each_allocated(listener: Listener) -> Listener:
-    """What to call for a block that is allocated, if `listener` only knows frames."""
+def for_each_allocated(listener: Listener) -> Listener:
+    """A listener of `block_allocated` that calls a listener of `frame_allocated` for each frame."""
 
     def block_allocated(first: int, owner: int, state: int) -> None:
         for hfn in range(first, first + LARGE_FRAMES):
@@ -60,8 +26,8 @@ def each_allocated(listener: Listener) -> Listener:
     return block_allocated
 
 
-def each_freed(listener: Listener) -> Listener:
-    """What to call for a block that is freed, if `listener` only knows frames."""
+def for_each_freed(listener: Listener) -> Listener:
+    """A listener of `block_freed` that calls a listener of `frame_freed` for each frame."""
 
     def block_freed(first: int) -> None:
         for hfn in range(first, first + LARGE_FRAMES):
@@ -70,23 +36,26 @@ def each_freed(listener: Listener) -> Listener:
     return block_freed
 
 
-OF_FRAMES: Final = MappingProxyType(
-    {"block_allocated": ("frame_allocated", each_allocated), "block_freed": ("frame_freed", each_freed)}
+FRAME_EVENTS: Final = MappingProxyType(
+    {"block_allocated": ("frame_allocated", for_each_allocated), "block_freed": ("frame_freed", for_each_freed)}
 )
-"""Moments of whole blocks: the moment of a frame, and what makes its listener one of blocks."""
+"""Event of a whole block -> the event of a single frame, and the adapter from one listener to the other."""
 
 
-def together(moment: str, listeners: Sequence[Listener]) -> Listener:
-    """Calls all the listeners, in order; `nothing` itself if there are none, the listener itself if there is one."""
+def together(event: str, listeners: Sequence[Listener]) -> Listener:
+    """A function that calls the listeners in order: `nothing` itself for none, the listener itself for one.
+
+    The function is generated, with the parameters of the event and one call for each listener.
+    """
     if not listeners:
         return nothing
     if len(listeners) == 1:
         return listeners[0]
-    parameters = PARAMETERS[moment]
+    parameters = EVENTS[event].parameters
     names = [f"listener{number}" for number in range(len(listeners))]
     calls = "".join(f"        {name}({parameters})\n" for name in names)
-    source = f"def bind({', '.join(names)}):\n    def {moment}({parameters}):\n{calls}    return {moment}\n"
+    source = f"def bind({', '.join(names)}):\n    def {event}({parameters}):\n{calls}    return {event}\n"
     namespace: dict[str, Any] = {"__name__": __name__}
-    exec(compile(source, f"<listeners of {moment}>", "exec"), namespace)
+    exec(compile(source, f"<listeners of {event}>", "exec"), namespace)
     bound: Listener = namespace["bind"](*listeners)
     return bound

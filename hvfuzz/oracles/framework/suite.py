@@ -1,32 +1,27 @@
-"""All oracles of one system: they listen to machine and hypervisor together, and their findings come out here."""
+"""All oracles of one system: they listen to machine and hypervisor together, and their findings come out here.
+
+The suite is the hypervisor's `Observer`. It passes each event on to the listeners that `Subscriptions` found, keeps the
+call stack and the shadow up to date, and decides what an exception of an oracle means.
+"""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.hypervisor.core import exits
 from hvfuzz.hypervisor.core.observer import SILENT, Observer
 from hvfuzz.machine.cpu.vmcs import ExitReason
-from hvfuzz.oracles.accounting.growth import Growth
-from hvfuzz.oracles.accounting.recount import Recount
-from hvfuzz.oracles.accounting.work import Work
-from hvfuzz.oracles.contract.specification import Specification
-from hvfuzz.oracles.exits.exits import Exits
-from hvfuzz.oracles.framework.audit import Audit
-from hvfuzz.oracles.framework.call_stack import NOBODY
-from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.oracles.framework.listeners import OF_FRAMES, Listener, nothing, together
-from hvfuzz.oracles.framework.oracle import Oracle, Scene
-from hvfuzz.oracles.host.access_log import Ledger
-from hvfuzz.oracles.host.flush_order import Order
-from hvfuzz.oracles.host.host_memory import HostMemoryOracle
-from hvfuzz.oracles.isolation.fetch import Fetch
-from hvfuzz.oracles.isolation.ownership import Ownership
-from hvfuzz.oracles.isolation.secrets import Secrets
-from hvfuzz.oracles.isolation.stale import Stale
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.framework.access_filter import AccessFilter
+from hvfuzz.oracles.framework.all_oracles import make_close_watchers, make_oracles
+from hvfuzz.oracles.framework.fault_origin import raised_by_an_oracle
+from hvfuzz.oracles.framework.finding_log import AUDIT, FindingLog
+from hvfuzz.oracles.framework.listeners import nothing
+from hvfuzz.oracles.framework.oracle import Oracle
+from hvfuzz.oracles.framework.subscriptions import Subscriptions
+from hvfuzz.oracles.scene.call_stack import NO_DOMAIN, CallStack
+from hvfuzz.oracles.scene.scene import Scene
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 if TYPE_CHECKING:
     from hvfuzz.abi.boot import World
@@ -34,22 +29,9 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
+    from hvfuzz.oracles.framework.finding import Finding
 
-# In the order in which they act. The host's own faults come first: what follows from a fault is the lesser news.
-ORACLES: Final[tuple[type[Oracle], ...]] = (
-    HostMemoryOracle,
-    Fetch,
-    Exits,
-    Work,
-    Ownership,
-    Stale,
-    Recount,
-    Secrets,
-    Specification,
-    Audit,
-)
-NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-_FORWARDED: Final = (
+PASSED_ON: Final = (
     "frame_allocated",
     "frame_freed",
     "block_allocated",
@@ -60,12 +42,7 @@ _FORWARDED: Final = (
     "stepped",
     "preemption_point",
 )
-"""Moments of `Observer` at which the suite itself has nothing to do."""
-_PACKAGE: Final = "hvfuzz.oracles."
-_HARDWARE: Final = ("hvfuzz.machine.", f"{_PACKAGE}host.hooked_hardware")
-_BOOT: Final = "boot"
-_AUDIT: Final = "audit"
-_UNKNOWN_CALL: Final = "vmcall"
+"""Events of `Observer` at which the suite itself has nothing to do."""
 VMCALL: Final = ExitReason.VMCALL
 STRUCT_PIECES: Final = 2
 """Copies in which a struct is fetched: header, body."""
@@ -76,9 +53,11 @@ class OracleSuite(Observer):
 
     `attach` once, when the system is booted and before its snapshot is taken. Then for each program: `reset` (after
     the machine was put back), `op_started` and `op_finished` around each op, `program_finished`, perhaps `audit`.
-    `findings` has the first finding of each identity, in order. `observers` hear what the hypervisor says as well.
-    Where a bug is `planted`, a state of which an oracle can make no sense is a finding; else it is our error.
+    `findings` has the first finding of each identity, in order. `observers` get the hypervisor's events as well.
     VM exits must go through `handle_exit`.
+
+    An oracle that raises an exception on a broken state is not news. On an unbroken state it is a finding if a bug is
+    `planted`, and else an internal error, which is raised.
     """
 
     __snapshot_leaf__ = True
@@ -93,143 +72,107 @@ class OracleSuite(Observer):
         *,
         planted: bool = False,
     ) -> None:
-        unknown = sorted(enabled - set(NAMES)) if enabled is not None else []
-        if unknown:
-            raise ValueError(f"no oracle {unknown[0]!r} (known: {', '.join(NAMES)})")
         self.machine: Final = machine
         self.hypervisor: Final = hypervisor
-        self.findings: list[Finding] = []
-        self._seen: dict[tuple[str, str, str], None] = {}
-        self._op = -1
-        self._operation = _BOOT
-        scene = Scene(machine, hypervisor, world, self._report)
-        self._calls: Final = scene.calls
-        self.reachability: Final = Reachability(scene)
-        self.oracles: Final[dict[str, Oracle]] = {}
-        for oracle in ORACLES:
-            if enabled is None or oracle.name in enabled:
-                self.oracles[oracle.name] = oracle(scene, self.reachability)
+        self._calls: Final = CallStack(machine, hypervisor)
+        self._log: Final = FindingLog(self._calls)
+        scene = Scene(machine, hypervisor, world, self._calls, self._log.report)
+        self.shadow: Final = PageTableShadow(scene)
+        self.oracles: Final = make_oracles(scene, self.shadow, enabled)
         self._resets: Final = [each.reset for each in self.oracles.values() if type(each).reset is not Oracle.reset]
-        # What there is to follow: most ops, and most calls, leave nothing.
-        self._written: Final = machine.memory.written
-        self._refilled: Final = self.reachability.refilled
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
+        # What the shadow has to follow: most ops, and most calls, leave nothing.
+        self._written: Final = machine.memory.written
+        self._refilled: Final = self.shadow.refilled
         self._planted: Final = planted
-        self._auditing = False
         self._dead = False
         self._handling = False
-        self._observers: Final = tuple(observers)
-        # Who looks at each access and each flush, but only in a run that is looked at closely.
-        self._closer: Final = [
-            watcher(scene, self.reachability) for watcher in (Ledger, Order, Growth) if watcher.oracle in self.oracles
-        ]
+        self._close_watchers: Final = make_close_watchers(scene, self.shadow, self.oracles)
         self._closely = False
-        self._forwarded: Final = {
-            closely: {moment: self._listeners(moment, closely=closely) for moment in _FORWARDED}
-            for closely in (False, True)
+        self._subscribe(AccessFilter(scene), tuple(observers))
+
+    def _subscribe(self, access_filter: AccessFilter, observers: tuple[Observer, ...]) -> None:
+        """Make the functions that are called at each event."""
+        listeners = Subscriptions(
+            # The call stack comes first: the oracles may ask which call runs.
+            [self._calls, access_filter, *self.oracles.values()] if self.oracles else [],
+            self._close_watchers,
+            observers,
+            self.shadow.host_access if self._shadowed else None,
+        )
+        self._passed_on = {
+            closely: {event: listeners.of(event, closely=closely) for event in PASSED_ON} for closely in (False, True)
         }
-        self._forward()
-        self._call_started = self._listeners("call_started")
-        self._copied = self._listeners("copied")
-        self._call_finished = self._listeners("call_finished")
-        self._settled = self._listeners("settled")
-        self._exit_started = self._listeners("exit_started")
-        self._exit_finished = self._listeners("exit_finished")
-        self._trap_started = self._listeners("trap_started")
-        self._trap_finished = self._listeners("exit_finished", "trap_finished")
-        self._reentered = self._listeners("reentered")
-        self._calls.strayed = self._listeners("strayed")
-        self._calls.alien = self._listeners("alien")
-        self._calls.reached = self._listeners("reached")
-        self._calls.loading = self._listeners("loading")
-        self._op_started = self._listeners("op_started")
-        self._op_finished = {closely: self._listeners("op_finished", closely=closely) for closely in (False, True)}
+        self._pass_on()
+        access_filter.invalid_copy = listeners.of("invalid_copy")
+        access_filter.foreign_copy = listeners.of("foreign_copy")
+        access_filter.dma_or_foreign_access = listeners.of("dma_or_foreign_access")
+        access_filter.guest_load = listeners.of("guest_load")
+        self._memory_access = listeners.of("memory_access")
+        self._call_started = listeners.of("call_started")
+        self._unusual_copies = listeners.of("unusual_copies")
+        self._call_finished = listeners.of("call_finished")
+        self._shadow_changed = listeners.of("shadow_changed")
+        self._exit_started = listeners.of("exit_started")
+        self._exit_finished = listeners.of("exit_finished")
+        self._trap_started = listeners.of("trap_started")
+        self._trap_finished = listeners.of("exit_finished", then="trap_finished")
+        self._reentrant_exit = listeners.of("reentrant_exit")
+        self._op_finished = {closely: listeners.of("op_finished", closely=closely) for closely in (False, True)}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The first finding of each identity, in order."""
+        return self._log.findings
 
     def watch_closely(self, closely: bool) -> None:
-        """From here on look at each access of the host's to memory, and at each flush, or at no such thing.
+        """Switch the close watchers on or off, before a run, when the machine was put back.
 
-        It costs much, and finds what the hypervisor does without saying so. To be called before each run, when the
-        machine was put back.
+        They look at each access of the hypervisor to memory and at each flush. That is slow, and finds what the
+        hypervisor does without announcing it.
         """
         if closely != self._closely:
             self._closely = closely
-            self._forward()
+            self._pass_on()
         elif not closely:
             return
-        for watcher in self._closer:
+        for watcher in self._close_watchers:
             watcher.hook(closely)
         self._listen()
 
     def _listen(self) -> None:
-        """Hear what the host says."""
+        """Become the observer of the hypervisor."""
         host = self.hypervisor.host
-        # The most frequent moment of all costs nothing when nobody listens to it.
+        # `host_access` is the most frequent event: without listeners it must cost nothing.
         host.watch(SILENT if self.host_access is nothing else self)
         host.observer = self
 
-    def _forward(self) -> None:
-        """Pass on what the hypervisor says."""
-        for moment, listener in self._forwarded[self._closely].items():
-            setattr(self, moment, listener)
-
-    def _listeners(self, moment: str, after: str = "", closely: bool = False) -> Listener:
-        """What to call at `moment`: the oracles that define it, then the observers that override it.
-
-        With `after`, a moment of the same parameters, each oracle is told of that one too.
-        """
-        # First of all the calls: the oracles may ask what runs.
-        watchers = [self._calls, *self.oracles.values()] if self.oracles else []
-        if closely:
-            watchers += self._closer
-        moments = (moment, after) if after else (moment,)
-        listeners = [
-            listener for watcher in watchers for each in moments if (listener := self._listener(watcher, each))
-        ]
-        if moment == "host_access" and not listeners and self._shadowed:
-            listeners = [self.reachability.host_access]
-        if hasattr(Observer, moment):
-            listeners += [listener for observer in self._observers if (listener := self._listener(observer, moment))]
-        return together(moment, listeners)
-
-    @staticmethod
-    def _listener(watcher: Any, moment: str) -> Listener | None:
-        """What `watcher` does at `moment`; None if that is nothing. Who knows frames is told of each in a block."""
-        listener: Listener | None = getattr(watcher, moment, None)
-        inherited = listener is not None and getattr(type(watcher), moment, None) is getattr(Observer, moment, nothing)
-        if listener is not None and listener is not nothing and not inherited:
-            return listener
-        if moment in OF_FRAMES:
-            moment_of_frame, each = OF_FRAMES[moment]
-            one = OracleSuite._listener(watcher, moment_of_frame)
-            return None if one is None else each(one)
-        return None
+    def _pass_on(self) -> None:
+        """Replace methods of this observer by the functions that call the listeners."""
+        for event, listener in self._passed_on[self._closely].items():
+            setattr(self, event, listener)
 
     def attach(self) -> None:
         """Start to watch the machine as it is now: this state is the base that `reset` returns to."""
         self.machine.memory.written.clear()
         if self._shadowed:
-            self.reachability.attach()
+            self.shadow.attach()
         for oracle in self.oracles.values():
             oracle.attach()
         self._listen()
-        accessed = self._listeners("accessed")
-        self.machine.access_observer = None if accessed is nothing else accessed
+        self.machine.access_observer = None if self._memory_access is nothing else self._memory_access
 
     def reset(self) -> None:
-        """The machine was put back to its snapshot: forget the run."""
-        self.findings = []
-        self._seen.clear()
-        self._op = -1
-        self._operation = _BOOT
-        self._auditing = False
+        """Forget the run, after the machine was put back to its snapshot."""
+        self._log.reset()
         self._dead = False
         self._handling = False
         self._calls.reset()
         if self._shadowed:
-            self.reachability.reset()
+            self.shadow.reset()
         for reset in self._resets:
             reset()
-        for watcher in self._closer:
+        for watcher in self._close_watchers:
             watcher.reset()
 
     # The program.
@@ -239,58 +182,57 @@ class OracleSuite(Observer):
 
         `acting` are the vCPUs that may act in it, as (domain, index); None: any of them.
         """
-        self._op = index
-        self._operation = operation
+        self._log.op = index
+        self._log.operation = operation
         self._calls.acting = acting
-        self._calls.exiting = NOBODY  # Whatever became of the last exit.
-        self._op_started()
+        self._calls.exiting = NO_DOMAIN  # The last exit may have ended in an exception.
 
     def op_finished(self) -> None:
-        """The op, and what raced with it, is done."""
+        """The op and its races are done."""
         if not self._dead:
             try:
-                if self._written or self._refilled or self._calls.applied or self.reachability.stored:
-                    self._settle()
+                if self._written or self._refilled or self._calls.applied or self.shadow.stored:
+                    self._follow()
                 self._op_finished[self._closely]()
             except Exception as error:
-                self._lost(error)
+                self._oracle_failed(error)
 
     def program_finished(self) -> None:
-        """The last op is done: nothing is expected after this but `audit` and `reset`."""
+        """The last op is done; only `audit` and `reset` may follow."""
         if not self._dead:
             try:
-                self._settle()
+                self._follow()
             except Exception as error:
-                self._lost(error)
+                self._oracle_failed(error)
 
     def audit(self) -> None:
-        """Look at everything anew; what that finds, and watching did not, is a finding of the oracle `audit`."""
+        """Let each oracle check the whole state. What only this check sees is a finding of the oracle `audit`."""
         if self._dead:
             return
-        self._operation = _AUDIT
+        self._log.operation = AUDIT
         self._calls.current = self._calls.idle
-        self._auditing = "audit" in self.oracles
+        self._log.auditing = AUDIT in self.oracles
         try:
             for oracle in self.oracles.values():
                 oracle.audit()
         except Exception as error:
-            self._lost(error)
-        self._auditing = False
+            self._oracle_failed(error)
+        self._log.auditing = False
 
-    def _lost(self, error: Exception) -> None:
-        """An oracle failed. In a state that is broken already that is no wonder, and no news; else it is our error."""
+    def _oracle_failed(self, error: Exception) -> None:
+        """An oracle raised `error`: see the class."""
         if not self.findings:
             if not self._planted:
                 raise error
-            self._report("specification", "state", f"an oracle can make no sense of what there is: {error!r}")
+            self._log.report("specification", "state", f"an oracle can make no sense of the state: {error!r}")
         self._dead = True
 
-    # The host.
+    # The hypervisor.
 
     def handle_exit(self, vcpu: VCpu) -> None:
         """Let the hypervisor handle an exit of `vcpu`, watched."""
         if self._handling:
-            self._reentered(vcpu)
+            self._reentrant_exit(vcpu)
         self._handling = True
         self._exit_started(vcpu)
         if vcpu.vmcs.reason is VMCALL:
@@ -300,23 +242,23 @@ class OracleSuite(Observer):
             self._trap_started(vcpu)
             exits.handle_exit(self.hypervisor, vcpu)
             self._trap_finished(vcpu)
-        self._calls.exiting = NOBODY
+        self._calls.exiting = NO_DOMAIN
         self._handling = False
 
     def host_exception(self, fault: Exception) -> None:
-        """`fault` escaped the hypervisor's code, which has died of it, in the middle of whatever it did.
+        """`fault` escaped from the hypervisor's code, which is dead from now on.
 
-        A fault of an oracle's own says nothing about the host: it is raised again, unless the state is broken.
+        If an oracle raised it, it says nothing about the hypervisor: see the class.
         """
-        if _raised_here(fault):
-            self._lost(fault)
+        if raised_by_an_oracle(fault):
+            self._oracle_failed(fault)
             return
         for oracle in self.oracles.values():
             oracle.host_exception(fault)
         self._dead = True
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:
-        """See `Observer`. (Each suite has its own listener in place of this.)"""
+        """Defined here because `Host.watch` looks at the class; `_pass_on` replaces it in each instance."""
 
     def call_started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> None:
         """See `Observer`."""
@@ -328,8 +270,8 @@ class OracleSuite(Observer):
         calls = self._calls
         if calls.copying is not None:
             calls.written()
-        if self._shadowed and (self._written or self._refilled or calls.applied or self.reachability.stored):
-            self._settle()
+        if self._shadowed and (self._written or self._refilled or calls.applied or self.shadow.stored):
+            self._follow()
         call = calls.current
         struct = call.struct
         # Nearly always: a header, the body that follows it, and nothing else.
@@ -340,41 +282,13 @@ class OracleSuite(Observer):
             or len(struct) != STRUCT_PIECES
             or struct[0][0] + len(struct[0][1]) != struct[1][0]
         ):
-            self._copied(vcpu, declaration, args)
+            self._unusual_copies(vcpu, declaration, args)
         self._call_finished(vcpu, declaration, args, status, result, reason)
         calls.finished(status, result)
 
-    def _settle(self) -> None:
-        """Bring the shadow of the tables up to date, and let the oracles look at what changed."""
+    def _follow(self) -> None:
+        """Bring the shadow up to date, and tell the oracles what changed."""
         if self._shadowed:
-            change = self.reachability.update()
+            change = self.shadow.update()
             if change is not None:
-                self._settled(change)
-
-    def _report(self, oracle: str, rule: str, message: str) -> None:
-        """Keep the first finding of each identity; a call within an op is what the finding is named after."""
-        operation = self._operation
-        call = self._calls.current
-        if call is not self._calls.idle:
-            operation = _UNKNOWN_CALL if call.declaration is None else call.declaration.name
-        if self._auditing and oracle != _AUDIT:
-            if any(seen[:2] == (oracle, rule) for seen in self._seen):
-                return
-            oracle, rule = _AUDIT, f"{oracle}.{rule}"
-        key = (oracle, rule, operation)
-        if key not in self._seen:
-            self._seen[key] = None
-            self.findings.append(Finding(oracle, rule, operation, message, self._op))
-
-
-def _raised_here(fault: BaseException) -> bool:
-    """Whether the exception comes from an oracle, called by the hypervisor as its observer.
-
-    Hardware, looked at or not, raises for whoever asked it: what counts is the innermost code that is not hardware's.
-    """
-    raiser = ""
-    for frame, _ in traceback.walk_tb(fault.__traceback__):
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith(_HARDWARE):
-            raiser = module
-    return raiser.startswith(_PACKAGE)
+                self._shadow_changed(change)

@@ -1,6 +1,7 @@
-"""Hardware that is looked at: memory that asks before each access, caches that tell of each flush.
+"""Hooked hardware: memory that reports each access before it happens, and caches that report each flush.
 
-Nothing here judges: a fault that these classes pass on is that of whoever called them.
+An object gets its hooks by changing its class, and loses them the same way: no slots are added. These classes only
+report; they make no judgement. Faults they raise belong to the caller.
 """
 
 from __future__ import annotations
@@ -19,73 +20,73 @@ if TYPE_CHECKING:
 
 WORD_SHIFT: Final = 3
 EVERYTHING: Final = -1
-"""In place of a space, or of a page: all of them."""
+"""Sentinel for a space or a page: all of them."""
 
 
 class HookedWords:
-    """Words of memory to read, each of which asks `judge`(hpa, size, write) before."""
+    """Words of memory to read; calls `check`(hpa, size, write) before each read."""
 
-    __slots__ = ("_judge", "_words")
+    __slots__ = ("_check", "_words")
 
-    def __init__(self, words: memoryview, judge: Callable[[int, int, bool], None]) -> None:
+    def __init__(self, words: memoryview, check: Callable[[int, int, bool], None]) -> None:
         self._words: Final = words
-        self._judge: Final = judge
+        self._check: Final = check
 
     def __getitem__(self, word: int) -> int:
-        self._judge(word << WORD_SHIFT, WORD, False)
+        self._check(word << WORD_SHIFT, WORD, False)
         value: int = self._words[word]
         return value
 
 
-def hooked_memory(judge: Callable[[int, int, bool], None]) -> type[PhysicalMemory]:
-    """A class of memory that asks `judge`(hpa, size, write) before each access."""
+def hooked_memory(check: Callable[[int, int, bool], None]) -> type[PhysicalMemory]:
+    """A class of memory that calls `check`(hpa, size, write) before each access."""
 
-    class Hooked(PhysicalMemory):
-        """Memory that is looked at."""
+    class HookedMemory(PhysicalMemory):
+        """See `hooked_memory`."""
 
         __slots__ = ()
 
         def load64(self, hpa: int) -> int:
-            judge(hpa, WORD, False)
+            check(hpa, WORD, False)
             return super().load64(hpa)
 
         def load(self, hpa: int, size: int) -> int:
-            judge(hpa, size, False)
+            check(hpa, size, False)
             return super().load(hpa, size)
 
         def read(self, hpa: int, n: int) -> bytes:
-            judge(hpa, n, False)
+            check(hpa, n, False)
             return super().read(hpa, n)
 
         def store64(self, hpa: int, value: int) -> None:
-            judge(hpa, WORD, True)
+            check(hpa, WORD, True)
             super().store64(hpa, value)
 
         def store(self, hpa: int, size: int, value: int) -> None:
-            judge(hpa, size, True)
+            check(hpa, size, True)
             super().store(hpa, size, value)
 
         def write(self, hpa: int, data: Any) -> None:
-            judge(hpa, len(data), True)
+            check(hpa, len(data), True)
             super().write(hpa, data)
 
         def fill(self, hfn: int, word: int = 0) -> None:
-            judge(hfn << PAGE_SHIFT, PAGE_SIZE, True)
+            check(hfn << PAGE_SHIFT, PAGE_SIZE, True)
             super().fill(hfn, word)
 
         def copy(self, dst: int, src: int, n: int) -> None:
-            judge(src, n, False)
-            judge(dst, n, True)
+            check(src, n, False)
+            check(dst, n, True)
             super().copy(dst, src, n)
 
-    return Hooked
+    return HookedMemory
 
 
 def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], int]) -> tuple[type[Tlb], type[Iommu]]:
-    """Classes of caches that tell `flush`(space, page) of each invalidation."""
+    """Classes of TLB and IOMMU that call `flush`(space, page) for each page that an invalidation covers."""
 
     class HookedTlb(Tlb):
-        """A TLB that is looked at."""
+        """See `hooked_caches`."""
 
         __slots__ = ()
 
@@ -94,7 +95,7 @@ def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], i
             super().invept(eptp)
 
     class HookedIommu(Iommu):
-        """An IOMMU that is looked at."""
+        """See `hooked_caches`."""
 
         __slots__ = ()
 
@@ -108,6 +109,6 @@ def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], i
 
 
 def _pages(iova: int, order: int) -> tuple[int, int]:
-    """The aligned range of pages that an invalidation covers."""
+    """(first page, end) of the aligned range of 2**order pages that an invalidation covers."""
     first = iova >> PAGE_SHIFT & -(1 << order)
     return first, first + (1 << order)

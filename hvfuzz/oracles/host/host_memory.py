@@ -1,9 +1,8 @@
-"""The host's own memory: the hypervisor touches what it owns, guests' memory only by validated copies, and survives.
+"""The hypervisor's own memory accesses: it touches what it owns, guest memory only by validated copies, and survives.
 
-A freed table page or frame is the test: its frame word says FREE or POOL at that moment, so whoever still walks or
-writes it is caught before the page has another owner. Two accesses are early or late by design and settled later in
-the same call: the scrubbing of a domain's frame that is then freed, and the header of a heap page that is then
-allocated.
+A freed frame or table page says FREE or POOL in its frame word at once, so an access to it is caught before the page
+has another owner. Two kinds of writes are legal although they look wrong at first, and are judged later in the same
+call: the scrubbing of a domain's frame that is then freed, and the header of a heap page that is then allocated.
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
 from hvfuzz.hypervisor.core.host import HostFault
-from hvfuzz.hypervisor.core.hypervisor import CONTROL_AREA
-from hvfuzz.hypervisor.memory.allocator import HEAP_CANARY, HEAP_HEADER
 from hvfuzz.hypervisor.memory.frames import STATE_SHIFT, FrameState
 from hvfuzz.hypervisor.memory.table_tree import POISON
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.memory import ZERO_PAGE
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
-from hvfuzz.oracles.shadow.rewindable import ShadowMap
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.host.heap_headers import CONTROL, OUTSIDE_HEADER, HeapHeaders
+from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.oracles.framework.call_stack import Running
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.scene.running_call import RunningCall
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 FREE = int(FrameState.FREE)
 HYPERVISOR = int(FrameState.HYPERVISOR)
@@ -33,75 +31,59 @@ TABLE = int(FrameState.TABLE)
 POOL = int(FrameState.POOL)
 RESERVED = int(FrameState.RESERVED)
 DOMAINS: Final = (int(FrameState.OWNED), int(FrameState.SHARED))
-"""States of frames that are a domain's."""
-CONTROL: Final = CONTROL_AREA >> PAGE_SHIFT
+"""States of a domain's frames."""
 POISONED: Final = POISON.to_bytes(WORD, "little") * WORDS_PER_PAGE
-OUTSIDE_HEADER: Final = PAGE_MASK & ~(HEAP_HEADER - 1)
-"""Bits of an address that are all clear in the header of a heap page."""
 
 
-class HostMemoryOracle(Oracle):
-    """No host access outside what the hypervisor owns or validated; no exception leaves host context."""
+class HostMemory(Oracle):
+    """The hypervisor accesses only what it owns or validated, and no exception leaves host context."""
 
     name = "host_memory"
     rules: ClassVar[Rules] = {
-        "free": "the hypervisor does not touch a free frame, but to fill in the header of a page it then allocates",
+        "free": "the hypervisor does not touch a free frame, except to fill in the header of a page it then allocates",
         "freed": "the hypervisor does not touch a table page that it gave back",
-        "guest": "the hypervisor touches a domain's frame only by a guest copy, or to scrub it before it is freed",
-        "unannounced": "the hypervisor reads and writes no byte that it did not announce, and a guest copy once",
-        "fresh": "a page that a call gives to a domain is zero when the call is over, but for what the call writes",
+        "guest": "the hypervisor touches a domain's frame only by a guest copy, or to scrub it before freeing it",
+        "unannounced": "the hypervisor accesses only bytes that it announced, and each guest copy once",
+        "fresh": "a page given to a domain is zero at the end of the call, except for what the call writes",
         "scrub": "a frame is all zero when it is freed",
-        "poison": "a table page that goes back to its pool is poisoned: who walks it still meets reserved bits",
-        "header": "the header of a heap page has a secret; that header, and the control area, stay as they were made",
+        "poison": "a table page that goes back to its pool is poisoned, so that a stale walk meets reserved bits",
+        "header": "a heap page's header has a secret word; the header and the control area never change",
         "hole": "no copy on behalf of a guest resolves to the hypervisor's own address range",
         "null": "the hypervisor follows no null pointer",
         "bounds": "the hypervisor indexes no array outside its bounds",
         "fault": "the hypervisor touches no memory that does not exist",
-        "exception": "no exception of another kind leaves host context (the rule is followed by its type)",
+        "exception": "no other exception leaves host context (the type of the exception is part of the rule)",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._memory = memory = scene.machine.memory
         self._frames = memory.frames
         self._read = memory.read
         self._dirty = memory.dirty
         self._calls = scene.calls
-        # The bytes of the frame words that hold the states, and no others.
+        # The bytes of the frame words that hold the states.
         first = scene.frame_words * WORD + STATE_SHIFT // 8
         self._states = memory.data[first : first + memory.frames * WORD : WORD]
-        self.host_access: Final = self._watcher()
-        """Called when the hypervisor is about to access its mapping of host memory: see `Observer`."""
+        self._headers: Final = HeapHeaders(scene, self.report)
+        self.host_access: Final = self._host_access_listener()
         self._pending: dict[int, int] = {}
-        """Hfn -> its state when it was written."""
-        self._headers: Final[ShadowMap[int, bytes]] = ShadowMap()
-        """Hfn of a heap page -> its header, once it has one."""
-        self._control = b""
+        """Hfn of a frame whose write is still to be judged -> its state when it was written."""
 
     def attach(self) -> None:
-        """The heap pages that there are have the headers that they should have."""
-        self._control = self._memory.read(CONTROL_AREA, PAGE_SIZE)
-        # The control area and the frame table lie at fixed places, below the heap.
-        heap = self.scene.frame_words + self._frames + WORDS_PER_PAGE - 1 >> 9
-        for hfn in range(heap, self._frames):
-            if self._states[hfn] == HYPERVISOR:
-                self._headers[hfn] = self._header(hfn)
-        self._headers.rebase()
-        self.reset()
+        """Learn the headers of the heap pages in use."""
+        self._headers.attach()
+        self._pending.clear()
 
     def reset(self) -> None:
-        """Nothing is under way."""
+        """No write is pending."""
         self._pending.clear()
         self._headers.reset()
 
-    def _header(self, hfn: int) -> bytes:
-        """The header that a heap page has now."""
-        return self._memory.read(hfn << PAGE_SHIFT, HEAP_HEADER)
-
-    def _watcher(self) -> Callable[[int, int, bool], None]:
-        """The listener for the most frequent moment of all: a plain function, with what it needs at hand."""
+    def _host_access_listener(self) -> Callable[[int, int, bool], None]:
+        """The listener of the most frequent event: a closure, which spares the look-ups of attributes."""
         states, frames, suspect, wider = self._states, self._frames, self._suspect, self._range
-        overwritten = self._overwritten
+        header_written = self._headers.written
 
         def host_access(hpa: int, size: int, write: bool) -> None:
             hfn = hpa >> PAGE_SHIFT
@@ -113,18 +95,18 @@ class HostMemoryOracle(Oracle):
                     if state != HYPERVISOR:
                         suspect(hfn, size, write, state)
                     elif write and (not hpa & OUTSIDE_HEADER or hfn == CONTROL):
-                        overwritten(hfn)
+                        header_written(hfn)
 
         return host_access
 
     def _range(self, hpa: int, size: int, write: bool) -> None:
-        """An access to more, or less, than a word."""
+        """Check an access that is not to one word."""
         first = hpa >> PAGE_SHIFT
         last = min(hpa + size - 1 >> PAGE_SHIFT, self._frames - 1)
         if last - first >= LARGE_FRAMES - 1 and write and not size & PAGE_MASK:
             states = self._states[first : last + 1].tobytes()
             if states[0] not in (TABLE, HYPERVISOR, POOL) and states.count(states[0]) == len(states):
-                # A large leaf's frames are scrubbed.
+                # The frames of a large leaf are scrubbed.
                 self._pending = dict.fromkeys(range(first, last + 1), states[0]) | self._pending
                 return
         for hfn in range(first, last + 1):
@@ -133,117 +115,104 @@ class HostMemoryOracle(Oracle):
                 if write and size == PAGE_SIZE:
                     self.shadow.page_written(hfn)
             elif state == RESERVED and write and not size & PAGE_MASK:
-                continue  # zeroed, after the device that it is for was reset
+                continue  # zeroed after the reset of the device that it is reserved for
             elif state != HYPERVISOR:
                 self._suspect(hfn, size, write, state)
             elif write and size & PAGE_MASK and (hfn > first or not hpa & OUTSIDE_HEADER or hfn == CONTROL):
-                self._overwritten(hfn)
+                self._headers.written(hfn)
 
     def _suspect(self, hfn: int, size: int, write: bool, state: int) -> None:
-        """An access to a frame that is not the hypervisor's."""
+        """Check an access to a frame that is not the hypervisor's: report it, or judge it later."""
         if write and (state == FREE or (state != POOL and not size & PAGE_MASK)):
             self._pending.setdefault(hfn, state)
             return
-        way = "written" if write else "read"
+        verb, way = ("writes", "to") if write else ("reads", "from")
         rule = "free" if state == FREE else "freed" if state == POOL else "guest"
-        self.report(rule, f"{size} bytes {way} in {self.scene.describe(hfn)}")
-
-    def _overwritten(self, hfn: int) -> None:
-        """The first bytes of a frame of the hypervisor's are written; before it is announced, that is as it should."""
-        if hfn == CONTROL:
-            self.report("header", "the control area is written")
-        elif hfn in self._headers:
-            self.report("header", f"the header of heap page {hfn:#x} is written")
+        self.report(rule, f"the hypervisor {verb} {size} bytes {way} {self.scene.describe(hfn)}")
 
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
-        """What was written to the free frame was its header."""
+        """A write to this frame while it was free is legal: it was its header."""
         if state == HYPERVISOR:
-            header = self._header(hfn)
-            if not any(header[HEAP_CANARY : HEAP_CANARY + WORD]):
-                self.report("header", f"heap page {hfn:#x} has no secret word")
-            self._headers.put(hfn, header)
+            self._headers.allocated(hfn)
         if self._pending:
             self._pending.pop(hfn, None)
 
     def frame_freed(self, hfn: int) -> None:
-        """What was written to the frame was the scrubbing, and left nothing."""
+        """A write to this frame is legal: it was scrubbed. It must be clean."""
         if self._read(hfn << PAGE_SHIFT, PAGE_SIZE) != (POISONED if self._states[hfn] == POOL else ZERO_PAGE):
-            self._report_rest(hfn)
-        if hfn in self._headers:
-            self._headers.drop(hfn)
+            self._report_not_clean(hfn)
+        self._headers.freed(hfn)
         if self._pending:
             self._pending.pop(hfn, None)
 
     def block_allocated(self, first: int, owner: int, state: int) -> None:
-        """As for a frame; nothing is written to a block before."""
+        """See `frame_allocated`; a block has no header."""
         if self._pending:
-            self._settle_block(first)
+            self._allow_block(first)
 
     def block_freed(self, first: int) -> None:
-        """As for a frame."""
+        """See `frame_freed`."""
         read = self._read
         for hfn in range(first, first + LARGE_FRAMES):
             if read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
-                self._report_rest(hfn)
+                self._report_not_clean(hfn)
         if self._pending:
-            self._settle_block(first)
+            self._allow_block(first)
 
-    def _report_rest(self, hfn: int) -> None:
+    def _report_not_clean(self, hfn: int) -> None:
         if self._states[hfn] == POOL:
-            self.report("poison", f"{self.scene.describe(hfn)} is in the pool with what it held as a table")
+            self.report("poison", f"{self.scene.describe(hfn)} went back to its pool without being poisoned")
         else:
-            self.report("scrub", f"something is left in {self.scene.describe(hfn)}, which is freed")
+            self.report("scrub", f"{self.scene.describe(hfn)} was freed without being zeroed")
 
-    def _settle_block(self, first: int) -> None:
+    def _allow_block(self, first: int) -> None:
         for hfn in range(first, first + LARGE_FRAMES):
             self._pending.pop(hfn, None)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
-        """What was neither allocated nor freed should not have been written, and what was allocated is zero."""
+        """Judge the pending writes, and the pages that the call gave to domains."""
         if self._pending:
-            self._settle()
+            self._judge_pending()
         call = self._calls.current
         if call.fresh:
             self._check_fresh(call)
 
     def op_finished(self) -> None:
-        """As at the end of a call."""
+        """Judge the pending writes."""
         if self._pending:
-            self._settle()
+            self._judge_pending()
 
-    def _check_fresh(self, call: Running) -> None:
-        """Pages that are a domain's now must be as they were when they were allocated; `secrets` looks at them then."""
+    def _check_fresh(self, call: RunningCall) -> None:
+        """A page given to a domain must still be zero; `secrets` checks it at its allocation."""
         for hfn in self._dirty.intersection(call.fresh):
-            # The call itself may write there, and pages of the hypervisor's have headers.
-            mine = hfn in call.targets or self._states[hfn] not in DOMAINS
-            if not mine and self._read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
-                self.report("fresh", f"{self.scene.describe(hfn)} is not zero when the call is over")
+            # The call itself may write to the page, and heap pages have headers.
+            exempt = hfn in call.targets or self._states[hfn] not in DOMAINS
+            if not exempt and self._read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
+                self.report("fresh", f"{self.scene.describe(hfn)} is not zero at the end of the call that allocated it")
                 return
 
-    def _settle(self) -> None:
+    def _judge_pending(self) -> None:
+        """Report the frames that were written, but neither allocated nor freed afterwards."""
         for hfn, state in self._pending.items():
             if state == FREE:
-                self.report("free", f"something was written in {self.scene.describe(hfn)}")
+                self.report("free", f"the hypervisor wrote to {self.scene.describe(hfn)}")
             else:
-                self.report("guest", f"all was written, and not to free it, in {self.scene.describe(hfn)}")
+                self.report("guest", f"the hypervisor overwrote {self.scene.describe(hfn)} and did not free it")
         self._pending.clear()
 
-    def strayed(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
-        """A copy on behalf of a guest is about to be made, at an address that no guest may name."""
+    def invalid_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """Check a copy at an address that no guest may name."""
         if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
             way = "to" if write else "from"
-            self.report("hole", f"{size} bytes {way} gva {gva:#x}, which is {self.scene.describe(hpa >> PAGE_SHIFT)}")
+            frame = self.scene.describe(hpa >> PAGE_SHIFT)
+            self.report("hole", f"the hypervisor copies {size} bytes {way} gva {gva:#x}, which is {frame}")
 
     def audit(self) -> None:
-        """Look at what nobody may have changed, by whatever way."""
-        if self._memory.read(CONTROL_AREA, PAGE_SIZE) != self._control:
-            self.report("header", "the control area has changed")
-        for hfn, header in sorted(self._headers.items()):
-            if self._header(hfn) != header:
-                self.report("header", f"the header of heap page {hfn:#x} has changed")
+        """Compare the headers of all heap pages."""
+        self._headers.audit()
 
     def host_exception(self, fault: BaseException) -> None:
-        """Name the rule after what went wrong, never after a number in it."""
+        """Report the exception. The rule names the kind of fault, and never a number."""
         text = str(fault)
         if not isinstance(fault, HostFault):
             self.report(f"exception:{type(fault).__name__}", text)

@@ -1,1 +1,1 @@
-"""Isolation and confidentiality: what a domain may reach, learn, and have the hypervisor fetch."""
+"""Isolation and confidentiality: what a domain may reach and learn, and how the hypervisor reads guest memory."""

@@ -1,6 +1,7 @@
-"""What a domain has a title to: its own frames, what others grant it, and what comes with its devices.
+"""What a domain may access: its own frames, frames granted to it, and the memory and registers of its devices.
 
-Read from the hypervisor's tables and from the frame words, of this moment: an oracle's part, not one itself.
+Every answer is read from the present frame words and the hypervisor's present tables. Helper of the oracle `ownership`;
+reports nothing itself.
 """
 
 from __future__ import annotations
@@ -14,40 +15,40 @@ from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Mapping
-    from hvfuzz.oracles.framework.oracle import Scene
+    from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.changes import Leaf
-    from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 RESERVED: Final = FrameState.RESERVED << 8
 OWNED_OR_SHARED: Final = (FrameState.OWNED << 8, FrameState.SHARED << 8)
 
 
 def is_owned(word: int) -> bool:
-    """Whether a frame with this word is a domain's, shared or not."""
+    """Whether a frame with this word belongs to a domain, shared or not."""
     return word & 0xFF00 in OWNED_OR_SHARED
 
 
-class Titles:
-    """Says, of one machine, who may touch what. A space is a domain's number, with `DMA` for its devices."""
+class Entitlements:
+    """The access rights of all domains and devices of one machine. A space is a domain, plus `DMA` for its devices."""
 
     __slots__ = ("_scene", "_shadow", "reserved")
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self.reserved: Final = [
             (scene.machine.devices[device].bdf, base >> PAGE_SHIFT, pages)
             for device, base, pages in scene.world.reserved
         ]
-        """(bdf, first page, pages) of each region that firmware keeps."""
+        """(bdf, first page, pages) of each region that firmware reserves for a device."""
 
     def owns(self, number: int, hfn: int) -> bool:
-        """Whether the frame is the domain's own, shared or not."""
+        """Whether the frame belongs to the domain, shared or not."""
         word = self._scene.frame_word(hfn)
         return word & 0xFF == number and is_owned(word)
 
-    def may(self, space: int, hfn: int, access: int) -> bool:
-        """Whether a grant mapping on that side allows the access, by the hypervisor's tables of this moment."""
+    def may_access(self, space: int, hfn: int, access: int) -> bool:
+        """Whether a grant mapping in that space allows the access."""
         if not is_owned(self._scene.frame_word(hfn)):
             return False
         number = space & ~DMA
@@ -62,7 +63,7 @@ class Titles:
         return False
 
     def may_copy(self, number: int, hfn: int, access: int) -> bool:
-        """Whether somebody granted the frame to the domain, mapped or not."""
+        """Whether a live grant, mapped or not, allows the domain the access."""
         if not is_owned(self._scene.frame_word(hfn)):
             return False
         for domain in self._shadow.domains:
@@ -72,7 +73,7 @@ class Titles:
         return False
 
     def granted(self, leaf: Leaf, hfn: int, owner: int) -> int | None:
-        """The rights that a live grant of `owner` gives at the place of this leaf; None if there is none."""
+        """The rights that a live grant by `owner` gives at the page of this leaf; None without such a grant."""
         if leaf.level != 1:
             return None
         for mapping in self._shadow.sides.get((leaf.space, leaf.page), ()):
@@ -83,21 +84,21 @@ class Titles:
         return None
 
     def _entry(self, mapping: Mapping) -> tuple[int, int, int] | None:
-        """(grantee, frame, rights) of the live entry that a mapping was made from."""
+        """(grantee, frame, rights) of the live grant entry that a mapping was made from, if it still exists."""
         grants = self._shadow.grants
         if not (0 <= mapping.granter < len(grants) and 0 <= mapping.ref < len(grants[mapping.granter])):
             return None
         entry = grants[mapping.granter][mapping.ref]
         return None if entry is None else (entry.to, entry.frame, entry.rights)
 
-    def keeps(self, number: int, hfn: int) -> bool:
-        """Whether firmware keeps the frame for a device that the domain has, and the frame table knows."""
+    def is_reserved_for(self, number: int, hfn: int) -> bool:
+        """Whether firmware reserves the frame for a device of the domain, and the frame is in state RESERVED."""
         return self._scene.frame_word(hfn) & 0xFF00 == RESERVED and any(
             first <= hfn < first + pages and self._shadow.device_domain(bdf) == number
             for bdf, first, pages in self.reserved
         )
 
     def has_registers(self, number: int, hfn: int) -> bool:
-        """Whether there are, in place of a frame, the registers of a device that the domain has."""
+        """Whether the frame number stands for the registers of a device of the domain."""
         device = device_at(self._scene.machine, hfn << PAGE_SHIFT)
         return device is not None and self._shadow.device_domain(device.bdf) == number

@@ -1,8 +1,8 @@
-"""Isolation: what a domain or its devices can reach is its own, or was granted to it, and nothing else is.
+"""Isolation: a domain and its devices reach only frames that the domain owns or that were granted to it.
 
-Two views of the same law. Each leaf of the tables is checked when it appears, and again when the frame it names
-changes its owner or its use, or the grant that it stands on goes. And each access is checked in the act, against
-the frame table: that one also sees an escape through a translation that no table holds any more.
+This is checked in two ways. Each leaf of the tables is checked when it appears, and again when the frame it names
+changes its owner or state, or its grant is removed. And each access is checked against the frame table when it happens,
+which also catches an access through a stale translation.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu.ept import eptp_of
 from hvfuzz.machine.vtd.legacy_mode import context_entry
 from hvfuzz.oracles.exits.emulation import is_shutdown
-from hvfuzz.oracles.framework.call_stack import NOBODY
-from hvfuzz.oracles.framework.oracle import Oracle, Rules, Scene
-from hvfuzz.oracles.isolation.entitlements import Titles
-from hvfuzz.oracles.isolation.leaf_checks import Leaves
+from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.isolation.entitlements import Entitlements
+from hvfuzz.oracles.isolation.leaf_checks import LeafChecks
+from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
+from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, DMA_LEVELS, context_of, name_of
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.shadow.changes import Change
@@ -30,79 +31,79 @@ if TYPE_CHECKING:
 _eptp = attrgetter("eptp")
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 PINS: Final = 4
-"""Where, in a grant entry, the pins begin; the rest says what is granted, to whom."""
+"""Index of the first pin count in a grant entry; the fields before it say what is granted, and to whom."""
 MMIO_WINDOW: Final = range(MMIO_BASE, MMIO_BASE + DEVICES * MMIO_SIZE)
 
 
 class Ownership(Oracle):
-    """Every frame within reach of a domain is its own, or granted to it with these rights."""
+    """Every frame that a domain can reach belongs to it, or is granted to it with those rights."""
 
     name = "ownership"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "free": "no leaf names a frame that is free",
-        "hypervisor": "no leaf names a frame of the hypervisor's own",
+        "free": "no leaf names a free frame",
+        "hypervisor": "no leaf names a frame of the hypervisor",
         "table": "no leaf names a page of the tables that hardware walks",
         "pool": "no leaf names a page of a paging pool",
-        "foreign": "no leaf names another domain's frame, but for one that is granted at that place",
-        "rights": "a leaf that a grant made gives no right that the grant does not give",
-        "reserved": "memory kept for a device is mapped at its own address for its domain, and nowhere else",
-        "registers": "no leaf names the registers of a device, but for a device page of the domain that has the device",
+        "foreign": "no leaf names another domain's frame, unless it is granted at that page",
+        "rights": "a leaf of a grant mapping has no right that the grant does not give",
+        "reserved": "memory reserved for a device is mapped 1:1 for the domain of the device, and nowhere else",
+        "registers": "no leaf names registers of a device, except in the DMA tables of the domain that has the device",
         "nowhere": "no leaf names memory that does not exist",
-        "tree": "a table page is linked once, and is a page that is in use as a table of that domain",
-        "entry": "an entry that names a table gives every right, a leaf is write-back, and neither has reserved bits",
-        "pointer": "each vCPU runs on its domain's tables: four levels, write-back, no accessed and dirty flags",
-        "context": "a context entry has requests translated by the device table of one domain, with its number",
-        "access": "no guest or device touches a frame that its domain may not touch in that way",
-        "initiator": "in an exit of one domain, no other domain's device is set to work",
-        "mmio": "no guest reaches the registers of a device that is not its domain's",
-        "copy": "the hypervisor copies, on behalf of a domain, only from and to frames that the domain may touch",
+        "tree": "a table page is linked once, and is in state TABLE with that domain as its owner",
+        "entry": "an entry that names a table gives all rights, a leaf is write-back, neither has reserved bits",
+        "pointer": "the EPTP of each vCPU names its domain's tables: 4 levels, write-back, no accessed and dirty flags",
+        "context": "a context entry translates requests by the DMA tables of one domain, with its domain id",
+        "access": "no guest or device accesses a frame in a way that its domain may not",
+        "initiator": "an exit of one domain starts no device of another domain",
+        "mmio": "no guest reaches the registers of a device that its domain does not have",
+        "copy": "the hypervisor copies on behalf of a domain only from and to frames that the domain may access",
     }
 
-    def __init__(self, scene: Scene, shadow: Reachability) -> None:
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
         self._calls = scene.calls
-        self._size = scene.calls.size
-        self._kinds = scene.calls.kinds
-        self._own = scene.calls.own
+        self._size = scene.memory_size
+        self._kinds = scene.owner_and_state
+        self._own = scene.own_frame
         self._vcpus = scene.machine.vcpus
-        self._titles = Titles(scene, shadow)
-        self._leaves = Leaves(scene, shadow, self._titles, self.report)
+        self._entitlements = Entitlements(scene, shadow)
+        self._leaf_checks = LeafChecks(scene, shadow, self._entitlements, self.report)
         self._pointers: list[int] = []
-        """The EPT pointer of each vCPU, as it should always be."""
+        """The EPT pointer that each vCPU must always have."""
 
     def attach(self) -> None:
-        """Learn the roots of the trees."""
+        """Learn the roots of the EPTs."""
         self._pointers = [eptp_of(self.shadow.roots[vcpu.domain] << PAGE_SHIFT) for vcpu in self._vcpus]
 
     # The tables.
 
-    def settled(self, change: Change) -> None:
+    def shadow_changed(self, change: Change) -> None:
         """Check the leaves, tables and contexts that this change concerns."""
-        # Most changes are small, and of one kind: each kind is looked for before anything is made ready for it.
+        # Most changes are small and of one kind, so each kind is tested for first.
         if change.added:
-            self._leaves.check_leaves(change.added)
+            self._leaf_checks.check_leaves(change.added)
         if change.frames:
-            self._leaves.check_users(change)
+            self._leaf_checks.check_users(change)
         if change.tables or change.misplaced:
             for hfn in change.linked:
-                self._leaves.check_table(hfn)
+                self._leaf_checks.check_table(hfn)
             for table, hfn, why in change.misplaced:
-                self._leaves.report_misplaced(table, hfn, why)
+                self._leaf_checks.report_misplaced(table, hfn, why)
         for number, _, mapping, _ in change.handles:
             if mapping is not None:
-                self._leaves.check_sides(number, mapping)
+                self._leaf_checks.check_sides(number, mapping)
         for number, ref, old_entry, entry in change.entries:
             if old_entry is not None and (entry is None or entry[:PINS] != old_entry[:PINS]):
-                self._leaves.check_granted(number, ref)
+                self._leaf_checks.check_granted(number, ref)
         for bdf in change.contexts:
             self.check_context(bdf)
         if change.contexts:
-            self._leaves.check_registers()
-        if self._titles.reserved and (change.contexts or change.removed or change.added):
+            self._leaf_checks.check_registers()
+        if self._entitlements.reserved and (change.contexts or change.removed or change.added):
             self._check_reserved()
         for word in change.malformed:
-            self._leaves.check_entry(word)
+            self._leaf_checks.check_entry(word)
         if list(map(_eptp, self._vcpus)) != self._pointers:
             self._check_pointers()
 
@@ -111,11 +112,11 @@ class Ownership(Oracle):
         for vcpu, pointer in zip(self._vcpus, self._pointers, strict=True):
             if vcpu.eptp != pointer:
                 who = f"vCPU {vcpu.index} of dom{vcpu.domain}"
-                self.report("pointer", f"{who}: {vcpu.eptp:#x} where its domain's pointer is {pointer:#x}")
+                self.report("pointer", f"{who} has EPTP {vcpu.eptp:#x}, its domain has {pointer:#x}")
 
     def _check_reserved(self) -> None:
-        """What firmware keeps for a device must be mapped for the domain that has the device, and for no other."""
-        for bdf, first, pages in self._titles.reserved:
+        """Memory reserved for a device must be mapped for the domain that has the device, and for no other domain."""
+        for bdf, first, pages in self._entitlements.reserved:
             owner = self.shadow.device_domain(bdf)
             for page in range(first, first + pages):
                 for domain in self.shadow.domains:
@@ -123,84 +124,95 @@ class Ownership(Oracle):
                     kept = leaf is not None and leaf.frame == page and leaf.rights == READ | WRITE
                     if kept != (domain.id == owner) or (leaf is not None and not kept):
                         what = "nothing" if leaf is None else f"frame {leaf.frame:#x}, rights {leaf.rights}"
-                        text = f"device {bdf:#06x} of {'nobody' if owner < 0 else f'dom{owner}'}"
-                        self.report("reserved", f"{name_of(domain.id | DMA)}, page {page:#x}: {what}; {text}")
+                        device = f"device {bdf:#06x} of {'no domain' if owner < 0 else f'dom{owner}'}"
+                        where = f"{name_of(domain.id | DMA)}, page {page:#x}"
+                        self.report("reserved", f"{where}: mapped to {what}, reserved for {device}")
 
     def check_context(self, bdf: int) -> None:
-        """The context entry of a device must be a domain's."""
+        """The context entry of a device must be that of a domain."""
         context = self.shadow.contexts.get(bdf)
         if context is None:
             return
         domain = self.shadow.device_domain(bdf)
         if domain < 0 or context != context_of(*context_entry(domain + 1, context.root, DMA_LEVELS)):
             text = f"table {context.root:#x}, domain id {context.did}, other bits {context.low:#x}, {context.high:#x}"
-            self.report("context", f"device {bdf:#06x}: {text}: {'no such table' if domain < 0 else f'dom{domain}'}")
+            table = "which is the table of no domain" if domain < 0 else f"where the table is that of dom{domain}"
+            self.report("context", f"the context entry of device {bdf:#06x} has {text}, {table}")
 
-    # The act.
+    # Accesses.
 
-    def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
-        """An access by a device, or to what is not plainly the guest's, is about to be made."""
+    def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
+        """Check an access that is about to be made."""
         if isinstance(initiator, VCpu):
             space = initiator.domain
         else:
             owner = self.shadow.device_domain(initiator.bdf)  # type: ignore[attr-defined]
             exiting = self._calls.exiting
-            if owner not in (exiting, NOBODY) and exiting != NOBODY:
-                self.report("initiator", f"a device of dom{owner} works in an exit of dom{exiting}")
+            if owner not in (exiting, NO_DOMAIN) and exiting != NO_DOMAIN:
+                self.report("initiator", f"a device of dom{owner} accesses memory in an exit of dom{exiting}")
             space = owner | DMA
         hfn = hpa >> PAGE_SHIFT
         if (hpa & PAGE_MASK) + size > PAGE_SIZE:
-            # No guest or device does that, unless something is wrong with it.
-            self._accessed(space, hpa + size - 1 >> PAGE_SHIFT, access)
+            # An access across two pages: correct guests and devices make none.
+            self._check_access(space, hpa + size - 1 >> PAGE_SHIFT, access)
         if hpa < self._size and space >= 0 and self._kinds[hfn] in self._own[space & ~DMA]:
             return
-        self._accessed(space, hfn, access)
+        self._check_access(space, hfn, access)
 
-    def _accessed(self, space: int, hfn: int, access: int) -> None:
-        """Check one frame that is accessed."""
+    def _check_access(self, space: int, hfn: int, access: int) -> None:
+        """Check an access to one frame."""
         if space < 0:
-            self.report("access", f"a device of nobody accesses {self.scene.describe(hfn)}")
-        elif not self._titles.owns(space & 0xFF, hfn) and not self._titles.may(space, hfn, access):
-            if space & DMA and (self._titles.keeps(space & ~DMA, hfn) or self._titles.has_registers(space & ~DMA, hfn)):
+            self.report("access", f"a device of no domain accesses {self.scene.describe(hfn)}")
+        elif not self._entitlements.owns(space & 0xFF, hfn) and not self._entitlements.may_access(space, hfn, access):
+            if space & DMA and (
+                self._entitlements.is_reserved_for(space & ~DMA, hfn)
+                or self._entitlements.has_registers(space & ~DMA, hfn)
+            ):
                 return
-            self.report("access", f"{name_of(space)} access {self.scene.describe(hfn)}")
+            self.report("access", f"{name_of(space)}: access to {self.scene.describe(hfn)}")
 
     def trap_finished(self, vcpu: VCpu) -> None:
-        """An access that stage 2 refused may have been emulated: then the device must be the guest's."""
+        """If an EPT violation was emulated as an access to registers, the device must be the domain's."""
         vmcs = vcpu.vmcs
         if vmcs.reason is not EPT_VIOLATION or vmcs.gpa not in MMIO_WINDOW:
             return
-        # Where it was the end of the vCPU, nothing was emulated.
+        # With a fault or a shutdown pending, nothing was emulated.
         if vcpu.pending_fault is None and not is_shutdown(vcpu):
             number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
             if self.shadow.device_domain(self.scene.machine.devices[number].bdf) != vcpu.domain:
-                self.report("mmio", f"an access by dom{vcpu.domain} to the registers of device {number} is emulated")
+                self.report(
+                    "mmio", f"the hypervisor emulates an access by dom{vcpu.domain} to the registers of device {number}"
+                )
 
-    def alien(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
-        """The hypervisor is about to copy on behalf of `vcpu`, and not just within a frame of its domain's own."""
+    def foreign_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """Check a copy that is not within one frame of the caller's domain."""
         if (hpa & PAGE_MASK) + size > PAGE_SIZE:
-            self._copied(vcpu.domain, hpa + size - 1 >> PAGE_SHIFT, write)
-        self._copied(vcpu.domain, hpa >> PAGE_SHIFT, write)
+            self._check_copy(vcpu.domain, hpa + size - 1 >> PAGE_SHIFT, write)
+        self._check_copy(vcpu.domain, hpa >> PAGE_SHIFT, write)
 
-    def _copied(self, number: int, hfn: int, write: bool) -> None:
-        """Check one frame that is copied from or to."""
+    def _check_copy(self, number: int, hfn: int, write: bool) -> None:
+        """Check a copy from or to one frame."""
         access = WRITE if write else READ
-        titles = self._titles
-        if titles.owns(number, hfn) or titles.may(number, hfn, access) or titles.may_copy(number, hfn, access):
+        entitlements = self._entitlements
+        if (
+            entitlements.owns(number, hfn)
+            or entitlements.may_access(number, hfn, access)
+            or entitlements.may_copy(number, hfn, access)
+        ):
             return
         way = "to" if write else "from"
-        self.report("copy", f"on behalf of dom{number}, {way} {self.scene.describe(hfn)}")
-
-    # Everything.
+        self.report("copy", f"the hypervisor copies {way} {self.scene.describe(hfn)} on behalf of dom{number}")
 
     def audit(self) -> None:
-        """Check every leaf, table and context entry that there is."""
+        """Check every leaf, table and context entry."""
         shadow = self.shadow
-        self._leaves.audit()
+        self._leaf_checks.audit()
         for bdf in sorted(shadow.contexts):
             self.check_context(bdf)
         iommu = self.scene.machine.iommu
-        if not iommu.enabled or iommu.root_table >> PAGE_SHIFT not in shadow.root_frames:
-            self.report("context", f"the IOMMU is {'on' if iommu.enabled else 'off'}, its root {iommu.root_table:#x}")
+        if not iommu.enabled or iommu.root_table >> PAGE_SHIFT not in shadow.iommu_frames:
+            self.report(
+                "context", f"the IOMMU is {'on' if iommu.enabled else 'off'} with root table {iommu.root_table:#x}"
+            )
         self._check_reserved()
         self._check_pointers()

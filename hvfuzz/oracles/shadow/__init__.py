@@ -1,1 +1,1 @@
-"""The shadow: what every table that hardware walks says, followed write by write."""
+"""The shadow: a copy of every table that hardware walks, kept up to date write by write."""

@@ -1,6 +1,7 @@
-"""What the shadow is made of, and what changed in it between two looks: tables, leaves, frame words, grants.
+"""The elements of the shadow (tables, leaves, context entries), and the record of what changed between two updates.
 
-A "space" is what a tree of tables translates for: the domain's number for its EPT, that plus DMA for its devices.
+A "space" names what a tree of tables translates for: the number of a domain for its EPT, and that number plus DMA for
+its devices.
 """
 
 from __future__ import annotations
@@ -18,28 +19,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DMA: Final = 0x100
-"""Added to a domain's number: the space of its devices."""
+"""Added to the number of a domain: the space of its devices."""
 EPT_LEVELS: Final = 4
 DMA_LEVELS: Final = 3
 LARGE_LEVEL: Final = 2
 LARGE: Final = ept.LARGE
 ADDRESS: Final = ept.ADDRESS | PHYSICAL_RESERVED
-"""All address bits, those beyond MAXPHYADDR too: a table that names such an address is wrong, not absent."""
+"""All address bits, including those beyond MAXPHYADDR: an entry with such an address is wrong, not absent."""
 OWNER_AND_STATE: Final = 0xFFFF
-"""The part of a frame word that says whose the frame is, and what for."""
+"""The bits of a frame word that hold owner and state."""
 EPT_RIGHTS: Final = 7
 DMA_RIGHTS: Final = 3
 DMA_RESERVED: Final = legacy_mode.SL_SNOOP | legacy_mode.SL_TRANSIENT
-"""Bits that no second-level entry of the IOMMU may have."""
+"""Bits that must be clear in second-level entries of the IOMMU."""
 EPT_TABLE: Final = EPT_RIGHTS | ept.RESERVED_PML4E & ~PHYSICAL_RESERVED
-"""Of an EPT entry that names a table: rights, and bits that must be clear."""
+"""EPT entry that names a table: the rights, and the bits that must be clear."""
 DMA_TABLE: Final = DMA_RIGHTS | DMA_RESERVED
-"""The same for one of the IOMMU."""
+"""Second-level entry of the IOMMU that names a table: the rights, and the bits that must be clear."""
+LEAF_BITS: Final = ept.MEMORY_TYPE | EPT_RIGHTS | DMA_RESERVED
+"""The bits that decide whether a 4 KiB leaf is well-formed."""
 WRITE_BACK: Final = ept.MemoryType.WB << ept.MEMORY_TYPE_SHIFT
 
 
 class Table(NamedTuple):
-    """A table page: the space it translates for, its level, and the first page number that it covers."""
+    """A table page: the space it translates for, its level, and the number of the first page it covers."""
 
     space: int
     level: int
@@ -47,7 +50,7 @@ class Table(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """A leaf entry: where the word is, and what it says."""
+    """A leaf entry. `word` is the index of the word that holds it, `foreign` marks a leaf of a grant mapping."""
 
     word: int
     space: int
@@ -59,12 +62,12 @@ class Leaf(NamedTuple):
 
     @property
     def frames(self) -> int:
-        """4 KiB frames that it maps."""
+        """Number of 4 KiB frames that it maps."""
         return 1 << 9 * (self.level - 1)
 
 
 class Removed(NamedTuple):
-    """A leaf that is gone, or names another frame now, or has less rights than it had."""
+    """A leaf that was removed, or names another frame, or lost rights; `entry` is the old entry."""
 
     space: int
     level: int
@@ -73,7 +76,7 @@ class Removed(NamedTuple):
 
 
 class Context(NamedTuple):
-    """A present context entry, whole: the root of the table that it names, its domain id, and all its other bits."""
+    """A present context entry: the root of its table, its domain id, and all other bits of its two words."""
 
     root: int
     did: int
@@ -82,7 +85,7 @@ class Context(NamedTuple):
 
 
 class Change:
-    """What changed between two updates; the oracles look at this, and no further."""
+    """What changed between two updates."""
 
     __slots__ = (
         "added",
@@ -103,69 +106,69 @@ class Change:
 
     def __init__(self) -> None:
         self.frames: dict[int, int] = {}
-        """Hfn -> its frame word before, where that changed."""
+        """Hfn -> the old frame word, for each frame word that changed."""
         self.blocks: dict[int, tuple[int, int]] = {}
-        """Hfn >> 9 -> (old, new) where 512 frames had one and the same word, and have another one now, all of them."""
+        """Hfn >> 9 -> (old, new) of 512 frames that all had the same word, and now all have another one."""
         self.scattered: dict[int, int] = self.frames
-        """`frames` without those of `blocks`."""
+        """`frames` without the frames of `blocks`."""
         self.added: list[Leaf] = []
-        """Leaves that are there now, and were not, or were other ones."""
+        """Leaves that are new or differ from before."""
         self.removed: list[Removed] = []
         self.linked: list[int] = []
-        """Hfns of tables that are reachable now, and were not."""
+        """Hfns of tables that became reachable."""
         self.emptied: list[int] = []
-        """Hfns of tables that lost their last entry, or never had one."""
+        """Hfns of tables that lost their last entry, or became reachable without one."""
         self.malformed: list[int] = []
-        """Words of entries that are there now, with bits that no entry in that place should have."""
+        """Words of new entries that `malformation` complains about."""
         self.misplaced: list[tuple[Table, int, str]] = []
-        """(table, hfn that an entry of it names as a table, what is wrong with that)"""
+        """(table, hfn, why): an entry links frame `hfn` as that table, and it cannot be one."""
         self.contexts: list[int] = []
-        """Devices (by bdf) with another context entry than before; see `Context`."""
+        """Bdfs of devices whose context entry changed."""
         self.entries: list[tuple[int, int, Grant | None, Grant | None]] = []
         """(domain, ref, old, new) of changed grant entries."""
         self.handles: list[tuple[int, int, Mapping | None, Mapping | None]] = []
         """(domain, handle, old, new) of changed grant mappings."""
         self.tables = False
-        """Some table became reachable, or unreachable."""
+        """Whether a table became reachable or unreachable."""
         self.unlinked = False
-        """Some table became unreachable."""
+        """Whether a table became unreachable."""
 
 
 def is_link(entry: int, level: int) -> bool:
-    """Whether a present entry of a table of this level names a further table."""
+    """Whether a present entry of a table of this level names another table."""
     return level > 1 and (not entry & LARGE or level == EPT_LEVELS)
 
 
 def context_of(low: int, high: int) -> Context:
-    """A present context entry, from its two words."""
+    """The context entry with these two words (VT-d spec, 9.3)."""
     did = high >> legacy_mode.DID_SHIFT & legacy_mode.DID_MASK
     return Context(low & ADDRESS, did, low & ~ADDRESS, high & ~(legacy_mode.DID_MASK << legacy_mode.DID_SHIFT))
 
 
 def malformation(space: int, level: int, entry: int) -> str:
-    """What is wrong with the bits of a present entry, whatever it names; "" if nothing is.
+    """What is wrong with the bits of a present entry, apart from its address; "" if they are correct.
 
-    Rights are narrowed in leaves only: an entry that names a table gives all that there are, or it would take them
-    from every page below it.
+    Only leaves may narrow rights: an entry that names a table must give all rights, or every page below it loses them.
+    For the reserved bits see SDM Vol. 3C, 29.3.3.1, and the VT-d spec, 9.8.
     """
     dma = space & DMA
     if is_link(entry, level):
         if entry & (DMA_TABLE if dma else EPT_TABLE) == (DMA_RIGHTS if dma else EPT_RIGHTS):
             return ""
-        return "an entry that names a table lacks rights, or has bits that are reserved"
+        return "an entry that names a table lacks rights, or has reserved bits set"
     if level > 1 and entry >> PAGE_SHIFT & (1 << 9 * (level - 1)) - 1:
-        return "a large leaf names a frame that is not aligned"
+        return "a large leaf names a misaligned frame"
     if dma:
-        return "a leaf has bits that are reserved" if entry & DMA_RESERVED else ""
+        return "a leaf has reserved bits set" if entry & DMA_RESERVED else ""
     if entry & ept.MEMORY_TYPE != WRITE_BACK:
-        return "memory is mapped, and not as write-back"
-    return "a leaf allows writes and no reads" if entry & (READ | WRITE) == WRITE else ""
+        return "memory is not mapped as write-back"
+    return "a leaf allows writes but no reads" if entry & (READ | WRITE) == WRITE else ""
 
 
 def differences(old: list[T], new: list[T]) -> list[tuple[int, T, T]]:
-    """(index, old, new) of the elements that differ, of two lists of one length."""
+    """(index, old, new) of the elements that differ in two lists of equal length."""
     found = []
-    # Unequal elements are different objects: that is found in C.
+    # Unequal elements are different objects: comparing pointers runs in C.
     different = bytes(map(is_not, old, new))
     index = different.find(1)
     while index >= 0:
@@ -176,7 +179,7 @@ def differences(old: list[T], new: list[T]) -> list[tuple[int, T, T]]:
 
 
 def sides_of(domain: int, mapping: Mapping) -> list[tuple[int, int]]:
-    """(space, page) of each side of a domain's grant mapping."""
+    """(space, page) of each side of a grant mapping of the domain."""
     sides = []
     if mapping.host:
         sides.append((domain, mapping.gfn))

@@ -1,11 +1,11 @@
-"""Where a guest's own tables lead, read from the bytes of both stages without setting a flag or filling a cache.
+"""A second walker of both stages of translation: reads the tables, sets no flag and fills no cache.
 
-Exactly as strict as a processor that has nothing cached: rights of both stages, reserved bits, memory types, and the
-right to write that setting an accessed or dirty flag takes. Written from the manuals a second time, and not shared
-with the machine's own walker: the one that the hypervisor uses.
+It is exactly as strict as a processor with empty caches: rights of both stages, reserved bits, memory types, and the
+write access that setting an accessed or dirty flag needs. It is written from the manuals anew, and shares nothing with
+the walker of the machine, which the hypervisor uses.
 
-What a processor has cached of the guest's tables may be used in their place until the guest invalidates it, which is
-its own affair: `arrivals` knows of each cached paging-structure entry, and goes on from there by the bytes of now.
+A processor may use cached entries of the guest's tables until the guest invalidates them. `arrivals` therefore also
+starts at each table that a cached paging-structure entry names, and continues with the present bytes.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ TOP: Final = 4
 """Levels of both stages."""
 TYPES: Final = frozenset(MemoryType)
 PAT_OF_LARGE: Final = 1 << 12
-"""Bit of a large stage-1 leaf that is no part of its address, and not reserved either."""
+"""PAT bit of a large stage-1 leaf: neither part of the address nor reserved."""
 
 
 def leads(machine: Machine, vcpu: VCpu, gva: int, size: int, access: int, flags: bool = True) -> bool:
-    """Whether the host can reach these bytes on behalf of the vCPU: by what the TLB holds, or else by the tables."""
+    """Whether the host can access these bytes on behalf of the vCPU, by the TLB or by the tables.
+
+    `flags`: see `guest_virtual`.
+    """
     if not valid_range(gva, size):
         return False
     combined = machine.tlb.combined
@@ -57,7 +60,7 @@ def leads(machine: Machine, vcpu: VCpu, gva: int, size: int, access: int, flags:
 
 
 def arrivals(machine: Machine, vcpu: VCpu, gva: int, access: int, flags: bool = True) -> Iterator[int]:
-    """Where `guest_virtual` arrives from the root, and from each table on the way that the processor has cached."""
+    """The results of `guest_virtual` from the root, and from each table on the way that a cached entry names."""
     pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
     cached = machine.tlb.structures.combined
     below: CombinedTable | None = None
@@ -74,20 +77,21 @@ def arrivals(machine: Machine, vcpu: VCpu, gva: int, access: int, flags: bool = 
 def guest_virtual(
     memory: PhysicalMemory, vcpu: VCpu, gva: int, access: int, flags: bool = True, below: CombinedTable | None = None
 ) -> int | None:
-    """The Hpa at which a supervisor's READ or WRITE of `gva`, SMAP aside, arrives; None if a stage refuses it.
+    """The Hpa of a supervisor's READ or WRITE at `gva`, ignoring SMAP; None if a stage refuses the access.
 
-    Without `flags`, as if all accessed and dirty flags on the way were set. The walk begins `below` a cached entry, if
-    that is given: at the table whose addresses it holds, with the right to write that the entries above it gave.
+    Without `flags`, accessed and dirty flags count as set. With `below`, the walk starts at the table that this cached
+    entry names, with the write access that the entries above it gave.
     """
     if not is_canonical(gva):
         return None
+    # Format of the entries and reserved bits: SDM Vol. 3A, 4.5.
     reserved = PHYSICAL_RESERVED | (0 if vcpu.efer & EFER_NXE else NX)
     top, known, table, writable = TOP, None, vcpu.cr3 & ADDRESS, True
     if below is not None:
         known, table, _, above, _, top = below
         top, writable = top - 1, bool(above & RW)
     marked: dict[int, int] = {}
-    """Words in which this walk sets flags: a guest can have one table in several places of one walk."""
+    """Hpa of an entry -> flags that this walk sets in it: a guest can use one table at several levels of a walk."""
     for level in range(top, 0, -1):
         shift = PAGE_SHIFT + 9 * (level - 1)
         place = table | (gva >> shift & 511) << 3
@@ -105,12 +109,14 @@ def guest_virtual(
             return None
         if leaf and level > 1 and entry & within & ~(PAT_OF_LARGE | (1 << PAGE_SHIFT) - 1):
             return None
+        # CR0.WP decides whether a supervisor may write to read-only pages (SDM Vol. 3A, 4.6.1).
         writable = writable and bool(entry & RW)
         wanted = A
         if leaf and access & WRITE:
             if not writable and vcpu.cr0 & CR0_WP:
                 return None
             wanted |= D
+        # Setting a flag writes to the entry, which stage 2 must allow (SDM Vol. 3A, 4.8).
         if flags and entry & wanted != wanted:
             if guest_physical(memory, vcpu.eptp, place, WRITE, walking=True) is None:
                 return None
@@ -122,10 +128,11 @@ def guest_virtual(
 
 
 def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, walking: bool = False) -> int | None:
-    """The Hpa that stage 2 gives for `gpa`; None if it refuses the access, or one of its entries is not valid.
+    """The Hpa that stage 2 gives for `gpa`; None if it refuses the access, or an entry on the way is invalid.
 
-    `walking`: an access to a paging structure of the guest's.
+    `walking`: the access is to a paging structure of the guest.
     """
+    # With EPT flags enabled, accesses to paging structures count as writes (SDM Vol. 3C, 29.3.5).
     if walking and eptp & EPTP_ACCESSED_DIRTY:
         access |= WRITE
     if gpa >> PAGE_SHIFT + 9 * TOP:
@@ -135,12 +142,13 @@ def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, wal
     for level in range(TOP, 0, -1):
         shift = PAGE_SHIFT + 9 * (level - 1)
         entry = _word(memory, table | (gpa >> shift & 511) << 3)
+        # Absent entries violate; reserved bits, and writes without reads, are misconfigured (SDM Vol. 3C, 29.3.3.1).
         if entry is None or not entry & RIGHTS or entry & PHYSICAL_RESERVED or entry & (READ | WRITE) == WRITE:
             return None
         rights &= entry
         leaf = level == 1 or bool(entry & LARGE)
         if not leaf:
-            # Bits 6..3 of an entry that names a table are reserved.
+            # Bits 6..3 of an entry that names a table are reserved (SDM Vol. 3C, 29.3.2).
             if entry & (LARGE - 1) & ~RIGHTS:
                 return None
             table = entry & ADDRESS
@@ -148,6 +156,7 @@ def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, wal
         within = (1 << shift) - 1
         if level == TOP or entry & within >> PAGE_SHIFT << PAGE_SHIFT:
             return None
+        # Memory types: 29.3.3.1. Rights are the AND of all entries on the way: 29.3.3.2.
         if (entry & MEMORY_TYPE) >> MEMORY_TYPE_SHIFT not in TYPES or rights & access != access:
             return None
         return entry & ADDRESS | gpa & within
@@ -155,7 +164,7 @@ def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, wal
 
 
 def ept_table(memory: PhysicalMemory, root: int, gpa: int, level: int) -> tuple[int, int] | None:
-    """(Hpa, rights so far) of the table that the EPT's entry of `level` on the way to `gpa` names; None if none."""
+    """(Hpa, rights so far) of the table that the EPT entry of `level` for `gpa` names; None if it names none."""
     table, rights = root, RIGHTS
     for each in range(TOP, level - 1, -1):
         entry = _word(memory, table | (gpa >> PAGE_SHIFT + 9 * (each - 1) & 511) << 3)
@@ -166,7 +175,7 @@ def ept_table(memory: PhysicalMemory, root: int, gpa: int, level: int) -> tuple[
 
 
 def _word(memory: PhysicalMemory, hpa: int) -> int | None:
-    """The word at `hpa`; None where no memory is: what is read there, all ones, is valid in no table."""
+    """The word at `hpa`; None beyond memory, where reads give all ones, which is a valid entry of no table."""
     if hpa >= memory.size:
         return None
     word: int = memory.words[hpa >> 3]

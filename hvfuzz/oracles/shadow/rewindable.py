@@ -1,4 +1,4 @@
-"""Containers that return to a base state in time proportional to what changed since."""
+"""Containers that return to a base state, in time proportional to the number of changes since."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ V = TypeVar("V")
 
 
 class ShadowMap(dict[K, V], Generic[K, V]):
-    """A dict whose changes since `rebase` can be undone. From `rebase` on it is changed by `put`
-    and `drop` only.
+    """A dict whose changes since `rebase` can be undone. From `rebase` on, only `put` and `drop` may change it.
 
-    It remembers, for each key that changed, what the base had: reading costs nothing extra, and a key that changes
-    a hundred times is put back once.
+    It keeps the base value of each key that changed. Reading costs nothing extra, and a key that changes a hundred
+    times is put back once.
     """
 
     __slots__ = ("_base",)
@@ -24,13 +23,13 @@ class ShadowMap(dict[K, V], Generic[K, V]):
         self._base: Final[dict[K, Any]] = {}
 
     def put(self, key: K, value: V) -> None:
-        """Set one value; None is no value."""
+        """Set one value, which must not be None."""
         if key not in self._base:
             self._base[key] = self.get(key)
         self[key] = value
 
     def put_new(self, items: list[tuple[K, V]]) -> None:
-        """Set many values, all of absent keys."""
+        """Set many values; all their keys must be absent."""
         base = self._base
         for key, _ in items:
             if key not in base:
@@ -44,11 +43,11 @@ class ShadowMap(dict[K, V], Generic[K, V]):
         self.pop(key, None)
 
     def rebase(self) -> None:
-        """What there is now is the base."""
+        """Make the present state the base."""
         self._base.clear()
 
     def reset(self) -> None:
-        """Return to the base. The order of the keys may differ from what it was: nothing may depend on it."""
+        """Return to the base. The order of the keys may differ, so nothing may depend on it."""
         if not self._base:
             return
         for key, value in self._base.items():
@@ -62,7 +61,7 @@ class ShadowMap(dict[K, V], Generic[K, V]):
 class ShadowWords:
     """A list of numbers whose changes since `rebase` can be undone.
 
-    Who changes `values[index]` appends the index, or the slice, to `changed`.
+    Code that changes `values[index]` must append the index, or the slice, to `changed`.
     """
 
     __slots__ = ("_base", "changed", "values")
@@ -73,7 +72,7 @@ class ShadowWords:
         self.changed: list[int | slice] = []
 
     def rebase(self) -> None:
-        """What there is now is the base."""
+        """Make the present state the base."""
         self._base = list(self.values)
         self.changed.clear()
 

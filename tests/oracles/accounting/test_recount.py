@@ -1,4 +1,4 @@
-"""The oracle `recount`: every count that is wrong by one is seen, and every right one is not."""
+"""The oracle `recount`: every count that is wrong by one is reported, and no correct one."""
 
 from __future__ import annotations
 

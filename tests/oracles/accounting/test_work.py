@@ -1,4 +1,4 @@
-"""The oracle `work`: bounds hold for the longest legal calls, and break for what goes beyond them."""
+"""The oracle `work`: the longest legal calls stay within the bounds, and longer ones are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle `audit`: what watching missed is found by looking at everything."""
+"""The oracle `audit`: checking the whole state finds what following changes missed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hvfuzz.machine.addresses import PAGE_SHIFT
 
 
 def behind_the_back(rig: Any, hpa: int, value: int) -> None:
-    """Write a word so that nobody is told: as if the shadow had overlooked it."""
+    """Write a word without reporting it: as if the shadow had overlooked it."""
     rig.memory.dirty.add(hpa >> PAGE_SHIFT)
     rig.memory.words[hpa >> 3] = value
 

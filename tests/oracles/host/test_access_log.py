@@ -1,4 +1,4 @@
-"""The ledger of host accesses: what is read and written without a word, or otherwise than announced, is seen."""
+"""The access log: host accesses that are not announced, or differ from their announcement, are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order within a step: written, flushed, let go."""
+"""The order within a step: the entry is written, then flushed, then its pin is dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle `ownership`: every forbidden reach is seen when it appears, and legal sharing is not."""
+"""The oracle `ownership`: every access or mapping that is not allowed is reported, and legal sharing is not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from hvfuzz.hypervisor.core import exits
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.memory.table_tree import FOREIGN
 from hvfuzz.machine.addresses import EXEC, PAGE_SHIFT, READ, WRITE
-from hvfuzz.machine.mmu.ept import LARGE
+from hvfuzz.machine.mmu.ept import EPTP_ACCESSED_DIRTY, LARGE
+from hvfuzz.machine.vtd.legacy_mode import FPD, TT_SHIFT, TranslationType
+from hvfuzz.oracles.shadow.changes import ADDRESS
 
 GRANT = "r0 = grant.create(dom1, gfn=0x30, to=2, rights=R|W)"
 LEAF = 6 << 3 | 7
@@ -268,3 +270,28 @@ def test_iommu_that_is_off_or_uses_another_root(own: Any, break_it: Callable[[An
     break_it(own.machine.iommu)
     own.suite.audit()
     assert own.rules == ["ownership/context"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(TranslationType.PASS_THROUGH << TT_SHIFT, 0), (1 << TT_SHIFT, 0), (FPD, 0), (1 << 4, 0), (0, 3), (0, 1 << 3)],
+)
+def test_context_entry(own: Any, low: int, high: int) -> None:
+    """dom1's device: what it reaches is decided by each bit of its entry."""
+    bdf = own.machine.devices[0].bdf
+    root = own.machine.iommu.root_table
+    at = (own.memory.load64(root + (bdf >> 8) * 16) & ADDRESS) + (bdf & 0xFF) * 16
+
+    def change() -> None:
+        own.memory.store64(at, own.memory.load64(at) ^ low)
+        own.memory.store64(at + 8, own.memory.load64(at + 8) ^ high)
+
+    assert own.during(change) == ["ownership/context"]
+
+
+@pytest.mark.parametrize("wrong", [EPTP_ACCESSED_DIRTY, 6])
+def test_ept_pointer(own: Any, wrong: int) -> None:
+    """One that VM entry takes, but not the one that the domain was given."""
+    own.machine.vcpus[1].eptp ^= wrong
+    own.run("memory.protect(dom1, first=0x50, count=1, rights=R)")
+    assert own.rules == ["ownership/pointer"]

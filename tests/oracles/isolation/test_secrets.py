@@ -1,4 +1,4 @@
-"""The oracle `secrets`: a canary that reaches a guest is seen on whatever way, and what was shared is no secret."""
+"""The oracle `secrets`: a canary that reaches a guest in any way is reported, unless it was shared."""
 
 from __future__ import annotations
 

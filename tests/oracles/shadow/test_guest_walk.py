@@ -1,4 +1,4 @@
-"""The oracles' own walker: it agrees with the processor's where nothing is cached, and touches nothing."""
+"""The second walker agrees with the processor's where nothing is cached, and changes nothing."""
 
 from __future__ import annotations
 

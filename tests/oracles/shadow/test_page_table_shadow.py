@@ -1,4 +1,4 @@
-"""The law of the shadow: following writes, in whatever order and batches they come, is the same as reading all anew."""
+"""The shadow that follows writes, in any order and in any batches, equals a shadow read from scratch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hvfuzz.hypervisor.memory.table_tree import POISON
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.mmu.ept import LARGE
 from hvfuzz.oracles.shadow.changes import DMA
-from hvfuzz.oracles.shadow.page_table_shadow import Reachability
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 
-def assert_same(followed: Reachability, fresh: Reachability) -> None:
+def assert_same(followed: PageTableShadow, fresh: PageTableShadow) -> None:
     fresh.attach()
     for name in ("entries", "tables", "populations", "contexts"):
         assert getattr(followed, name) == getattr(fresh, name), name
@@ -29,14 +29,14 @@ def assert_same(followed: Reachability, fresh: Reachability) -> None:
 
 
 class Editor:
-    """Edits tables as a hypervisor would, and as none would, but never links a page at two places."""
+    """Edits tables in legal and illegal ways, but never links a page twice."""
 
     def __init__(self, rig: Any, rng: Random) -> None:
         self.rig = rig
         self.rng = rng
-        self.shadow: Reachability = rig.shadow
+        self.shadow: PageTableShadow = rig.shadow
         self.loose: list[int] = [rig.frame(0, gfn) for gfn in range(0x30, 0x38)]
-        """Pages that are no tables at present."""
+        """Hfns of pages that are not tables at present."""
 
     def bits(self) -> int:
         return self.rng.choice((1, 3, 7, 0x37, 1 << 53 | 3))
@@ -45,12 +45,12 @@ class Editor:
         return self.rng.randrange(self.rig.memory.frames + 4) << PAGE_SHIFT | self.bits()
 
     def pick(self, level: int) -> int | None:
-        """Any table of the level, as it stands in memory now."""
+        """Hfn of any table of the level, by the words in memory."""
         found = [hfn for hfn, at in self.walk().items() if at == level]
         return self.rng.choice(found) if found else None
 
     def walk(self) -> dict[int, int]:
-        """Hfn -> level of every table that is linked now, the shadow not being asked."""
+        """Hfn -> level of every linked table, by the words in memory."""
         found: dict[int, int] = {}
         for space, root in self.shadow.roots.items():
             pending = [(root, 3 if space & DMA else 4)]
@@ -86,7 +86,7 @@ class Editor:
         ]
 
     def unlink(self) -> None:
-        """A table goes, poisoned or as it is; with a directory, all below it goes too."""
+        """Unlink a table, poisoned or unchanged, with everything below it."""
         directory = self.pick(2)
         if directory is None or not self.links(directory):
             return
@@ -98,7 +98,7 @@ class Editor:
         self.loose.append(table)
 
     def relink(self) -> None:
-        """A page that was a table turns up somewhere else, with other leaves in it."""
+        """Link a page that was a table at another place, with other leaves."""
         directory = self.pick(2)
         if directory is None or not self.loose:
             return
@@ -114,7 +114,7 @@ class Editor:
             self.store(table, self.rng.randrange(512), self.leaf())
 
     def large(self) -> None:
-        """A large leaf comes, in the place of a table or of nothing; or a large leaf goes."""
+        """Write a large leaf over a table or an absent entry, or remove one."""
         directory = self.pick(2)
         if directory is None:
             return
@@ -126,7 +126,7 @@ class Editor:
         self.store(directory, index, self.rng.choice((0, block << PAGE_SHIFT | LARGE | self.bits())))
 
     def fill(self) -> None:
-        """A table that stays linked is written as a whole."""
+        """Write a linked table as a whole."""
         table = self.pick(1)
         if table is not None:
             self.rig.hv.host.fill(table, self.rng.choice((0, self.leaf())))
@@ -150,6 +150,6 @@ def test_following_is_reading(rigs: Any, seed: int, watched_by_host_memory: bool
         for _ in range(rng.randrange(1, 6)):
             editor.edit()
         rig.shadow.update()
-        assert_same(rig.shadow, Reachability(rig.shadow.scene))
+        assert_same(rig.shadow, PageTableShadow(rig.shadow.scene))
     rig.restore()
-    assert_same(rig.shadow, Reachability(rig.shadow.scene))
+    assert_same(rig.shadow, PageTableShadow(rig.shadow.scene))

@@ -1,4 +1,4 @@
-"""Containers that go back to their base: the laws of `ShadowMap`, `ShadowWords` and `differences`."""
+"""Containers that return to their base: properties of `ShadowMap`, `ShadowWords` and `differences`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,55 @@
+"""All oracles, and the watchers that belong to some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from hvfuzz.oracles.accounting.growth import Growth
+from hvfuzz.oracles.accounting.recount import Recount
+from hvfuzz.oracles.accounting.work import Work
+from hvfuzz.oracles.contract.specification import Specification
+from hvfuzz.oracles.exits.exits import Exits
+from hvfuzz.oracles.framework.audit import Audit
+from hvfuzz.oracles.framework.oracle import Oracle
+from hvfuzz.oracles.host.access_log import AccessLog
+from hvfuzz.oracles.host.flush_order import FlushOrder
+from hvfuzz.oracles.host.host_memory import HostMemory
+from hvfuzz.oracles.isolation.fetch import Fetch
+from hvfuzz.oracles.isolation.ownership import Ownership
+from hvfuzz.oracles.isolation.secrets import Secrets
+from hvfuzz.oracles.isolation.stale import Stale
+from hvfuzz.oracles.scene.scene import Scene
+from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
+
+# In the order in which they act. Faults of the host itself come first: what follows from such a fault matters less.
+ORACLES: Final[tuple[type[Oracle], ...]] = (
+    HostMemory,
+    Fetch,
+    Exits,
+    Work,
+    Ownership,
+    Stale,
+    Recount,
+    Secrets,
+    Specification,
+    Audit,
+)
+NAMES: Final = tuple(oracle.name for oracle in ORACLES)
+CLOSE_WATCHERS: Final = (AccessLog, FlushOrder, Growth)
+"""Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names."""
+
+
+def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] | None) -> dict[str, Oracle]:
+    """The oracles named in `enabled` (all, if None), by name; ValueError for a name that no oracle has."""
+    unknown = sorted(enabled - set(NAMES)) if enabled is not None else []
+    if unknown:
+        raise ValueError(f"no oracle {unknown[0]!r} (known: {', '.join(NAMES)})")
+    return {oracle.name: oracle(scene, shadow) for oracle in ORACLES if enabled is None or oracle.name in enabled}
+
+
+def make_close_watchers(
+    scene: Scene, shadow: PageTableShadow, oracles: Mapping[str, Oracle]
+) -> list[AccessLog | FlushOrder | Growth]:
+    """The close watchers that belong to these oracles."""
+    return [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]

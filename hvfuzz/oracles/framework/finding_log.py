@@ -1,0 +1,61 @@
+"""The findings of one run: the first of each identity, in order."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.oracles.scene.call_stack import CallStack
+
+BOOT: Final = "boot"
+"""Operation of a finding from before the first op."""
+AUDIT: Final = "audit"
+"""Operation of a finding of the audit, and the name of the oracle that then reports it."""
+UNKNOWN_CALL: Final = "vmcall"
+"""Operation of a finding during a call of an unknown number."""
+
+
+class FindingLog:
+    """Collects what oracles report. `op` and `operation` say what the program is doing."""
+
+    __slots__ = ("_calls", "_seen", "auditing", "findings", "op", "operation")
+
+    def __init__(self, calls: CallStack) -> None:
+        self._calls: Final = calls
+        self.findings: list[Finding] = []
+        self._seen: dict[tuple[str, str, str], None] = {}
+        self.op = -1
+        """Index of the present op."""
+        self.operation = BOOT
+        """Name of the present op."""
+        self.auditing = False
+        """Whether findings are those of the oracle `audit`: see there."""
+
+    def reset(self) -> None:
+        """Forget the findings; the list that `findings` was stays as it is."""
+        self.findings = []
+        self._seen.clear()
+        self.op = -1
+        self.operation = BOOT
+        self.auditing = False
+
+    def clear(self) -> None:
+        """Forget the findings, in the middle of a run."""
+        self.findings.clear()
+        self._seen.clear()
+
+    def report(self, oracle: str, rule: str, message: str) -> None:
+        """Keep the finding if it is the first of its identity. During a call, the call is its operation."""
+        operation = self.operation
+        calls = self._calls
+        call = calls.current
+        if call is not calls.idle:
+            operation = UNKNOWN_CALL if call.declaration is None else call.declaration.name
+        if self.auditing and oracle != AUDIT:
+            if any(seen[:2] == (oracle, rule) for seen in self._seen):
+                return
+            oracle, rule = AUDIT, f"{oracle}.{rule}"
+        key = (oracle, rule, operation)
+        if key not in self._seen:
+            self._seen[key] = None
+            self.findings.append(Finding(oracle, rule, operation, message, self.op))

@@ -1,0 +1,218 @@
+"""The exit that is being handled and the stack of its hypercalls, with what each of them copied and allocated.
+
+    exit --header, body--> call_started --copies, steps, calls within--> call_finished
+
+The hypervisor copies the argument struct before it announces the call, and a call within a multicall starts in the
+middle of a step of the multicall. So when an inner call starts, the copies since the outer step began are its struct.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, WORD
+from hvfuzz.machine.cpu.registers import Reg, Saved
+from hvfuzz.machine.memory import BusError
+from hvfuzz.oracles.contract.spec.calls.multicall import ENTRY_SIZE, NO_NUMBER, OUTCOME
+from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes, EndedCall, RunningCall
+
+if TYPE_CHECKING:
+    from hvfuzz.abi.declaration import Declaration
+    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.machine.machine import Machine
+
+RDI: Final = int(Reg.RDI)
+NO_DOMAIN: Final = -1
+"""Sentinel: no domain."""
+TABLE: Final = int(FrameState.TABLE)
+MSRS: Final = int(Saved.MSRS)
+
+
+class CallStack:
+    """The stack of running calls. `current` is the innermost one, or `idle` if no call runs.
+
+    `idle` also collects what an exit other than a hypercall copies.
+    """
+
+    __snapshot_leaf__ = True
+    __slots__ = (
+        "_clock",
+        "_domains",
+        "_read",
+        "_work",
+        "acting",
+        "applied",
+        "copying",
+        "current",
+        "cycles",
+        "ended",
+        "exiting",
+        "idle",
+        "left",
+        "since",
+        "worked",
+    )
+
+    def __init__(self, machine: Machine, hypervisor: Hypervisor) -> None:
+        self._read: Final = machine.memory.read
+        self._clock: Final = machine.clock
+        # A copy, because an access to the hypervisor's own array counts as work of the host.
+        self._domains: Final = list.copy(hypervisor.domains)
+        self._work: Final = hypervisor.host.work
+        self.exiting: int = NO_DOMAIN
+        """The domain whose exit is being handled, or NO_DOMAIN."""
+        self.left: list[Any] = []
+        """What the exit saved (`vmcs.saved`), as it was before the hypervisor handled it."""
+        self.cycles: int = 0
+        """The clock at the start of the exit."""
+        self.acting: tuple[tuple[int, int], ...] | None = None
+        """(domain, index) of the vCPUs that may act in the present op; None: any of them."""
+        self.since: int = 0
+        """Work units of the host at its last preemption point."""
+        self.ended: tuple[int, int] = (0, 0)
+        """Status and result of the call that ended last; after an exit, of its outermost call."""
+        self.idle: RunningCall = RunningCall(None, None, None, [], 0, 0)
+        self.current: RunningCall = self.idle
+        self.copying: tuple[int, int, int] | None = None
+        """(gva, hpa, size) of the last announced write: its bytes are in memory at the next event."""
+        self.worked = False
+        """A step was applied, or an exit other than a hypercall was handled, in the present op."""
+        self.applied = False
+        """A step was applied since the last update of the shadow, which clears this."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a call is running."""
+        return self.current is not self.idle
+
+    def reset(self) -> None:
+        """Return to a state without exit, call or copies."""
+        self.abandon()
+        self.applied = False
+        self.exiting = NO_DOMAIN
+        self.acting = None
+        self.worked = False
+        self.ended = (0, 0)
+
+    def abandon(self) -> None:
+        """Forget the running calls, and what was copied outside of a call."""
+        self.idle = self.current = RunningCall(None, None, None, [], 0, 0)
+        self.copying = None
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """Note the state at the start of the exit."""
+        self.exiting = vcpu.domain
+        self.left = left = vcpu.vmcs.saved.copy()
+        if left[MSRS]:
+            left[MSRS] = left[MSRS].copy()  # The handler could change it in place.
+        self.since = self._work.units
+        self.cycles = self._clock.cycles
+        self.idle.begun = 0
+
+    def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> RunningCall:
+        """Push a call that starts; its struct was already copied."""
+        if self.copying is not None:
+            self.written()
+        outer = self.current
+        reads = outer.reads
+        start = outer.mark
+        if outer is not self.idle:
+            start = _struct_start(reads, start)
+        struct = reads[start:]
+        del reads[start:]
+        outer.begun += 1
+        version: int = self._domains[vcpu.domain].version
+        call = RunningCall(outer, declaration, args, struct, self._clock.cycles, version)
+        self.current = call
+        return call
+
+    def pointer(self, call: RunningCall) -> int:
+        """Address of the struct of a call: from RDI, or from the entry of the multicall that makes it."""
+        outer = call.outer
+        if outer is None or outer is self.idle:
+            address: int = self.left[RDI]
+            return address
+        # The entries as they were copied. For each finished entry its outcome was written.
+        entries = b"".join([data for _, data in outer.reads])
+        done = sum(len(data) for _, data in outer.writes) // OUTCOME
+        return int.from_bytes(entries[ENTRY_SIZE * done + WORD :][:WORD], "little")
+
+    def finished(self, status: int, result: int) -> None:
+        """Pop the innermost call. `written` must have been called before."""
+        self.ended = (status, result)
+        call = self.current
+        outer = call.outer
+        if outer is None:
+            return
+        outer.mark = len(outer.reads)
+        if outer is not self.idle:
+            number = NO_NUMBER if call.declaration is None else call.declaration.number
+            outer.nested += (EndedCall(number, status, result),)
+        self.current = outer
+
+    def step(self, step: Any) -> None:
+        """A step is about to be applied. It may be a call within a multicall."""
+        if self.copying is not None:
+            self.written()
+        call = self.current
+        call.mark = len(call.reads)
+        call.applied = self.applied = self.worked = True
+
+    def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
+        """Note the frame. Table pages come from a pool and were not free before."""
+        if state != TABLE:
+            self.current.fresh.append(hfn)
+
+    def block_allocated(self, first: int, owner: int, state: int) -> None:
+        """Note all frames of the block."""
+        self.current.fresh += range(first, first + LARGE_FRAMES)
+
+    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """Note the copy, with the bytes that it reads."""
+        if self.copying is not None:
+            self.written()
+        if write:
+            self.copying = (gva, hpa, size)
+            self.current.targets += (hpa >> PAGE_SHIFT,)
+        else:
+            try:
+                data = self._read(hpa, size)
+            except BusError:
+                data = b""
+            if gva != NO_GVA:
+                self.current.reads.append((gva, data))
+            else:
+                self.current.moving = data
+        if gva == NO_GVA:
+            self.current.touched.append((write, hpa, size))
+
+    def written(self) -> None:
+        """Note the bytes of the last announced write, which are in memory now."""
+        if self.copying is None:
+            return
+        gva, hpa, size = self.copying
+        self.copying = None
+        try:
+            data = self._read(hpa, size)
+        except BusError:
+            data = b""  # no memory there
+        if gva == NO_GVA:
+            self.current.transfers += (data,)
+            self.current.garbled |= data != self.current.moving
+        else:
+            self.current.writes += ((gva, data),)
+
+
+def _struct_start(reads: list[Bytes], mark: int) -> int:
+    """Index, in `reads` from `mark` on, of the first piece of the struct of the call that starts now.
+
+    The struct is the last contiguous range that was read; earlier reads of the step belong to the outer call.
+    """
+    start = len(reads)
+    if start > mark:
+        start -= 1
+        while start > mark and reads[start - 1][0] + len(reads[start - 1][1]) == reads[start][0]:
+            start -= 1
+    return start
