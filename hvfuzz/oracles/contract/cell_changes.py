@@ -32,7 +32,7 @@ _page = partial(tuple.__new__, Page)
 _io_page = partial(tuple.__new__, IoPage)
 
 
-class Deltas:
+class CellChanges:
     """Keeps what is needed to tell. Each method reports a change once."""
 
     __slots__ = (

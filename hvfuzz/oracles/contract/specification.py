@@ -19,8 +19,8 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import RAX, ExitReason
 from hvfuzz.machine.mmu.ept import Qualification
 from hvfuzz.oracles.contract.abstraction import Abstraction, run_state
-from hvfuzz.oracles.contract.admission import Dispatched
-from hvfuzz.oracles.contract.cell_changes import Cells, Deltas
+from hvfuzz.oracles.contract.cell_changes import CellChanges, Cells
+from hvfuzz.oracles.contract.dispatch_checks import DispatchChecks
 from hvfuzz.oracles.contract.spec import (
     GHOSTS,
     SPEC,
@@ -94,9 +94,9 @@ class Specification(Oracle):
         super().__init__(scene, shadow)
         self._abstraction = Abstraction(scene, shadow)
         self._state = State(scene.machine.memory.frames)
-        self._deltas = Deltas(scene, shadow, self._abstraction)
+        self._deltas = CellChanges(scene, shadow, self._abstraction)
         self._privileged = tuple(config.privileged for config in scene.world.domains)
-        self._dispatched = Dispatched(scene)
+        self._dispatch = DispatchChecks(scene)
         self._calls = scene.calls
         self._changes = self._deltas.changes
         self._domains = shadow.domains
@@ -140,7 +140,7 @@ class Specification(Oracle):
             self._polling = bool(self._polls)
             self._judge_runs()
         if args is not None and declaration.name in WRITING:
-            self._dispatched.look_ahead(vcpu, declaration)
+            self._dispatch.note_unwritable(vcpu, declaration)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
         """Judge the call, then compare what changed."""
@@ -148,11 +148,11 @@ class Specification(Oracle):
         running = self._calls.current
         blocks: list[Block] = []
         actual = self._actual(blocks, running.applied)
-        wanted = self._dispatched.wanted(vcpu, running, declaration)
+        wanted = self._dispatch.expected(vcpu, running, declaration)
         mismatch: Mismatch | None
         if args is None:
             state.begin()
-            mismatch = self._dispatched.judge_refusal(vcpu, running, wanted, status)
+            mismatch = self._dispatch.judge_refusal(vcpu, running, wanted, status)
         elif isinstance(wanted, Status):
             text = f"the call got as far as its check; the contract says {wanted.name}"
             mismatch = Mismatch("dispatch", "", text)
@@ -184,7 +184,7 @@ class Specification(Oracle):
                     tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
                     tuple(running.touched),
                     running.garbled,
-                    self._dispatched.ways[vcpu.id],
+                    self._dispatch.translations[vcpu.id],
                     running.shut,
                 )
             )

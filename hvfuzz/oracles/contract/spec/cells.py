@@ -1,6 +1,30 @@
-"""The values of the cells of the abstract state: what there is, said without tables, bits or lists.
+"""The cells of the abstract state, and the values that they hold.
 
-Which cell holds which value is said in `state.py`.
+An absent cell means "none of that". `Frame`, `Page` and so on are the values; `d` is a domain.
+
+| cell                 | value        | meaning                                                             |
+|----------------------|--------------|---------------------------------------------------------------------|
+| ("version", d)       | int          | negotiated version; the domain exists if the cell does              |
+| ("vcpu", d, i)       | RunState     | every vCPU of every domain has the cell                             |
+| ("poll", d, i)       | Poll         | ghost: what a polling vCPU waits for                                |
+| ("page", d, gfn)     | Page         | a RAM leaf of d's stage 2, one cell for each 4 KiB of a larger leaf |
+| ("iova", d, page)    | IoPage       | a leaf of d's IOMMU table; page = iova >> 12                        |
+| ("frame", hfn)       | Frame        | a frame in use, by a domain or by the hypervisor (HOST_FRAME)       |
+| ("free",)            | int          | number of free host frames                                          |
+| ("pool", d)          | int          | free table pages in d's pool; adopted, not predicted                |
+| ("grant", d, ref)    | Grant        | a live grant entry of d                                             |
+| ("handle", d, h)     | Handle       | a live grant mapping made by d                                      |
+| ("bucket", d, i)     | Hfn          | the page that holds ports 32*i to 32*i+31 of d                      |
+| ("port", d, p)       | Port         | an allocated port                                                   |
+| ("device", id)       | int          | the domain that the device is assigned to                           |
+| ("reserved", id)     | range        | device pages that firmware keeps for the device; never changes      |
+| ("window", id)       | int          | ghost: the device page at which its domain maps its registers       |
+| ("clock_window", d)  | ClockWindow  | the latest window in which d read the clock, and how often          |
+| ("console", d)       | bytes        | the last 256 bytes that d wrote with `console.write`                |
+
+A ghost cell is the specification's own: there is nothing in the machine to compare it with.
+Values are normal where the contract leaves freedom: the remote port of an unbound port is 0, and so are the
+gfn (iova) of a handle without a host (device) side.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from hvfuzz.abi.limits import HEADER_SIZE, STRUCT_MAX
 from hvfuzz.abi.status import Status
-from hvfuzz.oracles.contract.spec.verdict import valid_range
+from hvfuzz.oracles.contract.spec.ranges import valid_range
 
 # number, name, then the fields as name:width; "@2" came with version 2.
 _CONTRACT: Final = """

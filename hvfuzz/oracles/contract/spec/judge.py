@@ -12,17 +12,17 @@ from hvfuzz.abi.status import WORD_MASK, Status
 from hvfuzz.machine.addresses import LARGE_FRAMES, Hfn
 from hvfuzz.oracles.contract.spec.blocks import frame_keys
 from hvfuzz.oracles.contract.spec.calls import console, device, discovery, event, grant, memory, multicall, sched, time
-from hvfuzz.oracles.contract.spec.state import Key, State
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
+from hvfuzz.oracles.contract.spec.journal import Key
+from hvfuzz.oracles.contract.spec.state import State
 from hvfuzz.oracles.contract.spec.verdict import (
     POOL_NEED,
     Accept,
     Bytes,
     Call,
-    Evidence,
     Expected,
     Mismatch,
     Observed,
-    Rule,
     Tables,
     Touch,
 )

@@ -8,8 +8,9 @@ from typing import Final
 from hvfuzz.abi.limits import CONSOLE
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected
 
 
 def write(state: State, call: Call, evidence: Evidence) -> Expected:

@@ -12,8 +12,10 @@ from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRI
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE
 from hvfuzz.oracles.contract.spec.calls.memory import owned
 from hvfuzz.oracles.contract.spec.cells import IoPage, Page
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
+from hvfuzz.oracles.contract.spec.ranges import pages_in
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, Touch, move, pages_in
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Tables, Touch, move
 
 IO_PAGES: Final = limits.IOVA_LIMIT >> PAGE_SHIFT
 IO_RIGHTS: Final = (READ, WRITE, READ | WRITE)

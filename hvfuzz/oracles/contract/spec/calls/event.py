@@ -10,8 +10,9 @@ from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.contract.spec.blocks import numbered
 from hvfuzz.oracles.contract.spec.cells import HOST_FRAME, Poll, Port, PortState, RunState
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected
 
 
 def new_port(state: State, domain: int) -> tuple[int, bool] | Status:

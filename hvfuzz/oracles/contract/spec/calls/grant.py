@@ -10,8 +10,9 @@ from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE, Hfn
 from hvfuzz.oracles.contract.spec.calls.memory import owned
 from hvfuzz.oracles.contract.spec.cells import Grant, Handle, IoPage, Page
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, move
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Tables, move
 
 HOST: Final = 1
 DEVICE: Final = 2

@@ -12,8 +12,11 @@ from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import EXEC, LARGE_FRAMES, READ, WRITE, Hfn
 from hvfuzz.oracles.contract.spec.blocks import frame_block, frame_keys, page_block, page_keys
 from hvfuzz.oracles.contract.spec.cells import FREE_FRAME, Frame, Page
-from hvfuzz.oracles.contract.spec.state import FREE, Key, State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, pages_in
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
+from hvfuzz.oracles.contract.spec.journal import Key
+from hvfuzz.oracles.contract.spec.ranges import pages_in
+from hvfuzz.oracles.contract.spec.state import FREE, State
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Tables
 
 TOP_DOWN: Final = 1
 RWX: Final = READ | WRITE | EXEC

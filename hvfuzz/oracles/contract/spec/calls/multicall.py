@@ -8,8 +8,9 @@ from typing import Any, Final
 from hvfuzz.abi import limits
 from hvfuzz.abi.status import Status
 from hvfuzz.oracles.contract.spec.dispatch import BY_NUMBER, MULTICALL
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Mismatch, Nested, Rule
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Mismatch, Nested
 
 ENTRY_WORDS: Final = 4
 ENTRY_SIZE: Final = 8 * ENTRY_WORDS

@@ -11,8 +11,9 @@ from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.contract.spec.blocks import numbered
 from hvfuzz.oracles.contract.spec.calls.event import set_run
 from hvfuzz.oracles.contract.spec.cells import Poll, Port, RunState
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import DONE, Accept, Call, Evidence, Expected, Mismatch, Rule
+from hvfuzz.oracles.contract.spec.verdict import DONE, Accept, Call, Expected, Mismatch
 
 PORT_WIDTH: Final = 4
 

@@ -9,8 +9,9 @@ from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_WINDOW
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.contract.spec.cells import ClockWindow
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Mismatch, Rule
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Mismatch
 
 
 class Reading(NamedTuple):

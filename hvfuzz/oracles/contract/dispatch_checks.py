@@ -25,7 +25,7 @@ UNKNOWN: Final = object()
 """In place of one that is not."""
 
 
-class Dispatched:
+class DispatchChecks:
     """Dispatch as the contract has it, for the calls of one machine."""
 
     def __init__(self, scene: Scene) -> None:
@@ -33,10 +33,10 @@ class Dispatched:
         self._calls: Final = scene.calls
         self._privileged: Final = tuple(config.privileged for config in scene.world.domains)
         self._known: Final[dict[tuple[Any, ...], Any]] = {}
-        self.ways: Final = {vcpu.id: partial(leads, scene.machine, vcpu) for vcpu in scene.machine.vcpus}
+        self.translations: Final = {vcpu.id: partial(leads, scene.machine, vcpu) for vcpu in scene.machine.vcpus}
         """For each vCPU (by id) where its guest's translations lead."""
 
-    def wanted(self, vcpu: VCpu, running: Running, declaration: Any) -> Any:
+    def expected(self, vcpu: VCpu, running: Running, declaration: Any) -> Any:
         """A Status to refuse the call with, or its arguments; None where that cannot be told."""
         if declaration is not None:
             number: int = declaration.number
@@ -60,10 +60,10 @@ class Dispatched:
         known[key] = wanted
         return wanted
 
-    def look_ahead(self, vcpu: VCpu, declaration: Any) -> None:
+    def note_unwritable(self, vcpu: VCpu, declaration: Any) -> None:
         """A call begins that will have to write to the guest: see whether it can."""
         running = self._calls.current
-        wanted = self.wanted(vcpu, running, declaration)
+        wanted = self.expected(vcpu, running, declaration)
         machine = self._machine
         # A race that is still to come may open the way. What sets flags may be set by another walk in the meantime.
         if not isinstance(wanted, Status) and machine.fetches.trigger == NO_TRIGGER:
@@ -87,7 +87,7 @@ class Dispatched:
         size = HEADER_SIZE
         if len(data) >= HEADER_SIZE:
             gva, size = gva + HEADER_SIZE, int.from_bytes(data[:2], "little") - HEADER_SIZE
-        if not self.ways[vcpu.id](gva, size, READ):
+        if not self.translations[vcpu.id](gva, size, READ):
             return None
         return Mismatch("dispatch", "", f"FAULT, but nothing is in the way of reading {size} bytes at {gva:#x}")
 
