@@ -8,7 +8,7 @@ less than making them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import repeat
 from typing import Any, Final, TypeAlias
 
@@ -18,8 +18,6 @@ from hvfuzz.oracles.contract.spec.cells import Frame, Page
 Block: TypeAlias = Mapping[tuple[Any, ...], Any]
 """512 cells, all of which exist."""
 REMEMBERED: Final = 64
-# The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
-_page = partial(tuple.__new__, Page)
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -43,7 +41,7 @@ def numbered(table: str, domain: int, size: int) -> tuple[tuple[str, int, int], 
 @lru_cache(maxsize=REMEMBERED)
 def page_block(domain: int, first: int, frame: int, rights: int, foreign: bool) -> Block:
     """A large leaf of a domain's stage 2."""
-    pages = map(_page, zip(range(frame, frame + LARGE_FRAMES), repeat(rights), repeat(foreign)))
+    pages = map(Page, range(frame, frame + LARGE_FRAMES), repeat(rights), repeat(foreign))
     return dict(zip(page_keys(domain, first), pages, strict=True))
 
 
