@@ -119,28 +119,28 @@ def kind_of(annotation: object) -> Kind | None:
 
 GVA = Kind("gva", 8, edges.GVA, doc="guest virtual address")
 GFN = Kind("gfn", 8, edges.GFN, doc="guest frame number")
-IOVA = Kind("iova", 8, edges.IOVA, doc="address as the caller's devices see it")
+IOVA = Kind("iova", 8, edges.IOVA, doc="device address")
 COUNT = Kind("count", 4, edges.COUNT, doc="number of elements")
-INDEX = Kind("index", 8, edges.INDEX, doc="index of an array's element")
-ORDER = Kind("order", 1, edges.ORDER, doc="log2 of the 4 KiB frames of a block")
-RIGHTS = Kind("rights", 1, edges.RIGHTS, names={"R": 1, "W": 2, "X": 4}, flags=True, doc="access rights")
-DOMAIN = Kind("domain", 2, edges.DOMAIN, names={"SELF": limits.SELF}, doc="domain")
-DEVICE = Kind("device", 2, edges.DEVICE, doc="device")
-VCPU = Kind("vcpu", 4, edges.VCPU, doc="vCPU of the caller")
-GRANT_REF = Kind("grant_ref", 4, edges.GRANT_REF, consumes="grant_ref", doc="grant entry")
-HANDLE = Kind("handle", 4, edges.HANDLE, consumes="handle", doc="grant mapping of the caller")
-PORT = Kind("port", 4, edges.PORT, consumes="port", doc="event port")
+INDEX = Kind("index", 8, edges.INDEX, doc="index in the array")
+ORDER = Kind("order", 1, edges.ORDER, doc="log2 of the number of pages in a block")
+RIGHTS = Kind("rights", 1, edges.RIGHTS, names={"R": 1, "W": 2, "X": 4}, flags=True, doc="rights")
+DOMAIN = Kind("domain", 2, edges.DOMAIN, names={"SELF": limits.SELF}, doc="domain number")
+DEVICE = Kind("device", 2, edges.DEVICE, doc="device number")
+VCPU = Kind("vcpu", 4, edges.VCPU, doc="number of a vCPU of the caller")
+GRANT_REF = Kind("grant_ref", 4, edges.GRANT_REF, consumes="grant_ref", doc="number of a grant entry")
+HANDLE = Kind("handle", 4, edges.HANDLE, consumes="handle", doc="handle of a grant mapping of the caller")
+PORT = Kind("port", 4, edges.PORT, consumes="port", doc="number of an event port")
 FRAME_OR_REF = Kind(
     "frame_or_ref",
     8,
     edges.distinct(*edges.GFN, *edges.GRANT_REF),
     consumes="grant_ref",
-    doc="guest frame number, or grant entry",
+    doc="guest frame number, or number of a grant entry",
 )
 LENGTH = Kind("length", 4, edges.LENGTH, doc="number of bytes")
-OFFSET = Kind("offset", 2, edges.OFFSET, doc="bytes into a frame")
+OFFSET = Kind("offset", 2, edges.OFFSET, doc="byte offset in the page")
 TIMEOUT = Kind("timeout", 8, edges.TIMEOUT, doc="virtual cycles")
-CALL_NUMBER = Kind("call_number", 8, edges.boundaries(8), doc="number of a call")
+CALL_NUMBER = Kind("call_number", 8, edges.boundaries(8), doc="call number")
 _U64 = Kind("u64", 8, edges.boundaries(8), doc="number")
 
 # What declarations are written with.

@@ -1,4 +1,4 @@
-"""Devices: which domain has which, what of the domain's memory its devices reach, and validated DMA."""
+"""Devices: assignment to domains, memory that devices can access, and validated DMA."""
 
 from __future__ import annotations
 
@@ -46,9 +46,15 @@ Request = tuple[int, int, int]
 
 @hypercall(0x60, errors=(Status.NO_DEVICE, Status.NO_DOMAIN, Status.BUSY, Status.NO_POOL), privileged=True)
 class Assign:
-    """Give an unassigned device to domain `to`: from then on it reaches what that domain maps for devices.
+    """Assign a device to domain `to`. From then on, the device accesses memory through that domain's mappings.
 
-    Memory that firmware keeps for the device is mapped, too, at its own address, with table pages of that domain's.
+    If firmware reserves memory for the device, the call maps this memory at its own address, with table pages from the
+    pool of `to`.
+
+    - `NO_DEVICE`: there is no such device.
+    - `NO_DOMAIN`: there is no domain `to`.
+    - `BUSY`: the device is assigned.
+    - `NO_POOL`: the pool of `to` has too few pages for new tables.
     """
 
     device: DeviceArg
@@ -71,7 +77,14 @@ class Assign:
 
 @hypercall(0x61, errors=(Status.NO_DEVICE, Status.NOT_PRESENT), privileged=True)
 class Deassign:
-    """Take a device from its domain: its DMA is blocked, it is reset, and its reserved memory is zeroed."""
+    """Take a device from its domain.
+
+    The call blocks the device's DMA, resets the device, unmaps its registers and its reserved memory, and zeroes that
+    memory.
+
+    - `NO_DEVICE`: there is no such device.
+    - `NOT_PRESENT`: the device is not assigned.
+    """
 
     device: DeviceArg
 
@@ -110,12 +123,23 @@ def iova_range_ok(iova: int, count: int) -> bool:
     long=True,
 )
 class DmaMap:
-    """Let the caller's devices reach its pages from `gfn` on at the device addresses from `iova` on, with rights R,
-    W or RW. Device pages that an earlier call mapped are replaced. Those at the addresses of memory that firmware keeps
-    for a device, whosever it is, are not for guests to change.
+    """Map the caller's pages from `gfn` on at the device addresses from `iova` on, with rights R, W or RW.
 
-    If `gfn` is the register page of a device of the caller's, and `count` is 1, they reach these registers (peer to
-    peer). Each device's are mapped at one place at most, and no longer than the caller has that device.
+    The range is `count` pages (at most 64). The call replaces earlier mappings by `device.dma_map`.
+
+    If `count` is 1 and `gfn` is the register page of a device of the caller, the caller's devices reach these registers
+    (peer to peer). The registers of a device can be mapped at one device address at most, and are unmapped when the
+    device is taken from the caller.
+
+    - `INVALID`: `count` is 0 or above 64; `iova` is not page-aligned; the range of device pages is not valid; the range
+      of pages exceeds `MAX_GFN`; `rights` has any other value.
+    - `NOT_PERMITTED`: a device page is at the address of memory that firmware reserves for a device of any domain.
+    - `NOT_PERMITTED`, `EXISTS`, for a register page: the device is not assigned to the caller; its registers are mapped
+      at another device address.
+    - `NOT_PRESENT`, `NOT_OWNER`, `NOT_PERMITTED`, for each other page in order: it is absent; its frame belongs to
+      another domain; the caller lacks one of the rights.
+    - `EXISTS`: a grant maps one of the device pages.
+    - `NO_POOL`: the pool has too few pages for new tables.
     """
 
     iova: IovaArg
@@ -185,8 +209,12 @@ class DmaMap:
     long=True,
 )
 class DmaUnmap:
-    """Let the caller's devices reach nothing any more at the `count` device pages from `iova` on, but for reserved
-    memory, which is not for guests to unmap."""
+    """Unmap the `count` device pages (at most 64) from `iova` on, which `device.dma_map` mapped.
+
+    - `INVALID`: `count` is 0 or above 64; `iova` is not page-aligned; the range of device pages is not valid.
+    - `NOT_PERMITTED`: a device page is at the address of memory that firmware reserves for a device of any domain.
+    - `NOT_PRESENT`, `EXISTS`, for each page in order: it is not mapped; a grant maps it.
+    """
 
     iova: IovaArg
     count: Annotated[int, COUNT.trying(DMA_PAGES, DMA_PAGES + 1)]
@@ -252,8 +280,15 @@ def submissions(device: int, requests: Sequence[Request]) -> tuple[Step, ...]:
     errors=(Status.NO_DEVICE, Status.NOT_PERMITTED, Status.INVALID, Status.FAULT),
 )
 class DmaSubmit:
-    """Have a DMA engine of the caller's copy `length` bytes from device address `from` to device address `to`, both of
-    them memory: registers are for drivers to reach."""
+    """Copy `length` bytes (at most 8192) from device address `from` to device address `to` with a DMA engine.
+
+    Both ranges must be memory: the call does not reach device registers.
+
+    - `NO_DEVICE`: `device` is not a DMA engine.
+    - `NOT_PERMITTED`: the engine is not assigned to the caller.
+    - `INVALID`: `length` is 0 or above 8192; a range exceeds the limit of device addresses.
+    - `FAULT`: the source is not mapped with right R, or the target not with right W; one of them is not memory.
+    """
 
     device: DeviceArg
     from_: IovaArg
@@ -278,8 +313,18 @@ class DmaSubmit:
     long=True,
 )
 class DmaBatch:
-    """Have a DMA engine of the caller's run up to 16 copies from `ring`: a word with their number, then
-    (from, to, length), a word each. Nothing is copied unless all of them are valid."""
+    """Run up to 16 copies with a DMA engine.
+
+    `ring` is a word with the number of copies, then three words for each copy: from, to, length. All copies are checked
+    before the first one runs.
+
+    - `NO_DEVICE`: `device` is not a DMA engine.
+    - `NOT_PERMITTED`: the engine is not assigned to the caller, now or after the fetch of `ring`.
+    - `FAULT`: the first word of `ring` is not readable.
+    - `INVALID`: the number of copies is 0 or above 16.
+    - `FAULT`: the other words are not readable.
+    - `INVALID`, `FAULT`, for each copy in order: as for `device.dma_submit`.
+    """
 
     device: DeviceArg
     ring: DmaRing

@@ -1,4 +1,4 @@
-"""Memory shared page by page: the owner grants, the other domain maps, unmaps, or has bytes copied."""
+"""Memory shared page by page: the owner grants a page; another domain maps it, or copies from or to it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,16 @@ READ_WRITE = READ | WRITE
     ),
 )
 class Create:
-    """Let domain `to` map the caller's frame `gfn` with `rights` (R or RW)."""
+    """Let domain `to` map the caller's page `gfn` with `rights` (R or RW).
+
+    - `INVALID`: `gfn` is not below `MAX_GFN`; `rights` has any other value.
+    - `NO_DOMAIN`: there is no domain `to`.
+    - `INVALID`: `to` is the caller.
+    - `NOT_PRESENT`: the page is absent.
+    - `NOT_OWNER`: its frame belongs to another domain.
+    - `NOT_PERMITTED`: the caller lacks one of the rights.
+    - `LIMIT`: all grant entries are in use.
+    """
 
     gfn: GfnArg
     to: DomainRef
@@ -87,7 +96,11 @@ class Create:
 
 @hypercall(0x21, errors=(Status.NO_GRANT, Status.BUSY))
 class Revoke:
-    """Take back grant entry `ref`, of which no mapping may be left."""
+    """Remove grant entry `ref`.
+
+    - `NO_GRANT`: the caller has no live entry `ref`.
+    - `BUSY`: a mapping of the entry exists.
+    """
 
     ref: GrantRefArg
 
@@ -116,7 +129,22 @@ class Revoke:
     ),
 )
 class Map:
-    """Map entry `ref` of `granter` at `gfn` (flag HOST), for the caller's devices at `iova` (DEVICE), or both."""
+    """Map grant entry `ref` of domain `granter` in the caller's memory, for the caller's devices, or both.
+
+    HOST maps the frame at `gfn`, DEVICE at device address `iova`; at least one of the two is necessary. The rights are
+    RW, or R with READONLY.
+
+    - `INVALID`: `flags` has neither HOST nor DEVICE, or an unknown bit; with HOST, `gfn` is not below `MAX_GFN`; with
+      DEVICE, `iova` is not page-aligned or not a valid device address.
+    - `NOT_PERMITTED`: with DEVICE, `iova` is the address of memory that firmware reserves for a device.
+    - `NO_DOMAIN`: there is no domain `granter`.
+    - `INVALID`: `granter` is the caller.
+    - `NO_GRANT`: the entry is not live, or is for another domain.
+    - `NOT_PERMITTED`: the entry has only right R, and READONLY is not set.
+    - `EXISTS`: `gfn` is present, or `iova` is mapped.
+    - `LIMIT`: all handles of the caller are in use.
+    - `NO_POOL`: the pool has too few pages for new tables.
+    """
 
     granter: DomainRef
     ref: GrantRefArg
@@ -170,8 +198,13 @@ class Map:
 
 @hypercall(0x23, result="number of sides released", errors=(Status.INVALID, Status.BAD_HANDLE), long=True)
 class Unmap:
-    """Release the sides that `flags` name of `count` handles from `handle` on; sides that are not there are passed
-    over."""
+    """Release the sides that `flags` names (HOST, DEVICE) of `count` grant mappings with handles from `handle` on.
+
+    The call skips a side that a mapping lacks. A handle is free when its mapping has no side left.
+
+    - `INVALID`: `count` is 0 or above 64; `flags` is 0 or has an unknown bit.
+    - `BAD_HANDLE`: one of the handles is not live.
+    """
 
     handle: HandleArg
     count: Count
@@ -230,8 +263,17 @@ def granted_frame(hv: Hypervisor, caller: Domain, domain: int, ref: int, right: 
     ),
 )
 class Copy:
-    """Copy `length` bytes between two pages; each is one of the caller's, or (SOURCE_REF, DEST_REF) one granted to
-    it, then named by domain and grant entry."""
+    """Copy `length` bytes from one page to another.
+
+    `from` and `to` are guest frame numbers of the caller. With SOURCE_REF, `from` is a grant entry of domain
+    `from_domain`; with DEST_REF, `to` is a grant entry of domain `to_domain`.
+
+    - `INVALID`: `flags` has an unknown bit; `length` is 0; a range crosses the end of its page.
+    - `INVALID`, `NOT_PRESENT`, `NOT_PERMITTED`, for the source and then the destination, if it is a page: its guest
+      frame number is not below `MAX_GFN`; it is absent; it lacks right R (source) or W (destination).
+    - `NO_DOMAIN`, `NO_GRANT`, `NOT_PERMITTED`, for the source and then the destination, if it is a grant entry: there
+      is no such domain; the entry is not live, or is for another domain; it lacks right R (source) or W (destination).
+    """
 
     flags: Annotated[int, Flags("SOURCE_REF", "DEST_REF")]
     from_domain: DomainRef

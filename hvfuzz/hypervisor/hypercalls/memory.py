@@ -1,4 +1,4 @@
-"""The caller's own memory: pages come, go, change their rights, or are exchanged for fresh ones."""
+"""The caller's memory: calls that add and remove pages, set their rights, or exchange their frames."""
 
 from __future__ import annotations
 
@@ -48,8 +48,17 @@ PAGE_RIGHTS = (READ, READ | WRITE, READ | EXECUTE, READ | WRITE | EXECUTE)
     long=True,
 )
 class Populate:
-    """Get `count` fresh, zeroed pages (order 0) or aligned blocks of 512 pages (order 9) at the absent gfns from
-    `first` on, with all rights. TOP_DOWN is a hint to take frames from the other end of memory."""
+    """Map fresh, zeroed frames at the absent guest frame numbers from `first` on, with rights RWX.
+
+    The range is `count` pages (order 0, at most 64) or `count` aligned blocks of 512 pages (order 9, at most 2).
+    TOP_DOWN is a hint to take frames from the other end of host memory.
+
+    - `INVALID`: `order` or `flags` has any other value; `count` is 0 or too large; `first` is not aligned to a block;
+      the range exceeds `MAX_GFN`.
+    - `EXISTS`: a page of the range is present.
+    - `NO_MEMORY`: too few frames, or aligned blocks of frames, are free.
+    - `NO_POOL`: the pool has too few pages for new tables.
+    """
 
     first: GfnArg
     count: Annotated[int, COUNT.trying(POPULATE, POPULATE + 1, POPULATE_LARGE, POPULATE_LARGE + 1)]
@@ -101,8 +110,15 @@ class Populate:
     long=True,
 )
 class Decrease:
-    """Give up the `count` pages from `first` on. Nobody else may use their frames, by grant or as a device; large
-    leaves that lie only partly in the range are split, which takes a table page each."""
+    """Give up the `count` pages (at most 512) from `first` on. Their frames become free.
+
+    A large page that lies only partly in the range is split, which takes a table page.
+
+    - `INVALID`: `count` is 0 or above 512; the range exceeds `MAX_GFN`.
+    - `NOT_PRESENT`, `NOT_OWNER`, `BUSY`, for each page in order: it is absent; its frame belongs to another domain; its
+      frame is granted, or mapped by a grant or for devices.
+    - `NO_POOL`: the pool has too few pages for the splits.
+    """
 
     first: GfnArg
     count: Annotated[int, COUNT.trying(RANGE, RANGE + 1)]
@@ -142,8 +158,16 @@ def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | 
     long=True,
 )
 class Protect:
-    """Set the rights of the `count` pages from `first` on to R, RW, RX or RWX. Where that makes an aligned range
-    of 512 frames in a row alike, one large leaf takes the place of their table, which returns to the pool."""
+    """Set the rights of the `count` pages (at most 512) from `first` on to R, RW, RX or RWX.
+
+    A large page that lies only partly in the range, and has other rights, is split, which takes a table page. If an
+    aligned range of 512 pages with consecutive frames gets equal rights by the call, a large page replaces their table,
+    which returns to the pool.
+
+    - `INVALID`: `count` is 0 or above 512; the range exceeds `MAX_GFN`; `rights` has any other value.
+    - `NOT_PRESENT`, `NOT_OWNER`, for each page in order: it is absent; its frame belongs to another domain.
+    - `NO_POOL`: the pool has too few pages for the splits.
+    """
 
     first: GfnArg
     count: Annotated[int, COUNT.trying(RANGE, RANGE + 1)]
@@ -195,8 +219,19 @@ class Protect:
     long=True,
 )
 class Exchange:
-    """Exchange the frames of the `count` pages in `gfns`, from its element `start` on, for fresh, zeroed ones; the
-    same elements of `out` get the gfns of the pages exchanged. `start` lets a guest go on where it stopped."""
+    """Exchange the frames of listed pages for fresh, zeroed frames. The pages keep their rights.
+
+    The list is the `count` (at most 64) guest frame numbers of `gfns` from index `start` on. The call writes the
+    numbers of the exchanged pages to the same elements of `out`. It writes nothing if the exchange itself made `out`
+    inaccessible. With `start`, a guest can resume a list where it stopped.
+
+    - `INVALID`: `count` is 0 or above 64.
+    - `FAULT`: the elements of `gfns` are not readable, or those of `out` are not writable.
+    - `INVALID`, `NOT_PRESENT`, `NOT_OWNER`, `BUSY`, for each element in order: it is not below `MAX_GFN`, or occurs
+      twice; otherwise as for `memory.decrease`.
+    - `NO_MEMORY`: too few frames are free.
+    - `NO_POOL`: the pool has too few pages to split the large pages that contain a listed page.
+    """
 
     gfns: GfnArray
     out: GfnArray
