@@ -1,22 +1,22 @@
-"""The status codes of the contract: what a hypercall leaves in RAX."""
+"""The status codes that a hypercall returns in RAX."""
 
 from enum import IntEnum
 
-WORD_MASK = 2**64 - 1
+from hvfuzz.machine.addresses import U64
 
 
 class Status(IntEnum):
-    """Zero, or a negative number that a guest reads as a two's-complement u64 (`word`)."""
+    """Zero, or a negative number. `word` is its two's-complement u64, `meaning` its sentence in ABI.md."""
 
     meaning: str
     word: int
 
     def __new__(cls, value: int, meaning: str = "") -> "Status":
-        """Carry the sentence of the ABI document and the RAX form, computed once, with the member."""
+        """Make a member; `word` is computed once."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
-        member.word = value & WORD_MASK
+        member.word = value & U64
         return member
 
     OK = 0, "Success. RDX holds the call's result."
@@ -41,7 +41,7 @@ class Status(IntEnum):
 
     @classmethod
     def from_word(cls, word: int) -> "Status | None":
-        """The status that a u64 in RAX stands for; None if it is no status of this contract."""
+        """The status with this RAX value; None if there is no such status."""
         return _BY_WORD.get(word)
 
 

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from hvfuzz.abi.limits import LARGE_ORDER
-from hvfuzz.abi.status import WORD_MASK, Status
-from hvfuzz.machine.addresses import LARGE_FRAMES, Hfn
+from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import LARGE_FRAMES, U64, Hfn
 from hvfuzz.oracles.contract.spec.blocks import frame_keys
 from hvfuzz.oracles.contract.spec.calls import console, device, discovery, event, grant, memory, multicall, sched, time
 from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
@@ -102,7 +102,7 @@ def _allowed(state: State, call: Call, expected: Status | Accept, evidence: Evid
 def _wrong_status(call: Call, expected: Status | Accept, evidence: Evidence) -> Mismatch:
     """Say what was seen and what the contract wants."""
     seen = evidence.observed.status
-    status = Status.from_word(seen & WORD_MASK)
+    status = Status.from_word(seen & U64)
     name = str(seen) if status is None else status.name
     wanted = "OK" if isinstance(expected, Accept) else expected.name
     either = " or FAULT" if evidence.may_fault else ""
