@@ -54,7 +54,7 @@ def test_arrays_point() -> None:
     of_ports = Array(kinds.PortArg, limit=16)
     assert (of_ports.width, of_ports.element, of_ports.limit) == (8, kinds.PORT, 16)
     assert of_ports.element_at(40) == kinds.PORT
-    with pytest.raises(TypeError, match="kind of its elements"):
+    with pytest.raises(TypeError, match="must be a Kind"):
         Array(int)
     with pytest.raises(ValueError, match="not a pointer"):
         kinds.GFN.element_at(0)
