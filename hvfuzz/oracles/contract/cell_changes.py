@@ -1,7 +1,7 @@
-"""Which cells of the abstract state may have changed in the machine since they were last looked at, and to what.
+"""Finds the cells that may have changed in the machine since they were last compared, with their present values.
 
-Frames, pages, devices, grants and mappings come from what the shadow noted. Run states, ports and what belongs to the
-caller alone are compared with what they were.
+Frames, pages, devices, grants and mappings come from the changes that the shadow reports. Run states, ports, and the
+version, clock window and console of each domain are compared with copies.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CellChanges:
         self._shadow: Final = shadow
         self._abstraction: Final = abstraction
         self.pending: Final[list[Change]] = []
-        """Changes of the shadow that were not asked about yet."""
+        """Changes that the shadow reported and `from_shadow` has not used up."""
         self._vcpus: list[VCpu] = []
         self._runs: list[int] = []
         """Run state of each vCPU when last compared."""
@@ -77,7 +77,7 @@ class CellChanges:
         self._ports.reset()
 
     def run_states(self) -> Cells:
-        """Virtual CPUs that changed their run state."""
+        """The vCPUs whose run state changed."""
         vcpus = self._vcpus
         runs = [vcpu.runnable for vcpu in vcpus]
         before = self._runs
@@ -91,7 +91,7 @@ class CellChanges:
         }
 
     def add_domains(self, actual: Cells) -> None:
-        """Add what changed in the domains themselves to `actual`: versions, clock windows, consoles."""
+        """Add the versions, clock windows and consoles of domains that changed to `actual`."""
         for number, (domain, (version, window, reads, console)) in enumerate(
             zip(self._shadow.domains, self._own, strict=True)
         ):
@@ -107,15 +107,15 @@ class CellChanges:
                     actual[key] = self._abstraction.cell(key)
 
     def from_shadow(self, blocks: list[Block] | None = None) -> Cells:
-        """The cells that the collected changes concern, as they are now; the changes are used up.
+        """The cells that the pending changes concern, with their present values. The changes are used up.
 
-        Whole blocks go to `blocks` instead, if that is given: none of their cells is among the others.
+        If `blocks` is given, whole blocks go there instead; none of their cells is returned.
         """
         shadow = self._shadow
         actual: Cells = {}
         values = shadow.frames.values
         if len(self.pending) > 1:
-            blocks = None  # One change might undo a part of what another one says.
+            blocks = None  # One change may undo a part of another one.
         for change in self.pending:
             if change.frames:
                 frames: Iterable[int] = change.frames
@@ -124,7 +124,7 @@ class CellChanges:
                 for hfn in frames:
                     actual["frame", hfn] = frame_of(values[hfn])
                 actual[FREE] = shadow.state_counts[FREE_STATE]
-            # Only where the change is nothing but new large leaves: so no cell is both here and in a block.
+            # Only if the change adds large leaves and nothing else: so no cell is both here and in a block.
             large = blocks if blocks is not None and change.added and _all_large(change) else None
             for space, level, page, _ in change.removed:
                 if level == 1:
@@ -146,7 +146,7 @@ class CellChanges:
                 for number, device in enumerate(self._scene.machine.devices):
                     if device.bdf == bdf:
                         actual["device", number] = self._abstraction.cell(("device", number))
-            # The hypervisor's tuples have the fields of the specification's, and are compared as tuples.
+            # The tuples of the hypervisor have the same fields as those of the specification, so they compare equal.
             for number, ref, _, entry in change.entries:
                 actual["grant", number, ref] = entry
             for number, handle, _, mapping in change.handles:
@@ -156,19 +156,19 @@ class CellChanges:
 
 
 def _own_state(domain: Domain) -> tuple[Any, ...]:
-    """What is looked at in the domain itself. A console is compared byte by byte: it is changed in place."""
+    """The compared state of the domain itself. The console is copied, because it changes in place."""
     return domain.version, domain.clock_window, domain.clock_reads, bytes(domain.console)
 
 
 def _all_large(change: Change) -> bool:
-    """Whether large leaves of a domain's stage 2 appeared, and nothing else changed in the tables."""
+    """Whether the change only adds large leaves to the stage 2 of a domain."""
     if change.removed or len(change.added) > POPULATE_LARGE or change.added[0].level != LARGE_LEVEL:
         return False
     return all(leaf.level == LARGE_LEVEL and not leaf.space & DMA for leaf in change.added)
 
 
 def _take_blocks(changed: Iterable[int], values: list[int], blocks: list[Block]) -> list[int]:
-    """Find the whole blocks that are now in one use among the changed frames; returns the frames of no block."""
+    """Move the blocks whose frames all have the same use to `blocks`; return the other changed frames."""
     ordered = sorted(changed)
     others: list[int] = []
     at = 0

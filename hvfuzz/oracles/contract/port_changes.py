@@ -19,10 +19,9 @@ NO_PORTS: Final[list[Any]] = [None] * PORTS_PER_BUCKET
 
 
 class PortChanges:
-    """Compares the hypervisor's buckets and ports with copies of them. Each change is reported once.
+    """Compares the hypervisor's buckets and ports with copies. Each change is reported once.
 
-    Buckets and ports are immutable or replaced when they change, so lists of them compare by identity first, and
-    nothing is copied where nothing changed.
+    A port is replaced when it changes, so lists of ports compare by identity, and the ports themselves are not copied.
     """
 
     __slots__ = (

@@ -1,13 +1,21 @@
-"""The executable specification: what each hypercall may answer and must change, from the contract alone.
+"""The executable specification of the ABI: which outcomes of a hypercall are allowed, and what the call changes.
 
-    state = State(frames, cells)                  the abstract state, filled from the machine by whoever asks
-    judge(state, call, observed)                  a finished hypercall: a Mismatch, or its effect on the state
-    judge_dispatch(version, cpl, number, ...)     how dispatch must refuse a call, if it must
-    judge_change(state, key, actual, ...)         a cell that changed though no call's effect says so
-    judge_halt(state, domain, vcpu, actual, ...)  a HLT
-    wake(state, domain, vcpu)                     an interrupt ends a HLT
+It is written from ABI.md and keeps an abstract state, to which it applies what it is told about the machine:
+
+    state = State(frames, cells)                  the abstract state, with the cells of the booted machine
+    judge_dispatch(version, cpl, number, ...)     a call's header and struct: the status that must refuse it, or None
+    decode(number, header, body)                  the arguments of a call that passed dispatch
+    judge(state, call, observed)                  a finished call: a Mismatch, or None and its effect on the state
+    judge_change(state, key, actual, ...)         a cell that changed without a call: a Mismatch, or None
+    judge_halt(state, domain, vcpu, actual, ...)  HLT: a Mismatch, or None and its effect on the state
+    wake(state, domain, vcpu)                     an interrupt ends HLT
     stop(state, domain, vcpu)                     a triple fault
     count_read(state, domain, cycles)             a read of the time-stamp counter
+
+The modules, from the bottom up: `cells` (the cells and their values), `blocks` (2 MiB of cells at once), `journal` and
+`state` (the abstract state), `verdict` and `evidence` (what a rule is told, and what it returns), `calls` (the rules, a
+module for each family of calls), `dispatch` and `judge` (the judgement of a call), `trap_effects` and `platform` (VM
+exits other than hypercalls).
 
 Nothing here may import the hypervisor: an oracle that shares code with its subject shares its bugs.
 """

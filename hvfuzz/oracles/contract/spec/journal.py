@@ -1,4 +1,4 @@
-"""A mapping from cells to values that records its writes, so that they can be listed and undone."""
+"""A mapping from cells to values with an undo log of its writes."""
 
 from __future__ import annotations
 
@@ -34,24 +34,17 @@ class Journal:
 
     # Undo.
 
-    def snapshot(self) -> None:
-        """Make the present cells the base that `restore` returns to."""
-        self._changed.clear()
-        self._old.clear()
-        self._blocks.clear()
-        self._mark = 0
-
     def restore(self) -> None:
-        """Return to the base, in time proportional to the writes since."""
+        """Return to the base, in time proportional to the number of writes since."""
         self.rollback(0)
         self._mark = 0
 
     def checkpoint(self) -> int:
-        """A name for the present state, valid until `snapshot` or a roll back beyond it."""
+        """An identifier of the present state for `rollback`, valid until a rollback beyond it."""
         return len(self._changed)
 
     def rollback(self, checkpoint: int) -> None:
-        """Return to the state that `checkpoint` named."""
+        """Return to the state at `checkpoint`."""
         blocks, cells = self._blocks, self.cells
         while blocks and blocks[-1] >= checkpoint:
             at = blocks.pop()
@@ -64,12 +57,12 @@ class Journal:
         self._mark = min(self._mark, checkpoint)
 
     def _undo(self, checkpoint: int) -> None:
-        """Undo writes that are no blocks'."""
+        """Undo the writes from index `checkpoint` of the log on, none of which is a block."""
         changed, old, cells = self._changed, self._old, self.cells
         if len(changed) == checkpoint:
             return
         latest_first = slice(None, checkpoint - 1 if checkpoint else None, -1)
-        # The oldest write of a cell comes last, and stays.
+        # The oldest write of a cell comes last and prevails.
         undone = dict(zip(changed[latest_first], old[latest_first], strict=True))
         cells.update(undone)
         for key, value in undone.items():
@@ -78,7 +71,7 @@ class Journal:
         del changed[checkpoint:], old[checkpoint:]
 
     def begin(self) -> None:
-        """From here on writes count as those of the next call."""
+        """Count writes from here on as those of the next call."""
         self._mark = len(self._changed)
 
     def abandon(self) -> None:
@@ -92,7 +85,7 @@ class Journal:
 
     @property
     def written(self) -> list[Key]:
-        """The cells written since `begin`, in order; one that is written twice appears twice."""
+        """The cells written since `begin`, in order, those of blocks last. A cell written twice appears twice."""
         written = self._changed[self._mark :]
         blocks = self.blocks
         if not blocks:
@@ -100,7 +93,7 @@ class Journal:
         return [key for key in written if key is not _BLOCK] + [key for block in blocks for key in block]
 
     def before(self) -> dict[Key, Value]:
-        """What the cells written since `begin` were then, None for those that were absent; blocks are left out."""
+        """The values at `begin` of the cells written since, None for absent cells. Cells of blocks are left out."""
         latest_first = slice(None, self._mark - 1 if self._mark else None, -1)
         return dict(zip(self._changed[latest_first], self._old[latest_first], strict=True))
 
@@ -114,7 +107,7 @@ class Journal:
 
     @property
     def singles(self) -> list[Key]:
-        """The cells written since `begin`, but for those of blocks."""
+        """The cells written since `begin`, without those of blocks."""
         written = self._changed[self._mark :]
         return [key for key in written if key is not _BLOCK] if self._blocks else written
 
@@ -127,12 +120,12 @@ class Journal:
         self.cells[key] = value
 
     def __delitem__(self, key: Key) -> None:
-        """Make one cell absent; it may be so already."""
+        """Remove one cell; it may be absent already."""
         self._changed.append(key)
         self._old.append(self.cells.pop(key, None))
 
     def create(self, keys: Sequence[Key], values: Iterable[Value]) -> None:
-        """Write many cells that are known to be absent, each once; `values` may go on for longer."""
+        """Write distinct cells that are known to be absent. Surplus `values` are ignored."""
         self._changed.extend(keys)
         self._old.extend(repeat(None, len(keys)))
         self.cells.update(zip(keys, values, strict=False))
@@ -145,12 +138,12 @@ class Journal:
         self.cells.update(block)
 
     def update(self, keys: Sequence[Key], values: Iterable[Value]) -> None:
-        """Write many cells, each once; `values` may go on for longer."""
+        """Write distinct cells. Surplus `values` are ignored."""
         self._changed.extend(keys)
         self._old.extend(map(self.get, keys))
         self.cells.update(zip(keys, values, strict=False))
 
     def erase(self, keys: Sequence[Key]) -> None:
-        """Make many cells absent."""
+        """Remove distinct cells; they may be absent already."""
         self._changed.extend(keys)
         self._old.extend(map(self.cells.pop, keys, repeat(None)))

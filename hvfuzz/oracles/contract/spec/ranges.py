@@ -1,4 +1,4 @@
-"""Ranges of addresses and of pages that a guest may name."""
+"""Checks of the ranges of addresses and pages in a guest's arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
 
 
 def valid_range(gva: int, size: int) -> bool:
-    """Whether a guest may name these bytes: no wrap, canonical, none of it in the hypervisor's hole."""
+    """Whether the range is valid as an argument: it does not wrap, is canonical, and avoids the hypervisor's hole."""
     end = gva + size
     if not size:
         return True
@@ -18,5 +18,5 @@ def valid_range(gva: int, size: int) -> bool:
 
 
 def pages_in(first: int, count: int, limit: int, most: int) -> bool:
-    """Whether `count` pages from `first` on are a permitted range: 1 to `most` of them, all below `limit`."""
+    """Whether `count` pages from `first` on are a valid range: 1 to `most` of them, all below `limit`."""
     return 0 < count <= most and first + count <= limit

@@ -32,7 +32,7 @@ class State(Journal):
         self.frames: Final = frames
 
     def __getitem__(self, key: Key) -> Value:
-        """The value of a cell that is known to exist; KeyError if it does not."""
+        """The value of a cell. Raises KeyError if the cell does not exist."""
         return self.cells[key]
 
     def __contains__(self, key: Key) -> bool:
@@ -40,12 +40,12 @@ class State(Journal):
         return key in self.cells
 
     def page(self, domain: int, gfn: int) -> Page | None:
-        """The stage-2 mapping of guest frame `gfn`."""
+        """The stage-2 mapping of guest frame `gfn`; None if it is absent."""
         page: Page | None = self.get(("page", domain, gfn))
         return page
 
     def frame(self, hfn: int) -> Frame:
-        """The use of a host frame; FREE_FRAME if it has none."""
+        """The use of a host frame; FREE_FRAME if it is free."""
         frame: Frame | None = self.get(("frame", hfn))
         return FREE_FRAME if frame is None else frame
 
@@ -55,36 +55,36 @@ class State(Journal):
         return count
 
     def resolve(self, caller: int, domain: int) -> int | None:
-        """The domain that an argument of `caller` names; None if there is no such domain."""
+        """The domain that `domain`, an argument of `caller`, means; None if there is no such domain."""
         if domain == SELF:
             return caller
         return domain if ("version", domain) in self.cells else None
 
     def lowest_free(self, table: str, domain: int, size: int) -> int | None:
-        """The lowest number that is not in use in one of the domain's tables; None if it is full."""
+        """The lowest free index of one of the domain's tables, which has `size` entries; None if it is full."""
         for key in filterfalse(self.cells.__contains__, numbered(table, domain, size)):
             return key[2]
         return None
 
     def reserved(self, pages: range) -> bool:
-        """Whether firmware keeps one of these device pages for a device."""
+        """Whether firmware reserves one of these device pages for a device."""
         regions = (self.get(("reserved", device)) for device in range(DEVICES))
         return any(region and region.start < pages.stop and pages.start < region.stop for region in regions)
 
     # The host's frames.
 
     def allot(self, owner: Frame, fresh: Sequence[Hfn]) -> None:
-        """Take free frames into the use that `owner` describes."""
+        """Take free frames into use `owner`."""
         self.create([("frame", hfn) for hfn in fresh], repeat(owner))
         self[FREE] = self.free() - len(fresh)
 
     def release(self, frames: Sequence[int]) -> None:
-        """Return frames to the free ones."""
+        """Make frames free."""
         self.erase([("frame", hfn) for hfn in frames])
         self[FREE] = self.free() + len(frames)
 
     def count(self, hfn: int, maps: int = 0, pins: int = 0, grants: int = 0) -> None:
-        """Add to the counts of a frame."""
+        """Add to the counts of a frame; negative numbers subtract."""
         key = ("frame", hfn)
         old: Frame | None = self.get(key)
         owner, old_maps, old_pins, old_grants = FREE_FRAME if old is None else old

@@ -1,4 +1,4 @@
-"""The specification of family `console`: a domain writes text that its operator can read."""
+"""The rules of family `console`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected
 
 
 def write(state: State, call: Call, evidence: Evidence) -> Expected:
-    """The bytes follow those that the domain wrote before."""
+    """Append the bytes to the console, which keeps the last 256."""
     length = call.args.length
     if length > CONSOLE:
         return Status.INVALID

@@ -1,4 +1,4 @@
-"""The specification of family `memory`: guest frames come, go, and change rights or host frame."""
+"""The rules of family `memory`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TOP_DOWN: Final = 1
 RWX: Final = READ | WRITE | EXEC
 PROTECTIONS: Final = frozenset({READ, READ | WRITE, READ | EXEC, RWX})
 MOST: Final = {0: limits.POPULATE, limits.LARGE_ORDER: limits.POPULATE_LARGE}
-"""Elements of one `memory.populate`, by their order."""
+"""Order -> most elements of one `memory.populate`."""
 
 
 def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """Fresh zeroed frames appear in a range that was empty."""
+    """Map fresh frames in a range without pages."""
     args, caller = call.args, call.caller
     first, order = args.first, args.order
     most = MOST.get(order)
@@ -60,7 +60,7 @@ def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def enough_frames(state: State, count: int, order: int) -> bool:
-    """Whether there are `count` free frames, or free aligned blocks of 2 MiB."""
+    """Whether `count` frames (order 0), or aligned blocks of 2 MiB, are free."""
     if state.free() < count << order:
         return False
     if order == 0:
@@ -74,7 +74,7 @@ def enough_frames(state: State, count: int, order: int) -> bool:
 
 
 def owned(state: State, domain: int, gfn: int) -> Page | Status:
-    """The page at `gfn`, if it is there and its frame is the domain's own."""
+    """The page at `gfn` whose frame belongs to the domain, or the refusal."""
     page: Page | None = state.get(("page", domain, gfn))
     if page is None:
         return Status.NOT_PRESENT
@@ -83,7 +83,7 @@ def owned(state: State, domain: int, gfn: int) -> Page | Status:
 
 
 def only_mapped(state: State, domain: int, gfn: int) -> Page | Status:
-    """The page at `gfn`, if nothing but this stage-2 mapping uses its frame, which is the domain's own."""
+    """The page at `gfn` whose frame belongs to the domain and has no other use, or the refusal."""
     page: Page | None = state.get(("page", domain, gfn))
     if page is None:
         return Status.NOT_PRESENT
@@ -91,12 +91,12 @@ def only_mapped(state: State, domain: int, gfn: int) -> Page | Status:
     owner, maps, pins, grants = frame
     if owner != domain:
         return Status.NOT_OWNER
-    # The owner's stage 2 maps a frame once, a grant mapping is a pin: any other mapping is one for DMA.
+    # The owner's stage 2 maps a frame once, and grant mappings are pins, so any other mapping is one for DMA.
     return Status.BUSY if pins or grants or maps > 1 else page
 
 
 def decrease(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The domain gives a range up: the frames are free again."""
+    """Remove a range of pages and free their frames."""
     args, caller = call.args, call.caller
     if not pages_in(args.first, args.count, limits.MAX_GFN, limits.RANGE):
         return Status.INVALID
@@ -116,7 +116,7 @@ def decrease(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def protect(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The leaves of a range get new rights."""
+    """Set the rights of a range of pages."""
     args, caller = call.args, call.caller
     if not pages_in(args.first, args.count, limits.MAX_GFN, limits.RANGE) or args.rights not in PROTECTIONS:
         return Status.INVALID
@@ -136,7 +136,7 @@ def protect(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
-    """Each listed guest frame gets a fresh frame for its old one; the list is written out again."""
+    """Replace the frame of each listed page by a fresh one, and write the list to `out`."""
     args, caller = call.args, call.caller
     count = args.count
     if not 0 < count <= limits.EXCHANGE:
@@ -162,12 +162,12 @@ def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
 
 
 def exchanged(args: Any) -> tuple[int, int]:
-    """Where an exchange writes the gfns that it exchanged."""
+    """The range (gva, size) in which an exchange writes the list; empty if the count is invalid."""
     return (args.out + 8 * args.start, 8 * args.count) if 0 < args.count <= limits.EXCHANGE else (0, 0)
 
 
 def replaceable(state: State, domain: int, gfns: Iterable[int]) -> list[Page] | Status:
-    """The pages at `gfns`, if each is listed once and nothing else uses its frame."""
+    """The pages at `gfns`, if each is listed once and its frame has no other use; or the refusal."""
     pages = []
     seen: set[int] = set()
     for gfn in gfns:
