@@ -49,7 +49,7 @@ class Populate:
 
 @hypercall(0x70, name="multicall", since=2)
 class Multicall:
-    """A call that is a family by itself, and newer than version 1."""
+    """A call that is its own family, and newer than version 1."""
 
     entries: Annotated[int, Kind("x", 8)]
 

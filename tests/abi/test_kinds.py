@@ -1,4 +1,4 @@
-"""Kinds: each edge and symbol fits, pointers have elements, and a call can have kinds of its own."""
+"""Kinds: each edge and symbol fits, pointers have elements, and a call can adapt a kind."""
 
 from typing import Annotated
 

@@ -319,10 +319,11 @@ class DmaBatch:
     before the first one runs.
 
     - `NO_DEVICE`: `device` is not a DMA engine.
-    - `NOT_PERMITTED`: the engine is not assigned to the caller, now or after the fetch of `ring`.
+    - `NOT_PERMITTED`: the engine is not assigned to the caller.
     - `FAULT`: the first word of `ring` is not readable.
     - `INVALID`: the number of copies is 0 or above 16.
     - `FAULT`: the other words are not readable.
+    - `NOT_PERMITTED`: the engine was taken from the caller while `ring` was fetched.
     - `INVALID`, `FAULT`, for each copy in order: as for `device.dma_submit`.
     """
 

@@ -1,6 +1,6 @@
 """The oracle `specification`: judges each call's outcome and effect by the executable specification.
 
-The specification keeps an abstract state of its own. When a call ends, the oracle tells it what was observed; it says
+The specification keeps an abstract state. When a call ends, the oracle tells it what was observed; it says
 whether the contract allows that, and writes the call's effect to its state. Then every cell that it wrote, and every
 cell that changed in the machine, must be equal on both sides. So a missing effect is seen, and a surplus one, too.
 """
@@ -35,24 +35,24 @@ CELLS: Final = (
 
 
 class Specification(Oracle):
-    """Statuses, results, copies and state changes are those of the contract."""
+    """Judges statuses, results, copies and state changes of calls by the executable specification."""
 
     name = "specification"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "dispatch": "a call is refused by dispatch if and as the contract says",
+        "dispatch": "dispatch refuses the calls that the contract says, with the status that it says",
         "status": "the status is one that the contract allows",
-        "result": "the result is the one that the contract says",
-        "fetched": "only what the contract names is read from guest memory, in its order",
-        "moved": "what the contract says, and no more, is moved between frames, by a device or by the host",
-        "written": "what the contract says, and no more, is written to guest memory",
-        "fresh": "as many free frames are taken as the contract says, and they were free",
-        "privilege": "no call changes what its caller is entitled to",
-        "nested": "a multicall makes the calls that its entries ask for, and tells the guest how they ended",
-        "time": "a call that gives up time takes it",
-        "change": "nothing changes but by a call",
-        "state": "the state that a call meets is one that the contract knows",
-        **{cell: f"after a call each `{cell}` cell is what the contract says" for cell in CELLS},
+        "result": "the result is what the contract says",
+        "fetched": "the call reads only the guest memory that the contract names, in its order",
+        "moved": "exactly the bytes that the contract names are moved between frames, by a device or by the host",
+        "written": "exactly the bytes that the contract names are written to guest memory",
+        "fresh": "the call takes as many frames as the contract says, all of them free",
+        "privilege": "no call changes the privilege of a domain",
+        "nested": "a multicall makes the calls of its entries, and writes their outcomes",
+        "time": "`sched.yield` advances the clock by a time slice",
+        "change": "nothing changes without a call",
+        "state": "the specification can judge the call in the present state",
+        **{cell: f"after a call each `{cell}` cell has the value that the contract says" for cell in CELLS},
     }
 
     def __init__(self, scene: Scene, shadow: Reachability) -> None:
@@ -110,7 +110,7 @@ class Specification(Oracle):
             state.begin()
             mismatch = self._dispatch.judge_refusal(vcpu, running, expected, status)
         elif isinstance(expected, Status):
-            text = f"the call got as far as its check; the contract says {expected.name}"
+            text = f"the call passed dispatch; the contract says {expected.name}"
             mismatch = Mismatch("dispatch", "", text)
         elif declaration.name not in SPEC:
             state.begin()
@@ -150,7 +150,7 @@ class Specification(Oracle):
             if not self._comparison.adopted:
                 raise
             self._state.abandon()
-            return Mismatch("state", name, f"nothing that the contract knows: {error!r}")
+            return Mismatch("state", name, f"the specification cannot judge the call in this state: {error!r}")
 
     def _actual(self, blocks: list[Block], applied: bool) -> Cells:
         """The cells that may have changed in the machine, with their values; whole blocks go to `blocks`.

@@ -48,7 +48,7 @@ SPEC: Final[Mapping[str, Rule]] = MappingProxyType(
 )
 """Name of a call -> its rule."""
 TARGETS: Final[Mapping[str, Callable[[Any], tuple[int, int]]]] = MappingProxyType(
-    {"memory.exchange": memory.exchanged, "multicall": multicall.outcomes}
+    {"memory.exchange": memory.exchange_target, "multicall": multicall.outcome_range}
 )
 """Name of a call that writes guest memory -> the range (gva, size) that must be writable, from the arguments."""
 

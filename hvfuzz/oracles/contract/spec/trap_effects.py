@@ -54,9 +54,9 @@ def judge_halt(state: State, domain: int, vcpu: int, actual: int, interrupted: b
 
     `actual` is its run state afterwards.
     """
-    wanted = RunState.RUNNABLE if interrupted or event_pending(state, domain) else RunState.HALTED
-    if actual != wanted:
-        return Mismatch("change", "hlt", f"run state {actual} where the contract says {wanted.name}")
-    if state.get(("vcpu", domain, vcpu)) != wanted:
-        set_run(state, domain, vcpu, wanted)
+    expected = RunState.RUNNABLE if interrupted or event_pending(state, domain) else RunState.HALTED
+    if actual != expected:
+        return Mismatch("change", "hlt", f"run state {actual} where the contract says {expected.name}")
+    if state.get(("vcpu", domain, vcpu)) != expected:
+        set_run(state, domain, vcpu, expected)
     return None

@@ -156,14 +156,14 @@ def dma_unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
     return Accept(args.count, effect, tables=Tables.RETURNED)
 
 
-def usable(state: State, caller: int, device: int) -> Status | None:
+def device_refusal(state: State, caller: int, device: int) -> Status | None:
     """Why the caller may not use the device for a copy; None if it may. Only DMA engines copy."""
     if device >= DMA_ENGINES:
         return Status.NO_DEVICE
     return None if state.get(("device", device)) == caller else Status.NOT_PERMITTED
 
 
-def transfer(state: State, caller: int, source: int, dest: int, length: int) -> Status | None:
+def copy_refusal(state: State, caller: int, source: int, dest: int, length: int) -> Status | None:
     """Why a copy is refused; None if the caller's IOMMU table maps both ranges to memory with the necessary rights."""
     if not 0 < length <= limits.DMA_LENGTH:
         return Status.INVALID
@@ -177,17 +177,17 @@ def transfer(state: State, caller: int, source: int, dest: int, length: int) -> 
     return None
 
 
-def moves(state: State, caller: int, source: int, dest: int, length: int) -> list[Touch]:
+def copy_touches(state: State, caller: int, source: int, dest: int, length: int) -> list[Touch]:
     """The accesses of a valid copy: in pieces that cross no page boundary at either end."""
     touched: list[Touch] = []
     while length:
         size = min(length, PAGE_SIZE - (source & PAGE_MASK), PAGE_SIZE - (dest & PAGE_MASK))
-        touched += move(address(state, caller, source), address(state, caller, dest), size)
+        touched += move(host_address(state, caller, source), host_address(state, caller, dest), size)
         source, dest, length = source + size, dest + size, length - size
     return touched
 
 
-def address(state: State, caller: int, iova: int) -> int:
+def host_address(state: State, caller: int, iova: int) -> int:
     """The host physical address of a mapped device address."""
     page: IoPage = state[("iova", caller, iova >> PAGE_SHIFT)]
     return page.frame << PAGE_SHIFT | iova & PAGE_MASK
@@ -197,14 +197,14 @@ def dma_submit(state: State, call: Call, _evidence: Evidence) -> Expected:
     """Run one copy."""
     args, caller = call.args, call.caller
     request = args.from_, args.to, args.length
-    refusal = usable(state, caller, args.device) or transfer(state, caller, *request)
-    return refusal or Accept(args.length, moved=tuple(moves(state, caller, *request)))
+    refusal = device_refusal(state, caller, args.device) or copy_refusal(state, caller, *request)
+    return refusal or Accept(args.length, moved=tuple(copy_touches(state, caller, *request)))
 
 
 def dma_batch(state: State, call: Call, evidence: Evidence) -> Expected:
     """Run the copies in a ring. Their number is read once, and all are checked before the first one runs."""
     args, caller = call.args, call.caller
-    refusal = usable(state, caller, args.device)
+    refusal = device_refusal(state, caller, args.device)
     if refusal is not None:
         return refusal
     header = evidence.words(args.ring, 1)
@@ -219,10 +219,10 @@ def dma_batch(state: State, call: Call, evidence: Evidence) -> Expected:
     touched: list[Touch] = []
     for at in range(0, len(words), REQUEST_WORDS):
         source, dest, length = words[at : at + REQUEST_WORDS]
-        refusal = transfer(state, caller, source, dest, length)
+        refusal = copy_refusal(state, caller, source, dest, length)
         if refusal is not None:
             return refusal
-        touched += moves(state, caller, source, dest, length)
+        touched += copy_touches(state, caller, source, dest, length)
     return Accept(count, moved=tuple(touched))
 
 

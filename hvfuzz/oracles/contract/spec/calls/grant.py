@@ -170,17 +170,17 @@ def copy(state: State, call: Call, _evidence: Evidence) -> Expected:
     end = max(args.from_offset, args.to_offset) + args.length
     if args.flags & ~(SOURCE_REF | DEST_REF) or args.length == 0 or end > PAGE_SIZE:
         return Status.INVALID
-    source = copied(state, caller, args.flags & SOURCE_REF, args.from_domain, args.from_, READ)
+    source = copy_end(state, caller, args.flags & SOURCE_REF, args.from_domain, args.from_, READ)
     if isinstance(source, Status):
         return source
-    dest = copied(state, caller, args.flags & DEST_REF, args.to_domain, args.to, WRITE)
+    dest = copy_end(state, caller, args.flags & DEST_REF, args.to_domain, args.to, WRITE)
     if isinstance(dest, Status):
         return dest
     start = (source << PAGE_SHIFT) + args.from_offset
     return Accept(args.length, moved=move(start, (dest << PAGE_SHIFT) + args.to_offset, args.length))
 
 
-def copied(state: State, caller: int, is_ref: int, domain: int, value: int, access: int) -> int | Status:
+def copy_end(state: State, caller: int, is_ref: int, domain: int, value: int, access: int) -> int | Status:
     """The frame of one end of a copy, or the refusal."""
     if is_ref:
         granter = state.resolve(caller, domain)

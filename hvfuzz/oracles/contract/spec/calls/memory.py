@@ -82,7 +82,7 @@ def owned(state: State, domain: int, gfn: int) -> Page | Status:
     return page if frame.owner == domain else Status.NOT_OWNER
 
 
-def only_mapped(state: State, domain: int, gfn: int) -> Page | Status:
+def releasable(state: State, domain: int, gfn: int) -> Page | Status:
     """The page at `gfn` whose frame belongs to the domain and has no other use, or the refusal."""
     page: Page | None = state.get(("page", domain, gfn))
     if page is None:
@@ -103,7 +103,7 @@ def decrease(state: State, call: Call, _evidence: Evidence) -> Expected:
     gfns = range(args.first, args.first + args.count)
     gone = []
     for gfn in gfns:
-        page = only_mapped(state, caller, gfn)
+        page = releasable(state, caller, gfn)
         if not isinstance(page, Page):
             return page
         gone.append(page.frame)
@@ -143,9 +143,9 @@ def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
         return Status.INVALID
     skipped = 8 * args.start
     gfns = evidence.words(args.gfns + skipped, count)
-    if gfns is None or not evidence.writable(*exchanged(args)):
+    if gfns is None or not evidence.writable(*exchange_target(args)):
         return Status.FAULT
-    old = replaceable(state, caller, gfns)
+    old = exchangeable(state, caller, gfns)
     if isinstance(old, Status):
         return old
     if state.free() < count:
@@ -161,12 +161,12 @@ def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
     return Accept(count, effect, fresh=count, tables=Tables.NEEDED, written=out, losable=True)
 
 
-def exchanged(args: Any) -> tuple[int, int]:
+def exchange_target(args: Any) -> tuple[int, int]:
     """The range (gva, size) in which an exchange writes the list; empty if the count is invalid."""
     return (args.out + 8 * args.start, 8 * args.count) if 0 < args.count <= limits.EXCHANGE else (0, 0)
 
 
-def replaceable(state: State, domain: int, gfns: Iterable[int]) -> list[Page] | Status:
+def exchangeable(state: State, domain: int, gfns: Iterable[int]) -> list[Page] | Status:
     """The pages at `gfns`, if each is listed once and its frame has no other use; or the refusal."""
     pages = []
     seen: set[int] = set()
@@ -174,7 +174,7 @@ def replaceable(state: State, domain: int, gfns: Iterable[int]) -> list[Page] | 
         if gfn >= limits.MAX_GFN or gfn in seen:
             return Status.INVALID
         seen.add(gfn)
-        page = only_mapped(state, domain, gfn)
+        page = releasable(state, domain, gfn)
         if not isinstance(page, Page):
             return page
         pages.append(page)

@@ -30,7 +30,7 @@ def multicall(_state: State, call: Call, evidence: Evidence) -> Expected:
     if not 0 < args.count <= limits.MULTICALL:
         return Status.INVALID
     entries = evidence.words(args.entries, ENTRY_WORDS * args.count)
-    if entries is None or not evidence.writable(*outcomes(args)):
+    if entries is None or not evidence.writable(*outcome_range(args)):
         if observed.nested:
             return Mismatch("nested", call.name, f"calls from an array that is not accessible: {observed.nested}")
         return Status.FAULT
@@ -57,7 +57,7 @@ def multicall(_state: State, call: Call, evidence: Evidence) -> Expected:
         return Mismatch("written", call.name, f"{len(written.left_over)} writes that are not the outcome of an entry")
     if done < args.count:
         # If nothing ran, the array as a whole may have been refused.
-        missing = (place, OUTCOME) if done or ran else outcomes(args)
+        missing = (place, OUTCOME) if done or ran else outcome_range(args)
         if observed.status == Status.FAULT and evidence.writable_still(*missing):
             return Mismatch("status", call.name, f"FAULT, but the outcome of entry {done} is writable")
         return _cut_short(call, numbers[done], ran)
@@ -94,7 +94,7 @@ def _cut_short(call: Call, number: int, ran: list[Nested]) -> Expected:
     return Status.FAULT
 
 
-def outcomes(args: Any) -> tuple[int, int]:
+def outcome_range(args: Any) -> tuple[int, int]:
     """The range (gva, size) of the array, which must be writable; empty if the count is invalid."""
     return (args.entries, ENTRY_SIZE * args.count) if 0 < args.count <= limits.MULTICALL else (0, 0)
 
