@@ -11,9 +11,8 @@ from hvfuzz.machine.cpu.core import POLLING
 from hvfuzz.machine.cpu.vmcs import RAX, ExitReason
 from hvfuzz.machine.mmu.ept import Qualification
 from hvfuzz.oracles.contract.abstraction import run_state
-from hvfuzz.oracles.contract.spec import Poll, RunState, State, count_read, judge_halt, stop, wake
-from hvfuzz.oracles.contract.spec.calls.event import set_run
-from hvfuzz.oracles.contract.spec.platform.timer import PORT, WIDTH, TimerModel, expired
+from hvfuzz.oracles.contract.spec import Poll, RunState, State, count_read, expired, judge_halt, set_run, stop, wake
+from hvfuzz.oracles.contract.spec.platform.timer import PORT, WIDTH, TimerModel
 from hvfuzz.oracles.exits.emulation import is_shutdown, reads_clock
 from hvfuzz.oracles.exits.local_apics import Apics
 
