@@ -110,9 +110,8 @@ class Populate:
     long=True,
 )
 class Decrease:
-    """Give up the `count` pages (at most 512) from `first` on. Their frames become free.
-
-    A large page that lies only partly in the range is split, which takes a table page.
+    """Give up the `count` pages (at most 512) from `first` on. Their frames become free. A large page that lies only
+    partly in the range is split, which takes a table page.
 
     - `INVALID`: `count` is 0 or above 512; the range exceeds `MAX_GFN`.
     - `NOT_PRESENT`, `NOT_OWNER`, `BUSY`, for each page in order: it is absent; its frame belongs to another domain; its
@@ -219,11 +218,9 @@ class Protect:
     long=True,
 )
 class Exchange:
-    """Exchange the frames of listed pages for fresh, zeroed frames. The pages keep their rights.
-
-    The list is the `count` (at most 64) guest frame numbers of `gfns` from index `start` on. The call writes the
-    numbers of the exchanged pages to the same elements of `out`. It writes nothing if the exchange itself made `out`
-    inaccessible. With `start`, a guest can resume a list where it stopped.
+    """Exchange the frames of listed pages for fresh, zeroed frames. The pages keep their rights. The list is the
+    `count` (at most 64) guest frame numbers of `gfns` from index `start` on, so that a guest can resume a list. The
+    call writes these numbers to the same elements of `out`, or nothing if the exchange made `out` inaccessible.
 
     - `INVALID`: `count` is 0 or above 64.
     - `FAULT`: the elements of `gfns` are not readable, or those of `out` are not writable.
