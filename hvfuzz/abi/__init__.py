@@ -1,1 +1,1 @@
-"""The contract between guest and hypervisor, as data: declarations, layouts, versions, status codes."""
+"""The ABI between guest and hypervisor, as data: declarations of calls, struct layouts, versions, status codes."""

@@ -1,4 +1,4 @@
-"""What a booted guest finds: its address space, its argument page, and the worlds there are."""
+"""Boot-time environment of a guest: its address space, its devices, and the worlds that programs start in."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ DIRECT_MAP = 0xFFFF_8800_0000_0000
 """Guest physical address g is mapped at DIRECT_MAP + g for the kernel: RW, executable."""
 DIRECT_MAP_SIZE = 16 << 20
 DIRECT_MAP_SMALL = 2 << 20
-"""The part of the direct map, from 0 on, that 4 KiB entries map; 2 MiB entries map the rest."""
+"""Bytes at the start of the direct map that 4 KiB entries map; 2 MiB entries map the rest."""
 USER_BASE = 0x40_0000
-"""Where the user pages are mapped, RW for CPL 3."""
+"""Address of the user pages, which are RW for CPL 3."""
 HYPERVISOR_HOLE_START = 0xFFFF_8000_0000_0000
 HYPERVISOR_HOLE_END = 0xFFFF_8800_0000_0000
-"""Addresses from start to end (exclusive) are the hypervisor's: no argument may lie there."""
+"""The hypervisor's hole, end exclusive: no argument may lie there."""
 
 # Guest frame numbers.
 PML4_GFN = 1
@@ -28,8 +28,9 @@ PT_USER_GFN = 7
 PD_MMIO_GFN = 8
 TABLE_GFNS = range(1, 9)
 ARGUMENT_GFN = 0x10
-"""The argument page of vCPU 0; each further vCPU has the next frame."""
+"""The argument page of vCPU 0; each further vCPU uses the next frame."""
 COALESCED_GFN = 0x1F
+"""The page with the ring of coalesced MMIO writes."""
 USER_GFN = 0x20
 USER_PAGES = 16
 
@@ -37,29 +38,29 @@ USER_PAGES = 16
 ARG_STRUCT = 0x000
 ARG_ARRAYS = 0x400
 ARG_NESTED = 0x800
-"""The argument struct; the arrays that it points to, one after another; the structs of batched calls."""
+"""The argument struct; the arrays that it points to, one after another; the structs of a multicall's calls."""
 
 # Devices and trapped instructions.
 MMIO_BASE = 0xFE00_0000
-"""Guest physical address of device 0's registers; each further device has the next page."""
+"""Guest physical address of the registers of device 0; each further device uses the next page."""
 MMIO_SIZE = PAGE_SIZE
 DMA_ENGINES = 2
-"""Devices 0 and 1."""
+"""Number of DMA engines: devices 0 and 1."""
 VIRTIO_BLK = 2
 VIRTIO_NET = 3
 DEVICES = 4
 IOAPIC = 0x10
 TIMER = 0x11
-"""The pages of the window, counted from MMIO_BASE, with the registers of the domain's own I/O APIC and timer."""
+"""Pages, counted from MMIO_BASE, of the registers of the domain's own I/O APIC and timer."""
 COALESCED = 0x12
-"""The page of the window whose writes are queued in the ring at COALESCED_GFN."""
+"""The page, counted from MMIO_BASE, whose writes are appended to the ring at COALESCED_GFN."""
 UART_PORT = 0x3F8
 UART_PORTS = 8
 FIFO_PORT = 0x3F0
 FIFO_PORTS = 8
-"""Those of the domain's own floppy controller."""
+"""Ports of the domain's own floppy controller."""
 RESERVED_BASE = 0xFF_E000
-"""Where reserved memory begins, in a world that has some: the device that it is for reaches it at this address, too."""
+"""Host physical address of reserved memory, in worlds that have some. It is also its device address."""
 CPUID_SIGNATURE = 0x4000_0000
 CPUID_VERSION = 0x4000_0001
 CPUID_NAME = b"hvfuzz emuhv"
@@ -67,7 +68,7 @@ CPUID_NAME = b"hvfuzz emuhv"
 
 
 class DomainConfig(NamedTuple):
-    """One domain of a world; its RAM is the guest frames 0 .. ram_pages - 1."""
+    """One domain of a world. Its RAM is guest frames 0 to ram_pages - 1; `pool` is its number of table pages."""
 
     vcpus: int
     ram_pages: int
@@ -78,7 +79,7 @@ class DomainConfig(NamedTuple):
 
 
 class Reserved(NamedTuple):
-    """Memory that firmware keeps for a device: `pages` pages from host physical address `base` on."""
+    """Memory that firmware reserves for a device: `pages` pages from host physical address `base` on."""
 
     device: int
     base: int
@@ -86,7 +87,7 @@ class Reserved(NamedTuple):
 
 
 class World(NamedTuple):
-    """A booted machine that programs start in; a domain's number is its place in `domains`."""
+    """A booted machine that programs start in. The number of a domain is its index in `domains`."""
 
     name: str
     domains: tuple[DomainConfig, ...]
@@ -101,7 +102,7 @@ _GUEST_BLK = _GUEST._replace(devices=(VIRTIO_BLK,))
 _GUEST_NET = _GUEST._replace(devices=(VIRTIO_NET,))
 _OLD_GUEST = _GUEST._replace(abi_version=1)
 
-# The world byte of a program is the place here: worlds are only ever appended.
+# The world byte of a program is an index here, so worlds may only be appended.
 WORLDS = (
     World("pair", (_CONTROL, _GUEST_DEVICE_0, _GUEST)),
     World("old", (_CONTROL, _GUEST_DEVICE_0, _OLD_GUEST)),
@@ -114,10 +115,10 @@ WORLDS_BY_NAME = {world.name: world for world in WORLDS}
 
 
 def direct_map(gpa: int) -> Gva:
-    """The kernel's address of guest physical address `gpa`."""
+    """The address at which the kernel maps guest physical address `gpa`."""
     return Gva(DIRECT_MAP + gpa)
 
 
 def argument_page(vcpu: int) -> Gva:
-    """The kernel's address of the argument page of the domain's vCPU number `vcpu`."""
+    """The address at which the kernel maps the argument page of vCPU number `vcpu` of its domain."""
     return Gva(DIRECT_MAP + ((ARGUMENT_GFN + vcpu) << PAGE_SHIFT))

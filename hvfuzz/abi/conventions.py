@@ -1,193 +1,184 @@
-"""What the ABI document says of all calls: registers, structs, checks, statuses, limits, versions."""
+"""The prose of ABI.md: calling convention, argument structs, order of checks, address ranges, other VM exits."""
+
+from inspect import cleandoc
 
 from hvfuzz.abi import boot, limits, versions
 from hvfuzz.abi.layout import ALIGNMENT, Header, lower
-from hvfuzz.abi.markdown import address, integer, table, text
-from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import PAGE_SHIFT
 
 _WIDTHS = {"B": 1, "H": 2, "L": 4, "Q": 8}
+_HEADER_FIELDS = {
+    "size": f"bytes of the whole struct, header included: {limits.HEADER_SIZE} to {limits.STRUCT_MAX}",
+    "version": "ABI version that the struct is written for: 1 to the domain's version",
+    "reserved": "zero",
+}
 
 
-def sections() -> tuple[str, ...]:
-    """The sections before the calls, in order."""
-    return (
-        _introduction(),
-        _structs(),
-        _order(),
-        _memory(),
-        _domains(),
-        _statuses(),
-        _limits(),
-        _versions(),
-    )
+def general() -> tuple[str, ...]:
+    """The sections that hold for all calls, in order."""
+    return _calling(), _structs(), _order(), _memory(), _domains()
 
 
-def _introduction() -> str:
-    return text(f"""
+def _calling() -> str:
+    return cleandoc(f"""
         # The hypercall ABI, version {versions.CURRENT}
 
-        This file is rendered from the declarations in `hvfuzz/hypervisor/hypercalls/`; change it there.
+        This file is generated from `hvfuzz/abi/` and from the declarations in `hvfuzz/hypervisor/hypercalls/`. Change
+        those, then run `hvfuzz abi --write ABI.md`.
 
-        ## Calling
+        ## Calling convention
 
-        | register | before VMCALL | after |
+        A guest makes a hypercall with VMCALL at CPL 0.
+
+        | register | before VMCALL | after VMCALL |
         |---|---|---|
-        | RAX | the call's number | its status: 0, or a negative code as a two's-complement u64 |
+        | RAX | call number | status: 0, or a negative code as a two's-complement u64 |
         | RDI | guest virtual address of the argument struct | unchanged |
-        | RDX | | the result if the status is `OK` and the call has one, else 0 |
+        | RDX | ignored | result of the call if the status is `OK`, else 0 |
 
-        Only CPL 0 may call. All integers are little-endian. A call is checked completely before anything is
-        changed: a refused call changes nothing. Where several checks could fail, the first one counts, in the
-        order in which this document gives them.
+        All integers are little-endian. The hypervisor completes all checks of a call before it changes anything, so a
+        refused call has no effect (`multicall` has one exception, which its section describes). If several checks
+        fail, the first one in the order of this document decides the status.
         """)
 
 
 def _structs() -> str:
-    rows = [(place.offset, _WIDTHS[place.code], place.name) for place in lower(Header)[1]]
-    meaning = {
-        "size": f"bytes of the whole struct, header included: {limits.HEADER_SIZE} to {limits.STRUCT_MAX}",
-        "version": "version of the contract that the struct is written to, from 1 to the domain's",
-        "reserved": "zero",
-    }
-    header = table(
-        ("offset", "type", "field", "meaning"),
-        ((str(offset), integer(width), f"`{name}`", meaning[name]) for offset, width, name in rows),
+    header = "\n".join(
+        f"| {place.offset} | u{8 * _WIDTHS[place.code]} | `{place.name}` | {_HEADER_FIELDS[place.name]} |"
+        for place in lower(Header)[1]
     )
-    rules = text(f"""
-        The fields of the call follow in the order of its table, each aligned to its own width, and the whole
-        is padded to a multiple of {ALIGNMENT} bytes. Padding is not looked at.
+    return "\n\n".join(
+        (
+            "## Argument structs\n\nEvery argument struct starts with a header:",
+            f"| offset | type | field | meaning |\n|---|---|---|---|\n{header}",
+            cleandoc(f"""
+                The fields of the call follow in the order of its table. Each field is aligned to its own width, and
+                the struct is padded to a multiple of {ALIGNMENT} bytes. The hypervisor ignores padding.
 
-        Structs grow at the end only: the fields of one version keep their places in the next.
+                Structs grow at the end only: a field keeps its offset in all later versions.
 
-        - A **shorter** struct is extended with zeros, so that an old guest runs on a new hypervisor.
-        - A **longer** struct is accepted if every byte beyond what its version has is zero, else it is
-          `TOO_NEW`: a new guest learns that an old hypervisor does not know what it asks for.
-        - A field that came after the struct's version is zero, whatever lies in its place.
-        - A struct whose version is older than the call itself has the call's first layout.
-        """)
-    return "\n\n".join(("## Argument structs\n\nEvery struct starts with a header:", header, rules))
+                - The hypervisor extends a struct that is shorter than the layout of its version with zeros. So an old
+                  guest runs on a new hypervisor.
+                - It accepts a struct that is longer than the layout of its version if all bytes beyond the layout are
+                  zero, and refuses it with `TOO_NEW` otherwise. So a new guest learns that an old hypervisor does not
+                  know what it asks for.
+                - A field that is newer than the struct's version is zero, whatever bytes are at its offset.
+                - If the struct's version is older than the call, the first layout of the call applies.
+                """),
+        )
+    )
 
 
 def _order() -> str:
-    return text(f"""
+    return cleandoc(f"""
         ## Order of checks
 
         1. CPL is not 0: `NOT_PERMITTED`.
-        2. The number is unknown: `NO_CALL`.
+        2. The call number is unknown: `NO_CALL`.
         3. The call is newer than the domain's version: `NO_CALL`.
-        4. The call is privileged and the domain is not the control domain: `NOT_PERMITTED`.
+        4. The call is privileged and the caller is not the control domain: `NOT_PERMITTED`.
         5. The header ({limits.HEADER_SIZE} bytes, the first fetch) is not readable: `FAULT`.
         6. `size` is below {limits.HEADER_SIZE} or above {limits.STRUCT_MAX}: `INVALID`.
         7. `reserved` is not 0: `INVALID`.
-        8. `version` is 0: `INVALID`; above the domain's: `TOO_NEW`.
-        9. The rest of the struct (the second fetch, if there is a rest) is not readable: `FAULT`.
-        10. A byte beyond what the version has is not zero: `TOO_NEW`.
-        11. The checks of the call itself.
+        8. `version` is 0: `INVALID`; `version` is above the domain's: `TOO_NEW`.
+        9. The rest of the struct (the second fetch, if `size` exceeds {limits.HEADER_SIZE}) is not readable: `FAULT`.
+        10. A byte beyond the layout of the struct's version is not zero: `TOO_NEW`.
+        11. The checks of the call itself, in the order in which its section lists them.
         """)
 
 
 def _memory() -> str:
-    return text(f"""
+    return cleandoc(f"""
         ## Guest memory
 
-        The hypervisor reads and writes arguments through the caller's own tables: stage 1 (its CR3,
-        supervisor rights, CR0.WP) and stage 2. A range of addresses is valid if it does not wrap, all of it
-        is canonical, none of it lies in the hypervisor's hole `{address(boot.HYPERVISOR_HOLE_START)}` to
-        `{address(boot.HYPERVISOR_HOLE_END)}` (exclusive), and each page translates with the access needed;
-        else the call is refused with `FAULT`. A range of no bytes is valid wherever it is. Each argument is
-        fetched once, and what is written back is written at the end, all or nothing.
+        The hypervisor reads and writes argument structs and arrays through the caller's own tables: stage 1 (the
+        caller's CR3, supervisor rights, CR0.WP; SMAP does not apply), then stage 2. A range of addresses is valid if
+
+        - it does not wrap,
+        - all of it is canonical,
+        - none of it lies in the hypervisor's hole,
+          `{boot.HYPERVISOR_HOLE_START:#_x}` to `{boot.HYPERVISOR_HOLE_END:#_x}` (exclusive), and
+        - each page translates with the access that is needed.
+
+        A call that needs any other range is refused with `FAULT`. An empty range is always valid. The hypervisor
+        fetches each argument once. It writes results last, and either all of them or none.
         """)
 
 
 def _domains() -> str:
-    return text(f"""
+    return cleandoc(f"""
         ## Domains, frames, rights
 
-        Domain 0 is the control domain, which may make the privileged calls. `SELF` ({limits.SELF:#x}) is the
-        caller, in every domain field.
+        Domain 0 is the control domain. Only the control domain may make privileged calls. In every domain field,
+        `SELF` ({limits.SELF:#x}) means the caller.
 
-        Guest frame numbers of RAM lie below `MAX_GFN` ({limits.MAX_GFN:#x}); a range that is not wholly below
-        is `INVALID`. Rights are R = 1, W = 2, X = 4, or-ed.
+        A guest frame number (gfn) is a guest physical address divided by 4096. Guest frame numbers of RAM lie below
+        `MAX_GFN` ({limits.MAX_GFN:#x}); a range that exceeds it is `INVALID`.
 
-        Device addresses lie below {limits.IOVA_LIMIT:#x}, and outside {limits.IOVA_HOLE.start:#x} to
-        {limits.IOVA_HOLE.stop:#x} (exclusive), which are interrupt messages and never translated: a range of
-        device pages that reaches beyond, or touches these, is `INVALID`.
+        Rights are a bit mask: R = 1, W = 2, X = 4.
 
-        A call that needs new table pages (a level of EPT or IOMMU tables, the split of a superpage) takes
-        them from the domain's pool, and is refused with `NO_POOL` before anything changes if these are too
-        few.
+        Devices access memory at device addresses, which the IOMMU translates through a table of the domain that the
+        device is assigned to. Device addresses lie below {limits.IOVA_LIMIT:#x}, and outside the hole
+        {limits.IOVA_HOLE.start:#x} to {limits.IOVA_HOLE.stop:#x} (exclusive): accesses there are interrupt messages,
+        which are never translated. A range of device pages that exceeds the limit, or touches the hole, is `INVALID`.
+
+        A call that needs new table pages takes them from the pool of the domain: one for each missing level of EPT or
+        IOMMU tables, and one for each large page that it splits. If the pool has too few, the call is refused with
+        `NO_POOL`.
         """)
 
 
-def _statuses() -> str:
-    rows = ((f"`{status.name}`", str(status.value), address(status.word), status.meaning) for status in Status)
-    return "## Statuses\n\n" + table(("status", "value", "RAX", "meaning"), rows)
-
-
-def _limits() -> str:
-    rows = (
-        (
-            str(limit.what),
-            f"`{limit.name}`",
-            "varies" if limit.value is None else str(limit.value),
-            limit.meaning,
-        )
-        for limit in limits.LIMITS
-    )
-    return "## Limits\n\nAs `discovery.limits` tells them.\n\n" + table(("what", "limit", "value", "meaning"), rows)
-
-
-def _versions() -> str:
-    families = table(("bit", "family"), ((str(bit), f"`{name}`") for bit, name in enumerate(versions.FAMILIES)))
-    features = table(
-        ("bit", "feature", "since"),
-        ((str(feature.bit), f"`{feature.name}`", str(feature.since)) for feature in versions.FEATURES),
-    )
-    return "\n\n".join(
-        (
-            "## Versions and features",
-            f"Versions {versions.MIN} to {versions.CURRENT}. A domain negotiates its own with"
-            " `discovery.version`, and asks for what it needs with `discovery.features` before it uses it.",
-            "Page 0, the families of calls:",
-            families,
-            "Page 1, what later versions added, as far as the domain's version has it:",
-            features,
-        )
-    )
-
-
 def other_exits() -> str:
-    """The section on what makes the hypervisor run besides VMCALL."""
-    last = boot.UART_PORT + boot.UART_PORTS - 1
-    return text(f"""
-        ## Other exits
+    """The section on the VM exits that are not hypercalls."""
+    uart = f"`{boot.UART_PORT:#x}` to `{boot.UART_PORT + boot.UART_PORTS - 1:#x}`"
+    floppy = f"`{boot.FIFO_PORT:#x}` to `{boot.FIFO_PORT + boot.FIFO_PORTS - 1:#x}`"
+    return cleandoc(f"""
+        ## Other VM exits
 
-        - **CPUID**: leaves 0 to 0xb and 0x80000000 to 0x80000008 describe the emulated processor (features that the
-          machine has, 40 physical and 48 linear address bits, one core a vCPU), whatever the host's is. Leaf
-          `{boot.CPUID_SIGNATURE:#x}` is the hypervisor's signature, `{boot.CPUID_VERSION:#x}` its version.
-        - **RDTSC, RDTSCP**: the clock of `time.clock_read`, in the same grain, and counted as a read of it. Where that
-          call would say AGAIN, the vCPU waits until the next window begins.
-        - **RDMSR, WRMSR**: the MSRs of a guest's own system calls, segments and paging do not exit. `TSC` is as RDTSC.
-          `APIC_BASE`, `MISC_ENABLE`, `MTRRcap` and `MTRRdefType` are constant. `0x800` to `0xbff` are the vCPU's local
-          APIC, which is locked in x2APIC mode: it has an ID (the number of the vCPU), TPR, PPR, EOI, LDR, SVR, ISR,
-          TMR, IRR, ESR, ICR, six LVT entries, a timer, and SELF IPI. Fixed interrupts reach vCPUs of the same domain.
-          The timer counts the rounded clock; reading its count is a read of that. All else is #GP(0).
-        - **HLT**: the vCPU halts unless an event is pending, or an interrupt that it can take; either wakes it.
-        - **IN, OUT**: ports `{boot.UART_PORT:#x}` to `{last:#x}` are the domain's UART, `{boot.FIFO_PORT:#x}` to
-          `{boot.FIFO_PORT + boot.FIFO_PORTS - 1:#x}` its floppy controller, without a drive; others read as
-          all ones and ignore writes. INS and OUTS move their elements at the rights of the guest's ring,
-          {limits.STRING_BURST} in one exit; an element where no argument may lie, or that stage 2 refuses, is #GP(0).
-        - **Triple fault**: the vCPU stops for ever; the domain goes on.
-        - **EPT violation**: an access to the registers of device d (guest physical `{boot.MMIO_BASE:#x}` +
-          d * {boot.MMIO_SIZE:#x}, one page) is emulated if the device is assigned to the domain: 1, 2, 4 or 8
-          bytes, naturally aligned, others read as zero and ignore writes. Any other access gets #GP(0); in the
-          delivery of an exception, #DF or a triple fault by the rules of the processor.
-          Devices 0 to {boot.DMA_ENGINES - 1} are DMA engines, {boot.VIRTIO_BLK} is a virtio block device and
-          {boot.VIRTIO_NET} a virtio network device (`hvfuzz/machine/devices/` has their registers). Whatever
-          a domain left in a device, its registers and the disk, is gone when the device is taken from it.
-          Pages {boot.IOAPIC:#x} and {boot.TIMER:#x} of the window are the domain's own I/O APIC and timer
-          (`hvfuzz/hypervisor/devices/`: `ioapic.py`, `timer.py`); a timer raises an event on a port of the domain.
-          What is written to page {boot.COALESCED:#x} is queued in a ring in the guest's own memory, at guest
-          physical {boot.COALESCED_GFN << PAGE_SHIFT:#x} by its direct map (`coalesced_mmio.py`); it reads as zero.
+        - **CPUID**: leaves 0 to 0xb and 0x80000000 to 0x80000008 describe the emulated processor, independent of the
+          host's: the features that the machine has, 40 physical and 48 linear address bits, one core for each vCPU.
+          Leaf `{boot.CPUID_SIGNATURE:#x}` holds the hypervisor's signature,
+          leaf `{boot.CPUID_VERSION:#x}` the newest ABI version.
+        - **RDTSC, RDTSCP**: these read the clock of `time.clock_read`, with the same rounding, and count as reads of
+          it. When `time.clock_read` would return `AGAIN`, the vCPU waits until the next window begins instead.
+        - **RDMSR, WRMSR**: the MSRs of a guest's own system calls, segments and paging do not exit.
+          - `TSC` reads as RDTSC does. A write sets the value from which the vCPU's counter goes on.
+          - `APIC_BASE`, `MISC_ENABLE`, `MTRRcap`, `MTRRdefType`, `ARCH_CAPABILITIES` and `XAPIC_DISABLE_STATUS` are
+            constant. The first two accept a write of the value that they have.
+          - `0x800` to `0xbff` are the vCPU's local APIC, which is locked in x2APIC mode. It has an ID (the number of
+            the vCPU), version, TPR, PPR, EOI, LDR, SVR, ISR, TMR, IRR, ESR, ICR, six LVT entries, a timer, and SELF
+            IPI. Fixed interrupts reach vCPUs of the same domain; other interrupts are lost. The timer counts the
+            rounded clock, and a read of its current count counts as a read of the clock.
+          - Every other access gets #GP(0).
+        - **HLT**: the vCPU halts unless an event is pending or it can take an interrupt. A halted vCPU becomes
+          runnable when it can take an interrupt, or by `sched.kick`.
+        - **IN, OUT**: ports {uart} are the domain's UART.
+          Ports {floppy} are its floppy controller, which has no drive.
+          Other ports read as all ones and ignore writes. INS and OUTS access memory with the rights of the guest's
+          current ring, and move at most {limits.STRING_BURST} elements in one exit. An element that is not at a valid
+          address for arguments, or that stage 2 refuses, gets #GP(0).
+        - **Triple fault**: the vCPU stops for ever. The other vCPUs of the domain go on.
+        - **EPT violation**: a load or store in a device page of the domain is emulated. Accesses of 1, 2, 4 or 8
+          bytes, naturally aligned, reach the registers; others read as zero and ignore writes. Any other EPT violation
+          gets #GP(0). If it occurs while an exception is delivered, the processor's rules for a second exception
+          apply: #GP(0), #DF or a triple fault.
+
+        The device pages are {boot.MMIO_SIZE:#x} bytes each, from guest physical address `{boot.MMIO_BASE:#x}` on:
+
+        | page | device | described in |
+        |---|---|---|
+        | 0 to {boot.DMA_ENGINES - 1} | DMA engine | `hvfuzz/machine/devices/` |
+        | {boot.VIRTIO_BLK} | virtio block device | `hvfuzz/machine/devices/` |
+        | {boot.VIRTIO_NET} | virtio network device | `hvfuzz/machine/devices/` |
+        | {boot.IOAPIC:#x} | I/O APIC | `hvfuzz/hypervisor/devices/ioapic.py` |
+        | {boot.TIMER:#x} | timer | `hvfuzz/hypervisor/devices/timer.py` |
+        | {boot.COALESCED:#x} | coalesced writes | `hvfuzz/hypervisor/devices/coalesced_mmio.py` |
+
+        Pages 0 to {boot.DEVICES - 1} are those of the device with this number, in the domain that it is assigned to.
+        When the device is taken from the domain, its registers and its disk are cleared.
+
+        Every domain has the other pages. The timer raises an event on a port of the domain, once or periodically. A
+        write to the page of coalesced writes is not emulated: the hypervisor appends it to a ring in guest memory, at
+        guest physical address {boot.COALESCED_GFN << PAGE_SHIFT:#x}, which it accesses through the guest's direct map.
+        The write is lost if the ring is full, invalid or not accessible. Reads of the page return zero.
         """)

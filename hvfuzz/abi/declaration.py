@@ -1,4 +1,4 @@
-"""The declaration of a hypercall: a class with annotated fields, from which all else about it derives."""
+"""Declares a hypercall as a class with annotated fields, from which layouts, decoder and documentation derive."""
 
 import dataclasses
 import inspect
@@ -20,60 +20,60 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?")
 
 
 class DeclarationError(TypeError):
-    """A hypercall class that cannot be part of a contract; the message names the class and the rule."""
+    """A hypercall class that breaks a rule of the ABI; the message names the class and the rule."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Since:
-    """In an annotation: the field came with this version of the contract; it is zero in older structs."""
+    """In an annotation: the ABI version that added the field, which is zero in older structs."""
 
     version: int
 
 
 class Call(Protocol):
-    """What a decoded argument struct is: an instance of its declaring class."""
+    """A decoded argument struct: an instance of its declaring class."""
 
     DECLARATION: ClassVar["Declaration"]
 
     def check(self, hv: Any, caller: Any, vcpu: Any) -> Any:
-        """Say what the call would do, or why it is refused; change nothing."""
+        """The effect that the call would have, or its refusal. Changes nothing."""
         ...
 
 
 class Plan(NamedTuple):
-    """What the decoder needs of one call at one version, looked up once."""
+    """The precomputed parts of the decoder for one call at one version."""
 
     size: int
-    """Bytes of the body, header left out."""
+    """Bytes of the struct without its header."""
     unpack: Callable[[bytes], tuple[int, ...]]
     make: Callable[..., Call]
     missing: tuple[int, ...]
-    """A zero for each field that later versions appended."""
+    """A zero for each field that a later version appended."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Declaration:
-    """One hypercall of the contract, as data."""
+    """One hypercall as data."""
 
     name: str
     number: int
     fields: tuple[Field, ...]
     doc: str
     result: str
-    """What RDX holds on success, in words; empty if it is zero."""
+    """Description of RDX on success; empty if it is zero."""
     produces: str | None
-    """The resource that the result is, for the `consumes` of other calls' fields."""
+    """Name of the resource that the result is, which fields of other calls may consume."""
     errors: tuple[Status, ...]
     since: int
     privileged: bool
     long: bool
-    """Whether its effect has preemption points."""
+    """Whether the effect has preemption points."""
     call: type[Any]
-    """The declaring class: its instances are decoded arguments."""
+    """The declaring class, whose instances are decoded arguments."""
     layouts: Mapping[int, Layout]
-    """By version. A version older than the call has the call's first layout."""
+    """By ABI version. A version older than the call has the call's first layout."""
     plans: Mapping[int, Plan]
-    """By version, for hvfuzz.abi.decode."""
+    """By ABI version, for `abi.decode`."""
 
     @property
     def family(self) -> str:
@@ -96,25 +96,25 @@ def hypercall(
     privileged: bool = False,
     long: bool = False,
 ) -> Callable[[type[T]], type[T]]:
-    """Declare the class as hypercall `number`, named after its module and itself unless `name` is given.
+    """Declare the class as hypercall `number`. Unless `name` is given, the name is module.class.
 
-    The class' annotations are the fields of the argument struct, in order; its docstring is the text of the
-    ABI document. The class gets slots, a constructor, equality and `DECLARATION`. Calls that are `long` have
-    preemption points. Raises DeclarationError for what breaks a rule of the contract: a field without a kind,
-    a field inserted before an older one, ...
+    The annotations of the class are the fields of the argument struct, in order. Its docstring is the text of ABI.md:
+    first paragraphs, then a list of the call's checks, each item headed by its statuses. The class gets slots, a
+    constructor, equality and `DECLARATION`. `long` calls have preemption points. Raises DeclarationError if the class
+    breaks a rule of the ABI: for example, a field without a kind, or a new field before an older one.
     """
 
     def declare(cls: type[T]) -> type[T]:
         where = f"{cls.__module__}.{cls.__qualname__}"
         called = name if name is not None else _name(cls)
         if not _NAME.fullmatch(called):
-            raise DeclarationError(f"{where}: {called!r} is no name of a call: family.snake_case")
+            raise DeclarationError(f"{where}: {called!r} is not a valid name of a call (family.snake_case)")
         if not 0 <= number < 1 << 32:
-            raise DeclarationError(f"{where}: number {number:#x} is no u32")
+            raise DeclarationError(f"{where}: number {number:#x} does not fit a u32")
         if since not in VERSIONS:
             raise DeclarationError(f"{where}: version {since} is not in {MIN}..{CURRENT}")
         if not cls.__doc__:
-            raise DeclarationError(f"{where}: the docstring, which the ABI document prints, is missing")
+            raise DeclarationError(f"{where}: the docstring, which ABI.md prints, is missing")
         doc = inspect.cleandoc(cls.__doc__)
         made = dataclasses.dataclass(slots=True, unsafe_hash=True)(cls)
         fields = _fields(made, where, since)
@@ -144,7 +144,7 @@ def hypercall(
 
 
 def declaration_of(cls: type[Any]) -> Declaration:
-    """The declaration of a hypercall class, for type checkers, which know no `DECLARATION` of it."""
+    """The declaration of a hypercall class. Type checkers do not know its attribute `DECLARATION`."""
     found = vars(cls).get("DECLARATION")
     if not isinstance(found, Declaration):
         raise DeclarationError(f"{cls.__module__}.{cls.__qualname__} is not declared with @hypercall")
@@ -164,18 +164,18 @@ def _name(cls: type[Any]) -> str:
 
 
 def _fields(cls: type[Any], where: str, since: int) -> tuple[Field, ...]:
-    """The fields of a dataclass, by its annotations; DeclarationError for what the contract refuses."""
+    """The fields of a dataclass from its annotations. Raises DeclarationError if one breaks a rule of the ABI."""
     try:
         hints = get_type_hints(cls, include_extras=True)
     except NameError as error:
-        raise DeclarationError(f"{where}: {error}; annotations use global names only") from error
+        raise DeclarationError(f"{where}: {error}; annotations may use global names only") from error
     fields: list[Field] = []
     for member in dataclasses.fields(cls):
         spot = f"{where}.{member.name}"
         annotation = hints[member.name]
         kind = kind_of(annotation)
         if kind is None:
-            raise DeclarationError(f"{spot}: {annotation!r} carries no Kind; write Annotated[int, kind]")
+            raise DeclarationError(f"{spot}: {annotation!r} has no Kind; write Annotated[int, kind]")
         added = [extra.version for extra in get_args(annotation)[1:] if isinstance(extra, Since)]
         field = Field(
             name=member.name.rstrip("_") if keyword.iskeyword(member.name.rstrip("_")) else member.name,
@@ -185,15 +185,15 @@ def _fields(cls: type[Any], where: str, since: int) -> tuple[Field, ...]:
             attribute=member.name,
         )
         if field.name == "header":
-            raise DeclarationError(f"{spot}: that name is the header's")
+            raise DeclarationError(f"{spot}: the name is reserved for the header")
         if field.since not in VERSIONS:
             raise DeclarationError(f"{spot}: version {field.since} is not in {MIN}..{CURRENT}")
         if fields and field.since < fields[-1].since:
-            raise DeclarationError(f"{spot}: fields are appended, but {fields[-1].name} before it is newer")
+            raise DeclarationError(f"{spot}: new fields go last, but the field before it, {fields[-1].name}, is newer")
         if not isinstance(field.default, int) or not 0 <= field.default <= kind.maximum:
             raise DeclarationError(f"{spot}: default {field.default!r} does not fit {kind.width} bytes")
         if field.default and field.since > since:
-            raise DeclarationError(f"{spot}: an appended field defaults to 0, as in older structs")
+            raise DeclarationError(f"{spot}: the default of an appended field must be 0, its value in older structs")
         fields.append(field)
     return tuple(fields)
 

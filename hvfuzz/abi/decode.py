@@ -1,8 +1,8 @@
-"""From the bytes of an argument struct to an instance of its declaring class, or the status that refuses it.
+"""Decodes the bytes of an argument struct to an instance of its declaring class, or to the status that refuses it.
 
-These are steps 6 to 8 and 10 of the contract's dispatch order. The dispatcher does the fetches in between, so
-there are two functions: `check_header` for the first eight bytes, `decode_body` for the rest. Both return a
-`Status` for a refusal: a hostile struct is a common case and raises nothing.
+These are steps 6 to 8 and 10 of the order of checks in ABI.md. The dispatcher fetches the struct in two parts, so there
+are two functions: `check_header` for the first eight bytes and `decode_body` for the rest. Both return a `Status` for a
+refusal and raise nothing: hostile structs are common.
 """
 
 import struct
@@ -15,7 +15,7 @@ from hvfuzz.abi.versions import CURRENT
 
 _HEADER = struct.Struct(lower(Header)[0])
 
-# Every header that is in order, by the version that the domain speaks: one lookup, and nothing allocated.
+# Domain version -> every valid header -> (size, version): a check is one lookup that allocates nothing.
 _GOOD: tuple[dict[bytes, tuple[int, int]], ...] = tuple(
     {
         _HEADER.pack(size, version, 0): (size, version)
@@ -27,7 +27,7 @@ _GOOD: tuple[dict[bytes, tuple[int, int]], ...] = tuple(
 
 
 def check_header(header: bytes, domain_version: int) -> tuple[int, int] | Status:
-    """The (size, version) that the eight bytes of a header claim, or the status that refuses them."""
+    """The (size, version) in the eight bytes of a header, or the status that refuses them."""
     claimed = _GOOD[domain_version].get(header)
     if claimed is not None:
         return claimed
@@ -38,10 +38,10 @@ def check_header(header: bytes, domain_version: int) -> tuple[int, int] | Status
 
 
 def decode_body(declaration: Declaration, version: int, body: bytes) -> Call | Status:
-    """The arguments in `body`, the struct without its header, read as `version` lays them out.
+    """The arguments in `body`, the struct without its header, in the layout of `version`.
 
-    A shorter body is zero-extended. A longer one is TOO_NEW unless all that is beyond is zero. Padding is not
-    looked at, and fields that `version` does not have are zero.
+    A shorter body is extended with zeros. A longer one is TOO_NEW unless its surplus bytes are zero. Padding is
+    ignored, and fields that `version` lacks are zero.
     """
     size, unpack, make, missing = declaration.plans[version]
     length = len(body)
@@ -58,7 +58,7 @@ def decode_body(declaration: Declaration, version: int, body: bytes) -> Call | S
 
 
 def decode(declaration: Declaration, header: bytes, body: bytes, domain_version: int) -> Call | Status:
-    """Both steps for a struct that is at hand whole; `body` is cut off to the size that the header claims."""
+    """Both steps for a whole struct; `body` is truncated to the size in the header."""
     claimed = check_header(header, domain_version)
     if isinstance(claimed, Status):
         return claimed

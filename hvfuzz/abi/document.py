@@ -1,20 +1,66 @@
-"""ABI.md: the contract as a document for people, rendered from the declarations."""
+"""ABI.md: the reference manual of the ABI, rendered from the declarations and the prose in `conventions`."""
 
 import re
+from collections.abc import Iterable, Sequence
 
-from hvfuzz.abi.conventions import other_exits, sections
+from hvfuzz.abi import limits, versions
+from hvfuzz.abi.conventions import general, other_exits
 from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.kinds import Kind
 from hvfuzz.abi.layout import Field
-from hvfuzz.abi.markdown import integer, table
 from hvfuzz.abi.registry import Abi, Family
-from hvfuzz.abi.versions import CURRENT
+from hvfuzz.abi.status import Status
 
 
 def render(abi: Abi) -> str:
-    """The whole document, Markdown; the same text for the same declarations."""
-    parts = [*sections(), _index(abi), *(_family(family) for family in abi.families), other_exits()]
-    return "\n\n".join(parts) + "\n"
+    """The whole document in Markdown. Equal declarations give equal text."""
+    tables = (_statuses(), _limits(), _versions(), _index(abi))
+    return "\n\n".join((*general(), *tables, *map(_family, abi.families), other_exits())) + "\n"
+
+
+# Tables of constants.
+
+
+def _statuses() -> str:
+    rows = ((f"`{status.name}`", str(status.value), f"{status.word:#021_x}", status.meaning) for status in Status)
+    return "## Statuses\n\n" + _table(("status", "value", "RAX", "meaning"), rows)
+
+
+def _limits() -> str:
+    rows = (
+        (
+            str(limit.what),
+            f"`{limit.name}`",
+            "varies" if limit.value is None else str(limit.value),
+            limit.meaning,
+        )
+        for limit in limits.LIMITS
+    )
+    return "## Limits\n\nThe call `discovery.limits` returns the limit with number `what`.\n\n" + _table(
+        ("what", "limit", "value", "meaning"), rows
+    )
+
+
+def _versions() -> str:
+    families = _table(("bit", "family"), ((str(bit), f"`{name}`") for bit, name in enumerate(versions.FAMILIES)))
+    features = _table(
+        ("bit", "feature", "since"),
+        ((str(feature.bit), f"`{feature.name}`", str(feature.since)) for feature in versions.FEATURES),
+    )
+    return "\n\n".join(
+        (
+            "## Versions and features",
+            f"The ABI has versions {versions.MIN} to {versions.CURRENT}. A domain negotiates its version with"
+            " `discovery.version`.\nBefore it uses an optional feature, it asks for it with `discovery.features`.",
+            "Page 0 of the features has a bit for each family of calls:",
+            families,
+            "Page 1 has a bit for each addition of a later version that the domain's version includes:",
+            features,
+        )
+    )
+
+
+# Calls.
 
 
 def _index(abi: Abi) -> str:
@@ -28,7 +74,7 @@ def _index(abi: Abi) -> str:
         )
         for call in abi.calls
     )
-    return "## Calls\n\n" + table(("number", "call", "since", "caller", ""), rows)
+    return "## Calls\n\n" + _table(("number", "call", "since", "caller", "purpose"), rows)
 
 
 def _family(family: Family) -> str:
@@ -42,19 +88,20 @@ def _family(family: Family) -> str:
 def _call(call: Declaration) -> str:
     notes = [f"Number {call.number:#04x}, since version {call.since}."]
     if call.privileged:
-        notes.append("Privileged: the control domain only.")
+        notes.append("Privileged: control domain only.")
     if call.long:
-        notes.append("Long: it can be preempted and goes on later.")
-    parts = [f"### {_title(call)}", " ".join(notes), call.doc]
-    latest = call.layouts[CURRENT]
+        notes.append("Preemptible: the hypervisor may interrupt the call, and resumes it where it stopped.")
+    text, checks = _split(call.doc)
+    parts = [f"### {_title(call)}", " ".join(notes), text]
+    latest = call.layouts[versions.CURRENT]
     if call.fields:
         parts.append(
-            table(
+            _table(
                 ("offset", "type", "field", "since", "meaning"),
                 (
                     (
                         str(latest.offsets[field.name]),
-                        integer(field.kind.width),
+                        f"u{8 * field.kind.width}",
                         f"`{field.name}`",
                         str(field.since),
                         _meaning(field),
@@ -63,14 +110,22 @@ def _call(call: Declaration) -> str:
                 ),
             )
         )
-    older = [f"{call.layouts[v].size} at version {v}" for v in range(call.since, CURRENT)]
+    older = [f"{call.layouts[v].size} at version {v}" for v in range(call.since, versions.CURRENT)]
     older = [each for each in older if not each.startswith(f"{latest.size} ")]
     parts.append("; ".join((f"Struct: {latest.size} bytes", *older)) + ".")
     produced = f" (a `{call.produces}`)" if call.produces else ""
     parts.append(f"Result: {call.result}{produced}." if call.result else "Result: 0.")
-    if call.errors:
-        parts.append("Refused by its own checks with: " + ", ".join(f"`{status.name}`" for status in call.errors) + ".")
+    if checks:
+        parts += ["Checks, in order:", checks]
+    elif call.errors:
+        parts.append("Checks fail with: " + ", ".join(f"`{status.name}`" for status in call.errors) + ".")
     return "\n\n".join(parts)
+
+
+def _split(doc: str) -> tuple[str, str]:
+    """A call's docstring in two: its text, and the list of its checks at the end, which may be missing."""
+    text, _, checks = doc.partition("\n\n- `")
+    return text, f"- `{checks}" if checks else ""
 
 
 def _first_sentence(doc: str) -> str:
@@ -85,7 +140,7 @@ def _kind(kind: Kind) -> str:
     words = kind.doc
     if kind.element is not None:
         bound = f", at most {kind.limit}" if kind.limit else ""
-        words = f"guest pointer to {integer(kind.element.width)}[]{bound}: {_elements(kind)}"
+        words = f"guest pointer to u{8 * kind.element.width}[]{bound}: {_elements(kind)}"
         words += f"; {kind.doc}" if kind.doc else ""
     if kind.names:
         symbols = ", ".join(f"{name} = {value:#x}" for name, value in kind.names.items())
@@ -114,3 +169,15 @@ def _anchor(call: Declaration) -> str:
     """The fragment that GitHub gives to the title: lower case, without punctuation, spaces as hyphens."""
     kept = (letter for letter in _title(call).lower() if letter.isalnum() or letter in " -_")
     return "".join(kept).replace(" ", "-")
+
+
+# Markdown.
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; bars within a cell are escaped."""
+    return "\n".join((_line(heads), "|" + "---|" * len(heads), *(_line(row) for row in rows)))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

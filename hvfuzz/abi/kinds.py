@@ -1,7 +1,7 @@
-"""The kinds of hypercall arguments: their width, and what a fuzzer, a reader and the text form know of them.
+"""The kinds of hypercall arguments: width, edge values, symbols of the text form, and description.
 
-A field is declared with one of the annotated types at the end (`gfn: GfnArg`), or with `Annotated[int, kind]`
-where a call wants a kind of its own. For mypy each of them is an int.
+A field is declared with one of the annotated types at the end (`gfn: GfnArg`), or with `Annotated[int, kind]` if the
+call needs a special kind. For mypy each of these types is an int.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, get_args
 
 from hvfuzz.abi import edges, limits
+from hvfuzz.machine.addresses import SIZE_MASK
 
 WIDTHS = (1, 2, 4, 8)
 POINTER = 8
@@ -16,14 +17,14 @@ POINTER = 8
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What an argument of `width` bytes stands for.
+    """The meaning of an argument of `width` bytes.
 
-    `edges` are the values that are worth trying. `consumes` names the resource that it takes (the `produces`
-    of some other call); `names` are its symbols in the text form, or-ed together if `flags`.
+    `edges` are the values that a fuzzer should try. `consumes` names the resource that the argument must be, which
+    another call produces. `names` are its symbols in the text form; they are or-ed together if `flags` is set.
 
-    With an `element` it is a guest pointer to an array of these: at most `limit` of them are of use (0: no
-    bound known), `head` are the kinds of the first ones if they differ, and `record` are those that repeat
-    after the head. `follow` marks the pointer whose array is the batch of calls that follow in a program.
+    A kind with an `element` is a guest pointer to an array of such elements, at most `limit` of them (0: no limit). If
+    the first elements differ, `head` are their kinds; `record` are the kinds that repeat after the head. `follow` marks
+    the pointer to the entries of a multicall, whose calls follow in a program.
     """
 
     name: str
@@ -40,15 +41,15 @@ class Kind:
     doc: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what no layout or grammar could use, with ValueError."""
+        """Raise ValueError for a kind that no layout or grammar can use."""
         if self.width not in WIDTHS:
-            raise ValueError(f"kind {self.name}: width {self.width} is none of {WIDTHS}")
+            raise ValueError(f"kind {self.name}: width {self.width} is not one of {WIDTHS}")
         for value in (*self.edges, *self.names.values()):
             if not 0 <= value <= self.maximum:
                 raise ValueError(f"kind {self.name}: {value:#x} does not fit {self.width} bytes")
         if self.element is None:
             if self.follow or self.limit or self.head or self.record:
-                raise ValueError(f"kind {self.name}: only a pointer has elements")
+                raise ValueError(f"kind {self.name}: follow, limit, head and record need an element")
         elif self.width != POINTER:
             raise ValueError(f"kind {self.name}: a pointer is {POINTER} bytes wide, not {self.width}")
         elif any(kind.width != self.element.width for kind in self.head + self.record):
@@ -57,12 +58,12 @@ class Kind:
     @property
     def maximum(self) -> int:
         """The largest value that fits."""
-        return (1 << 8 * self.width) - 1
+        return SIZE_MASK[self.width]
 
     def element_at(self, index: int) -> "Kind":
-        """The kind of element `index` of the array: each word of a ring has a meaning of its own."""
+        """The kind of element `index` of the array."""
         if self.element is None:
-            raise ValueError(f"kind {self.name} is no pointer")
+            raise ValueError(f"kind {self.name} is not a pointer")
         if index < len(self.head):
             return self.head[index]
         if self.record:
@@ -70,32 +71,32 @@ class Kind:
         return self.element
 
     def sized(self, width: int) -> "Kind":
-        """The same kind in a field of another width: each edge is cut off to it."""
-        mask = (1 << 8 * width) - 1
+        """This kind in a field of another width, with its edges truncated to that."""
+        mask = SIZE_MASK[width]
         return replace(self, width=width, edges=edges.distinct(*(edge & mask for edge in self.edges)))
 
     def trying(self, *values: int) -> "Kind":
-        """The same kind for a call that has edge values of its own: these come first."""
+        """This kind with further edge values, which come first."""
         return replace(self, edges=edges.distinct(*values, *self.edges))
 
     def named(self, **names: int) -> "Kind":
-        """The same kind with further symbols, which are edges too."""
+        """This kind with further symbols, whose values become edges."""
         return replace(self, names={**self.names, **names}).trying(*names.values())
 
 
 def Flags(*names: str, width: int = 1, doc: str = "") -> Kind:  # noqa: N802 - read as a type in declarations
-    """A field of flags: the first name is bit 0, and so on; edges are each bit, all, and nameless bits."""
+    """A field of flags: the first name is bit 0, the next bit 1. Edges: each bit, all bits, and bits without a name."""
     bits = {name: 1 << bit for bit, name in enumerate(names)}
     whole = (1 << len(names)) - 1
-    full = (1 << 8 * width) - 1
+    full = SIZE_MASK[width]
     values = edges.distinct(0, *bits.values(), whole, (whole + 1) & full, full, 1 << (8 * width - 1))
     return Kind("flags", width, values, names=bits, flags=True, doc=doc)
 
 
 def Choice(*names: str, width: int = 4, doc: str = "") -> Kind:  # noqa: N802 - read as a type in declarations
-    """A field that selects one of several things: the first name is 0, the next 1; edges go one beyond."""
+    """A field that selects one of several things: the first name is 0, the next 1. Edges go one beyond the last."""
     values = {name: value for value, name in enumerate(names)}
-    tried = edges.distinct(*values.values(), len(names), (1 << 8 * width) - 1)
+    tried = edges.distinct(*values.values(), len(names), SIZE_MASK[width])
     return Kind("choice", width, tried, names=values, doc=doc)
 
 
@@ -105,12 +106,12 @@ def Array(  # noqa: N802 - read as a type in declarations
     """A guest pointer to an array; `element` is a Kind or an annotated type such as `PortArg`."""
     kind = kind_of(element)
     if kind is None:
-        raise TypeError(f"an array is declared with the kind of its elements, not with {element!r}")
+        raise TypeError(f"the element of an array must be a Kind or an annotated type, not {element!r}")
     return Kind(name, POINTER, edges.GVA, element=kind, limit=limit, doc=doc)
 
 
 def kind_of(annotation: object) -> Kind | None:
-    """The kind that an annotation carries, the outermost if several; a Kind stands for itself."""
+    """The kind in an annotation, the outermost if there are several; a Kind itself; or None."""
     if isinstance(annotation, Kind):
         return annotation
     kinds = [extra for extra in get_args(annotation) if isinstance(extra, Kind)]
@@ -119,31 +120,31 @@ def kind_of(annotation: object) -> Kind | None:
 
 GVA = Kind("gva", 8, edges.GVA, doc="guest virtual address")
 GFN = Kind("gfn", 8, edges.GFN, doc="guest frame number")
-IOVA = Kind("iova", 8, edges.IOVA, doc="address as the caller's devices see it")
+IOVA = Kind("iova", 8, edges.IOVA, doc="device address")
 COUNT = Kind("count", 4, edges.COUNT, doc="number of elements")
-INDEX = Kind("index", 8, edges.INDEX, doc="index of an array's element")
-ORDER = Kind("order", 1, edges.ORDER, doc="log2 of the 4 KiB frames of a block")
-RIGHTS = Kind("rights", 1, edges.RIGHTS, names={"R": 1, "W": 2, "X": 4}, flags=True, doc="access rights")
-DOMAIN = Kind("domain", 2, edges.DOMAIN, names={"SELF": limits.SELF}, doc="domain")
-DEVICE = Kind("device", 2, edges.DEVICE, doc="device")
-VCPU = Kind("vcpu", 4, edges.VCPU, doc="vCPU of the caller")
-GRANT_REF = Kind("grant_ref", 4, edges.GRANT_REF, consumes="grant_ref", doc="grant entry")
-HANDLE = Kind("handle", 4, edges.HANDLE, consumes="handle", doc="grant mapping of the caller")
-PORT = Kind("port", 4, edges.PORT, consumes="port", doc="event port")
+INDEX = Kind("index", 8, edges.INDEX, doc="index in the array")
+ORDER = Kind("order", 1, edges.ORDER, doc="log2 of the number of pages in a block")
+RIGHTS = Kind("rights", 1, edges.RIGHTS, names={"R": 1, "W": 2, "X": 4}, flags=True, doc="rights")
+DOMAIN = Kind("domain", 2, edges.DOMAIN, names={"SELF": limits.SELF}, doc="domain number")
+DEVICE = Kind("device", 2, edges.DEVICE, doc="device number")
+VCPU = Kind("vcpu", 4, edges.VCPU, doc="number of a vCPU of the caller")
+GRANT_REF = Kind("grant_ref", 4, edges.GRANT_REF, consumes="grant_ref", doc="number of a grant entry")
+HANDLE = Kind("handle", 4, edges.HANDLE, consumes="handle", doc="handle of a grant mapping of the caller")
+PORT = Kind("port", 4, edges.PORT, consumes="port", doc="number of an event port")
 FRAME_OR_REF = Kind(
     "frame_or_ref",
     8,
     edges.distinct(*edges.GFN, *edges.GRANT_REF),
     consumes="grant_ref",
-    doc="guest frame number, or grant entry",
+    doc="guest frame number, or number of a grant entry",
 )
 LENGTH = Kind("length", 4, edges.LENGTH, doc="number of bytes")
-OFFSET = Kind("offset", 2, edges.OFFSET, doc="bytes into a frame")
+OFFSET = Kind("offset", 2, edges.OFFSET, doc="byte offset in the page")
 TIMEOUT = Kind("timeout", 8, edges.TIMEOUT, doc="virtual cycles")
-CALL_NUMBER = Kind("call_number", 8, edges.boundaries(8), doc="number of a call")
+CALL_NUMBER = Kind("call_number", 8, edges.boundaries(8), doc="call number")
 _U64 = Kind("u64", 8, edges.boundaries(8), doc="number")
 
-# What declarations are written with.
+# The types of fields.
 U8 = Annotated[int, Kind("u8", 1, edges.boundaries(1), doc="number")]
 U16 = Annotated[int, Kind("u16", 2, edges.boundaries(2), doc="number")]
 U32 = Annotated[int, Kind("u32", 4, edges.boundaries(4), doc="number")]
@@ -189,4 +190,4 @@ CallEntries = Annotated[
         follow=True,
     ),
 ]
-"""Four words (number, args, status, result) for each of the calls that follow in a program."""
+"""Four words (number, args, status, result) for each call of a multicall."""

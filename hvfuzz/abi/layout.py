@@ -1,7 +1,7 @@
-"""The argument struct of one call at one version: a construct struct, and its lowered form for the hot path.
+"""Layout of the argument struct of one call at one version: a construct struct, lowered to `struct` for speed.
 
-construct is the authority: fields, order, alignment and padding are said to it, and offsets, sizes and the
-`struct.Struct` are read back from its own subcons. tests/abi hold the two parsers equal on hostile bytes.
+construct is the authority. It is given fields, order, alignment and padding; offsets, sizes and the `struct.Struct`
+are derived from its subconstructs. The tests of `abi` check that both parsers agree on hostile bytes.
 """
 
 import struct
@@ -22,11 +22,11 @@ Header = construct.Struct(
     "version" / construct.Int16ul,
     "reserved" / construct.Int32ul,
 )
-"""Size of the whole struct with this header, version of the contract that it is written to, zero."""
+"""Size of the whole struct, header included; ABI version that it is written for; zero."""
 
 
 class LayoutError(ValueError):
-    """A declaration that has no layout: too large, or of parts that cannot be lowered."""
+    """A declaration without a layout: it is too large, or has parts that cannot be lowered."""
 
 
 class Field(NamedTuple):
@@ -40,7 +40,7 @@ class Field(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the lowering found a value: dotted name, bytes from the start of the struct, format character."""
+    """A value in the lowered struct: dotted name, offset in bytes, format character of `struct`."""
 
     name: str
     offset: int
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
 
 def describe(fields: Sequence[Field]) -> construct.Struct:
-    """The construct struct of the header and `fields`: natural alignment, padded to a multiple of 8 bytes."""
+    """The construct struct of the header and `fields`, naturally aligned and padded to a multiple of 8 bytes."""
     members = ["header" / Header]
     offset = HEADER_SIZE
     for field in fields:
@@ -66,8 +66,8 @@ def describe(fields: Sequence[Field]) -> construct.Struct:
 def lower(description: construct.Construct) -> tuple[str, tuple[Place, ...]]:
     """The `struct` format (little-endian, no implied alignment) and the values of a construct struct.
 
-    Knows structs, named little-endian integers and padding; raises LayoutError for anything else, so that no
-    declaration gets a fast decoder that means something else than construct does.
+    Supports structs, named little-endian integers and padding. Raises LayoutError for anything else, so the fast
+    decoder never differs from construct.
     """
     codes: list[str] = []
     places: list[Place] = []
@@ -96,11 +96,11 @@ _HEADER = struct.Struct(lower(Header)[0])
 
 
 class Layout:
-    """The struct of one call as `version` has it, of the `fields` that this version knows.
+    """The struct of one call at `version`, with the `fields` that this version includes.
 
-    `size` counts the header in; `offsets` are from the start of the struct, by field name. `lowered` is for
-    the whole struct, with the three header values first; `header` is that of a well-formed struct, and `body`
-    is for what comes after it.
+    `size` includes the header. `offsets` maps field names to offsets from the start of the struct. `lowered` parses the
+    whole struct, whose first three values are those of the header. `header` holds the bytes of a well-formed header;
+    `body` parses the bytes after it.
     """
 
     __slots__ = ("body", "construct", "fields", "header", "known", "lowered", "maxima", "offsets", "size", "version")
@@ -113,7 +113,7 @@ class Layout:
         self.lowered = struct.Struct(code)
         self.size = self.lowered.size
         if self.size > STRUCT_MAX:
-            raise LayoutError(f"a struct of {self.size} bytes, where {STRUCT_MAX} are allowed")
+            raise LayoutError(f"a struct of {self.size} bytes exceeds the limit of {STRUCT_MAX}")
         members = [place for place in places if not place.name.startswith("header.")]
         self.offsets = MappingProxyType({place.name: place.offset for place in members})
         self.body = struct.Struct("<" + code[len(_HEADER.format) :])
@@ -122,24 +122,24 @@ class Layout:
         self.known = len(self.fields)
 
     def decode(self, data: bytes) -> tuple[int, ...]:
-        """The field values in a whole struct: what is missing is zero, what is beyond is not looked at."""
+        """The field values in a whole struct. Missing bytes are zero; surplus bytes are ignored."""
         return self.lowered.unpack_from(data.ljust(self.size, b"\0"))[3:]
 
     def encode(
         self, values: Sequence[int], *, size: int | None = None, version: int | None = None, reserved: int = 0
     ) -> bytes:
-        """The whole struct with these field values, each cut off to its width.
+        """The bytes of the whole struct with these field values, each truncated to its width.
 
-        Values of fields that this version does not have yet are left out; missing ones are zero. `size`,
-        `version` and `reserved` put something else into the header, as a hostile guest would: they do not
-        change the length of what is returned.
+        Surplus values, of fields that this version lacks, are dropped; missing values are zero. `size`, `version` and
+        `reserved` replace the values in the header, as a hostile guest would; they do not change the length of the
+        result.
         """
         if len(values) > self.known:
             values = values[: self.known]
         try:
             body = self.body.pack(*values)
         except struct.error:
-            # Rare: a value too wide for its field, such as a result that a program passes on, or too few.
+            # Rare: too few values, or one that is too wide for its field, such as a result that a program passes on.
             given = [value & maximum for value, maximum in zip(values, self.maxima, strict=False)]
             body = self.body.pack(*given, *[0] * (len(self.maxima) - len(given)))
         if size is None and version is None and not reserved:

@@ -1,4 +1,4 @@
-"""The calls of one contract, gathered from their families; importing a family registers nothing."""
+"""Collects the declared calls of some modules into one ABI. Importing a module registers nothing."""
 
 import sys
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from hvfuzz.abi.declaration import Declaration, family_module
 
 
 class AbiError(ValueError):
-    """Declarations that cannot be one contract; the message names the calls at odds and where they stand."""
+    """Declarations that conflict; the message names the calls and their modules."""
 
 
 class Family(NamedTuple):
-    """Calls of one prefix, in the order of their numbers; `doc` is the docstring of their module."""
+    """The calls of one name prefix, in the order of their numbers. `doc` is the docstring of their module."""
 
     name: str
     doc: str
@@ -21,10 +21,10 @@ class Family(NamedTuple):
 
 
 class Abi:
-    """A contract: every call once, in the order of the numbers, which are unique, as are the names.
+    """All calls, in the order of their numbers. Numbers and names are unique.
 
-    `families` are modules, of which every hypercall class that they define is taken, or single classes.
-    Raises AbiError for two calls of one number or name, and for a module or class without a declaration.
+    `families` are modules, which contribute every hypercall class that they define, or single classes.
+    Raises AbiError if two calls share a number or name, and for a module or class without a declaration.
     """
 
     __slots__ = ("by_name", "by_number", "calls", "families", "producers")
@@ -49,14 +49,14 @@ class Abi:
             if call.produces is not None:
                 producers[call.produces] = (*producers.get(call.produces, ()), call)
         self.producers = MappingProxyType(producers)
-        """The calls whose result is a given resource."""
+        """Name of a resource -> the calls whose result it is."""
 
 
 def _declarations(family: ModuleType | type[Any]) -> list[Declaration]:
     if isinstance(family, type):
         found = [vars(family).get("DECLARATION")]
     else:
-        # A class that the module merely imports belongs to the family of its own module.
+        # A class that the module imports belongs to the family of the module that defines it.
         found = [
             vars(member).get("DECLARATION")
             for member in vars(family).values()

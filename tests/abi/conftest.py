@@ -59,7 +59,7 @@ def parsers_agree() -> Law:
 
 
 def _expected(declaration: Declaration, version: int, body: bytes) -> Status | tuple[int, ...]:
-    """Step 10 of the contract, spelled with construct."""
+    """Step 10 of the order of checks, written with construct."""
     layout = declaration.layouts[version]
     size = layout.size - HEADER_SIZE
     if any(body[size:]):
@@ -85,7 +85,7 @@ def _decode_obeys(declaration: Declaration, version: int, body: bytes) -> None:
 
 @pytest.fixture(scope="session")
 def decode_obeys() -> Law:
-    """decode_body does what the contract says of short, long and padded bodies."""
+    """decode_body obeys the contract for short, long and padded bodies."""
     return _decode_obeys
 
 

@@ -147,3 +147,9 @@ def test_the_document_has_every_call_in_order() -> None:
     text = render(ABI)
     places = [text.index(f"\n### {call.name} ({call.number:#04x})\n") for call in ABI.calls]
     assert all(earlier < later for earlier, later in pairwise(places))
+
+
+@pytest.mark.parametrize("call", ABI.calls, ids=lambda call: call.name)
+def test_the_documented_checks_are_those_that_can_fail(call: Declaration) -> None:
+    heads = re.findall(r"^- ((?:`[A-Z_]+`(?:, )?)+)", call.doc, re.MULTILINE)
+    assert {status for head in heads for status in re.findall(r"[A-Z_]+", head)} == {each.name for each in call.errors}

@@ -49,7 +49,7 @@ class Populate:
 
 @hypercall(0x70, name="multicall", since=2)
 class Multicall:
-    """A call that is a family by itself, and newer than version 1."""
+    """A call that is its own family, and newer than version 1."""
 
     entries: Annotated[int, Kind("x", 8)]
 
@@ -111,21 +111,21 @@ def declared(annotations: dict[str, object], doc: str | None = "A call.", **opti
 @pytest.mark.parametrize(
     ("annotations", "options", "message"),
     [
-        ({"gfn": int}, {}, r"Odd\.gfn: .* carries no Kind"),
+        ({"gfn": int}, {}, r"Odd\.gfn: .* has no Kind"),
         ({"gfn": "Nowhere"}, {}, "'Nowhere' is not defined"),
         (
             {"a": Annotated[GfnArg, Since(2)], "b": GfnArg},
             {},
-            r"Odd\.b: fields are appended, but a before it is newer",
+            r"Odd\.b: new fields go last, but the field before it, a, is newer",
         ),
         ({"a": Annotated[GfnArg, Since(3)]}, {}, r"version 3 is not in 1\.\.2"),
         ({"header": GfnArg}, {}, "header"),
         ({"a": GfnArg}, {"members": {"a": -1}}, "default -1"),
         ({"a": DomainRef}, {"members": {"a": 1 << 16}}, "default 65536 does not fit 2 bytes"),
-        ({"a": Annotated[GfnArg, Since(2)]}, {"members": {"a": 1}}, "appended field defaults to 0"),
+        ({"a": Annotated[GfnArg, Since(2)]}, {"members": {"a": 1}}, "default of an appended field must be 0"),
         ({}, {"since": 3}, "version 3"),
-        ({}, {"number": -1}, "no u32"),
-        ({}, {"name": "Grant.Create"}, "no name of a call"),
+        ({}, {"number": -1}, "does not fit a u32"),
+        ({}, {"name": "Grant.Create"}, "not a valid name of a call"),
         ({}, {"doc": None}, "docstring"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Headers and bodies: what the contract's steps 6 to 8 and 10 refuse, in their order."""
+"""Headers and bodies: the refusals of steps 6 to 8 and 10 of the order of checks."""
 
 import struct
 from collections.abc import Callable

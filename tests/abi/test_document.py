@@ -1,4 +1,4 @@
-"""ABI.md: all that a guest's author needs is in the text."""
+"""ABI.md: the text has everything that the author of a guest needs."""
 
 import re
 from typing import Annotated
@@ -24,7 +24,14 @@ class Populate:
 
 @hypercall(0x43, name="sched.poll", produces="port", result="the port", long=True, since=2)
 class Poll:
-    """Wait."""
+    """Wait.
+
+    For an event.
+
+    - `INVALID`: too many ports,
+      or none.
+    - `NO_PORT`, `FAULT`, for each port in order: it is closed; it is not readable.
+    """
 
     ports: PortArray
     ring: DmaRing
@@ -54,16 +61,33 @@ def test_a_call_has_all_of_its_declaration() -> None:
     assert "| 24 | u64 | `flags` | 2 | any of TOP_DOWN = 0x1, PINNED = 0x2 |" in text
     assert "Struct: 32 bytes; 24 at version 1." in text
     assert "Result: count." in text
-    assert "Refused by its own checks with: `INVALID`, `EXISTS`." in text
+    assert "Checks fail with: `INVALID`, `EXISTS`." in text
 
 
 def test_pointers_say_what_they_point_to() -> None:
     text = section("sched.poll (0x43)")
-    assert "Long: it can be preempted" in text
-    assert "| `ports` | 2 | guest pointer to u32[], at most 16: event port |" in text
-    assert "number of elements, then (address as the caller's devices see it, " in text
+    assert "Preemptible: " in text
+    assert "| `ports` | 2 | guest pointer to u32[], at most 16: number of an event port |" in text
+    assert "number of elements, then (device address, device address, " in text
     assert "(number, argument struct, status, result) for each call" in text
     assert "Result: the port (a `port`)." in text
+
+
+def test_checks_come_after_the_result() -> None:
+    text = section("sched.poll (0x43)")
+    assert "\n\nWait.\n\nFor an event.\n\n| offset |" in text
+    assert text.endswith(
+        """
+Result: the port (a `port`).
+
+Checks, in order:
+
+- `INVALID`: too many ports,
+  or none.
+- `NO_PORT`, `FAULT`, for each port in order: it is closed; it is not readable.
+
+"""
+    )
 
 
 def test_a_call_without_fields_has_no_table() -> None:

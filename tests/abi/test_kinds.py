@@ -1,4 +1,4 @@
-"""Kinds: each edge and symbol fits, pointers have elements, and a call can have kinds of its own."""
+"""Kinds: each edge and symbol fits, pointers have elements, and a call can adapt a kind."""
 
 from typing import Annotated
 
@@ -54,9 +54,9 @@ def test_arrays_point() -> None:
     of_ports = Array(kinds.PortArg, limit=16)
     assert (of_ports.width, of_ports.element, of_ports.limit) == (8, kinds.PORT, 16)
     assert of_ports.element_at(40) == kinds.PORT
-    with pytest.raises(TypeError, match="kind of its elements"):
+    with pytest.raises(TypeError, match="must be a Kind"):
         Array(int)
-    with pytest.raises(ValueError, match="no pointer"):
+    with pytest.raises(ValueError, match="not a pointer"):
         kinds.GFN.element_at(0)
 
 
@@ -100,7 +100,7 @@ def test_the_outermost_kind_of_nested_annotations_counts() -> None:
         ({"width": 1, "edges": (256,)}, "0x100 does not fit"),
         ({"width": 1, "edges": (-1,)}, "does not fit"),
         ({"width": 2, "names": {"X": 1 << 16}}, "does not fit"),
-        ({"width": 8, "follow": True}, "only a pointer"),
+        ({"width": 8, "follow": True}, "need an element"),
         ({"width": 4, "element": kinds.GFN}, "pointer is 8 bytes"),
         ({"width": 8, "element": kinds.GFN, "head": (kinds.COUNT,)}, "one width"),
     ],

@@ -1,4 +1,4 @@
-"""The domain's console: the last bytes it wrote are kept for the control domain's log."""
+"""The domain's console, which the control domain's log reads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ class WriteConsole(NamedTuple):
 
 @hypercall(0x78, result="length", errors=(Status.INVALID, Status.FAULT))
 class Write:
-    """Write `length` bytes (at most 256) to the caller's console."""
+    """Write `length` bytes (at most 256) to the caller's console, which keeps the last 256 bytes written.
+
+    - `INVALID`: `length` is above 256.
+    - `FAULT`: `text` is not readable.
+    """
 
     text: Bytes
     length: Annotated[int, LENGTH.trying(CONSOLE, CONSOLE + 1)]

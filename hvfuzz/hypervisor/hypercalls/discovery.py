@@ -1,4 +1,4 @@
-"""What this hypervisor speaks: its version, the features of calls and structs, its limits."""
+"""The ABI version, the features and the limits of the hypervisor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class SetVersion(NamedTuple):
 
 @hypercall(0x01, result="version", errors=(Status.INVALID,))
 class Version:
-    """Negotiate the version of the contract: the highest that both sides know, `want` at most."""
+    """Negotiate the ABI version: the domain's version becomes `want`, or the newest version if `want` is above that.
+
+    - `INVALID`: `want` is 0.
+    """
 
     want: U32
 
@@ -47,8 +50,13 @@ class Version:
 
 @hypercall(0x02, result="bitmap", errors=(Status.INVALID,))
 class Features:
-    """Ask what is there: page 0 has a bit for each family of calls, page 1 one for each later addition that the
-    caller's version can use."""
+    """Query the features of the hypervisor.
+
+    Page 0 (FAMILIES) has a bit for each family of calls. Page 1 (ADDITIONS) has a bit for each later addition that the
+    caller's version includes.
+
+    - `INVALID`: `page` is neither 0 nor 1.
+    """
 
     page: Annotated[int, Choice("FAMILIES", "ADDITIONS")]
 
@@ -63,7 +71,10 @@ class Features:
 
 @hypercall(0x03, result="limit", errors=(Status.INVALID,))
 class Limits:
-    """Ask for one of the limits, by number."""
+    """Read one of the limits, by its number.
+
+    - `INVALID`: there is no limit with number `what`.
+    """
 
     what: Annotated[int, Choice(*(limit.name for limit in LIMITS))]
 

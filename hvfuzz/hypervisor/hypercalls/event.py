@@ -1,4 +1,4 @@
-"""Event channels: ports of a domain, bound in pairs, each with one pending bit."""
+"""Event channels: ports, connected in pairs. The pending bit of a port stays set until the port is closed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,12 @@ class FreeBucket(NamedTuple):
 
 @hypercall(0x30, result="port", produces="port", errors=(Status.NO_DOMAIN, Status.LIMIT, Status.NO_MEMORY))
 class Alloc:
-    """Allocate the caller's lowest free port, for `remote` (which may be the caller) to bind to."""
+    """Allocate the caller's lowest free port, for domain `remote` to bind to. `remote` may be the caller.
+
+    - `NO_DOMAIN`: there is no domain `remote`.
+    - `LIMIT`: all ports of the caller are in use.
+    - `NO_MEMORY`: no host frame is free for a new bucket of ports.
+    """
 
     remote: DomainRef
 
@@ -103,7 +108,13 @@ class SetPort(NamedTuple):
     errors=(Status.NO_DOMAIN, Status.NO_PORT, Status.LIMIT, Status.NO_MEMORY),
 )
 class Bind:
-    """Connect the caller's lowest free port with `port` of `remote`, which waits for the caller."""
+    """Connect the caller's lowest free port to `port` of domain `remote`, which waits for the caller.
+
+    - `NO_DOMAIN`: there is no domain `remote`.
+    - `NO_PORT`: `port` is not allocated, is connected, or waits for another domain.
+    - `LIMIT`: all ports of the caller are in use.
+    - `NO_MEMORY`: no host frame is free for a new bucket of ports.
+    """
 
     remote: DomainRef
     port: PortArg
@@ -141,7 +152,13 @@ class Connect(NamedTuple):
 
 @hypercall(0x32, errors=(Status.NO_PORT,))
 class Send:
-    """Send an event through `port`: its peer becomes pending, and one vCPU that waits for that runs again."""
+    """Send an event through `port`.
+
+    The peer of `port` becomes pending. In the peer's domain, the lowest-numbered vCPU that is blocked or polls the peer
+    becomes runnable.
+
+    - `NO_PORT`: `port` is not connected.
+    """
 
     port: PortArg
 
@@ -155,7 +172,13 @@ class Send:
 
 @hypercall(0x33, errors=(Status.NO_PORT,))
 class Close:
-    """Free `port`; its peer becomes unbound and waits for the caller again."""
+    """Free `port`.
+
+    Its peer, if it has one, keeps its pending bit and waits for the caller again. Every vCPU of the caller that polls
+    `port` becomes runnable.
+
+    - `NO_PORT`: `port` is not allocated.
+    """
 
     port: PortArg
 

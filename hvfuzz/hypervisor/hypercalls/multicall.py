@@ -1,4 +1,4 @@
-"""Several calls for the price of one exit: the paravirtual answer to expensive transitions."""
+"""Several calls in one VM exit."""
 
 from __future__ import annotations
 
@@ -81,8 +81,18 @@ def run_entry(hv: Hypervisor, vcpu: VCpu, number: int, args: int) -> tuple[Statu
     long=True,
 )
 class Multicall:
-    """Run the `count` (at most 16) calls of `entries`, of four words each: number, address of its struct, and place
-    for its status and result."""
+    """Run `count` (at most 16) calls in order, each as if it were made alone.
+
+    An entry has four words: call number, address of the argument struct, status, result. The call reads all entries
+    once, then writes the last two words of each entry when the entry's call has ended. A multicall within a multicall
+    is `INVALID`.
+
+    If the calls make the outcome of an entry inaccessible, the multicall ends with `FAULT` and does not run the later
+    entries. The calls that ran are not undone, including the one of that entry.
+
+    - `INVALID`: `count` is 0 or above 16.
+    - `FAULT`: `entries` is not readable and writable.
+    """
 
     entries: CallEntries
     count: Count

@@ -1,4 +1,4 @@
-"""What a virtual CPU does with its time: give it up, wait for an event, wake a sibling, poll ports."""
+"""Scheduling of virtual CPUs: calls that yield, wait for events, or wake another vCPU of the domain."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def polled_port(domain: Domain, port: int) -> Port | None:
 
 @hypercall(0x40)
 class Yield:
-    """Give up the rest of the time slice: the clock moves on by one, of 16384 cycles."""
+    """Give up the rest of the time slice: the clock advances by one slice, 16384 cycles."""
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
         """Nothing to refuse."""
@@ -85,7 +85,10 @@ YIELDED = Effect((EndSlice(),))
 
 @hypercall(0x41, errors=(Status.AGAIN,))
 class Block:
-    """Wait until an event comes in for the domain; refused while one is pending."""
+    """Block the vCPU until an event arrives on any port of its domain, or until `sched.kick`.
+
+    - `AGAIN`: an event is pending.
+    """
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
         """An event between the guest's last look and this call must not be slept over."""
@@ -96,7 +99,10 @@ class Block:
 
 @hypercall(0x42, result="1 if it waited", errors=(Status.INVALID,))
 class Kick:
-    """Make a vCPU of the caller runnable, whatever it waits for; one that a triple fault has stopped never is."""
+    """Make a vCPU of the caller runnable, whatever it waits for. A triple fault stops a vCPU for ever.
+
+    - `INVALID`: the caller has no vCPU of this number.
+    """
 
     vcpu: VcpuArg
 
@@ -115,7 +121,16 @@ class Kick:
     errors=(Status.INVALID, Status.FAULT, Status.NO_PORT, Status.AGAIN),
 )
 class Poll:
-    """Wait for an event on one of `count` (at most 16) ports, for `timeout` cycles; 0 only looks."""
+    """Wait for an event on one of `count` (at most 16) ports, for `timeout` cycles.
+
+    The call does not wait if one of the ports is pending, or if `timeout` is 0. A vCPU whose time is over becomes
+    runnable at the next VM exit.
+
+    - `INVALID`: `count` is 0 or above 16.
+    - `FAULT`: `ports` is not readable.
+    - `NO_PORT`: one of the ports is not allocated.
+    - `AGAIN`: no port is pending, and `timeout` is 0.
+    """
 
     ports: PortArray
     count: Count

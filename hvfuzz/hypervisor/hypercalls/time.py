@@ -1,4 +1,4 @@
-"""Time as a guest may know it: virtual cycles, coarse, and not too often."""
+"""The virtual clock, coarse, and limited in how often a domain may read it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class CountRead(NamedTuple):
 
 @hypercall(0x50, result="cycles", errors=(Status.AGAIN,))
 class ClockRead:
-    """Read the virtual clock, rounded down to 4096 cycles; at most 8 times in each window of 65536 cycles."""
+    """Read the virtual clock, rounded down to a multiple of 4096 cycles.
+
+    - `AGAIN`: the domain has read the clock 8 times in the current window of 65536 cycles.
+    """
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
         """Frequent reads would make a fine clock of a coarse one: the moment of its tick can be searched for."""

@@ -1,1 +1,1 @@
-"""The contract: the executable specification, and the bridge from the machine to it."""
+"""The oracle `specification`: the executable specification of the ABI (`spec/`), and its bridge to the machine."""

@@ -1,7 +1,7 @@
-"""The abstraction function: what the cells of the specification are in the machine as it is.
+"""The abstraction function: maps the present state of the machine to the cells of the specification.
 
-Frames, pages and device pages come from the shadow, so from the bytes of frame table and tables; grants, ports and
-what else the hypervisor keeps in its own structures are read from there. Nothing of the hypervisor's code runs.
+Frames, pages and device pages come from the shadow, hence from the bytes of the frame table and the page tables.
+Grants, ports and other structures of the hypervisor are read directly. No code of the hypervisor runs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ STATES: Final = tuple(RunState(number) for number in range(4))
 
 
 class Abstraction:
-    """Reads cells. `cell` gives one, `cells` all that exist."""
+    """Reads cells of the machine."""
 
     __slots__ = ("_domains", "_readers", "_scene", "_shadow")
 
@@ -75,11 +75,11 @@ class Abstraction:
         }
 
     def cell(self, key: Key) -> Value:
-        """The value of the cell, None if it does not exist."""
+        """The value of one cell; None if it does not exist."""
         return self._readers[key[0]](*key[1:])
 
     def cells(self) -> dict[Key, Value]:
-        """Every cell that exists, with its value."""
+        """All cells that exist."""
         shadow = self._shadow
         cells: dict[Key, Value] = {
             ("frame", hfn): frame_of(word) for hfn, word in enumerate(shadow.frames.values) if word & STATE
@@ -95,7 +95,7 @@ class Abstraction:
         return cells
 
     def _small_keys(self) -> Iterator[Key]:
-        """The keys of all cells but those of frames and pages."""
+        """The keys of all cells except those of frames and pages; some may not exist."""
         yield ("free",)
         for domain in self._domains:
             number = domain.id
@@ -115,7 +115,7 @@ class Abstraction:
             yield "device", device
             yield "reserved", device
 
-    # One cell.
+    # Readers of one cell.
 
     def _version(self, number: int) -> int:
         version: int = self._domains[number].version
@@ -175,7 +175,7 @@ class Abstraction:
         return None if domain < 0 else domain
 
     def _reserved(self, number: int) -> range | None:
-        # From the configuration: what the hypervisor makes of the bytes is what is judged.
+        # From the configuration: the hypervisor's own idea of reserved memory is under judgement.
         for device, base, pages in self._scene.world.reserved:
             if device == number:
                 return range(base >> PAGE_SHIFT, (base >> PAGE_SHIFT) + pages)
@@ -190,7 +190,7 @@ class Abstraction:
 
 
 def port_of(entry: HypervisorPort | None) -> Port | None:
-    """The port cell that an entry of a bucket stands for."""
+    """The value of the port cell for an entry of a bucket."""
     if entry is None:
         return None
     state, remote, remote_port, pending = entry
@@ -201,7 +201,7 @@ def port_of(entry: HypervisorPort | None) -> Port | None:
 
 @lru_cache(maxsize=1024)
 def frame_of(word: int) -> Frame | None:
-    """The frame cell that a frame word stands for."""
+    """The value of the frame cell for a frame word."""
     state = word >> 8 & 0xFF
     if state == FREE:
         return None
@@ -211,14 +211,14 @@ def frame_of(word: int) -> Frame | None:
 
 
 def keys_of(space: int, level: int, page: int) -> Iterator[Key]:
-    """The cells of the pages that a leaf maps."""
+    """The keys of the cells of the pages that a leaf maps."""
     name, domain = ("iova", space & ~DMA) if space & DMA else ("page", space)
     for number in range(page, page + (1 << 9 * (level - 1))):
         yield name, domain, number
 
 
 def pages_of(leaf: Leaf) -> Iterator[tuple[Key, Page | IoPage]]:
-    """The cells of the pages that a leaf maps, with their values."""
+    """The cells of the pages that a leaf maps, as pairs of key and value."""
     _, space, level, page, frame, rights, foreign = leaf
     if space & DMA:
         number = space & ~DMA
@@ -230,5 +230,5 @@ def pages_of(leaf: Leaf) -> Iterator[tuple[Key, Page | IoPage]]:
 
 
 def run_state(number: int) -> RunState | int:
-    """What a vCPU does; a number that stands for nothing stays a number, which no contract knows."""
+    """The run state with this number. An unknown number is returned as it is, and differs from every run state."""
     return STATES[number] if number in range(len(STATES)) else number

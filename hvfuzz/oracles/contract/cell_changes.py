@@ -1,128 +1,83 @@
-"""Which cells of the abstract state may have changed in the machine since they were last looked at, and to what.
+"""Finds the cells that may have changed in the machine since they were last compared, with their present values.
 
-Frames, pages, devices, grants and mappings come from what the shadow noted. Run states, ports and what belongs to the
-caller alone are compared with what they were.
+Frames, pages, devices, grants and mappings come from the changes that the shadow reports. Run states, ports, and the
+version, clock window and console of each domain are compared with copies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.abi.limits import POPULATE_LARGE, PORTS_PER_BUCKET
+from hvfuzz.abi.limits import POPULATE_LARGE
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import LARGE_FRAMES
-from hvfuzz.oracles.contract.abstraction import Abstraction, frame_of, keys_of, pages_of, port_of, run_state
+from hvfuzz.oracles.contract.abstraction import Abstraction, frame_of, keys_of, pages_of, run_state
+from hvfuzz.oracles.contract.port_changes import PortChanges
 from hvfuzz.oracles.contract.spec import FREE, Block, IoPage, Key, Page, Value, frame_block, page_block
-from hvfuzz.oracles.shadow.changes import DMA, LARGE_LEVEL, differences
+from hvfuzz.oracles.shadow.changes import DMA, LARGE_LEVEL
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.domains import Bucket, Domain
+    from hvfuzz.hypervisor.core.domains import Domain
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.changes import Change
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 Cells = dict[Key, Value]
-NO_PORTS: Final[list[Any]] = [None] * PORTS_PER_BUCKET
 FREE_STATE: Final = int(FrameState.FREE)
-# The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
-_page = partial(tuple.__new__, Page)
-_io_page = partial(tuple.__new__, IoPage)
 
 
-class Deltas:
-    """Keeps what is needed to tell. Each method reports a change once."""
+class CellChanges:
+    """Finds the cells that changed since they were last compared. Each change is reported once."""
 
     __slots__ = (
         "_abstraction",
-        "_base_buckets",
-        "_base_known",
         "_base_own",
-        "_base_ports",
         "_base_runs",
-        "_buckets",
-        "_known_ports",
-        "_live",
-        "_live_buckets",
         "_own",
         "_ports",
         "_runs",
         "_scene",
         "_shadow",
-        "_stores",
         "_vcpus",
-        "_work",
-        "changes",
+        "add_ports",
+        "pending",
     )
 
     def __init__(self, scene: Scene, shadow: PageTableShadow, abstraction: Abstraction) -> None:
         self._scene: Final = scene
         self._shadow: Final = shadow
         self._abstraction: Final = abstraction
-        self.changes: Final[list[Change]] = []
-        """Changes of the shadow that were not asked about yet."""
+        self.pending: Final[list[Change]] = []
+        """Changes that the shadow reported and `from_shadow` has not used up."""
         self._vcpus: list[VCpu] = []
         self._runs: list[int] = []
+        """Run state of each vCPU when last compared."""
         self._base_runs: list[int] = []
-        self._buckets: list[list[Bucket | None]] = []
-        self._base_buckets: list[list[Bucket | None]] = []
-        self._ports: dict[tuple[int, int], list[Any]] = {}
-        """(domain, bucket) -> its ports."""
-        self._base_ports: dict[tuple[int, int], list[Any]] = {}
-        self._base_known: list[list[Any]] = []
-        """The values of `_base_ports`."""
-        self._live_buckets: list[list[Bucket | None]] = []
-        """The hypervisor's own arrays, which stay the same objects."""
-        self._live: list[Bucket] = []
-        """The buckets that there are, in the order of `_ports`."""
-        self._known_ports: list[list[Any]] = []
-        """The values of `_ports`."""
-        self._work: Final = scene.hypervisor.host.work
-        self._stores = 0
         self._own: list[tuple[Any, ...]] = []
-        """What `_own` gave for each domain."""
+        """What `_own_state` gave for each domain when last compared."""
         self._base_own: list[tuple[Any, ...]] = []
+        self._ports: Final = PortChanges(shadow.domains, scene.hypervisor.host.work)
+        self.add_ports: Final = self._ports.add_to
 
     def attach(self) -> None:
-        """What there is now is known."""
+        """Take the present machine as the base."""
         self._vcpus = list(self._scene.machine.vcpus)
         self._base_runs = [vcpu.runnable for vcpu in self._vcpus]
-        self._live_buckets = [domain.buckets for domain in self._shadow.domains]
-        self._base_buckets = [list(buckets) for buckets in self._live_buckets]
-        self._base_ports = {
-            (number, index): list(bucket.ports)
-            for number, buckets in enumerate(self._base_buckets)
-            for index, bucket in enumerate(buckets)
-            if bucket is not None
-        }
-        self._base_own = [_own(domain) for domain in self._shadow.domains]
-        self._base_known = list(self._base_ports.values())
-        self._buckets = list(self._base_buckets)
-        self._ports = dict(self._base_ports)
-        self._find_live()
+        self._base_own = [_own_state(domain) for domain in self._shadow.domains]
+        self._ports.attach()
         self.reset()
 
     def reset(self) -> None:
-        """The machine is back at its snapshot."""
-        self.changes.clear()
+        """Return to the base, as the machine has done."""
+        self.pending.clear()
         self._runs = self._base_runs
-        if self._buckets != self._base_buckets or self._known_ports != self._base_known:
-            self._buckets = list(self._base_buckets)
-            self._ports = dict(self._base_ports)
-            self._find_live()
         self._own = list(self._base_own)
-        self._stores = self._work.stores
+        self._ports.reset()
 
-    def _find_live(self) -> None:
-        """The keys of `_ports` are other ones."""
-        found = [self._buckets[number][index] for number, index in self._ports]
-        self._live = [bucket for bucket in found if bucket is not None]
-        self._known_ports = list(self._ports.values())
-
-    def runs(self) -> Cells:
-        """Virtual CPUs that changed their run state."""
+    def run_states(self) -> Cells:
+        """The vCPUs whose run state changed."""
         vcpus = self._vcpus
         runs = [vcpu.runnable for vcpu in vcpus]
         before = self._runs
@@ -135,8 +90,8 @@ class Deltas:
             if run != old
         }
 
-    def look_at_domains(self, actual: Cells) -> None:
-        """Add what changed in the domains themselves to `actual`: versions, clock windows, consoles."""
+    def add_domains(self, actual: Cells) -> None:
+        """Add the versions, clock windows and consoles of domains that changed to `actual`."""
         for number, (domain, (version, window, reads, console)) in enumerate(
             zip(self._shadow.domains, self._own, strict=True)
         ):
@@ -146,61 +101,22 @@ class Deltas:
                 or domain.clock_window != window
                 or domain.console != console
             ):
-                self._own[number] = _own(domain)
+                self._own[number] = _own_state(domain)
                 for name in ("version", "clock_window", "console"):
                     key = (name, number)
                     actual[key] = self._abstraction.cell(key)
 
-    def look_at_ports(self, actual: Cells) -> None:
-        """Add the buckets and ports that changed to `actual`."""
-        if self._work.stores == self._stores:
-            return
-        self._stores = self._work.stores
-        # Lists of lists are compared, whose elements are replaced when they change: so pointers, and nothing is copied.
-        if self._live_buckets != self._buckets:
-            self._look_at_buckets(actual)
-        ports_now = [bucket.ports for bucket in self._live]
-        if ports_now != self._known_ports:
-            for (number, index), live in zip(list(self._ports), ports_now, strict=True):
-                if live != self._ports[number, index]:
-                    self._note_ports(actual, number, index, live)
-            self._known_ports = list(self._ports.values())
+    def from_shadow(self, blocks: list[Block] | None = None) -> Cells:
+        """The cells that the pending changes concern, with their present values. The changes are used up.
 
-    def _look_at_buckets(self, actual: Cells) -> None:
-        """Add the buckets that came and went, with their ports."""
-        saved = self._buckets
-        for number, live in enumerate(self._live_buckets):
-            if live != saved[number]:
-                buckets = list(live)
-                for index, _, new in differences(saved[number], buckets):
-                    actual["bucket", number, index] = None if new is None else new.page
-                    self._note_ports(actual, number, index, None if new is None else new.ports)
-                saved[number] = buckets
-        self._find_live()
-
-    def _note_ports(self, actual: Cells, number: int, index: int, ports: list[Any] | None) -> None:
-        """Compare the ports of one bucket, if it is there, with what they were."""
-        before = self._ports.get((number, index)) or NO_PORTS
-        after = NO_PORTS if ports is None else list(ports)
-        first = index * PORTS_PER_BUCKET
-        for offset, _, entry in differences(before, after):
-            actual["port", number, first + offset] = port_of(entry)
-        if ports is not None:
-            self._ports[number, index] = after
-        else:
-            self._ports.pop((number, index), None)
-
-    def noted(self, blocks: list[Block] | None = None) -> Cells:
-        """The cells that the collected changes concern, as they are now; the changes are used up.
-
-        Whole blocks go to `blocks` instead, if that is given: none of their cells is among the others.
+        If `blocks` is given, whole blocks go there instead; none of their cells is returned.
         """
         shadow = self._shadow
         actual: Cells = {}
         values = shadow.frames.values
-        if len(self.changes) > 1:
-            blocks = None  # One change might undo a part of what another one says.
-        for change in self.changes:
+        if len(self.pending) > 1:
+            blocks = None  # One change may undo a part of another one.
+        for change in self.pending:
             if change.frames:
                 frames: Iterable[int] = change.frames
                 if blocks is not None and len(change.frames) >= LARGE_FRAMES:
@@ -208,7 +124,7 @@ class Deltas:
                 for hfn in frames:
                     actual["frame", hfn] = frame_of(values[hfn])
                 actual[FREE] = shadow.state_counts[FREE_STATE]
-            # Only where the change is nothing but new large leaves: so no cell is both here and in a block.
+            # Only if the change adds large leaves and nothing else: so no cell is both here and in a block.
             large = blocks if blocks is not None and change.added and _all_large(change) else None
             for space, level, page, _ in change.removed:
                 if level == 1:
@@ -219,9 +135,9 @@ class Deltas:
                 _, space, level, page, frame, rights, foreign = leaf
                 if level == 1:
                     if space & DMA:
-                        actual["iova", space & ~DMA, page] = _io_page((frame, rights, foreign))
+                        actual["iova", space & ~DMA, page] = IoPage(frame, rights, foreign)
                     else:
-                        actual["page", space, page] = _page((frame, rights, foreign))
+                        actual["page", space, page] = Page(frame, rights, foreign)
                 elif large is not None:
                     large.append(page_block(space, page, frame, rights, foreign))
                 else:
@@ -230,29 +146,29 @@ class Deltas:
                 for number, device in enumerate(self._scene.machine.devices):
                     if device.bdf == bdf:
                         actual["device", number] = self._abstraction.cell(("device", number))
-            # The hypervisor's tuples have the fields of the specification's, and are compared as tuples.
+            # The tuples of the hypervisor have the same fields as those of the specification, so they compare equal.
             for number, ref, _, entry in change.entries:
                 actual["grant", number, ref] = entry
             for number, handle, _, mapping in change.handles:
                 actual["handle", number, handle] = mapping
-        self.changes.clear()
+        self.pending.clear()
         return actual
 
 
-def _own(domain: Domain) -> tuple[Any, ...]:
-    """What is looked at in the domain itself. A console is compared byte by byte: it is changed in place."""
+def _own_state(domain: Domain) -> tuple[Any, ...]:
+    """The compared state of the domain itself. The console is copied, because it changes in place."""
     return domain.version, domain.clock_window, domain.clock_reads, bytes(domain.console)
 
 
 def _all_large(change: Change) -> bool:
-    """Whether large leaves of a domain's stage 2 appeared, and nothing else changed in the tables."""
+    """Whether the change only adds large leaves to the stage 2 of a domain."""
     if change.removed or len(change.added) > POPULATE_LARGE or change.added[0].level != LARGE_LEVEL:
         return False
     return all(leaf.level == LARGE_LEVEL and not leaf.space & DMA for leaf in change.added)
 
 
 def _take_blocks(changed: Iterable[int], values: list[int], blocks: list[Block]) -> list[int]:
-    """Find the whole blocks that are now in one use among the changed frames; returns the frames of no block."""
+    """Move the blocks whose frames all have the same use to `blocks`; return the other changed frames."""
     ordered = sorted(changed)
     others: list[int] = []
     at = 0

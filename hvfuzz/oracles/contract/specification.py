@@ -1,70 +1,34 @@
-"""The bridge to the executable specification: each call's outcome and effect against what the contract says.
+"""The oracle `specification`: judges each call's outcome and effect by the executable specification.
 
-The specification holds its own abstract state. When a call ends it is told what could be observed, says whether the
-contract allows that, and writes the effect to its state. Then every cell that it wrote, and every cell that did
-change in the machine, must be the same on both sides: so an effect that is missing is seen, and one too many.
-After a finding the specification adopts what there is, so that one fault does not echo through the rest of a run.
+The specification keeps an abstract state. When a call ends, the oracle tells it what was observed; it says
+whether the contract allows that, and writes the call's effect to its state. Then every cell that it wrote, and every
+cell that changed in the machine, must be equal on both sides. So a missing effect is seen, and a surplus one, too.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from hvfuzz.abi.boot import MMIO_BASE, MMIO_SIZE, TIMER
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import WRITE
-from hvfuzz.machine.cpu.processor_state import POLLING
-from hvfuzz.machine.cpu.registers import RAX
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.cpu.vmcs import ExitReason
-from hvfuzz.machine.mmu.ept import Qualification
-from hvfuzz.oracles.contract.abstraction import Abstraction, run_state
-from hvfuzz.oracles.contract.admission import Dispatched
-from hvfuzz.oracles.contract.cell_changes import Cells, Deltas
-from hvfuzz.oracles.contract.spec import (
-    GHOSTS,
-    SPEC,
-    TARGETS,
-    Block,
-    Call,
-    Key,
-    Mismatch,
-    Nested,
-    Observed,
-    Poll,
-    RunState,
-    State,
-    Value,
-    count_read,
-    judge,
-    judge_change,
-    judge_halt,
-    stop,
-    wake,
-)
-from hvfuzz.oracles.contract.spec.calls.event import set_run
-from hvfuzz.oracles.contract.spec.platform.timer import PORT, WIDTH, TimerModel, expired
-from hvfuzz.oracles.exits.emulation import is_shutdown, reads_clock
-from hvfuzz.oracles.exits.local_apics import Apics
+from hvfuzz.oracles.contract.abstraction import Abstraction
+from hvfuzz.oracles.contract.cell_changes import CellChanges, Cells
+from hvfuzz.oracles.contract.cell_comparison import CellComparison
+from hvfuzz.oracles.contract.dispatch_checks import DispatchChecks
+from hvfuzz.oracles.contract.spec import SPEC, TARGETS, Block, Call, Mismatch, Nested, Observed, State, judge
+from hvfuzz.oracles.contract.trap_checks import TrapChecks
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
+    from hvfuzz.machine.addresses import Hfn
+    from hvfuzz.oracles.scene.running_call import RunningCall
     from hvfuzz.oracles.shadow.changes import Change
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
-HLT: Final = ExitReason.HLT
-EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
-FINAL: Final = int(Qualification.FINAL)
-TIMER_GPA: Final = MMIO_BASE + TIMER * MMIO_SIZE
 WRITING: Final = frozenset(TARGETS)
-"""Calls that write to the guest's memory."""
-# The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
-_call = partial(tuple.__new__, Call)
-_observed = partial(tuple.__new__, Observed)
-SHADOWED: Final = frozenset({"page", "iova", "frame"})
-"""Cells that are read from the shadow, which reports all that changes in it: what it did not report is as it was."""
+"""Names of the calls that write to guest memory."""
 CELLS: Final = (
     *("version", "vcpu", "page", "iova", "frame", "free", "grant", "handle", "bucket", "port", "device", "reserved"),
     *("clock_window", "console", "pool"),
@@ -72,329 +36,181 @@ CELLS: Final = (
 
 
 class Specification(Oracle):
-    """Statuses, results, copies and state changes are those of the contract."""
+    """Judges statuses, results, copies and state changes of calls by the executable specification."""
 
     name = "specification"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "dispatch": "a call is refused by dispatch if and as the contract says",
+        "dispatch": "dispatch refuses the calls that the contract says, with the status that it says",
         "status": "the status is one that the contract allows",
-        "result": "the result is the one that the contract says",
-        "fetched": "only what the contract names is read from guest memory, in its order",
-        "moved": "what the contract says, and no more, is moved between frames, by a device or by the host",
-        "written": "what the contract says, and no more, is written to guest memory",
-        "fresh": "as many free frames are taken as the contract says, and they were free",
-        "privilege": "no call changes what its caller is entitled to",
-        "nested": "a multicall makes the calls that its entries ask for, and tells the guest how they ended",
-        "time": "a call that gives up time takes it",
-        "change": "nothing changes but by a call",
-        "state": "the state that a call meets is one that the contract knows",
-        **{cell: f"after a call each `{cell}` cell is what the contract says" for cell in CELLS},
+        "result": "the result is what the contract says",
+        "fetched": "the call reads only the guest memory that the contract names, in its order",
+        "moved": "exactly the bytes that the contract names are moved between frames, by a device or by the host",
+        "written": "exactly the bytes that the contract names are written to guest memory",
+        "fresh": "the call takes as many frames as the contract says, all of them free",
+        "privilege": "no call changes the privilege of a domain",
+        "nested": "a multicall makes the calls of its entries, and writes their outcomes",
+        "time": "`sched.yield` advances the clock by a time slice",
+        "change": "nothing changes without a call",
+        "state": "the specification can judge the call in the present state",
+        **{cell: f"after a call each `{cell}` cell has the value that the contract says" for cell in CELLS},
     }
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
-        self._abstraction = Abstraction(scene, shadow)
-        self._state = State(scene.machine.memory.frames)
-        self._deltas = Deltas(scene, shadow, self._abstraction)
-        self._privileged = tuple(config.privileged for config in scene.world.domains)
-        self._dispatched = Dispatched(scene)
-        self._calls = scene.calls
-        self._changes = self._deltas.changes
-        self._domains = shadow.domains
-        self._clock = scene.machine.clock
-        self._polls = scene.hypervisor.scheduler.polls
+        self._abstraction: Final = Abstraction(scene, shadow)
+        self._changes: Final = CellChanges(scene, shadow, self._abstraction)
+        self._dispatch: Final = DispatchChecks(scene)
+        self._calls: Final = scene.calls
+        self._clock: Final = scene.machine.clock
+        self._domains: Final = shadow.domains
+        self._privileged: Final = tuple(config.privileged for config in scene.world.domains)
+        self._polls: Final = scene.hypervisor.scheduler.polls
         self._polling = False
-        self._adopted = False
-        self._apics = Apics(scene)
-        self._vcpus = scene.machine.vcpus
-        self._timers: list[TimerModel] = []
-        self._timed = False
-        """A timer has been written to, so that one may expire."""
-        self._due: list[VCpu] = []
-        """VCpus whose poll had run out of time when the present exit began."""
+        """Whether a vCPU polled when run states were last compared."""
+        self._start(State(scene.machine.memory.frames))
+
+    def _start(self, state: State) -> None:
+        """Judge from here on by `state`."""
+        self._state = state
+        self._comparison = CellComparison(state, self._abstraction, self._clock, self.report)
+        self._traps = TrapChecks(self.scene, self._domains, self._changes, self._comparison, self.report)
 
     def attach(self) -> None:
-        """The machine as it is now is right by definition."""
-        self._state = State(self.scene.machine.memory.frames, self._abstraction.cells().items())
-        self._deltas.attach()
+        """Take the present machine as the base: it is right by definition."""
+        self._start(State(self.scene.machine.memory.frames, self._abstraction.cells().items()))
+        self._changes.attach()
         self.reset()
 
     def reset(self) -> None:
-        """Both sides are at the snapshot."""
-        self._state.restore()
-        self._deltas.reset()
+        """Return to the base, as the machine has done."""
+        self._comparison.reset()
+        self._changes.reset()
+        self._traps.reset()
         self._polling = False
-        self._adopted = False
-        self._due = []
-        self._timers = [TimerModel() for _ in self._domains]
-        self._timed = False
 
-    # Moments.
-
-    def shadow_changed(self, change: Change) -> None:
-        """Keep the change until it is known whose effect it is."""
-        self._deltas.changes.append(change)
+    # Hypercalls.
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
-        """What changed since the last call was not done by this one: polls run out when an exit begins."""
+        """Judge what happened before the call: polls time out when an exit begins."""
         if self._polls or self._polling:
             self._polling = bool(self._polls)
-            self._judge_runs()
+            self._traps.judge_runs()
         if args is not None and declaration.name in WRITING:
-            self._dispatched.look_ahead(vcpu, declaration)
+            self._dispatch.note_unwritable(vcpu, declaration)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
-        """Judge the call, then compare what changed."""
+        """Judge the call, then compare the cells."""
         state = self._state
         running = self._calls.current
         blocks: list[Block] = []
         actual = self._actual(blocks, running.applied)
-        wanted = self._dispatched.wanted(vcpu, running, declaration)
+        expected = self._dispatch.expected(vcpu, running, declaration)
         mismatch: Mismatch | None
         if args is None:
             state.begin()
-            mismatch = self._dispatched.judge_refusal(vcpu, running, wanted, status)
-        elif isinstance(wanted, Status):
-            text = f"the call got as far as its check; the contract says {wanted.name}"
+            mismatch = self._dispatch.judge_refusal(vcpu, running, expected, status)
+        elif isinstance(expected, Status):
+            text = f"the call passed dispatch; the contract says {expected.name}"
             mismatch = Mismatch("dispatch", "", text)
         elif declaration.name not in SPEC:
             state.begin()
-            self._adopt(_expanded(actual, blocks), vcpu.domain)  # A call that the contract does not know yet.
+            self._comparison.adopt(actual, blocks, vcpu.domain)  # A call that the specification lacks so far.
             return
         else:
-            domain = vcpu.domain
-            call = _call(
-                (
-                    declaration.name,
-                    domain,
-                    vcpu.index,
-                    wanted,
-                    tuple(running.reads) if running.reads else (),
-                    running.cycles,
-                    running.version,
-                )
-            )
-            observed = _observed(
-                (
-                    status,
-                    result,
-                    running.writes,
-                    tuple(running.fresh) if running.fresh else (),
-                    len(self._domains[domain].pool),
-                    self._clock.cycles,
-                    tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
-                    tuple(running.touched),
-                    running.garbled,
-                    self._dispatched.ways[vcpu.id],
-                    running.shut,
-                )
-            )
-            try:
-                mismatch = judge(state, call, observed)
-            except (LookupError, AttributeError) as error:
-                mismatch = self._senseless(call, error)
+            mismatch = self._judge(vcpu, running, declaration.name, expected, status, result)
         if mismatch is None:
             if actual or blocks or state.touched:
-                self._compare(state, actual, blocks)
+                self._comparison.compare(actual, blocks)
         else:
             self.report(mismatch.rule, mismatch.message)
-            self._adopt(_expanded(actual, blocks), vcpu.domain)
+            self._comparison.adopt(actual, blocks, vcpu.domain)
 
-    def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
-        """What a device does while a call runs, it does for that call."""
-        if type(initiator) is not VCpu and self._calls.running:
-            self._calls.current.touched.append((access == WRITE, hpa, size))
-
-    def exit_started(self, vcpu: VCpu) -> None:
-        """Take note of polls that have run out of time: now is when they are looked at."""
-        cycles = self._clock.cycles
-        self._due = [polling for polling in self._vcpus if polling.runnable == POLLING and self._has_expired(polling)]
-        if self._timed:
-            for number, timer in enumerate(self._timers):
-                if timer.due(cycles):
-                    self._end_polls(cycles)
-                    expired(self._state, number, timer.read(PORT, WIDTH))
-
-    def exit_finished(self, vcpu: VCpu) -> None:
-        """A poll that was due is over."""
-        for polling in self._due:
-            if polling.runnable == POLLING:
-                text = f"vCPU {polling.index} of dom{polling.domain} polls on although its time is over"
-                self.report("change", text)
-
-    def trap_finished(self, vcpu: VCpu) -> None:
-        """Exits other than hypercalls change nothing but who runs, and how often the clock was read."""
-        vmcs = vcpu.vmcs
-        if vmcs.reason is EPT_VIOLATION:
-            self._judge_timer(vcpu)
-        if vmcs.reason is HLT:
-            interrupted = self._apics.takes_interrupt(vcpu)
-            mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable, interrupted)
-            if mismatch is not None:
-                self.report(mismatch.rule, mismatch.message)
-                self._state["vcpu", vcpu.domain, vcpu.index] = run_state(vcpu.runnable)
-        elif is_shutdown(vcpu):
-            stop(self._state, vcpu.domain, vcpu.index)
-            stopped = ("vcpu", vcpu.domain, vcpu.index)
-            self._judge_change(stopped, self._abstraction.cell(stopped))
-        elif reads_clock(vcpu):
-            count_read(self._state, vcpu.domain, self._calls.cycles)
-            key = ("clock_window", vcpu.domain)
-            self._judge_change(key, self._abstraction.cell(key))
-        self._judge_runs()
-
-    def _judge_timer(self, vcpu: VCpu) -> None:
-        """An access may be a write to the domain's timer."""
-        vmcs = vcpu.vmcs
-        if vmcs.write and vmcs.width and vmcs.qualification & FINAL and vmcs.gpa - TIMER_GPA & -MMIO_SIZE == 0:
-            value = vmcs.saved[RAX] & (1 << 8 * vmcs.width) - 1
-            self._timed = True
-            self._timers[vcpu.domain].write(vmcs.operand & MMIO_SIZE - 1, vmcs.width, value, self._clock.cycles)
-
-    def op_finished(self) -> None:
-        """What no call did must not have happened."""
-        deltas = self._deltas
-        changed = deltas.noted() if self._changes else {}
-        deltas.look_at_ports(changed)
-        deltas.look_at_domains(changed)
-        for key, value in changed.items():
-            self._judge_change(key, value)
-
-    def host_exception(self, fault: BaseException) -> None:
-        """The host is dead: its effects are half done."""
-        self._deltas.changes.clear()
-
-    # Judging.
-
-    def _end_polls(self, cycles: int) -> None:
-        """Polls run out before a timer's event comes in. Where either may be, it is as the host has it."""
-        for vcpu in self._vcpus:
-            ending = self._polls.get(vcpu.id)
-            poll: Poll | None = self._state.get(("poll", vcpu.domain, vcpu.index))
-            if ending is not None and ending.deadline <= cycles and poll is not None and poll.deadline <= cycles:
-                set_run(self._state, vcpu.domain, vcpu.index, RunState.RUNNABLE)
-
-    def _has_expired(self, vcpu: VCpu) -> bool:
-        """Whether the time is over for which a polling vCPU waits; one that nobody made poll never waits long."""
-        poll: Poll | None = self._state.get(("poll", vcpu.domain, vcpu.index))
-        return poll is not None and poll.latest <= self._clock.cycles
-
-    def _senseless(self, call: Call, error: Exception) -> Mismatch:
-        """The specification failed at its own state; called while `error` is handled."""
-        # What was adopted from a broken hypervisor need not make sense: a port without a peer, for one.
-        if not self._adopted:
-            raise error
-        self._state.abandon()
-        return Mismatch("state", call.name, f"nothing that the contract knows: {error!r}")
-
-    def _judge_runs(self) -> None:
-        """Virtual CPUs that changed their run state without a call."""
-        for key, value in self._deltas.runs().items():
-            if value == RunState.RUNNABLE and self._state.get(key) == RunState.HALTED:
-                _, domain, index = key
-                if self._apics.takes_interrupt(self._domains[domain].vcpus[index]):
-                    wake(self._state, domain, index)
-            self._judge_change(key, value)
-
-    def _judge_change(self, key: Key, value: Value) -> None:
-        """A cell that changed without a call."""
-        cycles = self.scene.machine.clock.cycles
-        mismatch = judge_change(self._state, key, value, cycles, "")
-        if mismatch is not None:
-            self.report(mismatch.rule, mismatch.message)
-            self._put(key, value)
-
-    # Comparing.
+    def _judge(
+        self, vcpu: VCpu, running: RunningCall, name: str, args: Any, status: Any, result: int
+    ) -> Mismatch | None:
+        """Judge a call that passed dispatch, and apply its effect to the state."""
+        domain = vcpu.domain
+        reads = tuple(running.reads) if running.reads else ()
+        call = Call(name, domain, vcpu.index, args, reads, running.cycles, running.version)
+        observed = Observed(
+            status,
+            result,
+            running.writes,
+            cast("tuple[Hfn, ...]", tuple(running.fresh)) if running.fresh else (),
+            len(self._domains[domain].pool),
+            self._clock.cycles,
+            tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
+            tuple(running.touched),
+            running.garbled,
+            self._dispatch.translations[vcpu.id],
+            running.shut,
+        )
+        try:
+            return judge(self._state, call, observed)
+        except (LookupError, AttributeError) as error:
+            # A state adopted from a broken hypervisor may be inconsistent: a port without a peer, for one.
+            if not self._comparison.adopted:
+                raise
+            self._state.abandon()
+            return Mismatch("state", name, f"the specification cannot judge the call in this state: {error!r}")
 
     def _actual(self, blocks: list[Block], applied: bool) -> Cells:
-        """The cells that may have changed in the machine, as they are now; whole blocks go to `blocks`.
+        """The cells that may have changed in the machine, with their values; whole blocks go to `blocks`.
 
-        What is not found out through a table, and was not changed by an applied step, is looked at when the op ends.
+        Without an applied step a call can change only what the shadow, the vCPUs and the ports show. Everything else
+        is looked at when the op ends.
         """
-        deltas = self._deltas
-        actual: Cells = deltas.noted(blocks) if deltas.changes else {}
+        changes = self._changes
+        actual: Cells = changes.from_shadow(blocks) if changes.pending else {}
         self._polling = bool(self._polls)
-        runs = deltas.runs()
+        runs = changes.run_states()
         if runs:
             actual.update(runs)
-        deltas.look_at_ports(actual)
+        changes.add_ports(actual)
         if applied:
-            deltas.look_at_domains(actual)
+            changes.add_domains(actual)
             for domain, privileged in zip(self._domains, self._privileged, strict=True):
                 if domain.privileged is not privileged:
                     self.report("privilege", f"dom{domain.id}'s privilege is {domain.privileged} after a call")
         return actual
 
-    def _compare(self, state: State, actual: Cells, blocks: list[Block]) -> None:
-        """Both what changed and what should have changed must be equal on both sides."""
-        get = state.get
-        wanted = state.blocks
-        if not (wanted or blocks) or _same_blocks(wanted, blocks):
-            written = state.singles
-        else:
-            written = state.written
-            actual = _expanded(actual, blocks)
-        unreported = [key for key in written if key not in actual]
-        if unreported:
-            before = state.before()
-            for key in unreported:
-                if key[0] == "pool":
-                    self._put(key, self._abstraction.cell(key))  # another domain's: adopted, not predicted
-                    continue
-                if key[0] in GHOSTS or (key[0] in SHADOWED and before.get(key) == get(key)):
-                    continue
-                actual[key] = self._abstraction.cell(key)
-        if list(map(get, actual)) == list(actual.values()):
-            return
-        for key, value in actual.items():
-            if get(key) != value:
-                self.report(key[0], f"cell {key} is {value} where the contract says {get(key)}")
-                self._put(key, value)
+    # Everything else.
 
-    def _put(self, key: Key, value: Value) -> None:
-        """Adopt one cell."""
-        self._adopted = True
-        if value is None:
-            del self._state[key]
-        else:
-            self._state[key] = self._abstraction.cell(key)
+    def shadow_changed(self, change: Change) -> None:
+        """Keep the change for the call, or the end of the op, that it belongs to."""
+        self._changes.pending.append(change)
 
-    def _adopt(self, actual: Cells, number: int) -> None:
-        """Take over what there is."""
-        state = self._state
-        self._adopted = True
-        actual["pool", number] = self._abstraction.cell(("pool", number))
-        for key, value in actual.items():
-            if state.get(key) != value:
-                self._put(key, value)
+    def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
+        """Attribute a device's access to the call that is running."""
+        if type(initiator) is not VCpu and self._calls.running:
+            self._calls.current.touched.append((access == WRITE, hpa, size))
 
-    # Everything.
+    def exit_started(self, vcpu: VCpu) -> None:
+        """Note the polls that have timed out, and expire timers."""
+        self._traps.exit_started()
+
+    def exit_finished(self, vcpu: VCpu) -> None:
+        """Report polls that should be over."""
+        self._traps.exit_finished()
+
+    def trap_finished(self, vcpu: VCpu) -> None:
+        """Judge an exit that is not a hypercall."""
+        self._traps.trap_finished(vcpu)
+
+    def op_finished(self) -> None:
+        """Judge what changed without a call."""
+        changes = self._changes
+        changed = changes.from_shadow() if changes.pending else {}
+        changes.add_ports(changed)
+        changes.add_domains(changed)
+        for key, value in changed.items():
+            self._comparison.judge_change(key, value)
+
+    def host_exception(self, fault: BaseException) -> None:
+        """Forget the changes of a call that the exception cut short: its effect is incomplete."""
+        self._changes.pending.clear()
 
     def audit(self) -> None:
         """Compare every cell."""
-        expected = {key: value for key, value in self._state.cells.items() if key[0] not in GHOSTS}
-        actual = self._abstraction.cells()
-        if actual == expected:
-            return
-        for key in sorted({*actual, *expected}, key=repr):
-            if actual.get(key) != expected.get(key):
-                text = f"cell {key} is {actual.get(key)} where the contract says {expected.get(key)}"
-                self.report(key[0], text)
-
-
-def _same_blocks(wanted: list[Block], actual: list[Block]) -> bool:
-    """Whether the two sides have the same blocks, in any order; `spec.blocks` makes no two of the same cells."""
-    # By identity, which is quick: should one have been forgotten and made again, the cells will be compared.
-    return {id(block) for block in wanted} == {id(block) for block in actual} and len(wanted) == len(actual)
-
-
-def _expanded(actual: Cells, blocks: list[Block]) -> Cells:
-    """All cells, those of the blocks too."""
-    if not blocks:
-        return actual
-    cells: Cells = {}
-    for block in blocks:
-        cells.update(block)
-    cells.update(actual)
-    return cells
+        self._comparison.audit()

@@ -1,4 +1,4 @@
-"""The bridge to the specification: what the contract does not allow is seen, whether in the answer or in the state."""
+"""The oracle `specification`: it reports wrong outcomes of calls and wrong changes of the state."""
 
 from __future__ import annotations
 
@@ -283,14 +283,14 @@ def test_dma_of_other_bytes_than_were_validated(
 
 
 def test_change_that_no_call_made(spec: Any) -> None:
-    """A guest's store into its own EPT, say: one finding a program, whatever the number of cells."""
+    """For example, a guest's store into its own EPT: one finding, whatever the number of cells."""
     frame = spec.frame(1, 0x50)
     spec.poke(spec.free_entry(1, 0x1F0), frame << PAGE_SHIFT | 0x37)
     assert identities(spec) == ["change/test"]
 
 
 def test_a_fault_does_not_echo(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The specification adopts what there is: later calls are judged by that."""
+    """The specification adopts the machine's state: later calls are judged by that."""
     with monkeypatch.context() as patch:
         patch.setattr(reservation.Populate, "check", lambda *_: NOTHING)
         spec.run("memory.populate(dom1, first=0x1f0, count=1)")
@@ -310,7 +310,7 @@ def test_a_call_that_the_contract_does_not_know_yet(spec: Any, monkeypatch: pyte
 
 
 def test_a_state_that_makes_no_sense(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One end of a pair is adopted without the other: the specification cannot close it, and does not fall over."""
+    """One end of a pair is adopted without the other: the specification cannot close it, and reports that."""
     monkeypatch.setattr(event_channels, "detach", lambda *_: None)
     spec.run(
         "r0 = event.alloc(dom1, remote=2)",

@@ -1,4 +1,4 @@
-"""Devices: which domain has which, what of the domain's memory its devices reach, and validated DMA."""
+"""Devices: assignment to domains, memory that devices can access, and validated DMA."""
 
 from hvfuzz.hypervisor.hypercalls.device.assignment import Assign, Deassign
 from hvfuzz.hypervisor.hypercalls.device.dma_map import DmaMap, DmaUnmap

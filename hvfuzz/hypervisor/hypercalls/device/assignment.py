@@ -23,9 +23,15 @@ NO_SUCH_DEVICE = Refused(Status.NO_DEVICE, "no such device")
 
 @hypercall(0x60, errors=(Status.NO_DEVICE, Status.NO_DOMAIN, Status.BUSY, Status.NO_POOL), privileged=True)
 class Assign:
-    """Give an unassigned device to domain `to`: from then on it reaches what that domain maps for devices.
+    """Assign a device to domain `to`. From then on, the device accesses memory through that domain's mappings.
 
-    Memory that firmware keeps for the device is mapped, too, at its own address, with table pages of that domain's.
+    If firmware reserves memory for the device, the call maps this memory at its own address, with table pages from the
+    pool of `to`.
+
+    - `NO_DEVICE`: there is no such device.
+    - `NO_DOMAIN`: there is no domain `to`.
+    - `BUSY`: the device is assigned.
+    - `NO_POOL`: the pool of `to` has too few pages for new tables.
     """
 
     device: DeviceArg
@@ -63,7 +69,14 @@ class AssignDevice(NamedTuple):
 
 @hypercall(0x61, errors=(Status.NO_DEVICE, Status.NOT_PRESENT), privileged=True)
 class Deassign:
-    """Take a device from its domain: its DMA is blocked, it is reset, and its reserved memory is zeroed."""
+    """Take a device from its domain.
+
+    The call blocks the device's DMA, resets the device, unmaps its registers and its reserved memory, and zeroes that
+    memory.
+
+    - `NO_DEVICE`: there is no such device.
+    - `NOT_PRESENT`: the device is not assigned.
+    """
 
     device: DeviceArg
 

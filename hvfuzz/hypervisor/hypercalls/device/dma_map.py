@@ -67,12 +67,23 @@ def iova_range_ok(iova: int, count: int) -> bool:
     long=True,
 )
 class DmaMap:
-    """Let the caller's devices reach its pages from `gfn` on at the device addresses from `iova` on, with rights R,
-    W or RW. Device pages that an earlier call mapped are replaced. Those at the addresses of memory that firmware keeps
-    for a device, whosever it is, are not for guests to change.
+    """Map the caller's pages from `gfn` on at the device addresses from `iova` on, with rights R, W or RW.
 
-    If `gfn` is the register page of a device of the caller's, and `count` is 1, they reach these registers (peer to
-    peer). Each device's are mapped at one place at most, and no longer than the caller has that device.
+    The range is `count` pages (at most 64). The call replaces earlier mappings by `device.dma_map`.
+
+    If `count` is 1 and `gfn` is the register page of a device of the caller, the caller's devices reach these registers
+    (peer to peer). The registers of a device can be mapped at one device address at most, and are unmapped when the
+    device is taken from the caller.
+
+    - `INVALID`: `count` is 0 or above 64; `iova` is not page-aligned; the range of device pages is not valid; the range
+      of pages exceeds `MAX_GFN`; `rights` has any other value.
+    - `NOT_PERMITTED`: a device page is at the address of memory that firmware reserves for a device of any domain.
+    - `NOT_PERMITTED`, `EXISTS`, for a register page: the device is not assigned to the caller; its registers are mapped
+      at another device address.
+    - `NOT_PRESENT`, `NOT_OWNER`, `NOT_PERMITTED`, for each other page in order: it is absent; its frame belongs to
+      another domain; the caller lacks one of the rights.
+    - `EXISTS`: a grant maps one of the device pages.
+    - `NO_POOL`: the pool has too few pages for new tables.
     """
 
     iova: IovaArg
@@ -164,8 +175,12 @@ class MapDma(NamedTuple):
     long=True,
 )
 class DmaUnmap:
-    """Let the caller's devices reach nothing any more at the `count` device pages from `iova` on, but for reserved
-    memory, which is not for guests to unmap."""
+    """Unmap the `count` device pages (at most 64) from `iova` on, which `device.dma_map` mapped.
+
+    - `INVALID`: `count` is 0 or above 64; `iova` is not page-aligned; the range of device pages is not valid.
+    - `NOT_PERMITTED`: a device page is at the address of memory that firmware reserves for a device of any domain.
+    - `NOT_PRESENT`, `EXISTS`, for each page in order: it is not mapped; a grant maps it.
+    """
 
     iova: IovaArg
     count: Annotated[int, COUNT.trying(DMA_PAGES, DMA_PAGES + 1)]

@@ -77,8 +77,15 @@ def submissions(device: int, requests: Sequence[Request]) -> tuple[Step, ...]:
     errors=(Status.NO_DEVICE, Status.NOT_PERMITTED, Status.INVALID, Status.FAULT),
 )
 class DmaSubmit:
-    """Have a DMA engine of the caller's copy `length` bytes from device address `from` to device address `to`, both of
-    them memory: registers are for drivers to reach."""
+    """Copy `length` bytes (at most 8192) from device address `from` to device address `to` with a DMA engine.
+
+    Both ranges must be memory: the call does not reach device registers.
+
+    - `NO_DEVICE`: `device` is not a DMA engine.
+    - `NOT_PERMITTED`: the engine is not assigned to the caller.
+    - `INVALID`: `length` is 0 or above 8192; a range exceeds the limit of device addresses.
+    - `FAULT`: the source is not mapped with right R, or the target not with right W; one of them is not memory.
+    """
 
     device: DeviceArg
     from_: IovaArg
@@ -103,8 +110,19 @@ class DmaSubmit:
     long=True,
 )
 class DmaBatch:
-    """Have a DMA engine of the caller's run up to 16 copies from `ring`: a word with their number, then
-    (from, to, length), a word each. Nothing is copied unless all of them are valid."""
+    """Run up to 16 copies with a DMA engine.
+
+    `ring` is a word with the number of copies, then three words for each copy: from, to, length. All copies are checked
+    before the first one runs.
+
+    - `NO_DEVICE`: `device` is not a DMA engine.
+    - `NOT_PERMITTED`: the engine is not assigned to the caller.
+    - `FAULT`: the first word of `ring` is not readable.
+    - `INVALID`: the number of copies is 0 or above 16.
+    - `FAULT`: the other words are not readable.
+    - `NOT_PERMITTED`: the engine was taken from the caller while `ring` was fetched.
+    - `INVALID`, `FAULT`, for each copy in order: as for `device.dma_submit`.
+    """
 
     device: DeviceArg
     ring: DmaRing

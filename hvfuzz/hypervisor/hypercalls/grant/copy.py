@@ -72,8 +72,17 @@ def granted_frame(hv: Hypervisor, caller: Domain, domain: int, ref: int, right: 
     ),
 )
 class Copy:
-    """Copy `length` bytes between two pages; each is one of the caller's, or (SOURCE_REF, DEST_REF) one granted to
-    it, then named by domain and grant entry."""
+    """Copy `length` bytes from one page to another.
+
+    `from` and `to` are guest frame numbers of the caller. With SOURCE_REF, `from` is a grant entry of domain
+    `from_domain`; with DEST_REF, `to` is a grant entry of domain `to_domain`.
+
+    - `INVALID`: `flags` has an unknown bit; `length` is 0; a range crosses the end of its page.
+    - `INVALID`, `NOT_PRESENT`, `NOT_PERMITTED`, for the source and then the destination, if it is a page: its guest
+      frame number is not below `MAX_GFN`; it is absent; it lacks right R (source) or W (destination).
+    - `NO_DOMAIN`, `NO_GRANT`, `NOT_PERMITTED`, for the source and then the destination, if it is a grant entry: there
+      is no such domain; the entry is not live, or is for another domain; it lacks right R (source) or W (destination).
+    """
 
     flags: Annotated[int, Flags("SOURCE_REF", "DEST_REF")]
     from_domain: DomainRef

@@ -42,7 +42,16 @@ READ_WRITE = READ | WRITE
     ),
 )
 class Create:
-    """Let domain `to` map the caller's frame `gfn` with `rights` (R or RW)."""
+    """Let domain `to` map the caller's page `gfn` with `rights` (R or RW).
+
+    - `INVALID`: `gfn` is not below `MAX_GFN`; `rights` has any other value.
+    - `NO_DOMAIN`: there is no domain `to`.
+    - `INVALID`: `to` is the caller.
+    - `NOT_PRESENT`: the page is absent.
+    - `NOT_OWNER`: its frame belongs to another domain.
+    - `NOT_PERMITTED`: the caller lacks one of the rights.
+    - `LIMIT`: all grant entries are in use.
+    """
 
     gfn: GfnArg
     to: DomainRef
@@ -89,7 +98,11 @@ class CreateGrant(NamedTuple):
 
 @hypercall(0x21, errors=(Status.NO_GRANT, Status.BUSY))
 class Revoke:
-    """Take back grant entry `ref`, of which no mapping may be left."""
+    """Remove grant entry `ref`.
+
+    - `NO_GRANT`: the caller has no live entry `ref`.
+    - `BUSY`: a mapping of the entry exists.
+    """
 
     ref: GrantRefArg
 

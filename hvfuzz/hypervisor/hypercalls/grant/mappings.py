@@ -57,7 +57,22 @@ SIDES = HOST | DEVICE
     ),
 )
 class Map:
-    """Map entry `ref` of `granter` at `gfn` (flag HOST), for the caller's devices at `iova` (DEVICE), or both."""
+    """Map grant entry `ref` of domain `granter` in the caller's memory, for the caller's devices, or both.
+
+    HOST maps the frame at `gfn`, DEVICE at device address `iova`; at least one of the two is necessary. The rights are
+    RW, or R with READONLY.
+
+    - `INVALID`: `flags` has neither HOST nor DEVICE, or an unknown bit; with HOST, `gfn` is not below `MAX_GFN`; with
+      DEVICE, `iova` is not page-aligned or not a valid device address.
+    - `NOT_PERMITTED`: with DEVICE, `iova` is the address of memory that firmware reserves for a device.
+    - `NO_DOMAIN`: there is no domain `granter`.
+    - `INVALID`: `granter` is the caller.
+    - `NO_GRANT`: the entry is not live, or is for another domain.
+    - `NOT_PERMITTED`: the entry has only right R, and READONLY is not set.
+    - `EXISTS`: `gfn` is present, or `iova` is mapped.
+    - `LIMIT`: all handles of the caller are in use.
+    - `NO_POOL`: the pool has too few pages for new tables.
+    """
 
     granter: DomainRef
     ref: GrantRefArg
@@ -129,8 +144,13 @@ class MapGrant(NamedTuple):
 
 @hypercall(0x23, result="number of sides released", errors=(Status.INVALID, Status.BAD_HANDLE), long=True)
 class Unmap:
-    """Release the sides that `flags` name of `count` handles from `handle` on; sides that are not there are passed
-    over."""
+    """Release the sides that `flags` names (HOST, DEVICE) of `count` grant mappings with handles from `handle` on.
+
+    The call skips a side that a mapping lacks. A handle is free when its mapping has no side left.
+
+    - `INVALID`: `count` is 0 or above 64; `flags` is 0 or has an unknown bit.
+    - `BAD_HANDLE`: one of the handles is not live.
+    """
 
     handle: HandleArg
     count: Count

@@ -1,4 +1,4 @@
-"""The caller's own memory: pages come, go, change their rights, or are exchanged for fresh ones."""
+"""The caller's memory: calls that add and remove pages, set their rights, or exchange their frames."""
 
 from hvfuzz.hypervisor.hypercalls.memory.exchange import Exchange
 from hvfuzz.hypervisor.hypercalls.memory.protect import Protect

@@ -44,8 +44,17 @@ if TYPE_CHECKING:
     long=True,
 )
 class Exchange:
-    """Exchange the frames of the `count` pages in `gfns`, from its element `start` on, for fresh, zeroed ones; the
-    same elements of `out` get the gfns of the pages exchanged. `start` lets a guest go on where it stopped."""
+    """Exchange the frames of listed pages for fresh, zeroed frames. The pages keep their rights. The list is the
+    `count` (at most 64) guest frame numbers of `gfns` from index `start` on, so that a guest can resume a list. The
+    call writes these numbers to the same elements of `out`, or nothing if the exchange made `out` inaccessible.
+
+    - `INVALID`: `count` is 0 or above 64.
+    - `FAULT`: the elements of `gfns` are not readable, or those of `out` are not writable.
+    - `INVALID`, `NOT_PRESENT`, `NOT_OWNER`, `BUSY`, for each element in order: it is not below `MAX_GFN`, or occurs
+      twice; otherwise as for `memory.decrease`.
+    - `NO_MEMORY`: too few frames are free.
+    - `NO_POOL`: the pool has too few pages to split the large pages that contain a listed page.
+    """
 
     gfns: GfnArray
     out: GfnArray

@@ -34,8 +34,16 @@ PAGE_RIGHTS = (READ, READ | WRITE, READ | EXECUTE, READ | WRITE | EXECUTE)
     long=True,
 )
 class Protect:
-    """Set the rights of the `count` pages from `first` on to R, RW, RX or RWX. Where that makes an aligned range
-    of 512 frames in a row alike, one large leaf takes the place of their table, which returns to the pool."""
+    """Set the rights of the `count` pages (at most 512) from `first` on to R, RW, RX or RWX.
+
+    A large page that lies only partly in the range, and has other rights, is split, which takes a table page. If an
+    aligned range of 512 pages with consecutive frames gets equal rights by the call, a large page replaces their table,
+    which returns to the pool.
+
+    - `INVALID`: `count` is 0 or above 512; the range exceeds `MAX_GFN`; `rights` has any other value.
+    - `NOT_PRESENT`, `NOT_OWNER`, for each page in order: it is absent; its frame belongs to another domain.
+    - `NO_POOL`: the pool has too few pages for the splits.
+    """
 
     first: GfnArg
     count: Annotated[int, COUNT.trying(RANGE, RANGE + 1)]

@@ -38,8 +38,17 @@ POPULATE_FLAGS = TOP_DOWN
     long=True,
 )
 class Populate:
-    """Get `count` fresh, zeroed pages (order 0) or aligned blocks of 512 pages (order 9) at the absent gfns from
-    `first` on, with all rights. TOP_DOWN is a hint to take frames from the other end of memory."""
+    """Map fresh, zeroed frames at the absent guest frame numbers from `first` on, with rights RWX.
+
+    The range is `count` pages (order 0, at most 64) or `count` aligned blocks of 512 pages (order 9, at most 2).
+    TOP_DOWN is a hint to take frames from the other end of host memory.
+
+    - `INVALID`: `order` or `flags` has any other value; `count` is 0 or too large; `first` is not aligned to a block;
+      the range exceeds `MAX_GFN`.
+    - `EXISTS`: a page of the range is present.
+    - `NO_MEMORY`: too few frames, or aligned blocks of frames, are free.
+    - `NO_POOL`: the pool has too few pages for new tables.
+    """
 
     first: GfnArg
     count: Annotated[int, COUNT.trying(POPULATE, POPULATE + 1, POPULATE_LARGE, POPULATE_LARGE + 1)]
@@ -127,8 +136,14 @@ class PopulateBlock(NamedTuple):
     long=True,
 )
 class Decrease:
-    """Give up the `count` pages from `first` on. Nobody else may use their frames, by grant or as a device; large
-    leaves that lie only partly in the range are split, which takes a table page each."""
+    """Give up the `count` pages (at most 512) from `first` on. Their frames become free. A large page that lies only
+    partly in the range is split, which takes a table page.
+
+    - `INVALID`: `count` is 0 or above 512; the range exceeds `MAX_GFN`.
+    - `NOT_PRESENT`, `NOT_OWNER`, `BUSY`, for each page in order: it is absent; its frame belongs to another domain; its
+      frame is granted, or mapped by a grant or for devices.
+    - `NO_POOL`: the pool has too few pages for the splits.
+    """
 
     first: GfnArg
     count: Annotated[int, COUNT.trying(RANGE, RANGE + 1)]

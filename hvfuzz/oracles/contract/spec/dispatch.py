@@ -1,6 +1,6 @@
-"""The specification of dispatch: the layout of every argument struct, and who may make which call.
+"""The specification of dispatch: the layout of every argument struct, and the checks before those of the call.
 
-The structs are written down here a second time on purpose: from the contract, not from the declarations.
+The structs are written a second time on purpose: from ABI.md, not from the declarations.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from hvfuzz.abi.limits import HEADER_SIZE, STRUCT_MAX
 from hvfuzz.abi.status import Status
-from hvfuzz.oracles.contract.spec.verdict import valid_range
+from hvfuzz.oracles.contract.spec.ranges import valid_range
 
-# number, name, then the fields as name:width; "@2" came with version 2.
+# Number, name, then the fields as name:width. "@2": since version 2. "!": privileged.
 _CONTRACT: Final = """
 01 discovery.version   want:4
 02 discovery.features  page:4
@@ -54,17 +54,17 @@ _HEADER: Final = struct.Struct("<HHI")
 
 
 class Layout(NamedTuple):
-    """The struct of one call at one version: its size with header and padding, and its fields."""
+    """The struct of one call at one version; `size` includes header and padding."""
 
     size: int
     body: struct.Struct
-    """Of the fields after the header, with the padding between them."""
+    """The fields after the header, with the padding between them."""
     absent: int
-    """Fields of later versions; they are zero."""
+    """Number of fields of later versions, which are zero."""
 
 
 class CallLayout(NamedTuple):
-    """One call of the contract; `args` makes the object that its rule reads, from the values in order."""
+    """One call. `args` is the namedtuple of its arguments."""
 
     number: int
     name: str
@@ -75,7 +75,7 @@ class CallLayout(NamedTuple):
 
 
 def _layout(fields: list[tuple[int, int]], version: int) -> Layout:
-    """Lay out the (width, since) fields of a version: naturally aligned, the whole a multiple of 8."""
+    """The layout at `version` of fields (width, since): naturally aligned, padded to a multiple of 8 bytes."""
     size, code = HEADER_SIZE, "<"
     present = [width for width, since in fields if since <= version]
     for width in present:
@@ -87,7 +87,7 @@ def _layout(fields: list[tuple[int, int]], version: int) -> Layout:
 
 
 def _parse(line: str) -> CallLayout:
-    """One line of the table above."""
+    """The call in one line of the table above."""
     number, title, *declared = line.split()
     name, _, since = title.rstrip("!").partition("@")
     names, fields = [], []
@@ -116,35 +116,43 @@ def judge_dispatch(
     privileged: bool = False,
     gva: int | None = None,
 ) -> Status | None:
-    """How dispatch must refuse a call; None: it must go on to the call's own check.
+    """The status with which dispatch must refuse a call; None if the call must go on to its own checks.
 
-    `version` and `privileged` are the domain's. `header` and `body` are the first 8 bytes of the struct and
-    the others as fetched, or None if there was no such fetch; then FAULT is the answer where one is needed.
-    With `gva`, the struct's address, a fetch from a range that no guest may name is FAULT too.
+    `version` and `privileged` are the domain's. `header` and `body` are the first 8 bytes of the struct and the other
+    bytes, as fetched. None means that the fetch failed: the status is FAULT if the fetch is necessary. With `gva`, the
+    address of the struct, a fetch from an invalid range is FAULT, too. The numbers below are those of "Order of
+    checks" in ABI.md.
     """
+    # 1. Only CPL 0 makes calls.
     if cpl:
         return Status.NOT_PERMITTED
+    # 2, 3. The number is known at the domain's version.
     call = BY_NUMBER.get(number)
     if call is None or call.since > version:
         return Status.NO_CALL
+    # 4. Only the control domain makes privileged calls.
     if call.privileged and not privileged:
         return Status.NOT_PERMITTED
+    # 5. The header is readable.
     if header is None or (gva is not None and not valid_range(gva, HEADER_SIZE)):
         return Status.FAULT
+    # 6, 7, 8. The fields of the header are valid.
     size, struct_version, reserved = _HEADER.unpack(header)
     if not HEADER_SIZE <= size <= STRUCT_MAX or reserved or struct_version == 0:
         return Status.INVALID
     if struct_version > version:
         return Status.TOO_NEW
+    # 9. The rest of the struct is readable.
     rest = size - HEADER_SIZE
     if rest and (body is None or (gva is not None and not valid_range(gva + HEADER_SIZE, rest))):
         return Status.FAULT
+    # 10. Bytes beyond the layout of the struct's version are zero.
     beyond = call.layouts[struct_version].size - HEADER_SIZE
     return Status.TOO_NEW if body is not None and any(body[beyond:rest]) else None
 
 
 def decode(number: int, header: bytes, body: bytes) -> Any:
-    """The arguments in a struct that dispatch lets pass, under the names that the rules use."""
+    """The arguments in a struct that passed dispatch."""
     call = BY_NUMBER[number]
     layout = call.layouts[_HEADER.unpack(header)[1]]
     size = layout.body.size
@@ -153,7 +161,7 @@ def decode(number: int, header: bytes, body: bytes) -> Any:
 
 
 def arguments(name: str, values: Iterable[int]) -> Any:
-    """The arguments of the call `name` from their values in declared order; fields left out are zero."""
+    """The arguments of the call `name` from their values, in the order of the struct. Missing values are zero."""
     call = BY_NAME[name]
     given = tuple(values)
     return call.args(*given, *(0,) * (len(call.args._fields) - len(given)))

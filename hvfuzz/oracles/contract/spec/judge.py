@@ -1,4 +1,4 @@
-"""Judges one finished hypercall against the contract, and applies its effect to the abstract state."""
+"""Judges a finished hypercall, and applies its effect to the abstract state."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from hvfuzz.abi.limits import LARGE_ORDER
-from hvfuzz.abi.status import WORD_MASK, Status
-from hvfuzz.machine.addresses import LARGE_FRAMES, Hfn
+from hvfuzz.abi.status import Status
+from hvfuzz.machine.addresses import LARGE_FRAMES, U64, Hfn
 from hvfuzz.oracles.contract.spec.blocks import frame_keys
 from hvfuzz.oracles.contract.spec.calls import console, device, discovery, event, grant, memory, multicall, sched, time
-from hvfuzz.oracles.contract.spec.state import Key, State
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
+from hvfuzz.oracles.contract.spec.journal import Key
+from hvfuzz.oracles.contract.spec.state import State
 from hvfuzz.oracles.contract.spec.verdict import (
     POOL_NEED,
     Accept,
     Bytes,
     Call,
-    Evidence,
     Expected,
     Mismatch,
     Observed,
-    Rule,
     Tables,
     Touch,
 )
@@ -46,18 +46,18 @@ SPEC: Final[Mapping[str, Rule]] = MappingProxyType(
         for name, rule in rules.items()
     }
 )
-"""The rule of each call, by the call's name."""
+"""Name of a call -> its rule."""
 TARGETS: Final[Mapping[str, Callable[[Any], tuple[int, int]]]] = MappingProxyType(
-    {"memory.exchange": memory.exchanged, "multicall": multicall.outcomes}
+    {"memory.exchange": memory.exchange_target, "multicall": multicall.outcome_range}
 )
-"""Calls that write to the guest's memory: the (gva, size) that has to be writable, from the arguments; or no bytes."""
+"""Name of a call that writes guest memory -> the range (gva, size) that must be writable, from the arguments."""
 
 
 def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
-    """Decide whether the contract allows what was observed; if so, apply the effect to `state`.
+    """Judge the observed outcome. If the ABI allows it, apply the effect to `state` and return None.
 
-    Afterwards `state.written` are the cells that the effect wrote: no other cell may have changed. After a
-    Mismatch nothing is written, and the state no longer describes the machine. KeyError: no such call.
+    Afterwards `state.written` are the cells that the effect wrote; no other cell may have changed. After a Mismatch
+    the state is unchanged and no longer describes the machine. Raises KeyError if there is no such call.
     """
     state.begin()
     evidence = Evidence(call.fetched, observed)
@@ -66,7 +66,7 @@ def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
         return expected
     if call.fetched and evidence.left_over:
         gva, data = evidence.left_over[0]
-        return Mismatch("fetched", call.name, f"{len(data)} bytes at {gva:#x} that the call has no use for")
+        return Mismatch("fetched", call.name, f"{len(data)} bytes at {gva:#x} that the call does not need")
     if isinstance(expected, Accept):
         if observed.status == OK:
             return _accepted(state, call, expected, evidence)
@@ -75,7 +75,7 @@ def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
             return Mismatch("status", call.name, evidence.unfounded)
         _, result, written, fresh, pool, _, _, touched, _, _, _ = observed
         if not (result or written or fresh or touched) and pool == state.get(("pool", call.caller)):
-            return None  # as nearly all that are refused
+            return None  # The frequent case of `_refused`.
         return _refused(state, call, evidence)
     if not _allowed(state, call, expected, evidence):
         return _wrong_status(call, expected, evidence)
@@ -83,13 +83,13 @@ def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
 
 
 def expect(state: State, call: Call, observed: Observed | None = None) -> Expected:
-    """What the contract says of the call in this state, which stays as it is."""
+    """What the rule of the call returns in this state. Changes nothing."""
     seen = Observed(Status.NO_CALL) if observed is None else observed
     return SPEC[call.name](state, call, Evidence(call.fetched, seen))
 
 
 def _allowed(state: State, call: Call, expected: Status | Accept, evidence: Evidence) -> bool:
-    """Whether the contract allows a status that is not the one that it wants."""
+    """Whether the ABI allows the observed status although the rule expects another one."""
     status = evidence.observed.status
     if status == Status.FAULT and evidence.may_fault:
         return True
@@ -100,9 +100,9 @@ def _allowed(state: State, call: Call, expected: Status | Accept, evidence: Evid
 
 
 def _wrong_status(call: Call, expected: Status | Accept, evidence: Evidence) -> Mismatch:
-    """Say what was seen and what the contract wants."""
+    """The Mismatch for a status that the ABI does not allow."""
     seen = evidence.observed.status
-    status = Status.from_word(seen & WORD_MASK)
+    status = Status.from_word(seen & U64)
     name = str(seen) if status is None else status.name
     wanted = "OK" if isinstance(expected, Accept) else expected.name
     either = " or FAULT" if evidence.may_fault else ""
@@ -110,7 +110,7 @@ def _wrong_status(call: Call, expected: Status | Accept, evidence: Evidence) -> 
 
 
 def _refused(state: State, call: Call, evidence: Evidence) -> Mismatch | None:
-    """A refused call changes nothing."""
+    """Judge a refused call: it must change nothing."""
     observed = evidence.observed
     if observed.result:
         return Mismatch("result", call.name, f"refused, yet result {observed.result:#x}")
@@ -127,7 +127,7 @@ def _refused(state: State, call: Call, evidence: Evidence) -> Mismatch | None:
 
 
 def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> Mismatch | None:
-    """Compare result, writes, frames and pool; then apply the effect."""
+    """Judge an accepted call by its result, writes, frames and pool; then apply its effect."""
     observed = evidence.observed
     if observed.result != accept.result:
         text = f"{observed.result:#x} where the contract says {accept.result:#x}"
@@ -148,7 +148,7 @@ def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> M
     key = ("pool", call.caller)
     before = state.get(key)
     if observed.pool is not None and observed.pool != before:
-        # What is not known yet can only be adopted.
+        # An unknown pool can only be adopted.
         tables = accept.tables if accept.payer in (None, call.caller) else Tables.UNTOUCHED
         if before is not None and not _pool_may_become(tables, before, observed.pool):
             return Mismatch("pool", call.name, f"the pool went from {before} to {observed.pool}")
@@ -161,7 +161,7 @@ def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> M
 
 
 def _pool_may_become(tables: Tables, before: int, after: int) -> bool:
-    """Whether a call of this kind can change the number of free table pages like that."""
+    """Whether the call may change the number of free table pages from `before` to `after`."""
     if tables is Tables.UNTOUCHED:
         return after == before
     if tables is Tables.RETURNED:
@@ -170,15 +170,15 @@ def _pool_may_become(tables: Tables, before: int, after: int) -> bool:
 
 
 def _frames(state: State, accept: Accept, fresh: tuple[Hfn, ...]) -> str | None:
-    """What is wrong with the frames that the hypervisor chose, if anything."""
+    """Why the frames that the hypervisor chose are wrong; None if they are right."""
     if len(fresh) != accept.fresh:
         return f"{len(fresh)} frames where the contract says {accept.fresh}"
     if len(fresh) == 1 and not accept.order and 0 <= fresh[0] < state.frames and ("frame", fresh[0]) not in state:
-        return None  # as below, for what is the most frequent
+        return None  # The frequent case, one frame, of the checks below.
     if len(fresh) == LARGE_FRAMES and accept.order == LARGE_ORDER and _unaligned(fresh, LARGE_FRAMES) is None:
         first = fresh[0]
         if 0 <= first <= state.frames - LARGE_FRAMES and state.cells.keys().isdisjoint(frame_keys(first)):
-            return None  # the same, for a whole block, in which each frame is there once
+            return None  # One block, whose frames are distinct because it is aligned.
     if min(fresh) < 0 or max(fresh) >= state.frames:
         return "a frame that the machine does not have"
     if len(set(fresh)) != len(fresh):
@@ -196,22 +196,22 @@ def _frames(state: State, accept: Accept, fresh: tuple[Hfn, ...]) -> str | None:
 
 
 def _unaligned(fresh: tuple[Hfn, ...], size: int) -> str | None:
-    """Whether the frames are aligned blocks of `size`; if not, which are not."""
+    """Why the frames are not aligned blocks of `size`; None if they are."""
     for at in range(0, len(fresh), size):
         first = fresh[at]
         if first % size or fresh[at : at + size] != tuple(range(first, first + size)):
-            return f"frames from {first:#x} on are no aligned block of {size}"
+            return f"frames from {first:#x} on are not an aligned block of {size}"
     return None
 
 
 def _touches(touched: tuple[Touch, ...]) -> str:
-    """What was moved, in words."""
+    """The moved bytes in words, for messages."""
     parts = [f"{size} bytes {'to' if write else 'from'} {hpa:#x}" for write, hpa, size in touched]
     return ", ".join(parts) or "nothing"
 
 
 def same_bytes(expected: Bytes | None, written: tuple[Bytes, ...]) -> bool:
-    """Whether the pieces written are, one after the other, the expected bytes at the expected address."""
+    """Whether the written pieces, one after the other, are the expected bytes at the expected address."""
     gva, data = (0, b"") if expected is None else expected
     for start, piece in written:
         if piece and (start != gva or not data.startswith(piece)):

@@ -58,7 +58,7 @@ def words(*values: int, width: int = 8) -> bytes:
 
 
 class Bench:
-    """Makes calls on a state, as a hypervisor that keeps the contract would."""
+    """Makes calls on a state, as a correct hypervisor would."""
 
     Refused = Status
 

@@ -1,4 +1,4 @@
-"""Dispatch refuses in the contract's order, and reads structs as the contract lays them out."""
+"""The specification of dispatch: order of refusals, and layouts of structs."""
 
 from typing import Any
 

@@ -121,7 +121,7 @@ def test_writes_are_exact(bench: Any) -> None:
         assert verdict(bench, call, Observed(OK, 2, written, fresh)) == "written"
     assert verdict(bench, call, Observed(Status.FAULT, 0, ((0x1000, data),))) == "written"
     assert verdict(bench, call, Observed(Status.FAULT)) is None
-    # The exchange may have taken the page tables that led to `out`: then nothing at all is written.
+    # The exchange may have replaced the page tables that map `out`; then nothing is written.
     checkpoint = bench.state.checkpoint()
     assert verdict(bench, call, Observed(OK, 2, (), fresh)) is None
     bench.state.rollback(checkpoint)

@@ -127,9 +127,9 @@ def test_counts_are_those_recounted(new_bench: Any, history: History) -> None:
 @given(histories, histories, histories)
 def test_histories_can_be_undone(new_bench: Any, base: History, first: History, second: History) -> None:
     bench = new_bench(frames=300)
-    state: State = bench.state
     play(bench, base)
-    state.snapshot()
+    state = State(bench.state.frames, bench.state.cells.items())
+    bench.state = state
     before = dict(state.cells)
     play(bench, first)
     middle, cells = state.checkpoint(), dict(state.cells)

@@ -1,4 +1,4 @@
-"""Every refusal of the contract, in the contract's order: each case breaks one rule and several later ones."""
+"""Every refusal, in the order of the checks: each case breaks one rule and several later ones."""
 
 from typing import Any
 

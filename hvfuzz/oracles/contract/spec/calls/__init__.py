@@ -1,1 +1,1 @@
-"""The specification of each family of hypercalls."""
+"""The rules of the hypercalls, a module for each family."""

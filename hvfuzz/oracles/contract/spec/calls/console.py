@@ -1,4 +1,4 @@
-"""The specification of family `console`: a domain writes text that its operator can read."""
+"""The rules of family `console`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Final
 from hvfuzz.abi.limits import CONSOLE
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected
 
 
 def write(state: State, call: Call, evidence: Evidence) -> Expected:
-    """The bytes follow those that the domain wrote before."""
+    """Append the bytes to the console, which keeps the last 256."""
     length = call.args.length
     if length > CONSOLE:
         return Status.INVALID

@@ -1,4 +1,4 @@
-"""The specification of family `device`: who has which, what it reaches, and what DMA engines copy."""
+"""The rules of family `device`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRI
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE
 from hvfuzz.oracles.contract.spec.calls.memory import owned
 from hvfuzz.oracles.contract.spec.cells import IoPage, Page
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
+from hvfuzz.oracles.contract.spec.ranges import pages_in
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, Touch, move, pages_in
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Tables, Touch, move
 
 IO_PAGES: Final = limits.IOVA_LIMIT >> PAGE_SHIFT
 IO_RIGHTS: Final = (READ, WRITE, READ | WRITE)
@@ -21,11 +23,11 @@ REQUEST_WORDS: Final = 3
 WINDOWS: Final = MMIO_BASE >> PAGE_SHIFT
 """Guest frame number of the registers of device 0."""
 REGISTERS: Final = REGISTERS_BASE >> PAGE_SHIFT
-"""Host frame number of the same."""
+"""Host frame number of the registers of device 0."""
 
 
 def assign(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """A device that nobody has goes to a domain, with the memory that firmware keeps for it."""
+    """Assign a free device to a domain, and map the memory that firmware reserves for it."""
     device = call.args.device
     if device >= DEVICES:
         return Status.NO_DEVICE
@@ -47,7 +49,7 @@ def assign(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def deassign(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """A device is nobody's, and so is the memory that firmware keeps for it."""
+    """Take a device from its domain, and unmap its reserved memory and its registers."""
     if call.args.device >= DEVICES:
         return Status.NO_DEVICE
     key = ("device", call.args.device)
@@ -68,7 +70,7 @@ def deassign(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def io_range(args: Any) -> range | None:
-    """The pages of the caller's IOMMU table that `iova` and `count` name, if they may be named."""
+    """The device pages that `iova` and `count` name; None if the range is invalid."""
     first = args.iova >> PAGE_SHIFT
     if args.iova & PAGE_MASK or not pages_in(first, args.count, IO_PAGES, limits.DMA_PAGES):
         return None
@@ -77,7 +79,7 @@ def io_range(args: Any) -> range | None:
 
 
 def dma_map(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The caller's devices reach a range of its frames, or registers, in place of what dma_map had put there before."""
+    """Map a range of the caller's pages, or the registers of one device, at device addresses."""
     args, caller = call.args, call.caller
     iovas = io_range(args)
     number = args.gfn - WINDOWS
@@ -111,7 +113,7 @@ def dma_map(state: State, call: Call, _evidence: Evidence) -> Expected:
         for iova, frame in zip(iovas, frames, strict=True):
             displaced: IoPage | None = state.get(("iova", caller, iova))
             if displaced is not None:
-                let_go(state, displaced.frame)
+                remove_mapping(state, displaced.frame)
             state[("iova", caller, iova)] = IoPage(frame, args.rights, foreign=False)
             if window:
                 state[("window", number)] = iova
@@ -121,8 +123,8 @@ def dma_map(state: State, call: Call, _evidence: Evidence) -> Expected:
     return Accept(args.count, effect, tables=Tables.NEEDED)
 
 
-def let_go(state: State, frame: int) -> None:
-    """A device page no longer names this frame, or these registers."""
+def remove_mapping(state: State, frame: int) -> None:
+    """Remove a device page's mapping of this frame, or of these registers."""
     if frame < state.frames:
         state.count(frame, maps=-1)
     else:
@@ -130,7 +132,7 @@ def let_go(state: State, frame: int) -> None:
 
 
 def dma_unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The caller's devices no longer reach a range that dma_map mapped."""
+    """Unmap a range of device pages that dma_map mapped."""
     args, caller = call.args, call.caller
     iovas = io_range(args)
     if iovas is None:
@@ -149,20 +151,20 @@ def dma_unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
     def effect(_fresh: tuple[Hfn, ...]) -> None:
         state.erase([("iova", caller, iova) for iova in iovas])
         for frame in frames:
-            let_go(state, frame)
+            remove_mapping(state, frame)
 
     return Accept(args.count, effect, tables=Tables.RETURNED)
 
 
-def usable(state: State, caller: int, device: int) -> Status | None:
-    """Why the caller may not have the device copy, if it may not: only DMA engines do."""
+def device_refusal(state: State, caller: int, device: int) -> Status | None:
+    """Why the caller may not use the device for a copy; None if it may. Only DMA engines copy."""
     if device >= DMA_ENGINES:
         return Status.NO_DEVICE
     return None if state.get(("device", device)) == caller else Status.NOT_PERMITTED
 
 
-def transfer(state: State, caller: int, source: int, dest: int, length: int) -> Status | None:
-    """Why one copy is refused, if it is: the caller's IOMMU table must map both ranges to memory with their rights."""
+def copy_refusal(state: State, caller: int, source: int, dest: int, length: int) -> Status | None:
+    """Why a copy is refused; None if the caller's IOMMU table maps both ranges to memory with the necessary rights."""
     if not 0 < length <= limits.DMA_LENGTH:
         return Status.INVALID
     if max(source, dest) + length > limits.IOVA_LIMIT:
@@ -175,34 +177,34 @@ def transfer(state: State, caller: int, source: int, dest: int, length: int) -> 
     return None
 
 
-def moves(state: State, caller: int, source: int, dest: int, length: int) -> list[Touch]:
-    """What a copy that is not refused touches: piece by piece, none of them across a page at either end."""
+def copy_touches(state: State, caller: int, source: int, dest: int, length: int) -> list[Touch]:
+    """The accesses of a valid copy: in pieces that cross no page boundary at either end."""
     touched: list[Touch] = []
     while length:
         size = min(length, PAGE_SIZE - (source & PAGE_MASK), PAGE_SIZE - (dest & PAGE_MASK))
-        touched += move(address(state, caller, source), address(state, caller, dest), size)
+        touched += move(host_address(state, caller, source), host_address(state, caller, dest), size)
         source, dest, length = source + size, dest + size, length - size
     return touched
 
 
-def address(state: State, caller: int, iova: int) -> int:
-    """The host physical address behind a device address that is mapped."""
+def host_address(state: State, caller: int, iova: int) -> int:
+    """The host physical address of a mapped device address."""
     page: IoPage = state[("iova", caller, iova >> PAGE_SHIFT)]
     return page.frame << PAGE_SHIFT | iova & PAGE_MASK
 
 
 def dma_submit(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """One copy by a device of the caller."""
+    """Run one copy."""
     args, caller = call.args, call.caller
     request = args.from_, args.to, args.length
-    refusal = usable(state, caller, args.device) or transfer(state, caller, *request)
-    return refusal or Accept(args.length, moved=tuple(moves(state, caller, *request)))
+    refusal = device_refusal(state, caller, args.device) or copy_refusal(state, caller, *request)
+    return refusal or Accept(args.length, moved=tuple(copy_touches(state, caller, *request)))
 
 
 def dma_batch(state: State, call: Call, evidence: Evidence) -> Expected:
-    """The copies listed in a ring: the number of them is read once, and all are checked before one runs."""
+    """Run the copies in a ring. Their number is read once, and all are checked before the first one runs."""
     args, caller = call.args, call.caller
-    refusal = usable(state, caller, args.device)
+    refusal = device_refusal(state, caller, args.device)
     if refusal is not None:
         return refusal
     header = evidence.words(args.ring, 1)
@@ -217,10 +219,10 @@ def dma_batch(state: State, call: Call, evidence: Evidence) -> Expected:
     touched: list[Touch] = []
     for at in range(0, len(words), REQUEST_WORDS):
         source, dest, length = words[at : at + REQUEST_WORDS]
-        refusal = transfer(state, caller, source, dest, length)
+        refusal = copy_refusal(state, caller, source, dest, length)
         if refusal is not None:
             return refusal
-        touched += moves(state, caller, source, dest, length)
+        touched += copy_touches(state, caller, source, dest, length)
     return Accept(count, moved=tuple(touched))
 
 

@@ -1,4 +1,4 @@
-"""The specification of family `discovery`: versions, features and limits."""
+"""The rules of family `discovery`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Final
 from hvfuzz.abi import limits
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import Hfn
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected
 
 CURRENT: Final = 2
 FAMILIES: Final = 0x1FF
-"""Page 0 of the features: all nine families are present."""
+"""Page 0 of the features: all nine families."""
 SINCE_2: Final = 0b111
-"""Page 1: populate.flags, memory.exchange and device.dma_batch came with version 2."""
+"""Page 1 of the features: populate.flags, memory.exchange and device.dma_batch, since version 2."""
 POOL_PAGES: Final = 9
+"""Number of the limit that depends on the domain's state."""
 _FAMILIES: Final = Accept(FAMILIES)
 _CONSTANTS: Final = (
     limits.GRANTS,
@@ -32,7 +34,7 @@ _CONSTANTS: Final = (
 
 
 def version(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The domain speaks the version it wants, or the newest there is."""
+    """Set the domain's version to the wanted one, or to the newest if that is lower."""
     want = call.args.want
     if want == 0:
         return Status.INVALID
@@ -45,7 +47,7 @@ def version(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def features(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """Bitmaps of the families, and of what is usable at the domain's version."""
+    """Return the bitmap of families, or that of additions at the domain's version."""
     if call.args.page == 0:
         return _FAMILIES
     if call.args.page == 1:
@@ -54,7 +56,7 @@ def features(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def limit(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """One number of the table of limits."""
+    """Return one of the limits."""
     what = call.args.what
     if what < len(_CONSTANTS):
         return Accept(_CONSTANTS[what])

@@ -1,4 +1,4 @@
-"""The specification of family `event`: ports, pairs of them, and the vCPUs that wait for them."""
+"""The rules of family `event`, and the run states of vCPUs that wait for events."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.contract.spec.blocks import numbered
 from hvfuzz.oracles.contract.spec.cells import HOST_FRAME, Poll, Port, PortState, RunState
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected
 
 
 def new_port(state: State, domain: int) -> tuple[int, bool] | Status:
-    """The port that the domain gets next, and whether it needs a new bucket."""
+    """The number of the domain's next port, and whether it needs a new bucket; or why there is none."""
     port = state.lowest_free("port", domain, limits.PORTS)
     if port is None:
         return Status.LIMIT
@@ -26,7 +27,7 @@ def new_port(state: State, domain: int) -> tuple[int, bool] | Status:
 
 
 def add_port(state: State, domain: int, number: int, port: Port, fresh: tuple[Hfn, ...]) -> None:
-    """Allocate a port, in the fresh bucket if there is one."""
+    """Allocate a port; `fresh` is the page of its bucket if that is new."""
     if fresh:
         state.allot(HOST_FRAME, fresh)
         state[("bucket", domain, number // limits.PORTS_PER_BUCKET)] = fresh[0]
@@ -34,7 +35,7 @@ def add_port(state: State, domain: int, number: int, port: Port, fresh: tuple[Hf
 
 
 def alloc(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """A new port of the caller waits for `remote` to bind it."""
+    """Allocate a port that waits for `remote` to bind it."""
     remote = state.resolve(call.caller, call.args.remote)
     if remote is None:
         return Status.NO_DOMAIN
@@ -51,7 +52,7 @@ def alloc(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def bind(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """A new port of the caller and one of `remote` that waits for it become a pair."""
+    """Connect a new port to a port of `remote` that waits for the caller."""
     args, caller = call.args, call.caller
     remote = state.resolve(caller, args.remote)
     if remote is None:
@@ -74,7 +75,7 @@ def bind(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def vcpus(state: State, domain: int) -> Iterator[tuple[int, RunState]]:
-    """The vCPUs of a domain, lowest first, and what they do."""
+    """The vCPUs of a domain, lowest number first, with their run states."""
     index = 0
     while (run := state.get(("vcpu", domain, index))) is not None:
         yield index, run
@@ -82,13 +83,13 @@ def vcpus(state: State, domain: int) -> Iterator[tuple[int, RunState]]:
 
 
 def polls(state: State, domain: int, vcpu: int, port: int) -> bool:
-    """Whether a polling vCPU waits for the port."""
+    """Whether a polling vCPU polls the port."""
     poll: Poll | None = state.get(("poll", domain, vcpu))
     return poll is not None and port in poll.ports
 
 
 def set_run(state: State, domain: int, vcpu: int, run: RunState, poll: Poll | None = None) -> None:
-    """The vCPU does something else from now on; whatever it waited for before, it no longer does."""
+    """Set the run state of a vCPU, and its poll, which ends if none is given."""
     state[("vcpu", domain, vcpu)] = run
     key = ("poll", domain, vcpu)
     if poll is not None:
@@ -98,7 +99,7 @@ def set_run(state: State, domain: int, vcpu: int, run: RunState, poll: Poll | No
 
 
 def send(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The peer's port is pending; one vCPU that waits for it goes on."""
+    """Set the peer pending, and wake one vCPU that waits for it."""
     port: Port | None = state.get(("port", call.caller, call.args.port))
     if port is None or port.state is not PortState.CONNECTED:
         return Status.NO_PORT
@@ -117,7 +118,7 @@ def send(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def close(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The port is free; a peer waits for the caller again; polls on the port go on."""
+    """Free the port. Its peer waits for the caller again; vCPUs that poll the port become runnable."""
     caller, number = call.caller, call.args.port
     port: Port | None = state.get(("port", caller, number))
     if port is None:
@@ -138,7 +139,7 @@ def close(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def free_bucket(state: State, domain: int, bucket: int) -> None:
-    """Give the bucket's page back if no port is left in it."""
+    """Free the page of a bucket if no port in it is allocated."""
     first = bucket * limits.PORTS_PER_BUCKET
     ports = numbered("port", domain, limits.PORTS)[first : first + limits.PORTS_PER_BUCKET]
     if state.cells.keys().isdisjoint(ports):

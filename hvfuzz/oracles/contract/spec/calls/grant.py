@@ -1,4 +1,4 @@
-"""The specification of family `grant`: a domain lets another one map, or copy, a frame of its own."""
+"""The rules of family `grant`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE, Hfn
 from hvfuzz.oracles.contract.spec.calls.memory import owned
 from hvfuzz.oracles.contract.spec.cells import Grant, Handle, IoPage, Page
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, move
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Tables, move
 
 HOST: Final = 1
 DEVICE: Final = 2
@@ -22,7 +23,7 @@ DEST_REF: Final = 2
 
 
 def create(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """A free entry of the caller lets `to` use the frame at `gfn`."""
+    """Make a grant entry that lets `to` use the frame at `gfn`."""
     args, caller = call.args, call.caller
     if args.gfn >= limits.MAX_GFN or args.rights not in (READ, READ | WRITE):
         return Status.INVALID
@@ -48,7 +49,7 @@ def create(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def revoke(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """An entry that nobody has mapped is free again."""
+    """Free a grant entry that is not mapped."""
     key = ("grant", call.caller, call.args.ref)
     entry: Grant | None = state.get(key)
     if entry is None:
@@ -64,13 +65,13 @@ def revoke(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def granted(state: State, caller: int, granter: int, ref: int) -> Grant | Status:
-    """The live entry `ref` of `granter`, if it is for the caller."""
+    """The live entry `ref` of `granter` for the caller, or the refusal."""
     entry: Grant | None = state.get(("grant", granter, ref))
     return Status.NO_GRANT if entry is None or entry.to != caller else entry
 
 
 def map_grant(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The caller maps a granted frame in its stage 2 (HOST), in its IOMMU table (DEVICE), or both."""
+    """Map a granted frame in the caller's stage 2 (HOST), in its IOMMU table (DEVICE), or both."""
     args, caller = call.args, call.caller
     host, device = bool(args.flags & HOST), bool(args.flags & DEVICE)
     if args.flags & ~(SIDES | READONLY) or not (host or device):
@@ -116,7 +117,7 @@ def map_grant(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def pin(state: State, handle: Handle, host: int, device: int) -> None:
-    """Count sides of a mapping at its grant entry and its frame: 1 for one more, -1 for one less."""
+    """Add the sides of a mapping to the counts of its grant entry and its frame; -1 removes a side."""
     key = ("grant", handle.granter, handle.ref)
     entry: Grant | None = state.get(key)
     if entry is not None:
@@ -126,11 +127,11 @@ def pin(state: State, handle: Handle, host: int, device: int) -> None:
 
 
 def unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The named sides of consecutive handles are unmapped; a handle without sides is free."""
+    """Unmap the named sides of consecutive handles; a handle without sides becomes free."""
     args, caller = call.args, call.caller
     if not 0 < args.count <= limits.UNMAP or not args.flags & SIDES or args.flags & ~SIDES:
         return Status.INVALID
-    # The table ends soon: what lies beyond it is not live.
+    # Handles beyond the end of the table are not live.
     handles = []
     for number in range(args.handle, args.handle + args.count):
         handle: Handle | None = state.get(("handle", caller, number))
@@ -148,7 +149,7 @@ def unmap(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def unmap_sides(state: State, caller: int, number: int, handle: Handle, host: bool, device: bool) -> None:
-    """Take away sides that the handle has."""
+    """Unmap sides that the handle has."""
     key = ("handle", caller, number)
     if host:
         del state[("page", caller, handle.gfn)]
@@ -164,23 +165,23 @@ def unmap_sides(state: State, caller: int, number: int, handle: Handle, host: bo
 
 
 def copy(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """Bytes go from one frame to another; each is a guest frame of the caller or one granted to it."""
+    """Copy bytes between two frames, each of which the caller has mapped or been granted."""
     args, caller = call.args, call.caller
     end = max(args.from_offset, args.to_offset) + args.length
     if args.flags & ~(SOURCE_REF | DEST_REF) or args.length == 0 or end > PAGE_SIZE:
         return Status.INVALID
-    source = copied(state, caller, args.flags & SOURCE_REF, args.from_domain, args.from_, READ)
+    source = copy_end(state, caller, args.flags & SOURCE_REF, args.from_domain, args.from_, READ)
     if isinstance(source, Status):
         return source
-    dest = copied(state, caller, args.flags & DEST_REF, args.to_domain, args.to, WRITE)
+    dest = copy_end(state, caller, args.flags & DEST_REF, args.to_domain, args.to, WRITE)
     if isinstance(dest, Status):
         return dest
     start = (source << PAGE_SHIFT) + args.from_offset
     return Accept(args.length, moved=move(start, (dest << PAGE_SHIFT) + args.to_offset, args.length))
 
 
-def copied(state: State, caller: int, is_ref: int, domain: int, value: int, access: int) -> int | Status:
-    """The frame at one end of a copy, or why it is refused."""
+def copy_end(state: State, caller: int, is_ref: int, domain: int, value: int, access: int) -> int | Status:
+    """The frame of one end of a copy, or the refusal."""
     if is_ref:
         granter = state.resolve(caller, domain)
         if granter is None:

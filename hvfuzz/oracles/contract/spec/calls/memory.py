@@ -1,9 +1,8 @@
-"""The specification of family `memory`: guest frames come, go, and change rights or host frame."""
+"""The rules of family `memory`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from itertools import repeat
 from typing import Any, Final
 
@@ -12,20 +11,21 @@ from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import EXEC, LARGE_FRAMES, READ, WRITE, Hfn
 from hvfuzz.oracles.contract.spec.blocks import frame_block, frame_keys, page_block, page_keys
 from hvfuzz.oracles.contract.spec.cells import FREE_FRAME, Frame, Page
-from hvfuzz.oracles.contract.spec.state import FREE, Key, State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Rule, Tables, pages_in
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
+from hvfuzz.oracles.contract.spec.journal import Key
+from hvfuzz.oracles.contract.spec.ranges import pages_in
+from hvfuzz.oracles.contract.spec.state import FREE, State
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Tables
 
 TOP_DOWN: Final = 1
 RWX: Final = READ | WRITE | EXEC
 PROTECTIONS: Final = frozenset({READ, READ | WRITE, READ | EXEC, RWX})
 MOST: Final = {0: limits.POPULATE, limits.LARGE_ORDER: limits.POPULATE_LARGE}
-"""Elements of one `memory.populate`, by their order."""
-# The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick in a big populate.
-_page = partial(tuple.__new__, Page)
+"""Order -> most elements of one `memory.populate`."""
 
 
 def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """Fresh zeroed frames appear in a range that was empty."""
+    """Map fresh frames in a range without pages."""
     args, caller = call.args, call.caller
     first, order = args.first, args.order
     most = MOST.get(order)
@@ -53,14 +53,14 @@ def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
                 state.create_block(frame_block(frame, use))
             state[FREE] = state.free() - frames
         else:
-            state.create(pages[0], map(_page, zip(fresh, repeat(RWX), repeat(False))))
+            state.create(pages[0], map(Page, fresh, repeat(RWX), repeat(False)))
             state.allot(use, fresh)
 
     return Accept(args.count, effect, fresh=frames, order=order, tables=Tables.NEEDED)
 
 
 def enough_frames(state: State, count: int, order: int) -> bool:
-    """Whether there are `count` free frames, or free aligned blocks of 2 MiB."""
+    """Whether `count` frames (order 0), or aligned blocks of 2 MiB, are free."""
     if state.free() < count << order:
         return False
     if order == 0:
@@ -74,7 +74,7 @@ def enough_frames(state: State, count: int, order: int) -> bool:
 
 
 def owned(state: State, domain: int, gfn: int) -> Page | Status:
-    """The page at `gfn`, if it is there and its frame is the domain's own."""
+    """The page at `gfn` whose frame belongs to the domain, or the refusal."""
     page: Page | None = state.get(("page", domain, gfn))
     if page is None:
         return Status.NOT_PRESENT
@@ -82,8 +82,8 @@ def owned(state: State, domain: int, gfn: int) -> Page | Status:
     return page if frame.owner == domain else Status.NOT_OWNER
 
 
-def only_mapped(state: State, domain: int, gfn: int) -> Page | Status:
-    """The page at `gfn`, if nothing but this stage-2 mapping uses its frame, which is the domain's own."""
+def releasable(state: State, domain: int, gfn: int) -> Page | Status:
+    """The page at `gfn` whose frame belongs to the domain and has no other use, or the refusal."""
     page: Page | None = state.get(("page", domain, gfn))
     if page is None:
         return Status.NOT_PRESENT
@@ -91,19 +91,19 @@ def only_mapped(state: State, domain: int, gfn: int) -> Page | Status:
     owner, maps, pins, grants = frame
     if owner != domain:
         return Status.NOT_OWNER
-    # The owner's stage 2 maps a frame once, a grant mapping is a pin: any other mapping is one for DMA.
+    # The owner's stage 2 maps a frame once, and grant mappings are pins, so any other mapping is one for DMA.
     return Status.BUSY if pins or grants or maps > 1 else page
 
 
 def decrease(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The domain gives a range up: the frames are free again."""
+    """Remove a range of pages and free their frames."""
     args, caller = call.args, call.caller
     if not pages_in(args.first, args.count, limits.MAX_GFN, limits.RANGE):
         return Status.INVALID
     gfns = range(args.first, args.first + args.count)
     gone = []
     for gfn in gfns:
-        page = only_mapped(state, caller, gfn)
+        page = releasable(state, caller, gfn)
         if not isinstance(page, Page):
             return page
         gone.append(page.frame)
@@ -116,7 +116,7 @@ def decrease(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def protect(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The leaves of a range get new rights."""
+    """Set the rights of a range of pages."""
     args, caller = call.args, call.caller
     if not pages_in(args.first, args.count, limits.MAX_GFN, limits.RANGE) or args.rights not in PROTECTIONS:
         return Status.INVALID
@@ -129,23 +129,23 @@ def protect(state: State, call: Call, _evidence: Evidence) -> Expected:
         frames.append(page.frame)
 
     def effect(_fresh: tuple[Hfn, ...]) -> None:
-        leaves = map(_page, zip(frames, repeat(args.rights), repeat(False)))
+        leaves = map(Page, frames, repeat(args.rights), repeat(False))
         state.update([("page", caller, gfn) for gfn in gfns], leaves)
 
     return Accept(args.count, effect, tables=Tables.NEEDED)
 
 
 def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
-    """Each listed guest frame gets a fresh frame for its old one; the list is written out again."""
+    """Replace the frame of each listed page by a fresh one, and write the list to `out`."""
     args, caller = call.args, call.caller
     count = args.count
     if not 0 < count <= limits.EXCHANGE:
         return Status.INVALID
     skipped = 8 * args.start
     gfns = evidence.words(args.gfns + skipped, count)
-    if gfns is None or not evidence.writable(*exchanged(args)):
+    if gfns is None or not evidence.writable(*exchange_target(args)):
         return Status.FAULT
-    old = replaceable(state, caller, gfns)
+    old = exchangeable(state, caller, gfns)
     if isinstance(old, Status):
         return old
     if state.free() < count:
@@ -161,20 +161,20 @@ def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
     return Accept(count, effect, fresh=count, tables=Tables.NEEDED, written=out, losable=True)
 
 
-def exchanged(args: Any) -> tuple[int, int]:
-    """Where an exchange writes the gfns that it exchanged."""
+def exchange_target(args: Any) -> tuple[int, int]:
+    """The range (gva, size) in which an exchange writes the list; empty if the count is invalid."""
     return (args.out + 8 * args.start, 8 * args.count) if 0 < args.count <= limits.EXCHANGE else (0, 0)
 
 
-def replaceable(state: State, domain: int, gfns: Iterable[int]) -> list[Page] | Status:
-    """The pages at `gfns`, if each is listed once and nothing else uses its frame."""
+def exchangeable(state: State, domain: int, gfns: Iterable[int]) -> list[Page] | Status:
+    """The pages at `gfns`, if each is listed once and its frame has no other use; or the refusal."""
     pages = []
     seen: set[int] = set()
     for gfn in gfns:
         if gfn >= limits.MAX_GFN or gfn in seen:
             return Status.INVALID
         seen.add(gfn)
-        page = only_mapped(state, domain, gfn)
+        page = releasable(state, domain, gfn)
         if not isinstance(page, Page):
             return page
         pages.append(page)

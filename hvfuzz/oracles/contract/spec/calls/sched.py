@@ -1,4 +1,4 @@
-"""The specification of family `sched`: what the calling vCPU, or another one of its domain, does next."""
+"""The rules of family `sched`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.contract.spec.blocks import numbered
 from hvfuzz.oracles.contract.spec.calls.event import set_run
 from hvfuzz.oracles.contract.spec.cells import Poll, Port, RunState
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import DONE, Accept, Call, Evidence, Expected, Mismatch, Rule
+from hvfuzz.oracles.contract.spec.verdict import DONE, Accept, Call, Expected, Mismatch
 
 PORT_WIDTH: Final = 4
 
 
 def yield_(_state: State, call: Call, evidence: Evidence) -> Expected:
-    """Only time passes: a slice at least."""
+    """Let at least one time slice pass."""
     end = evidence.observed.cycles
     if evidence.observed.status == Status.OK and end < call.cycles + limits.TIME_SLICE:
         return Mismatch("time", call.name, f"the clock went from {call.cycles} to {end}")
@@ -26,7 +27,7 @@ def yield_(_state: State, call: Call, evidence: Evidence) -> Expected:
 
 
 def event_pending(state: State, domain: int) -> bool:
-    """Whether any port of the domain is pending."""
+    """Whether a port of the domain is pending."""
     for bucket in range(limits.BUCKETS):
         if ("bucket", domain, bucket) in state.cells:
             first = bucket * limits.PORTS_PER_BUCKET
@@ -39,7 +40,7 @@ def event_pending(state: State, domain: int) -> bool:
 
 
 def block(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """The vCPU waits for any event of its domain, unless there is one."""
+    """Block the vCPU, unless an event of its domain is pending."""
     if event_pending(state, call.caller):
         return Status.AGAIN
 
@@ -50,7 +51,7 @@ def block(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def kick(state: State, call: Call, _evidence: Evidence) -> Expected:
-    """A vCPU of the caller's goes on, whatever it waits for."""
+    """Make a waiting vCPU of the caller runnable."""
     vcpu = call.args.vcpu
     run: RunState | None = state.get(("vcpu", call.caller, vcpu))
     if run is None:
@@ -65,7 +66,7 @@ def kick(state: State, call: Call, _evidence: Evidence) -> Expected:
 
 
 def poll(state: State, call: Call, evidence: Evidence) -> Expected:
-    """The vCPU waits for an event at one of the listed ports, unless there is one."""
+    """Let the vCPU poll the listed ports, unless one of them is pending."""
     args, caller = call.args, call.caller
     if not 0 < args.count <= limits.POLL:
         return Status.INVALID

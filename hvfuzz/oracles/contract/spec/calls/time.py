@@ -1,4 +1,4 @@
-"""The specification of family `time`: a coarse clock that a domain may read only so often."""
+"""The rule of family `time`, and reads of the time-stamp counter."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_WINDOW
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.contract.spec.cells import ClockWindow
+from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
-from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Evidence, Expected, Mismatch, Rule
+from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Mismatch
 
 
 class Reading(NamedTuple):
-    """A read of the time-stamp counter: what it tells, the clock afterwards, and the window that it counts in."""
+    """A read of the time-stamp counter: the value read, the clock afterwards, and the window with this read."""
 
     told: int
     cycles: int
@@ -22,7 +23,7 @@ class Reading(NamedTuple):
 
 
 def counter_read(latest: ClockWindow, cycles: int) -> Reading:
-    """RDTSC at `cycles` by a domain whose last reads were `latest`: where `clock_read` refuses, it waits."""
+    """RDTSC at clock `cycles` by a domain whose last reads are `latest`. It waits when `clock_read` would refuse."""
     number = cycles // CLOCK_WINDOW
     if latest.number == number and latest.reads >= CLOCK_READS:
         number += 1
@@ -32,13 +33,13 @@ def counter_read(latest: ClockWindow, cycles: int) -> Reading:
 
 
 def clock_read(state: State, call: Call, evidence: Evidence) -> Expected:
-    """The clock at some moment of the call, rounded down; eight times in each window of 65536 cycles."""
+    """Return the clock at some time within the call, rounded down; at most 8 times in a window."""
     observed = evidence.observed
     key = ("clock_window", call.caller)
     latest: ClockWindow = state.get(key) or ClockWindow(-1, 0)
     first, last = call.cycles // CLOCK_WINDOW, max(call.cycles, observed.cycles) // CLOCK_WINDOW
     if observed.status != Status.OK:
-        # The call may have begun in a spent window and seen the clock in it.
+        # The call may have read the clock in a window whose reads are used up, if it began in that.
         spent = latest.reads >= CLOCK_READS and first <= latest.number <= last
         return Status.AGAIN if spent else Accept(call.cycles // CLOCK_GRAIN * CLOCK_GRAIN)
     cycles = observed.result

@@ -1,1 +1,1 @@
-"""The specification of what a guest finds besides hypercalls: APIC, CPUID, MSRs, timer."""
+"""The specification of the emulated platform: local APIC, CPUID, MSRs, timer."""

@@ -1,8 +1,7 @@
-"""The specification of the local APICs of a domain: what is read, what a write changes, and whom it interrupts.
+"""The specification of the local APICs of a domain in x2APIC mode (SDM Vol. 3A, 11.12): reads, writes, interrupts.
 
-From the contract and SDM Vol. 3A, 11.12. An APIC is a list of 64 words, in the places that its registers have; two
-places that are reserved for the guest hold what it cannot see: errors since the last write of ESR (0x29), and when the
-timer's count began (0x3A).
+An APIC is a list of 64 words, indexed by register number (MSR 0x800 + n is register n). Two words that are reserved for
+the guest hold hidden state: the errors since the last write of ESR (0x29), and the start of the timer's count (0x3A).
 """
 
 from __future__ import annotations
@@ -38,12 +37,13 @@ DEFINED: Final[Mapping[int, int]] = {
     DIVIDE: 0x0000_000B,
     SELF_IPI: 0x0000_00FF,
 }
-"""Registers that take a write, and the bits of it that may be set."""
+"""Writable registers, with the bits that are not reserved."""
 SPEEDS: Final[Mapping[int, int]] = {0: 2, 1: 4, 2: 8, 3: 16, 8: 32, 9: 64, 10: 128, 11: 1}
+"""Divide configuration register -> clock cycles for each count."""
 
 
 def reads(words: Words, register: int, now: int) -> int | None:
-    """What RDMSR of a register gives when the domain is told the time `now`; None if it is #GP(0)."""
+    """The result of RDMSR of a register at the rounded time `now`; None for #GP(0)."""
     if register not in READABLE:
         return None
     if register == PPR:
@@ -59,12 +59,12 @@ def reads(words: Words, register: int, now: int) -> int | None:
 
 
 def takes(register: int, value: int) -> bool:
-    """Whether WRMSR of a register succeeds."""
+    """Whether WRMSR of a register succeeds; otherwise it is #GP(0)."""
     return register in DEFINED and value | DEFINED[register] == DEFINED[register]
 
 
 def written(chips: Sequence[Words], number: int, register: int, value: int, now: int) -> None:
-    """What WRMSR by vCPU `number` changes in the APICs of its domain, at the rounded time `now`."""
+    """Apply WRMSR by vCPU `number` to the APICs of its domain, at the rounded time `now`."""
     words = chips[number]
     enabled = words[SVR] & 0x100
     if register == EOI:
@@ -122,7 +122,7 @@ def _error(words: Words, bit: int) -> None:
 
 
 def interrupt(words: Words, vector: int) -> None:
-    """A fixed interrupt comes in."""
+    """Accept a fixed interrupt, if the APIC is enabled."""
     if words[SVR] & 0x100:
         if vector < 0x10:
             _error(words, 0x40)
@@ -131,7 +131,7 @@ def interrupt(words: Words, vector: int) -> None:
 
 
 def _vectors(words: Words, first: int) -> int:
-    """256 bits in one number."""
+    """The 256 bits of ISR or IRR, which begins at register `first`, as one number."""
     return sum(word << 32 * place for place, word in enumerate(words[first : first + 8]))
 
 
@@ -143,19 +143,19 @@ def _drop_highest(words: Words) -> None:
 
 
 def processor_priority(words: Words) -> int:
-    """PPR: TPR, unless an interrupt of a higher class is in service."""
+    """PPR (SDM Vol. 3A, 11.8.3.1): TPR, unless an interrupt of a higher class is in service."""
     in_service = _vectors(words, IN_SERVICE).bit_length() - 1
     return max(words[TPR], in_service & 0xF0) if in_service > 0 and in_service >> 4 != words[TPR] >> 4 else words[TPR]
 
 
 def deliverable(words: Words, interrupts_on: bool) -> bool:
-    """Whether the processor would take an interrupt now."""
+    """Whether the processor takes an interrupt now; `interrupts_on` is RFLAGS.IF."""
     requested = _vectors(words, REQUESTED).bit_length() - 1
     return interrupts_on and bool(words[SVR] & 0x100) and requested // 16 > processor_priority(words) // 16
 
 
 def tick(words: Words, now: int) -> bool:
-    """The timer counts on until `now`; False if it has come to its end, and counts no more."""
+    """Advance the timer to `now`. Returns False if it has ended."""
     began = words[STARTED]
     length = words[INITIAL] * SPEEDS[words[DIVIDE]]
     if began + length > now:
@@ -169,5 +169,5 @@ def tick(words: Words, now: int) -> bool:
 
 
 def rounded(cycles: int) -> int:
-    """The time as guests are told it."""
+    """The clock, rounded as guests read it."""
     return cycles // CLOCK_GRAIN * CLOCK_GRAIN

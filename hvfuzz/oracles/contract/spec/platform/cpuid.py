@@ -1,4 +1,4 @@
-"""The specification of CPUID: what a guest may know of the processor, leaf by leaf, in plain numbers."""
+"""The specification of CPUID as a guest sees it, in plain numbers (SDM Vol. 2A, CPUID)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CONSTANT: Final[Mapping[tuple[int, int | None], Registers]] = {
     (CPUID_SIGNATURE, None): (CPUID_VERSION, _NAME[0], _NAME[1], _NAME[2]),
     (CPUID_VERSION, None): (CURRENT, 0, 0, 0),
 }
-"""(leaf, subleaf, or None where it does not matter) -> the same for every vCPU."""
+"""(leaf, subleaf; None: any) -> registers, equal on all vCPUs."""
 FEATURES: Final = (0x0005_0654, 0, 0x8022_0000, 0x0701_BBFD)
-"""Leaf 1, but for the APIC ID in bits 31..24 of EBX."""
+"""Leaf 1 without the APIC ID, bits 31..24 of EBX."""
 
 
 def cpuid(leaf: int, subleaf: int, apic_id: int, vcpus: int) -> Registers:
-    """The four registers after CPUID on vCPU `apic_id` of a domain with `vcpus` of them."""
+    """The registers after CPUID on vCPU number `apic_id` of a domain with `vcpus` vCPUs."""
     if 0xB < leaf < 0x4000_0000 or 0x5000_0000 <= leaf < 0x8000_0000 or leaf > 0x8000_0008:
         leaf = 0xB
     if leaf == 1:

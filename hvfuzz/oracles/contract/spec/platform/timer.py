@@ -1,7 +1,8 @@
-"""The specification of a domain's timer: its registers, and the event that it raises outside of any call.
+"""The specification of a domain's timer: its registers, and the event that it raises without a call.
 
-DELAY written at t -> expires at the first VM exit from floor(t) + ceil(DELAY) on, both in whole grains
-PERIOD             -> and so many grains after that, again and again; what passes between two exits is one event
+A write of DELAY at clock t arms the timer. It expires at the first VM exit at or after floor(t) + ceil(DELAY), both in
+grains of the clock. If PERIOD is not 0, it expires again every ceil(PERIOD) grains; expiries between two exits are one
+event.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ WIDTH: Final = 8
 
 
 class TimerModel:
-    """One timer. `deadline` is in grains of the clock, and None while it is not armed."""
+    """One timer. `deadline` is in grains of the clock; None if the timer is not armed."""
 
     __slots__ = ("deadline", "values")
 
@@ -28,11 +29,11 @@ class TimerModel:
         self.deadline: int | None = None
 
     def read(self, offset: int, width: int) -> int:
-        """What a load gives."""
+        """The result of a load of `width` bytes at `offset`."""
         return self.values.get(offset, 0) if width == WIDTH else 0
 
     def write(self, offset: int, width: int, value: int, cycles: int) -> None:
-        """What a store does, at `cycles` of the clock."""
+        """Apply a store at clock `cycles`."""
         if width != WIDTH or offset not in self.values:
             return
         self.values[offset] = 0 if offset == EXPIRED else value
@@ -40,7 +41,7 @@ class TimerModel:
             self.deadline = cycles // CLOCK_GRAIN - -value // CLOCK_GRAIN if value else None
 
     def due(self, cycles: int) -> bool:
-        """Whether it expires, now that there is an exit; then the next deadline is the one to come."""
+        """Whether the timer expires at a VM exit at clock `cycles`. If so, set the next deadline."""
         now = cycles // CLOCK_GRAIN
         if self.deadline is None or self.deadline > now:
             return False
@@ -56,7 +57,7 @@ class TimerModel:
 
 
 def expired(state: State, domain: int, port: int) -> None:
-    """The event of a timer comes in: the port is pending, and one vCPU that waits for it goes on."""
+    """Apply the event of an expired timer: set `port` pending, and wake one vCPU that waits for it."""
     key = ("port", domain, port)
     entry: Port | None = state.get(key)
     if entry is None:

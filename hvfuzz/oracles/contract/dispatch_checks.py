@@ -1,4 +1,4 @@
-"""What the contract makes of a call before its check: a refusal, or its arguments; and whether a refusal is right."""
+"""Judges dispatch: whether a call must be refused before its own checks, and with which arguments it must run."""
 
 from __future__ import annotations
 
@@ -20,80 +20,80 @@ if TYPE_CHECKING:
 
 FAULT: Final = Status.FAULT
 KNOWN: Final = 4096
-"""Decoded structs that are remembered."""
+"""Most results of dispatch that are cached."""
 UNKNOWN: Final = object()
-"""In place of one that is not."""
+"""Sentinel: not in the cache."""
 
 
-class Dispatched:
-    """Dispatch as the contract has it, for the calls of one machine."""
+class DispatchChecks:
+    """Dispatch of the calls of one machine, by the specification."""
 
     def __init__(self, scene: Scene) -> None:
         self._machine: Final = scene.machine
         self._calls: Final = scene.calls
         self._privileged: Final = tuple(config.privileged for config in scene.world.domains)
         self._known: Final[dict[tuple[Any, ...], Any]] = {}
-        self.ways: Final = {vcpu.id: partial(leads, scene.machine, vcpu) for vcpu in scene.machine.vcpus}
-        """For each vCPU (by id) where its guest's translations lead."""
+        self.translations: Final = {vcpu.id: partial(leads, scene.machine, vcpu) for vcpu in scene.machine.vcpus}
+        """Id of a vCPU -> whether its guest's translations allow an access (gva, size, access)."""
 
-    def wanted(self, vcpu: VCpu, running: RunningCall, declaration: Any) -> Any:
-        """A Status to refuse the call with, or its arguments; None where that cannot be told."""
+    def expected(self, vcpu: VCpu, running: RunningCall, declaration: Any) -> Any:
+        """The Status that must refuse the call, or its arguments; None if that is not known."""
         if declaration is not None:
             number: int = declaration.number
         elif running.outer is self._calls.idle:
             number = vcpu.vmcs.saved[RAX]
         else:
-            return None  # The number is in the entries of a multicall, which looks after it.
-        # A pure function of small values, which programs repeat all the time.
+            return None  # The number is in an entry of a multicall, whose rule judges it.
+        # A pure function of a few small values, which programs often repeat.
         key = (number, *[data for _, data in running.struct], running.version, vcpu.cpl, vcpu.domain)
         known = self._known
-        wanted = known.get(key, UNKNOWN)
-        if wanted is not UNKNOWN:
-            return wanted
+        expected = known.get(key, UNKNOWN)
+        if expected is not UNKNOWN:
+            return expected
         header, body = _struct(running)
         privileged = self._privileged[vcpu.domain]
-        wanted = judge_dispatch(running.version, vcpu.cpl, number, header, body, privileged=privileged)
-        if wanted is None:
-            wanted = decode(number, header or b"", body or b"") if number in BY_NUMBER else running.args
+        expected = judge_dispatch(running.version, vcpu.cpl, number, header, body, privileged=privileged)
+        if expected is None:
+            expected = decode(number, header or b"", body or b"") if number in BY_NUMBER else running.args
         if len(known) >= KNOWN:
             known.clear()
-        known[key] = wanted
-        return wanted
+        known[key] = expected
+        return expected
 
-    def look_ahead(self, vcpu: VCpu, declaration: Any) -> None:
-        """A call begins that will have to write to the guest: see whether it can."""
+    def note_unwritable(self, vcpu: VCpu, declaration: Any) -> None:
+        """Set `running.shut` if the memory that the call must write is not writable when the call begins."""
         running = self._calls.current
-        wanted = self.wanted(vcpu, running, declaration)
+        expected = self.expected(vcpu, running, declaration)
         machine = self._machine
-        # A race that is still to come may open the way. What sets flags may be set by another walk in the meantime.
-        if not isinstance(wanted, Status) and machine.fetches.trigger == NO_TRIGGER:
-            running.shut = not leads(machine, vcpu, *TARGETS[declaration.name](wanted), WRITE, flags=False)
+        # A pending race may still make it writable. Accessed and dirty flags count as set: another walk may set them.
+        if not isinstance(expected, Status) and machine.fetches.trigger == NO_TRIGGER:
+            running.shut = not leads(machine, vcpu, *TARGETS[declaration.name](expected), WRITE, flags=False)
 
-    def judge_refusal(self, vcpu: VCpu, running: RunningCall, wanted: Any, status: Any) -> Mismatch | None:
-        """Judge a call that dispatch refused with `status`, by what the contract makes of it."""
+    def judge_refusal(self, vcpu: VCpu, running: RunningCall, expected: Any, status: Any) -> Mismatch | None:
+        """Judge a call that dispatch refused with `status`; `expected` is from the method of this name."""
         if running.writes or running.touched:
             return Mismatch("written", "", "refused before its check, yet it wrote")
-        if wanted is not None and wanted != status:
+        if expected is not None and expected != status:
             name = Status(status).name
-            if isinstance(wanted, Status):
-                return Mismatch("dispatch", "", f"{name} where the contract says {wanted.name}")
+            if isinstance(expected, Status):
+                return Mismatch("dispatch", "", f"{name} where the contract says {expected.name}")
             return Mismatch("dispatch", "", f"{name} where the contract has no refusal")
         return self._unfounded(vcpu, running) if status is FAULT else None
 
     def _unfounded(self, vcpu: VCpu, running: RunningCall) -> Mismatch | None:
-        """Dispatch could not read the struct: then the guest's translations must not lead to it."""
+        """Judge a FAULT of dispatch: the guest's translations must not allow reading the struct."""
         data = b"".join([piece for _, piece in running.struct])
         gva = running.struct[0][0] if running.struct else self._calls.pointer(running)
         size = HEADER_SIZE
         if len(data) >= HEADER_SIZE:
             gva, size = gva + HEADER_SIZE, int.from_bytes(data[:2], "little") - HEADER_SIZE
-        if not self.ways[vcpu.id](gva, size, READ):
+        if not self.translations[vcpu.id](gva, size, READ):
             return None
-        return Mismatch("dispatch", "", f"FAULT, but nothing is in the way of reading {size} bytes at {gva:#x}")
+        return Mismatch("dispatch", "", f"FAULT, but the {size} bytes at {gva:#x} are readable")
 
 
 def _struct(running: RunningCall) -> tuple[bytes | None, bytes | None]:
-    """Header and body of a call's struct, as far as they were fetched."""
+    """Header and body of a call's struct as fetched; None for a part that was not fetched whole."""
     pieces = running.struct
     if len(pieces) == 2 and len(pieces[0][1]) == HEADER_SIZE:
         header, body = pieces[0][1], pieces[1][1]

@@ -1,7 +1,7 @@
-"""What may change in the abstract state although no hypercall did it: vCPUs halt, polls end, clocks are read.
+"""Changes of the abstract state by VM exits other than hypercalls: vCPUs halt and stop, polls end, clocks are read.
 
-Everything else that changes between two calls, or during a call whose effect does not say so, is a mismatch:
-no load, store, page-table edit, trapped instruction or DMA transfers a frame or opens a port.
+Any other change without a call is a mismatch: no load, store, page-table edit, trapped instruction or DMA transfers a
+frame or opens a port.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from hvfuzz.oracles.contract.spec.calls.event import set_run
 from hvfuzz.oracles.contract.spec.calls.sched import event_pending
 from hvfuzz.oracles.contract.spec.calls.time import counter_read
 from hvfuzz.oracles.contract.spec.cells import ClockWindow, Poll, RunState
-from hvfuzz.oracles.contract.spec.state import Key, State, Value
+from hvfuzz.oracles.contract.spec.journal import Key, Value
+from hvfuzz.oracles.contract.spec.state import State
 from hvfuzz.oracles.contract.spec.verdict import Mismatch
 
 
 def judge_change(state: State, key: Key, actual: Value, cycles: int, operation: str) -> Mismatch | None:
-    """Judge a cell that is `actual` at clock `cycles` and should be as in `state`; adopt what is allowed.
+    """Judge a cell that changed without a call. Its value is `actual` at clock `cycles`; None if it does not exist.
 
-    `actual` is None if the machine has no such cell. `operation` is what was going on, for the message.
+    Applies an allowed change, the end of a poll, to `state`. `operation` goes into the Mismatch.
     """
     expected = state.get(key)
     if actual == expected:
@@ -33,29 +34,29 @@ def judge_change(state: State, key: Key, actual: Value, cycles: int, operation: 
 
 
 def count_read(state: State, domain: int, cycles: int) -> None:
-    """A read of the time-stamp counter at `cycles` is one of the domain's reads of its clock."""
+    """Count a read of the time-stamp counter at clock `cycles` as a read of the domain's clock."""
     key = ("clock_window", domain)
     state[key] = counter_read(state.get(key) or ClockWindow(-1, 0), cycles).window
 
 
 def wake(state: State, domain: int, vcpu: int) -> None:
-    """An interrupt that it can take makes a halted vCPU runnable."""
+    """Make a halted vCPU runnable, because it can take an interrupt."""
     set_run(state, domain, vcpu, RunState.RUNNABLE)
 
 
 def stop(state: State, domain: int, vcpu: int) -> None:
-    """A triple fault stops a vCPU for ever."""
+    """Stop a vCPU for ever, after a triple fault."""
     set_run(state, domain, vcpu, RunState.STOPPED)
 
 
 def judge_halt(state: State, domain: int, vcpu: int, actual: int, interrupted: bool) -> Mismatch | None:
-    """Judge a HLT: the vCPU is halted unless an event is pending, or it is `interrupted` at once.
+    """Judge HLT: the vCPU halts unless an event is pending or it can take an interrupt (`interrupted`).
 
     `actual` is its run state afterwards.
     """
-    wanted = RunState.RUNNABLE if interrupted or event_pending(state, domain) else RunState.HALTED
-    if actual != wanted:
-        return Mismatch("change", "hlt", f"run state {actual} where the contract says {wanted.name}")
-    if state.get(("vcpu", domain, vcpu)) != wanted:
-        set_run(state, domain, vcpu, wanted)
+    expected = RunState.RUNNABLE if interrupted or event_pending(state, domain) else RunState.HALTED
+    if actual != expected:
+        return Mismatch("change", "hlt", f"run state {actual} where the contract says {expected.name}")
+    if state.get(("vcpu", domain, vcpu)) != expected:
+        set_run(state, domain, vcpu, expected)
     return None
