@@ -17,13 +17,14 @@ from typing import Any, Final
 import atheris
 
 import hvfuzz.hypervisor
-from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Session, write_whole
+from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Session
 from hvfuzz.engines.units import Units
 from hvfuzz.guest.format.dictionary import dictionary
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.mutate.mutation import crossover, mutate
 from hvfuzz.guest.program.program import MAX_OPS
-from hvfuzz.targets.emulated.features import SPACE
+from hvfuzz.targets.state_features import SPACE
 
 NEW_PROGRAMS: Final = 0.6
 """How many of all mutations are no mutations but new programs. What is generated holds idioms, so that the new
@@ -175,13 +176,13 @@ class AtherisEngine:
         session.corpus = lambda: len(seeds) + sum(1 for _ in os.scandir(corpus))
         # A worker's own: where there are no seeds, each begins with other programs.
         listed = job.scratch / f"{job.harness.name}-{job.seed}.seeds"
-        write_whole(listed, ",".join(map(str, seeds)).encode())
+        write_atomically(listed, ",".join(map(str, seeds)).encode())
         # By a list and not as a folder: the order of files in a folder is another on every machine.
         given = [f"-seed_inputs=@{listed}", str(corpus)]
         if any("," in str(path) for path in seeds):  # which would end a name in the list
             given = [str(corpus), str(seeds[0].parent)]
         words = job.scratch / f"{job.harness.name}.dict"
-        write_whole(words, dictionary(units.catalogue).encode())
+        write_atomically(words, dictionary(units.catalogue).encode())
         arguments = [
             sys.argv[0],
             f"-seed={job.seed & 0x7FFF_FFFF or 1}",

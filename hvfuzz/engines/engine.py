@@ -1,10 +1,8 @@
 """What every engine shares: a job, a session that runs programs and passes findings on, and the engines by name."""
 
 import importlib
-import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Final, NamedTuple, Protocol
 
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated.features import SPACE
 from hvfuzz.targets.harness import Harness
+from hvfuzz.targets.state_features import SPACE
 from hvfuzz.targets.target import Run, Target
 
 ENGINES: Final = ("atheris", "hypothesis", "random", "replay")
@@ -158,20 +156,6 @@ class Session:
         if seconds >= self._next_report:
             self._next_report = seconds + PROGRESS_SECONDS
             self.sink.progress(self.progress())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, and a crash, sees the whole of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # what the caller, and its user, know
-        raise
 
 
 def load_engine(name: str) -> Engine:

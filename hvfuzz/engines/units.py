@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from hvfuzz.engines.engine import Job, write_whole
+from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.engines.engine import Job
 from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.program.ops import Catalogue
@@ -67,6 +68,6 @@ class Units:
             data = encode(program, self.catalogue)
             path = folder / hashlib.sha1(data, usedforsecurity=False).hexdigest()
             if not path.exists():
-                write_whole(path, data)
+                write_atomically(path, data)
             paths.append(path)
         return paths

@@ -19,7 +19,7 @@ REFERENCES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Module of each reference, by its name; it defines REFERENCE."""
-MOST_DIFFERENCES: Final = 20
+MAX_DIFFERENCES: Final = 20
 """A comparison that has found so many stops."""
 
 
@@ -67,7 +67,7 @@ class Reference(Protocol):
     def name(self) -> str: ...
 
     @property
-    def needs(self) -> str:
+    def installation(self) -> str:
         """How to install what it needs."""
         ...
 
@@ -88,7 +88,7 @@ def load_reference(name: str) -> Reference:
     return reference
 
 
-def program(name: str, package: str) -> str:
+def find_program(name: str, package: str) -> str:
     """Path of a program that a reference runs."""
     path = shutil.which(name)
     if path is None:

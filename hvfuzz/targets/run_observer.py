@@ -10,7 +10,7 @@ from hvfuzz.machine.machine import Machine
 from hvfuzz.oracles.framework.finding import Finding
 
 
-class RunWatcher(Observer):
+class RunObserver(Observer):
     """Override what is of interest; watching changes nothing in a run."""
 
     __slots__ = ()

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.engines.engine import BudgetSpent, EngineError, load_engine, write_whole
+from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.engines.engine import BudgetSpent, EngineError, load_engine
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.program import Program
 
@@ -86,9 +87,9 @@ def test_an_unknown_engine_has_a_neighbour() -> None:
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"one")
+    write_atomically(path, b"one")
     with pytest.raises(TypeError):
-        write_whole(path, "no bytes")  # type: ignore[arg-type]
+        write_atomically(path, "no bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"one"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -96,5 +97,5 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_named_as_the_caller_knows_it(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "file"
     with pytest.raises(OSError, match="No such file") as raised:
-        write_whole(path, b"")
+        write_atomically(path, b"")
     assert raised.value.filename == str(path)

@@ -19,15 +19,15 @@ from hvfuzz.machine.mmu import ept, ept_walk, paging
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, SecondStage
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.references.ept import bochs, disk_image
-from hvfuzz.references.ept.boundary import boundary_cases
+from hvfuzz.references.ept.boundary_cases import boundary_cases
 from hvfuzz.references.ept.case import Case, Kind, Stop
 from hvfuzz.references.ept.case_builder import EPT_TABLES_BIT
 from hvfuzz.references.ept.comparison import Answered, Judge, ask
 from hvfuzz.references.ept.memory_map import MEMORY, NAMES, REGION, REGION_SIZE, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import EXPLAINING, QUIRKS
-from hvfuzz.references.ept.sampling import sample
-from hvfuzz.references.reference import MOST_DIFFERENCES, ReferenceError, Report
+from hvfuzz.references.ept.random_cases import mixed_cases
+from hvfuzz.references.reference import MAX_DIFFERENCES, ReferenceError, Report
 
 ALL_QUIRKS = {quirk.name for quirk in EXPLAINING}
 
@@ -47,7 +47,7 @@ def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
 def answers() -> list[Answered]:
     """What Bochs makes of some thousand cases."""
     try:
-        return ask(list(sample(4_000, 5)))
+        return ask(list(mixed_cases(4_000, 5)))
     except ReferenceError as missing:
         if os.environ.get("HVFUZZ_REFERENCES") == "required":
             raise
@@ -189,7 +189,7 @@ def model() -> Model:
 @pytest.mark.parametrize("source", ["boundary", "random"])
 def test_cases_keep_to_the_region_or_to_no_memory_at_all(model: Model, source: str) -> None:
     """Else a guest could reach the stub, or words that the model does not know."""
-    cases = boundary_cases() if source == "boundary" else sample(6_000, 11)
+    cases = boundary_cases() if source == "boundary" else mixed_cases(6_000, 11)
     region = range(REGION, REGION + REGION_SIZE)
     mmu = model.machine.mmu
     for case in cases:
@@ -205,7 +205,7 @@ def test_cases_keep_to_the_region_or_to_no_memory_at_all(model: Model, source: s
 
 
 def test_cases_follow_from_the_seed() -> None:
-    cases = [list(sample(300, seed)) for seed in (7, 7, 8)]
+    cases = [list(mixed_cases(300, seed)) for seed in (7, 7, 8)]
     assert cases[0] == cases[1] != cases[2]
 
 
@@ -213,7 +213,7 @@ def test_cases_meet_every_end(model: Model) -> None:
     """Each way to end, each access and CPL, and each kind of qualification."""
     ends = set()
     bits = [0, 0]
-    for case in sample(3_000, 1):
+    for case in mixed_cases(3_000, 1):
         outcome = model.run(case)
         ends.add((case.kind, outcome.stop, case.user and case.kind is not Kind.PDPTES))
         if outcome.stop is Stop.EPT_VIOLATION:
@@ -406,7 +406,7 @@ def test_differences_are_told_up_to_a_limit(compare: Callable[..., Report], monk
     broken = next(fault for fault in FAULTS if fault[0] == "the rights are not reported")
     break_function(monkeypatch, *broken[1:])
     report = compare("ept", 2_000, 1)
-    assert len(report.differences) == MOST_DIFFERENCES
+    assert len(report.differences) == MAX_DIFFERENCES
     assert report.cases == report.differences[-1].number + 1 < 2_000
     for difference in report.differences:
         assert "qualification=" in difference.model != difference.reference

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from hvfuzz.references.reference import ReferenceError, Report, load_reference
-from hvfuzz.references.stage1.generation import cases
+from hvfuzz.references.stage1.random_cases import cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

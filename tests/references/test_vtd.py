@@ -25,11 +25,11 @@ from hvfuzz.machine.vtd.unit import Iommu
 from hvfuzz.machine.vtd.walker import VtdTables
 from hvfuzz.references.reference import ReferenceError, Report
 from hvfuzz.references.vtd import REFERENCE
-from hvfuzz.references.vtd.cases.probe_faults import BENDS
-from hvfuzz.references.vtd.cases.single_faults import singles
+from hvfuzz.references.vtd.cases.random_faults import FAULT_WEIGHTS
+from hvfuzz.references.vtd.cases.single_faults import single_faults
 from hvfuzz.references.vtd.comparison import WIDTHS, cases_of
 from hvfuzz.references.vtd.qemu import Qemu, version
-from hvfuzz.references.vtd.qemu_caches import Cached, IotlbShadow
+from hvfuzz.references.vtd.qemu_iotlb import IotlbEntry, QemuIotlb
 
 pytestmark = pytest.mark.ref_vtd
 
@@ -117,7 +117,7 @@ def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
 def test_a_fault_of_the_model_is_seen(monkeypatch: pytest.MonkeyPatch, mutation: Mutation) -> None:
     width, function, old, new = mutation
     monkeypatch.setattr(function, "__code__", mutated(function, old, new))
-    report = REFERENCE.compare(ENOUGH, 1, lambda _: None, widths=(width,), most_differences=1)
+    report = REFERENCE.compare(ENOUGH, 1, lambda _: None, widths=(width,), max_differences=1)
     assert len(report.differences) == 1
 
 
@@ -125,7 +125,7 @@ def test_a_fault_of_the_model_is_seen(monkeypatch: pytest.MonkeyPatch, mutation:
 def test_after_a_difference_the_comparison_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     function, old, new = FaultRecord.words, "| self.bdf", "| self.bdf ^ 1"
     monkeypatch.setattr(function, "__code__", mutated(function, old, new))
-    report = REFERENCE.compare(100, 1, lambda _: None, most_differences=3)
+    report = REFERENCE.compare(100, 1, lambda _: None, max_differences=3)
     assert len(report.differences) == 3
     assert len({difference.number for difference in report.differences}) == 3
     assert report.differences[0].model != report.differences[0].reference
@@ -141,12 +141,12 @@ def test_cases_depend_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize(("width", "count"), [(39, 700), (48, 1616)])
 def test_every_single_fault_is_among_the_cases(width: int, count: int) -> None:
-    expected = list(singles(width))
+    expected = list(single_faults(width))
     assert len(set(expected)) == len(expected) == count
     seen = Counter(case.name for case in cases_of(width, 1, CASES // 2))
     assert Counter(single.name for single in expected) == {name: seen[name] for name in {s.name for s in expected}}
     assert seen["sequence"] > 300
-    assert set(seen) >= {bend.__name__ for bend in BENDS}
+    assert set(seen) >= {fault.__name__ for fault in FAULT_WEIGHTS}
 
 
 # Failures of the reference itself
@@ -214,8 +214,8 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, end: signal.Signals)
 
 
 def test_shadow_of_the_iotlb() -> None:
-    shadow = IotlbShadow()
-    small, large = Cached(1, 1, 0x12345, 0x1000, 3), Cached(1, 2, 0x20000, 0x200000, 3)
+    shadow = QemuIotlb()
+    small, large = IotlbEntry(1, 1, 0x12345, 0x1000, 3), IotlbEntry(1, 2, 0x20000, 0x200000, 3)
     shadow.fill(0x20, small, 0x12345)
     shadow.fill(0x20, large, 0x20007)
     assert shadow.lookup(0x20, 0x12345) == small
@@ -234,9 +234,9 @@ def test_shadow_of_the_iotlb() -> None:
 
 
 def test_where_a_page_leads_to_interrupts() -> None:
-    assert [Cached(1, 1, 0, page << 12, 3).hits_interrupts() for page in (0xFEDFF, 0xFEE00, 0xFEEFF, 0xFEF00)] == [
+    assert [IotlbEntry(1, 1, 0, page << 12, 3).hits_interrupts() for page in (0xFEDFF, 0xFEE00, 0xFEEFF, 0xFEF00)] == [
         *(False, True, True, False)
     ]
-    assert Cached(1, 2, 0, 0xFEE0_0000, 3).hits_interrupts()
-    assert not Cached(1, 2, 0, 0xFEC0_0000, 3).hits_interrupts()
-    assert Cached(1, 3, 0, 0xC000_0000, 3).hits_interrupts()
+    assert IotlbEntry(1, 2, 0, 0xFEE0_0000, 3).hits_interrupts()
+    assert not IotlbEntry(1, 2, 0, 0xFEC0_0000, 3).hits_interrupts()
+    assert IotlbEntry(1, 3, 0, 0xC000_0000, 3).hits_interrupts()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from hvfuzz.campaign.bench.trace_equality import OtherProcess, lines, sample, shuffled
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
 
 PROGRAMS = 100
 SEED = 11

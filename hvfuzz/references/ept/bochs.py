@@ -13,9 +13,9 @@ from typing import Final
 
 from hvfuzz.references.ept import memory_map
 from hvfuzz.references.ept.disk_image import SECTOR, UNWRITTEN
-from hvfuzz.references.reference import ReferenceError, program
+from hvfuzz.references.reference import ReferenceError, find_program
 
-NEEDS: Final = "apt-get install bochs bochsbios vgabios bochs-term nasm"
+INSTALLATION: Final = "apt-get install bochs bochsbios vgabios bochs-term nasm"
 CPU: Final = "corei7_skylake_x"
 """Of its processors, one that has all of EPT that the model has, and nothing that changes it: no CET."""
 _BIOS: Final = {"/usr/share/bochs/BIOS-bochs-latest": "bochsbios", "/usr/share/bochs/VGABIOS-lgpl-latest": "vgabios"}
@@ -47,7 +47,7 @@ sound: driver=dummy
 @cache
 def assembled(source: str) -> bytes:
     """`source`, an assembly file of this package, as flat bytes. Raises ReferenceError without nasm."""
-    nasm = program("nasm", "nasm")
+    nasm = find_program("nasm", "nasm")
     with as_file(files(__package__)) as folder, TemporaryDirectory(prefix="hvfuzz-") as scratch:
         output = Path(scratch) / "flat.bin"
         defines = [f"-D{name}={getattr(memory_map, name):#x}" for name in _DEFINED]
@@ -60,7 +60,7 @@ def assembled(source: str) -> bytes:
 
 def version() -> str:
     """Name and version of the Bochs that runs. Raises ReferenceError if there is none."""
-    bochs = program("bochs", "bochs")
+    bochs = find_program("bochs", "bochs")
     text = subprocess.run([bochs, "--help"], capture_output=True, text=True, check=False)
     for line in (text.stderr + text.stdout).splitlines():
         if "Bochs x86 Emulator" in line:
@@ -74,7 +74,7 @@ def run(disk: bytes, results: int, timeout: float) -> bytes:
     Raises ReferenceError if something is not installed, or if Bochs dies or takes more than `timeout` seconds. Whatever
     happens, neither the process nor a file remains.
     """
-    bochs = program("bochs", "bochs")
+    bochs = find_program("bochs", "bochs")
     for path, package in _BIOS.items():
         if not Path(path).exists():
             raise ReferenceError(f"{path} is not installed: apt-get install {package}")

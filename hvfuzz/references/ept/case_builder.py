@@ -32,7 +32,7 @@ EPT_TABLES_BIT: Final = 16
 """The bit of an Hpa that tells guest tables and code from EPT tables."""
 
 
-class Draft:
+class CaseBuilder:
     """All that makes a case, to be changed freely; `finish` freezes it."""
 
     def __init__(self, kind: Kind, user: bool = False) -> None:

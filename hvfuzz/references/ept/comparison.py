@@ -11,8 +11,8 @@ from hvfuzz.references.ept.case import Case, Kind, Outcome
 from hvfuzz.references.ept.memory_map import NAMES, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import QUIRKS, as_taken, with_quirks
-from hvfuzz.references.ept.sampling import sample
-from hvfuzz.references.reference import MOST_DIFFERENCES, Difference, Quirk, Report
+from hvfuzz.references.ept.random_cases import mixed_cases
+from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report
 
 BATCH = 20_000
 """Cases that one start of Bochs runs."""
@@ -87,7 +87,7 @@ class EptReference:
     """EPT under VMX, in Debian's Bochs."""
 
     name = "ept"
-    needs = bochs.NEEDS
+    installation = bochs.INSTALLATION
     quirks = QUIRKS
 
     def compare(self, cases: int, seed: int, progress: Callable[[int], None]) -> Report:
@@ -98,8 +98,8 @@ class EptReference:
         differences: list[Difference] = []
         quirks: Counter[str] = Counter()
         done = 0
-        source: Iterator[Case] = sample(cases, seed)
-        while len(differences) < MOST_DIFFERENCES and (some := list(islice(source, BATCH))):
+        source: Iterator[Case] = mixed_cases(cases, seed)
+        while len(differences) < MAX_DIFFERENCES and (some := list(islice(source, BATCH))):
             for answer in ask(some):
                 expected, explained = judge.judge(answer)
                 quirks.update(quirk.name for quirk in explained)
@@ -115,7 +115,7 @@ class EptReference:
                 done += 1
                 if done % 500 == 0:
                     progress(done)
-                if len(differences) == MOST_DIFFERENCES:
+                if len(differences) == MAX_DIFFERENCES:
                     break
         seconds = time.monotonic() - start
         return Report(self.name, version, seed, done, seconds, tuple(differences), dict(quirks))

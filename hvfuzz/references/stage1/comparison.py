@@ -5,12 +5,12 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from hvfuzz.references.reference import MOST_DIFFERENCES, Difference, Quirk, Report
+from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report
 from hvfuzz.references.stage1.case import Case, Outcome, changes
-from hvfuzz.references.stage1.generation import cases as generate
 from hvfuzz.references.stage1.model import Model
 from hvfuzz.references.stage1.quirks import EARLY_ACCESSED, without_early_accessed
-from hvfuzz.references.stage1.unicorn import NEEDS, Unicorn
+from hvfuzz.references.stage1.random_cases import cases as generate
+from hvfuzz.references.stage1.unicorn import INSTALLATION, Unicorn
 
 _REPORTED_EVERY: Final = 256
 
@@ -23,8 +23,8 @@ class Stage1:
         return "stage1"
 
     @property
-    def needs(self) -> str:
-        return NEEDS
+    def installation(self) -> str:
+        return INSTALLATION
 
     @property
     def quirks(self) -> tuple[Quirk, ...]:
@@ -54,7 +54,7 @@ class Stage1:
                         _describe(case, theirs, model.initial, their_ram),
                     )
                 )
-                if len(differences) == MOST_DIFFERENCES:
+                if len(differences) == MAX_DIFFERENCES:
                     break
             if not done % _REPORTED_EVERY:
                 progress(done)

@@ -27,7 +27,7 @@ from hvfuzz.references.stage1.case import (
     Outcome,
 )
 
-NEEDS: Final = "pip install unicorn==2.1.4"
+INSTALLATION: Final = "pip install unicorn==2.1.4"
 _BEYOND: Final = 1 << 40
 """First address that the processor does not have: MAXPHYADDR is 40."""
 _ONES: Final = (1 << 64) - 1
@@ -72,7 +72,7 @@ class Unicorn:
             api: Any = importlib.import_module("unicorn")
             self._x86: Any = importlib.import_module("unicorn.x86_const")
         except ImportError as missing:
-            raise ReferenceError(f"unicorn is not installed: {NEEDS}") from missing
+            raise ReferenceError(f"unicorn is not installed: {INSTALLATION}") from missing
         self.version: str = f"Unicorn {api.__version__}"
         self._failure: Any = api.UcError
         self._expected: tuple[int, ...] = (api.UC_ERR_FETCH_PROT, api.UC_ERR_FETCH_UNMAPPED)

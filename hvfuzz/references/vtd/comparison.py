@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.references.reference import MOST_DIFFERENCES, Difference, Quirk, Report
+from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report
 from hvfuzz.references.vtd import quirks
-from hvfuzz.references.vtd.cases.probes import probe_case, single_case
-from hvfuzz.references.vtd.cases.sequences import sequence_case
-from hvfuzz.references.vtd.cases.single_faults import singles
-from hvfuzz.references.vtd.cases.steps import Case
+from hvfuzz.references.vtd.case import Case
+from hvfuzz.references.vtd.cases.request_cases import random_request_case, single_fault_case
+from hvfuzz.references.vtd.cases.sequence_cases import sequence_case
+from hvfuzz.references.vtd.cases.single_faults import single_faults
+from hvfuzz.references.vtd.cosimulation import Mismatch
 from hvfuzz.references.vtd.lockstep import Lockstep
-from hvfuzz.references.vtd.pair import Mismatch
 from hvfuzz.references.vtd.qemu import MEMORY, PACKAGE, version
 
 WIDTHS: Final = (39, 48)
@@ -29,7 +29,7 @@ class VtdReference:
     """QEMU's q35 with an intel-iommu of 39, then of 48 bits."""
 
     name: Final = "vtd"
-    needs: Final = f"apt-get install {PACKAGE}"
+    installation: Final = f"apt-get install {PACKAGE}"
     quirks: Final[tuple[Quirk, ...]] = quirks.QUIRKS
 
     def compare(
@@ -39,9 +39,9 @@ class VtdReference:
         progress: Callable[[int], None],
         *,
         widths: Sequence[int] = WIDTHS,
-        most_differences: int = MOST_DIFFERENCES,
+        max_differences: int = MAX_DIFFERENCES,
     ) -> Report:
-        """Compare that many cases, as many at each width; it stops after `most_differences`.
+        """Compare that many cases, as many at each width; it stops after `max_differences`.
 
         After a difference both sides start anew, with the next case. Raises ReferenceError if QEMU is not installed,
         or dies.
@@ -53,7 +53,7 @@ class VtdReference:
         done = 0
         for number, width in enumerate(widths):
             todo = cases_of(width, seed, (cases + number) // len(widths))
-            while len(differences) < most_differences:
+            while len(differences) < max_differences:
                 done, difference = _until_mismatch(width, todo, done, progress, met)
                 if difference is None:
                     break
@@ -68,15 +68,15 @@ def cases_of(width: int, seed: int, count: int) -> Iterator[Case]:
     Every single fault is among them, once, if there is room for all.
     """
     rng = random.Random(seed << 8 | width)
-    left = list(singles(width))
+    left = list(single_faults(width))
     rng.shuffle(left)
     for _ in range(count):
         if rng.random() < SEQUENCES:
             yield sequence_case(rng, width)
         elif left and rng.random() < SINGLES:
-            yield single_case(rng, width, left.pop())
+            yield single_fault_case(rng, width, left.pop())
         else:
-            yield probe_case(rng, width)
+            yield random_request_case(rng, width)
 
 
 def _until_mismatch(
@@ -89,7 +89,7 @@ def _until_mismatch(
             for case in cases:
                 done += 1
                 lockstep.run(case)
-                met.update(lockstep.board.quirks.keys())
+                met.update(lockstep.model.quirks.keys())
                 if done % PROGRESS == 0:
                     progress(done)
     except Mismatch as mismatch:

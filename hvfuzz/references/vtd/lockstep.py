@@ -8,7 +8,7 @@ from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.vtd.invalidation_queue import WAIT_INTERRUPT, WAIT_STATUS, DescriptorType, Granularity
 from hvfuzz.machine.vtd.remapping_registers import CCMD_ICC, GLOBAL_QIE, GLOBAL_SRTP, GLOBAL_TE, IOTLB_IVT, Register
 from hvfuzz.references.vtd import quirks
-from hvfuzz.references.vtd.cases.steps import (
+from hvfuzz.references.vtd.case import (
     QUEUE,
     ROOT,
     SCRATCH,
@@ -28,7 +28,7 @@ from hvfuzz.references.vtd.cases.steps import (
     Wait,
     slot,
 )
-from hvfuzz.references.vtd.pair import ALL, Check, Mismatch, Pair
+from hvfuzz.references.vtd.cosimulation import ALL, Check, Cosimulation, Mismatch
 from hvfuzz.references.vtd.qemu import DEVICES, VTD_BASE
 
 QUEUE_ENTRIES: Final = 256
@@ -50,8 +50,8 @@ class _Piece(NamedTuple):
     size: int
 
 
-class Lockstep(Pair):
-    """A board and a QEMU in the same state, as a context manager; `run` says how a case went.
+class Lockstep(Cosimulation):
+    """A model and a QEMU in the same state, as a context manager; `run` says how a case went.
 
     After a Mismatch they are not in the same state any more, and a new Lockstep is needed.
     """
@@ -65,7 +65,7 @@ class Lockstep(Pair):
 
     def run(self, case: Case) -> None:
         """Do a case on both sides. Raises Mismatch at the first thing that differs, ReferenceError if QEMU fails."""
-        self.board.quirks.clear()
+        self.model.quirks.clear()
         self._reset(case)
         for step in case.steps:
             self._step(step)
@@ -75,14 +75,14 @@ class Lockstep(Pair):
 
     def start(self) -> None:
         """Scratch tables, data in the devices' buffers, and translation on with an empty root table."""
-        board = self.board
+        model = self.model
         for level in range(4, 1, -1):
             self.store(slot(SCRATCH_TABLES, SCRATCH, level), SCRATCH_TABLES[level - 2] | READ | WRITE)
         self.store(slot(SCRATCH_TABLES, SCRATCH, 1), SCRATCH | READ | WRITE)
         for number in range(len(DEVICES)):
             self.put(SCRATCH, self.next_nonce(PAGE_SIZE - 1))
             self._dma(Dma(number, SCRATCH, PAGE_SIZE - 1, False, 0))
-            assert any(board.buffers[number])
+            assert any(model.buffers[number])
         self.observe(Register.CAP, 8)
         self.write(Register.IQA, QUEUE, 8)
         self._root(ROOT)
@@ -91,7 +91,7 @@ class Lockstep(Pair):
 
     def _reset(self, case: Case) -> None:
         """Undo what the last case left, write the tables of this one, and empty the caches."""
-        queue = self.board.iommu.queue
+        queue = self.model.iommu.queue
         if case.queued and not queue.enabled:
             self._tail = 0
             self.write(Register.IQT, 0, 8)
@@ -100,11 +100,11 @@ class Lockstep(Pair):
             self._submit(DescriptorType.WAIT | WAIT_STATUS, STATUS)  # QEMU switches off after a wait descriptor only
             self._command(queued=False)
             self.observe(Register.IQH, 8)
-        if not self.board.iommu.enabled:
+        if not self.model.iommu.enabled:
             self._switch(True)
-        if self.board.iommu.root_table != ROOT:
+        if self.model.iommu.root_table != ROOT:
             self._root(ROOT)
-        if self.board.iommu.log.status() or queue.completed:
+        if self.model.iommu.log.status() or queue.completed:
             self._clear(ClearFaults())
         if not self._masked:
             self._mask(MaskEvents(True))
@@ -118,14 +118,14 @@ class Lockstep(Pair):
 
     def _forget_everything(self) -> None:
         """Empty both caches, with as few commands as possible: every case begins so."""
-        if self.board.iommu.queue.enabled:
+        if self.model.iommu.queue.enabled:
             self._put_descriptor(DescriptorType.CONTEXT | Granularity.GLOBAL << 4, 0)
             self._submit(DescriptorType.IOTLB | Granularity.GLOBAL << 4, 0, observed=False)
         else:
             self.write(Register.CCMD, (CCMD_ICC | Granularity.GLOBAL << 29) << 32, 8)
             self.write(Register.IOTLB, (IOTLB_IVT | Granularity.GLOBAL << 28) << 32, 8)
-        self.board.lose_contexts(InvalidateContext(Granularity.GLOBAL), {})
-        self.board.lose_translations(InvalidateIotlb(Granularity.GLOBAL))
+        self.model.lose_contexts(InvalidateContext(Granularity.GLOBAL), {})
+        self.model.lose_translations(InvalidateIotlb(Granularity.GLOBAL))
 
     # Steps.
 
@@ -156,25 +156,25 @@ class Lockstep(Pair):
                 assert_never(step)
 
     def _dma(self, step: Dma) -> None:
-        board, bdf = self.board, DEVICES[step.device]
+        model, bdf = self.model, DEVICES[step.device]
         access = WRITE if step.to_memory else READ
         pieces = list(_pieces(step))
-        went = [board.reach(bdf, piece.iova, access) for piece in pieces]
+        went = [model.reach(bdf, piece.iova, access) for piece in pieces]
         self._note_dma(step, went)
         places: dict[int, int] = {}
         for piece, hpa in zip(pieces, went, strict=True):
             pages = [*step.watch, *([hpa & ~PAGE_MASK] if hpa is not None else [])]
-            places |= {page | piece.iova & PAGE_MASK: piece.size for page in pages if page < board.memory.size}
+            places |= {page | piece.iova & PAGE_MASK: piece.size for page in pages if page < model.memory.size}
         for hpa, size in places.items():
             self.put(hpa, bytes(size) if step.to_memory else self.next_nonce(size))
-        buffer = board.buffers[step.device]
+        buffer = model.buffers[step.device]
         for piece, hpa in zip(pieces, went, strict=True):
             start = step.buffer + piece.start
-            if hpa is not None and hpa + piece.size <= board.memory.size:
+            if hpa is not None and hpa + piece.size <= model.memory.size:
                 if step.to_memory:
-                    board.memory.write(hpa, buffer[start : start + piece.size])
+                    model.memory.write(hpa, buffer[start : start + piece.size])
                 else:
-                    buffer[start : start + piece.size] = board.memory.read(hpa, piece.size)
+                    buffer[start : start + piece.size] = model.memory.read(hpa, piece.size)
             elif not step.to_memory:
                 buffer[start : start + piece.size] = bytes(piece.size)
         self.commands += self.qemu.dma(step.device, step.buffer, step.iova, step.size, to_memory=step.to_memory)
@@ -182,7 +182,7 @@ class Lockstep(Pair):
         checks = self._fault_checks()
         if step.to_memory:
             checks += [
-                Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", board.memory.read(hpa, size))
+                Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", model.memory.read(hpa, size))
                 for hpa, size in places.items()
             ]
         answers = self.qemu.finish(step.device, [check.command for check in checks])
@@ -191,17 +191,17 @@ class Lockstep(Pair):
 
     def _note_dma(self, step: Dma, went: list[int | None]) -> None:
         """Count the quirks that a DMA meets, apart from those of translation."""
-        board = self.board
-        missing = [hpa is None or hpa >= board.memory.size for hpa in went]
+        model = self.model
+        missing = [hpa is None or hpa >= model.memory.size for hpa in went]
         if any(missing) and not all(missing):
-            board.meet(quirks.PARTIAL)
+            model.meet(quirks.PARTIAL)
         if any(missing) and not step.to_memory:
-            board.meet(quirks.NO_MEMORY)
+            model.meet(quirks.NO_MEMORY)
 
     def _invalidate_context(self, step: InvalidateContext) -> None:
-        board = self.board
-        before = dict(board.iommu.context_cache)
-        if board.iommu.queue.enabled:
+        model = self.model
+        before = dict(model.iommu.context_cache)
+        if model.iommu.queue.enabled:
             low = DescriptorType.CONTEXT | step.granularity << 4 | step.did << 16
             self._submit(low | step.bdf << 32 | step.function_mask << 48, 0)
         else:
@@ -209,17 +209,17 @@ class Lockstep(Pair):
             self.write(Register.CCMD, high << 32 | step.bdf << 16 | step.did, 8)
             coarser = step.granularity == Granularity.DOMAIN
             self.observe(Register.CCMD, 8, ALL & ~ACTUAL_GRANULARITY if coarser else ALL)
-        board.lose_contexts(step, before)
+        model.lose_contexts(step, before)
 
     def _invalidate_iotlb(self, step: InvalidateIotlb) -> None:
         address = step.iova & ~PAGE_MASK | step.order
-        if self.board.iommu.queue.enabled:
+        if self.model.iommu.queue.enabled:
             self._submit(DescriptorType.IOTLB | step.granularity << 4 | step.did << 16, address)
         else:
             self.write(Register.IVA, address, 8)
             self.write(Register.IOTLB, (IOTLB_IVT | step.granularity << 28 | step.did) << 32, 8)
             self.observe(Register.IOTLB, 8)
-        self.board.lose_translations(step)
+        self.model.lose_translations(step)
 
     def _wait(self, step: Wait) -> None:
         low = DescriptorType.WAIT | (WAIT_INTERRUPT if step.interrupt else WAIT_STATUS)
@@ -233,23 +233,23 @@ class Lockstep(Pair):
         at = QUEUE + self._tail * 16
         accepted = step.low & 0xF in ACCEPTED_TYPES
         self._submit(step.low, step.high, observed=not accepted)
-        log = self.board.iommu.log
+        log = self.model.iommu.log
         if not log.queue_error:
             raise Mismatch(f"descriptor {step.low:#x}, {step.high:#x}", "valid", "invalid")
         wait = DescriptorType.WAIT | WAIT_STATUS | at << 32 & ALL
         if accepted:
-            self.board.meet(quirks.QUEUE_TYPES)
+            self.model.meet(quirks.QUEUE_TYPES)
             # Our model goes on as QEMU did, and nobody is told.
-            self.board.memory.store64(at, int(DescriptorType.WAIT))
-            self.board.memory.store64(at + 8, 0)
-            self.board.iommu.registers.write(Register.FSTS, 4, QUEUE_ERROR)
+            self.model.memory.store64(at, int(DescriptorType.WAIT))
+            self.model.memory.store64(at + 8, 0)
+            self.model.iommu.registers.write(Register.FSTS, 4, QUEUE_ERROR)
             self.observe(Register.IQH, 8)
             return
         self.commands += self._tail_command()
         self.observe(Register.IQH, 8)
         self.store(at, wait)
         self.store(at + 8, STATUS)
-        self.board.meet(quirks.QUEUE_RESUME)
+        self.model.meet(quirks.QUEUE_RESUME)
         self.write(Register.FSTS, QUEUE_ERROR, 4)
         self.commands += self._tail_command()
         for register in (Register.IQH, Register.FSTS, Register.FECTL):
@@ -257,12 +257,12 @@ class Lockstep(Pair):
         self.observe_memory(STATUS, 4)
 
     def _clear(self, step: ClearFaults) -> None:
-        event = self.board.iommu.log.event
+        event = self.model.iommu.log.event
         pending = event.pending
         if step.record:
             self.write(Register.FRCD + 12, FAULT_PENDING >> 32, 4)
         if pending and not event.pending:
-            self.board.meet(quirks.EVENT_PENDING)
+            self.model.meet(quirks.EVENT_PENDING)
         self.write(Register.FSTS, 1 if step.overflow else 0, 4)
         self.write(Register.ICS, 1, 4)
         self.observe(Register.FSTS, 4)
@@ -277,17 +277,17 @@ class Lockstep(Pair):
     def _root(self, hpa: int) -> None:
         self.write(Register.RTADDR, hpa, 8)
         self._command(root=True)
-        self.board.lose_everything()
+        self.model.lose_everything()
 
     def _switch(self, on: bool) -> None:
         self._command(translate=on)
-        self.board.lose_everything()
+        self.model.lose_everything()
 
     # What both sides are told and asked.
 
     def _command(self, *, translate: bool | None = None, queued: bool | None = None, root: bool = False) -> None:
         """Write GCMD_REG: what is not named stays as it is."""
-        iommu = self.board.iommu
+        iommu = self.model.iommu
         value = GLOBAL_SRTP if root else 0
         value |= GLOBAL_TE if (iommu.enabled if translate is None else translate) else 0
         value |= GLOBAL_QIE if (iommu.queue.enabled if queued is None else queued) else 0
@@ -313,9 +313,9 @@ class Lockstep(Pair):
     def _fault_checks(self) -> list[Check]:
         """The fault status, and the record if there is one."""
         status = self.check(Register.FSTS, 4)
-        if not self.board.iommu.log.pending():
+        if not self.model.iommu.log.pending():
             return [status]
-        self.board.meet(quirks.PASID_BITS)
+        self.model.meet(quirks.PASID_BITS)
         return [status, self.check(Register.FRCD, 8), self.check(Register.FRCD + 8, 8, FAULT_FIELDS)]
 
 

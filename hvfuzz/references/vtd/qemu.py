@@ -15,7 +15,7 @@ from functools import cache
 from types import TracebackType
 from typing import Final, Self
 
-from hvfuzz.references.reference import ReferenceError, program
+from hvfuzz.references.reference import ReferenceError, find_program
 
 PROGRAM: Final = "qemu-system-x86_64"
 PACKAGE: Final = "qemu-system-x86"
@@ -26,7 +26,7 @@ DEVICES: Final = (4 << 3, 5 << 3)
 """Requester ids of the edu devices: 00:04.0 and 00:05.0."""
 EDU_IDENTITY: Final = 0x010000ED
 EDU_BUFFER: Final = 0x40000
-"""Where a device's own buffer starts, as it names it in its DMA registers."""
+"""TableWord a device's own buffer starts, as it names it in its DMA registers."""
 EDU_SOURCE, EDU_DESTINATION, EDU_COUNT, EDU_COMMAND = 0x80, 0x88, 0x90, 0x98
 EDU_RUN: Final = 1
 EDU_TO_MEMORY: Final = 2
@@ -48,7 +48,7 @@ class Qemu:
     """
 
     def __init__(self, width: int) -> None:
-        path = program(PROGRAM, PACKAGE)
+        path = find_program(PROGRAM, PACKAGE)
         firmware = os.memfd_create("firmware")
         ours, theirs = socket.socketpair()
         self._socket = ours
@@ -162,14 +162,14 @@ class Qemu:
 
 
 def edu_base(number: int) -> int:
-    """Where the registers of device `number` are."""
+    """TableWord the registers of device `number` are."""
     return 0xFE00_0000 + (number << 20)
 
 
 @cache
 def version() -> str:
     """What the program says that it is."""
-    path = program(PROGRAM, PACKAGE)
+    path = find_program(PROGRAM, PACKAGE)
     try:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:

@@ -6,9 +6,7 @@ from typing import Final
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.vtd.invalidation_queue import MOST_ADDRESS_MASK, Granularity
 from hvfuzz.machine.vtd.legacy_mode import ENTRY_SIZE, FPD, PRESENT, SL_PAGE_SIZE, TT_SHIFT, WIDTH_OF_LEVELS
-from hvfuzz.references.vtd.cases.probe import HOLE, LOWEST, RIGHTS
-from hvfuzz.references.vtd.cases.probes import WRITTEN_FROM
-from hvfuzz.references.vtd.cases.steps import (
+from hvfuzz.references.vtd.case import (
     CONTEXTS,
     LARGE_PAGES,
     OTHER_CONTEXTS,
@@ -32,6 +30,8 @@ from hvfuzz.references.vtd.cases.steps import (
     Wait,
     slot,
 )
+from hvfuzz.references.vtd.cases.request_builder import HOLE, LOWEST, RIGHTS
+from hvfuzz.references.vtd.cases.request_cases import WRITTEN_FROM
 from hvfuzz.references.vtd.qemu import DEVICES
 
 ROUNDS: Final = (1, 4)
@@ -68,7 +68,7 @@ class Place:
         return PAGE_SIZE << 9 * (self.level - 1)
 
 
-class Sequence:
+class SequenceBuilder:
     """A sequence in the making."""
 
     def __init__(self, rng: random.Random, width: int) -> None:
@@ -240,7 +240,7 @@ class Sequence:
 
 def sequence_case(rng: random.Random, width: int) -> Case:
     """Rounds of: use, change, use, invalidate, use; with more of each in between."""
-    sequence = Sequence(rng, width)
+    sequence = SequenceBuilder(rng, width)
     tables = tuple(sequence.initial())
     for _ in range(rng.randint(*ROUNDS)):
         device = rng.randrange(len(DEVICES))

@@ -7,9 +7,9 @@ from typing import Final
 
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.mmu import ept, paging
-from hvfuzz.references.ept.boundary import FETCH_OFFSETS, PARTS, boundary_cases, draft_of, pdptes_draft
+from hvfuzz.references.ept.boundary_cases import FETCH_OFFSETS, PARTS, boundary_cases, new_builder, pdptes_builder
 from hvfuzz.references.ept.case import Case, Kind
-from hvfuzz.references.ept.case_builder import STUB_BITS, Draft
+from hvfuzz.references.ept.case_builder import STUB_BITS, CaseBuilder
 from hvfuzz.references.ept.memory_map import GUEST_TABLES, Part
 
 _KINDS: Final = (Kind.LOAD, Kind.STORE, Kind.FETCH, Kind.UPDATE, Kind.PDPTES)
@@ -21,7 +21,7 @@ _FAULTS: Final = (0, 1, 1, 1, 2, 2, 3)
 """How many things are wrong."""
 
 
-def sample(cases: int, seed: int) -> Iterator[Case]:
+def mixed_cases(cases: int, seed: int) -> Iterator[Case]:
     """That many cases: boundary cases in random order, each followed by a random one; then random ones only."""
     rng = Random(seed)
     boundary = list(boundary_cases())
@@ -37,102 +37,102 @@ def random_case(rng: Random) -> Case:
     """One random case."""
     kind = rng.choices(_KINDS, (6, 6, 6, 4, 1))[0]
     leaf = rng.choice((1, 1, 2, 3))
-    draft = pdptes_draft(leaf) if kind is Kind.PDPTES else draft_of(kind, rng.random() < 0.5)
-    draft.accessed_dirty(rng.random() < 0.5)
+    builder = pdptes_builder(leaf) if kind is Kind.PDPTES else new_builder(kind, rng.random() < 0.5)
+    builder.accessed_dirty(rng.random() < 0.5)
     if kind is not Kind.PDPTES:
-        draft.high = rng.random() < 0.3
-        draft.offset = rng.choice(FETCH_OFFSETS if kind is Kind.FETCH else _OFFSETS)
+        builder.high = rng.random() < 0.3
+        builder.offset = rng.choice(FETCH_OFFSETS if kind is Kind.FETCH else _OFFSETS)
         for part in PARTS:
             if rng.random() < 0.2:
-                draft.move(part, rng.getrandbits(1))
-        draft.map_ept(Part.DATA, leaf)
-        draft.map_guest(rng.choice((1, 1, 2, 3)))
+                builder.move(part, rng.getrandbits(1))
+        builder.map_ept(Part.DATA, leaf)
+        builder.map_guest(rng.choice((1, 1, 2, 3)))
         if rng.random() < 0.15:
-            draft.map_ept(rng.choice(GUEST_TABLES), rng.choice((2, 3)))
-        _draw_registers(draft, rng)
-        _draw_guest_flags(draft, rng)
-    _draw_ept_flags(draft, rng)
+            builder.map_ept(rng.choice(GUEST_TABLES), rng.choice((2, 3)))
+        _draw_registers(builder, rng)
+        _draw_guest_flags(builder, rng)
+    _draw_ept_flags(builder, rng)
     for _ in range(rng.choice(_FAULTS)):
-        rng.choices((_spoil_ept, _spoil_guest, _spoil_registers), (12, 7, 1))[0](draft, rng)
-    return draft.finish("random")
+        rng.choices((_spoil_ept, _spoil_guest, _spoil_registers), (12, 7, 1))[0](builder, rng)
+    return builder.finish("random")
 
 
-def _draw_registers(draft: Draft, rng: Random) -> None:
+def _draw_registers(builder: CaseBuilder, rng: Random) -> None:
     """Control bits that the manual lets be anything, mostly at ease with the access."""
     if rng.random() < 0.25:
-        draft.cr0 ^= paging.CR0_WP
+        builder.cr0 ^= paging.CR0_WP
     if rng.random() < 0.25:
-        draft.cr4 |= rng.choice((paging.CR4_SMEP, paging.CR4_SMAP, paging.CR4_PGE, paging.CR4_SMEP | paging.CR4_SMAP))
+        builder.cr4 |= rng.choice((paging.CR4_SMEP, paging.CR4_SMAP, paging.CR4_PGE, paging.CR4_SMEP | paging.CR4_SMAP))
     if rng.random() < 0.25:
-        draft.rflags |= paging.RFLAGS_AC
+        builder.rflags |= paging.RFLAGS_AC
     if rng.random() < 0.1:
-        draft.cr0 |= paging.CR0_AM
+        builder.cr0 |= paging.CR0_AM
     if rng.random() < 0.1:
-        draft.efer &= ~paging.EFER_NXE
+        builder.efer &= ~paging.EFER_NXE
 
 
-def _draw_guest_flags(draft: Draft, rng: Random) -> None:
+def _draw_guest_flags(builder: CaseBuilder, rng: Random) -> None:
     """Guest accessed and dirty flags, rights of the leaf."""
-    entries = draft.guest_path()
+    entries = builder.guest_path()
     if rng.random() < 0.5:
         for hpa in entries:
             if rng.random() < 0.3:
-                draft.flip(hpa, paging.A)
+                builder.flip(hpa, paging.A)
     leaf = entries[-1]
     for bit, chance in ((paging.D, 0.5), (paging.RW, 0.2), (paging.US, 0.15), (paging.NX, 0.15), (paging.G, 0.2)):
         if rng.random() < chance:
-            draft.flip(leaf, bit)
+            builder.flip(leaf, bit)
 
 
-def _draw_ept_flags(draft: Draft, rng: Random) -> None:
+def _draw_ept_flags(builder: CaseBuilder, rng: Random) -> None:
     """EPT accessed and dirty flags, and rights that are often enough."""
     for part in PARTS:
-        for hpa in draft.ept_path(part):
+        for hpa in builder.ept_path(part):
             if rng.random() < 0.2:
-                draft[hpa] |= rng.choice((ept.ACCESSED, ept.DIRTY, ept.ACCESSED | ept.DIRTY))
+                builder[hpa] |= rng.choice((ept.ACCESSED, ept.DIRTY, ept.ACCESSED | ept.DIRTY))
         if part in GUEST_TABLES and rng.random() < 0.15:
-            leaf = draft.ept_path(part)[-1]
-            draft[leaf] = draft[leaf] & ~ept.RIGHTS | rng.choice((1, 3, 5))
+            leaf = builder.ept_path(part)[-1]
+            builder[leaf] = builder[leaf] & ~ept.RIGHTS | rng.choice((1, 3, 5))
 
 
-def _spoil_ept(draft: Draft, rng: Random) -> None:
+def _spoil_ept(builder: CaseBuilder, rng: Random) -> None:
     """Change one EPT entry."""
     parts = (*PARTS, Part.CODE)
     part = rng.choices(parts, (12, 3, 3, 3, 3, 1))[0]
-    path = draft.ept_path(part)
+    path = builder.ept_path(part)
     hpa = rng.choice(path)
     what = rng.randrange(6)
     if what < 2:
-        draft[hpa] = draft[hpa] & ~ept.RIGHTS | rng.getrandbits(3)
+        builder[hpa] = builder[hpa] & ~ept.RIGHTS | rng.getrandbits(3)
     elif what == 2 and hpa == path[-1]:
-        draft[hpa] = draft[hpa] & ~ept.MEMORY_TYPE | rng.getrandbits(3) << ept.MEMORY_TYPE_SHIFT
+        builder[hpa] = builder[hpa] & ~ept.MEMORY_TYPE | rng.getrandbits(3) << ept.MEMORY_TYPE_SHIFT
     elif what == 3 and rng.random() < 0.3:
-        draft[hpa] &= ~ept.RIGHTS
+        builder[hpa] &= ~ept.RIGHTS
     else:
-        _flip_any(draft, rng, hpa, _BITS)
+        _flip_any(builder, rng, hpa, _BITS)
 
 
-def _spoil_guest(draft: Draft, rng: Random) -> None:
+def _spoil_guest(builder: CaseBuilder, rng: Random) -> None:
     """Change one guest entry."""
-    hpa = rng.choice(draft.guest_path())
-    _flip_any(draft, rng, hpa, _GUEST_BITS if rng.random() < 0.5 else _BITS)
+    hpa = rng.choice(builder.guest_path())
+    _flip_any(builder, rng, hpa, _GUEST_BITS if rng.random() < 0.5 else _BITS)
 
 
-def _flip_any(draft: Draft, rng: Random, hpa: int, bits: tuple[int, ...]) -> None:
+def _flip_any(builder: CaseBuilder, rng: Random, hpa: int, bits: tuple[int, ...]) -> None:
     """Change one of these bits of an entry, one that may be changed."""
     bit = rng.choice(bits)
-    while not draft.may_flip(hpa, bit):
+    while not builder.may_flip(hpa, bit):
         bit = rng.choice(bits)
-    draft.flip(hpa, 1 << bit)
+    builder.flip(hpa, 1 << bit)
 
 
-def _spoil_registers(draft: Draft, rng: Random) -> None:
+def _spoil_registers(builder: CaseBuilder, rng: Random) -> None:
     """Change a bit of the EPTP, CR3 or the linear address."""
     bit = rng.choice([bit for bit in range(64) if bit not in STUB_BITS])
     what = rng.randrange(3)
     if what == 0:
-        draft.eptp ^= 1 << bit
-    elif what == 1 and draft.kind is not Kind.PDPTES and bit < 40 and draft.has_small_tables():
-        draft.cr3 ^= 1 << bit
-    elif draft.kind is not Kind.PDPTES and bit >= 47:
-        draft.gva = (draft.finish("").gva ^ 1 << bit) & U64
+        builder.eptp ^= 1 << bit
+    elif what == 1 and builder.kind is not Kind.PDPTES and bit < 40 and builder.has_small_tables():
+        builder.cr3 ^= 1 << bit
+    elif builder.kind is not Kind.PDPTES and bit >= 47:
+        builder.gva = (builder.finish("").gva ^ 1 << bit) & U64

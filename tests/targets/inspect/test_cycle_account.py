@@ -14,8 +14,8 @@ from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import sched
 from hvfuzz.machine.clock import DOCUMENTED, MEASURED, ORDER, Cost
-from hvfuzz.targets.emulated.cycle_account import CAUSES, ENTRIES, EXITS, HITS, KINDS, OTHERS, WALKS, Costs
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.inspect.cycle_account import CAUSES, ENTRIES, EXITS, HITS, KINDS, OTHERS, WALKS, CycleAccount
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,10 +50,10 @@ def programs() -> list[Program]:
 
 
 def test_the_account_adds_up_and_watching_changes_nothing(programs: list[Program]) -> None:
-    costs = Costs(render_op)
+    costs = CycleAccount(render_op)
     with (
         EmulatedTarget(oracles=frozenset()) as plain,
-        EmulatedTarget(oracles=frozenset(), recorder=costs) as accounted,
+        EmulatedTarget(oracles=frozenset(), observer=costs) as accounted,
     ):
         kinds = set()
         for program in programs:
@@ -81,8 +81,8 @@ def test_the_table_has_all_that_can_be_charged_and_says_where_it_is_from() -> No
 
 
 def test_an_exit_and_a_walk_cost_what_the_table_says() -> None:
-    costs = Costs(render_op)
-    with EmulatedTarget(oracles=frozenset(), recorder=costs) as target:
+    costs = CycleAccount(render_op)
+    with EmulatedTarget(oracles=frozenset(), observer=costs) as target:
         text = "# hvp 1\nworld pair\ncpuid(dom1, leaf=0)\nload(dom1, gva=DIRECT+0x41000, size=8)\n"
         target.run(parse(text, target.catalogue))
     first, second = costs.ops
@@ -96,8 +96,8 @@ def test_what_a_planted_bug_charges_is_others() -> None:
         """Takes a little longer."""
         hv.machine.clock.cycles += 7
 
-    costs = Costs(render_op)
+    costs = CycleAccount(render_op)
     bug = Bug("slow", "hvfuzz.hypervisor.hypercalls.sched:EndSlice.apply", slow)
-    with EmulatedTarget(bug, oracles=frozenset(), recorder=costs) as target:
+    with EmulatedTarget(bug, oracles=frozenset(), observer=costs) as target:
         target.run(parse("# hvp 1\nworld pair\nsched.yield(dom1)\n", target.catalogue))
     assert costs.ops[0].kinds[OTHERS] == 7

@@ -12,8 +12,8 @@ from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu.ept import ADDRESS, LARGE
 from hvfuzz.machine.mmu.paging import A, P
 from hvfuzz.oracles.shadow.guest_walk import guest_virtual
-from hvfuzz.targets.emulated.emulated import EmulatedTarget, System
-from hvfuzz.targets.emulated.translation import FLAGS, LEVELS, Walk, walk
+from hvfuzz.targets.emulated_target import EmulatedTarget, System
+from hvfuzz.targets.inspect.page_walk import FLAGS, LEVELS, Walk, walk
 
 ADDRESSES = (
     DIRECT_MAP,

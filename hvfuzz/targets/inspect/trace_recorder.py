@@ -17,7 +17,7 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, STAGE_2, STRUCTURE_1, STRUCTURE_2, WalkStep
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.run_observer import RunWatcher
+from hvfuzz.targets.run_observer import RunObserver
 
 STAGES = {STAGE_1: "guest", STAGE_2: "ept", STRUCTURE_1: "guest", STRUCTURE_2: "ept"}
 WALK_STEPS_A_LINE = 4
@@ -60,7 +60,7 @@ def _walked(step: WalkStep) -> str:
     return f"{STAGES[stage]} L{level} cached, table {table:#x}"
 
 
-class Recorder(RunWatcher):
+class TraceRecorder(RunObserver):
     """Collects `lines`; an op's own line begins with its number, what happened in it is indented below."""
 
     __slots__ = ("_machine", "_op", "_shown", "_walked", "lines")

@@ -42,16 +42,16 @@ def cases(seed: int) -> Iterator[Case]:
         theme = random.random()
         if theme < 0.45:
             leaf, level, bit = flips.pop()
-            yield _Draft(random, leaf).case(flip=(level, bit))
+            yield _CaseBuilder(random, leaf).case(flip=(level, bit))
         elif theme < 0.8:
-            yield _Draft(random, random.choice(_LEAF_LEVELS)).case(restrict=True)
+            yield _CaseBuilder(random, random.choice(_LEAF_LEVELS)).case(restrict=True)
         elif theme < 0.87:
-            yield _Draft(random, random.choice(_LEAF_LEVELS)).case(not_canonical=True)
+            yield _CaseBuilder(random, random.choice(_LEAF_LEVELS)).case(not_canonical=True)
         else:
-            yield _Draft(random, random.choice(_LEAF_LEVELS), border=theme < 0.95).case()
+            yield _CaseBuilder(random, random.choice(_LEAF_LEVELS), border=theme < 0.95).case()
 
 
-class _Draft:
+class _CaseBuilder:
     """A case in the making: its tables, and the page that they map."""
 
     def __init__(self, random: Random, leaf: int, border: bool = False) -> None:

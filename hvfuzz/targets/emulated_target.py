@@ -24,10 +24,10 @@ from hvfuzz.machine.mmu.ept import is_valid_eptp
 from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.framework.suite import OracleSuite
-from hvfuzz.targets.emulated.features import StateFeatures
-from hvfuzz.targets.emulated.watchdog import Hang, Watchdog
-from hvfuzz.targets.run_observer import RunWatcher
+from hvfuzz.targets.run_observer import RunObserver
+from hvfuzz.targets.state_features import StateFeatures
 from hvfuzz.targets.target import Run
+from hvfuzz.targets.watchdog import Hang, Watchdog
 
 MEMORY_SIZE: Final = 16 << 20
 
@@ -41,7 +41,7 @@ class System:
         memory_size: int,
         ops: Catalogue,
         oracles: frozenset[str] | None,
-        recorder: RunWatcher | None,
+        observer: RunObserver | None,
         watchdog: Watchdog | None,
         *,
         planted: bool = False,
@@ -53,15 +53,15 @@ class System:
             (each.domain, each.index): each for each in self.machine.vcpus
         }
         self.features: Final = StateFeatures(self.machine, self.hypervisor)
-        self.recorder: Final = recorder
+        self.observer: Final = observer
         self.watchdog: Final = Watchdog() if watchdog is None else watchdog
-        observers: tuple[Observer, ...] = (self.features,) if recorder is None else (self.features, recorder)
+        observers: tuple[Observer, ...] = (self.features,) if observer is None else (self.features, observer)
         self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers, planted=planted)
         self.suite.attach()
         handle_exit = self.suite.handle_exit
-        self._watched: Final = bool(self.suite.oracles) or recorder is not None
-        if recorder is not None:
-            recorder.attach(self.machine)
+        self._watched: Final = bool(self.suite.oracles) or observer is not None
+        if observer is not None:
+            observer.attach(self.machine)
         elif not self._watched:
             # A suite without oracles would have nothing to say: a bare system pays for the features alone.
             self.hypervisor.observer = self.features
@@ -74,8 +74,8 @@ class System:
             if self._in_host:
                 raise HostBusy
             self._in_host = True
-            if recorder is not None:
-                recorder.exit_started(vcpu)
+            if observer is not None:
+                observer.exit_started(vcpu)
             try:
                 handle_exit(vcpu)
                 if vcpu.eptp != eptps[vcpu.id] and not is_valid_eptp(vcpu.eptp):
@@ -100,9 +100,9 @@ class System:
         self.restore()
         if self._watched:
             self.suite.watch_closely(audit)
-        suite, features, recorder, watchdog = self.suite, self.features, self.recorder, self.watchdog
-        if recorder is not None:
-            recorder.begin()
+        suite, features, observer, watchdog = self.suite, self.features, self.observer, self.watchdog
+        if observer is not None:
+            observer.begin()
         watched, vcpus = self._watched, self._vcpus
         at = 0
 
@@ -112,8 +112,8 @@ class System:
             watchdog.beat += 1
             if watched:
                 suite.op_started(index, op.kind.name, acting(op))
-            if recorder is not None:
-                recorder.op_started(index, op)
+            if observer is not None:
+                observer.op_started(index, op)
 
         def after(index: int, op: Op, outcomes: list[Outcome]) -> None:
             if watched:
@@ -121,8 +121,8 @@ class System:
             last = outcomes[-1]
             vcpu = vcpus.get(op.actor)
             features.op_finished(last.code, last.how, last.status, vcpu is not None and vcpu.cpl != 0)
-            if recorder is not None:
-                recorder.op_finished(program, outcomes, suite.findings)
+            if observer is not None:
+                observer.op_finished(program, outcomes, suite.findings)
 
         watchdog.running = True
         try:
@@ -135,8 +135,8 @@ class System:
             return self._hung(program.ops[at], at)
         finally:
             watchdog.running = False
-        if recorder is not None:
-            recorder.findings(suite.findings)
+        if observer is not None:
+            observer.findings(suite.findings)
         if digest:
             trace.final = self.memory_digest()
         return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes))
@@ -148,8 +148,8 @@ class System:
         message = f"the host computes for more than {self.watchdog.limit:.0f} s and does not come back"
         finding = Finding("work", "hang", op.kind.name, message, index)
         findings = (*self.suite.findings, finding)
-        if self.recorder is not None:
-            self.recorder.findings(findings)
+        if self.observer is not None:
+            self.observer.findings(findings)
         return Run(trace, findings, tuple(self.features.hits), index + 1)
 
     def memory_digest(self) -> str:
@@ -180,7 +180,7 @@ def acting(op: Op) -> tuple[Actor, ...] | None:
 class EmulatedTarget:
     """The emulated hypervisor, with one bug planted or none; the bug is there only while a program runs.
 
-    `oracles` names the oracles to run (None: all; the empty set: bare). `recorder` is told of each run, op by op.
+    `oracles` names the oracles to run (None: all; the empty set: bare). `observer` is told of each run, op by op.
     Under an entered `watchdog`, an op that does not end is a finding. Worlds boot when first used.
     """
 
@@ -190,14 +190,14 @@ class EmulatedTarget:
         *,
         memory_size: int = MEMORY_SIZE,
         oracles: frozenset[str] | None = None,
-        recorder: RunWatcher | None = None,
+        observer: RunObserver | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self.catalogue: Final = catalogue(ABI)
         self.bug: Final = bug
         self._memory_size: Final = memory_size
         self._oracles: Final = oracles
-        self._recorder: Final = recorder
+        self._observer: Final = observer
         self._watchdog: Final = watchdog
         self._systems: Final[dict[int, System]] = {}
         self._planted: Final[AbstractContextManager[None]] = nullcontext() if bug is None else Plant(bug)
@@ -212,7 +212,7 @@ class EmulatedTarget:
                     self._memory_size,
                     self.catalogue,
                     self._oracles,
-                    self._recorder,
+                    self._observer,
                     self._watchdog,
                     planted=self.bug is not None,
                 )

@@ -15,7 +15,7 @@ COMPARED_BITS: Final = 0xFF
 """Of a page number, in a page-selective invalidation."""
 
 
-class Cached(NamedTuple):
+class IotlbEntry(NamedTuple):
     """A translation as QEMU keeps it."""
 
     did: int
@@ -40,7 +40,7 @@ class Cached(NamedTuple):
         return first < INTERRUPT_PAGE + INTERRUPT_PAGES and first + self.pages > INTERRUPT_PAGE
 
 
-def cached_by_walk(steps: list[WalkStep], did: int, page: int, host_width: int) -> Cached | None:
+def cached_by_walk(steps: list[WalkStep], did: int, page: int, host_width: int) -> IotlbEntry | None:
     """What a walk that succeeded leaves in the cache, from the entries that it read; None if it read no table."""
     entries = [(level, entry) for _, level, _, _, entry in steps if level]
     if not entries:
@@ -51,17 +51,17 @@ def cached_by_walk(steps: list[WalkStep], did: int, page: int, host_width: int) 
     level, leaf = entries[-1]
     covered = 1 << 9 * (level - 1)
     hpa = leaf & (1 << host_width) - 1 & ~PAGE_MASK
-    return Cached(did, level, page & ~(covered - 1), hpa, rights)
+    return IotlbEntry(did, level, page & ~(covered - 1), hpa, rights)
 
 
-class IotlbShadow:
+class QemuIotlb:
     """The entries, and for each the pages that our model must have too, for they were used."""
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[int, int, int], Cached] = {}
+        self._entries: dict[tuple[int, int, int], IotlbEntry] = {}
         self._used: dict[tuple[int, int, int], set[int]] = {}
 
-    def lookup(self, bdf: int, page: int) -> Cached | None:
+    def lookup(self, bdf: int, page: int) -> IotlbEntry | None:
         """The entry that a request of `bdf` to `page` finds."""
         for level in (1, 2, 3):
             entry = self._entries.get((bdf, level, page >> 9 * (level - 1)))
@@ -69,11 +69,11 @@ class IotlbShadow:
                 return entry
         return None
 
-    def used(self, bdf: int, entry: Cached, page: int) -> bool:
+    def used(self, bdf: int, entry: IotlbEntry, page: int) -> bool:
         """Whether our model has walked for `page` itself."""
         return page in self._used[_key(bdf, entry)]
 
-    def fill(self, bdf: int, entry: Cached, page: int) -> None:
+    def fill(self, bdf: int, entry: IotlbEntry, page: int) -> None:
         """A walk for `page` succeeded."""
         key = _key(bdf, entry)
         if self._entries.get(key) != entry:
@@ -87,7 +87,7 @@ class IotlbShadow:
             if did is None or entry.did == did:
                 del self._entries[key], self._used[key]
 
-    def invalidate_pages(self, did: int, page: int, order: int) -> list[Cached]:
+    def invalidate_pages(self, did: int, page: int, order: int) -> list[IotlbEntry]:
         """Drop what QEMU drops for 2**order pages around `page`; those of it that the range does not cover.
 
         It compares only the low eight bits of page numbers, and what of these the order leaves.
@@ -104,5 +104,5 @@ class IotlbShadow:
         return beyond
 
 
-def _key(bdf: int, entry: Cached) -> tuple[int, int, int]:
+def _key(bdf: int, entry: IotlbEntry) -> tuple[int, int, int]:
     return bdf, entry.level, entry.page >> 9 * (entry.level - 1)

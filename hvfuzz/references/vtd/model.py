@@ -1,6 +1,6 @@
 """Our side of the comparison: memory, the model of the IOMMU, and a model of the edu device that asks it.
 
-Where the IOMMU model and QEMU differ by a named quirk, and only there, `Board` says what QEMU does instead.
+TableWord the IOMMU model and QEMU differ by a named quirk, and only there, `Model` says what QEMU does instead.
 """
 
 from collections import Counter
@@ -15,15 +15,15 @@ from hvfuzz.machine.vtd.unit import DmaFault, Iommu
 from hvfuzz.machine.vtd.walker import Blocked, Context, WalkStep
 from hvfuzz.references.reference import Quirk
 from hvfuzz.references.vtd import quirks
-from hvfuzz.references.vtd.cases.steps import InvalidateContext, InvalidateIotlb
+from hvfuzz.references.vtd.case import InvalidateContext, InvalidateIotlb
 from hvfuzz.references.vtd.qemu import DEVICES, MEMORY
-from hvfuzz.references.vtd.qemu_caches import IotlbShadow, cached_by_walk
+from hvfuzz.references.vtd.qemu_iotlb import QemuIotlb, cached_by_walk
 
 CACHE: Final = 1 << 16
 """Capacity of the IOTLB: no case fills it, so that nothing is evicted on either side."""
 
 
-class Board:
+class Model:
     """Memory and IOMMU of `width` bits, with QEMU's single fault recording register."""
 
     def __init__(self, width: int, memory: PhysicalMemory) -> None:
@@ -37,7 +37,7 @@ class Board:
         """The edu devices' own buffers."""
         self.quirks: Final[Counter[str]] = Counter()
         """Quirks that the present case met."""
-        self._shadow = IotlbShadow()
+        self._shadow = QemuIotlb()
         self._walked_by: dict[tuple[int, int], int] = {}
         """(did, page) -> the device whose walk our model cached."""
         self._passing: dict[int, bool] = dict.fromkeys(DEVICES, False)
@@ -48,7 +48,7 @@ class Board:
         self.quirks[quirk.name] += 1
 
     def reach(self, bdf: int, iova: int, access: int) -> int | None:
-        """Where the request of a device goes, within one page; None if it is blocked."""
+        """TableWord the request of a device goes, within one page; None if it is blocked."""
         iommu = self.iommu
         if not iommu.enabled:
             return iova

@@ -15,7 +15,7 @@ from hvfuzz.guest.run.trace import Outcome
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.machine import Machine
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.run_observer import RunWatcher
+from hvfuzz.targets.run_observer import RunObserver
 
 EXITS: Final = "exits"
 ENTRIES: Final = "entries"
@@ -117,7 +117,7 @@ class OpCost(NamedTuple):
         return sum(self.kinds.values())
 
 
-class Costs(RunWatcher):
+class CycleAccount(RunObserver):
     """Keeps the account of one run; `ops` has what each op cost."""
 
     __slots__ = ("_machine", "_op", "_render", "_spent", "ops")

@@ -6,14 +6,14 @@ import pytest
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.guest.format.text import parse
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
-from hvfuzz.targets.emulated.recorder import Recorder
+from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.inspect.trace_recorder import TraceRecorder
 
 
 def recorded(program: str, bug: str | None = None) -> tuple[list[str], str]:
     """(lines, digest of the trace) of a run."""
-    recorder = Recorder()
-    with EmulatedTarget(None if bug is None else find_bug(bug), recorder=recorder) as target:
+    recorder = TraceRecorder()
+    with EmulatedTarget(None if bug is None else find_bug(bug), observer=recorder) as target:
         digest = target.run(parse(program, target.catalogue), digest=True).trace.digest()
     return recorder.lines, digest
 

@@ -8,7 +8,7 @@ import random
 from typing import Final, NamedTuple, Self
 
 from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.references.vtd.board import Board
+from hvfuzz.references.vtd.model import Model
 from hvfuzz.references.vtd.qemu import VTD_BASE, Qemu
 
 ALL: Final = 2**64 - 1
@@ -43,11 +43,11 @@ class Check(NamedTuple):
             raise Mismatch(self.what, f"{self.expected & self.mask:#x}", f"{int(answer, 16) & self.mask:#x}")
 
 
-class Pair:
-    """A board and a QEMU, as a context manager; `start` brings both into the same state."""
+class Cosimulation:
+    """A model and a QEMU, as a context manager; `start` brings both into the same state."""
 
     def __init__(self, width: int, memory: PhysicalMemory) -> None:
-        self.board: Final = Board(width, memory)
+        self.model: Final = Model(width, memory)
         self.qemu: Final = Qemu(width)
         self.commands: list[str] = []
         """Commands that QEMU has not been sent yet."""
@@ -75,7 +75,7 @@ class Pair:
         """The comparison of a register as it is now."""
         what = f"register {register:#x}"
         command = f"read{'q' if size == 8 else 'l'} {VTD_BASE + register:#x}"
-        return Check(what, command, self.board.iommu.registers.read(register, size), mask)
+        return Check(what, command, self.model.iommu.registers.read(register, size), mask)
 
     def observe(self, register: int, size: int, mask: int = ALL) -> None:
         """Compare a register when the commands so far are sent."""
@@ -83,7 +83,7 @@ class Pair:
 
     def observe_memory(self, hpa: int, size: int) -> None:
         """Compare bytes of memory when the commands so far are sent."""
-        self._later(Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", self.board.memory.read(hpa, size)))
+        self._later(Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", self.model.memory.read(hpa, size)))
 
     def _later(self, check: Check) -> None:
         self._checks.append((len(self.commands), check))
@@ -91,17 +91,17 @@ class Pair:
 
     def write(self, register: int, value: int, size: int) -> None:
         """Write a register of the IOMMU."""
-        self.board.iommu.registers.write(register, size, value)
+        self.model.iommu.registers.write(register, size, value)
         self.commands.append(f"write{'q' if size == 8 else 'l'} {VTD_BASE + register:#x} {value:#x}")
 
     def store(self, hpa: int, value: int) -> None:
         """Write a word of memory."""
-        self.board.memory.store64(hpa, value)
+        self.model.memory.store64(hpa, value)
         self.commands.append(f"writeq {hpa:#x} {value:#x}")
 
     def put(self, hpa: int, data: bytes) -> None:
         """Write bytes of memory."""
-        self.board.memory.write(hpa, data)
+        self.model.memory.write(hpa, data)
         self.commands.append(f"write {hpa:#x} {len(data):#x} 0x{data.hex()}")
 
     def flush(self) -> None:

@@ -4,7 +4,7 @@ import random
 from typing import Final
 
 from hvfuzz.machine.vtd.legacy_mode import ENTRY_SIZE, PRESENT, SL_PAGE_SIZE, WIDTH_OF_LEVELS
-from hvfuzz.references.vtd.cases.steps import CONTEXTS, LARGE_PAGES, PAGES, ROOT, TABLES, slot
+from hvfuzz.references.vtd.case import CONTEXTS, LARGE_PAGES, PAGES, ROOT, TABLES, slot
 from hvfuzz.references.vtd.qemu import DEVICES
 
 RIGHTS: Final = 3
@@ -14,8 +14,8 @@ HOLE: Final = (0x8000_0000, 0x1_0000_0000)
 """Untranslated, these addresses may be registers of something."""
 
 
-class Probe:
-    """One probe in the making: words to store, and what the device asks for."""
+class RequestBuilder:
+    """One request in the making: words to store, and what the device asks for."""
 
     def __init__(self, rng: random.Random, width: int, levels: int = 0, leaf: int = 0) -> None:
         """Random, but for the table levels (3 or 4) and the level of the leaf (1 to 3), if they are given."""

@@ -1,0 +1,168 @@
+"""What may be wrong with the tables of a builder, and with the address that the device asks for."""
+
+from collections.abc import Callable
+from typing import Final
+
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE
+from hvfuzz.machine.vtd.legacy_mode import FPD, INTERRUPT_RANGE, PRESENT, SL_PAGE_SIZE, TT_SHIFT, WIDTH_OF_LEVELS
+from hvfuzz.references.vtd.case import LARGE_PAGES, NOWHERE, PAGES, ROOT, slot
+from hvfuzz.references.vtd.cases.request_builder import RIGHTS, RequestBuilder
+
+
+def no_fault(builder: RequestBuilder) -> None:
+    """Nothing."""
+
+
+def entry_bit(builder: RequestBuilder) -> None:
+    """A bit of an entry."""
+    builder.flip(builder.entry(builder.any_level()), builder.rng.randrange(64))
+
+
+def entry_bits(builder: RequestBuilder) -> None:
+    """Two bits of an entry."""
+    builder.flip(builder.entry(builder.any_level()), *builder.rng.sample(range(64), 2))
+
+
+def address_boundary_bit(builder: RequestBuilder) -> None:
+    """Around the width, where address bits end and reserved ones start, or below a superpage's frame."""
+    low = 12 + 9 * (builder.leaf - 1)
+    bit = builder.rng.choice((*range(builder.width - 3, 54), 62, 11, 12, low - 1, low))
+    builder.flip(builder.entry(builder.any_level()), bit)
+
+
+def rights_at_all_levels(builder: RequestBuilder) -> None:
+    """Any pair at every level."""
+    for level in range(builder.leaf, builder.levels + 1):
+        builder.words[builder.entry(level)] &= ~RIGHTS
+        builder.words[builder.entry(level)] |= builder.rng.choice((0, 1, 2, 3, 3, 3))
+
+
+def rights_at_one_level(builder: RequestBuilder) -> None:
+    """Any pair at one level, perhaps with a reserved bit."""
+    entry = builder.entry(builder.any_level())
+    builder.words[entry] = builder.words[entry] & ~RIGHTS | builder.rng.randrange(4)
+    if builder.rng.random() < 0.3:
+        builder.flip(entry, builder.rng.choice((11, 62, 51)))
+
+
+def page_size_bit(builder: RequestBuilder) -> None:
+    """PS at a level where it does not belong."""
+    builder.flip(builder.entry(builder.any_level()), 7)
+
+
+def root_bit(builder: RequestBuilder) -> None:
+    """A bit of the root entry."""
+    builder.flip(ROOT + builder.rng.choice((0, 0, 8)), builder.rng.randrange(64))
+
+
+def context_bit(builder: RequestBuilder) -> None:
+    """A bit of the context entry."""
+    builder.flip(builder.context + builder.rng.choice((0, 8)), builder.rng.randrange(64))
+
+
+def context_fields(builder: RequestBuilder) -> None:
+    """Any width, type and FPD."""
+    rng = builder.rng
+    builder.words[builder.context] |= rng.randrange(4) << TT_SHIFT | (FPD if rng.random() < 0.3 else 0)
+    if rng.random() < 0.5:
+        builder.words[builder.context + 8] = builder.words[builder.context + 8] & ~7 | rng.randrange(8)
+
+
+def not_present(builder: RequestBuilder) -> None:
+    """P of an entry is clear, whatever else is in it."""
+    hpa = builder.rng.choice((ROOT, builder.context, builder.context))
+    builder.words[hpa] &= ~PRESENT
+    builder.flip(hpa, builder.rng.randrange(1, 64))
+
+
+def unbacked_pointer(builder: RequestBuilder) -> None:
+    """A pointer to where no memory is."""
+    rng = builder.rng
+    hpa = rng.choice((ROOT, builder.context, builder.entry(builder.any_level())))
+    keep = builder.words[hpa] & PAGE_MASK
+    builder.words[hpa] = NOWHERE | keep
+
+
+def interrupt_target(builder: RequestBuilder) -> None:
+    """A leaf that leads to the interrupt range, to its neighbours, or to a superpage that overlaps it."""
+    rng = builder.rng
+    covered = (1 << 12 + 9 * (builder.leaf - 1)) - 1
+    page = rng.choice((0xFEE00, 0xFEE00 + rng.randrange(256), 0xFEEFF, 0xFEDFF, 0xFEF00)) << 12
+    entry = builder.entry(builder.leaf)
+    builder.words[entry] = page & ~covered | builder.words[entry] & PAGE_MASK
+    if builder.leaf > 1:
+        # Within the superpage the request goes to the interrupts themselves or just beside them.
+        offset = page & covered & ~PAGE_MASK
+        move_to(builder, builder.iova & ~covered | offset | builder.iova & PAGE_MASK)
+
+
+def interrupt_address(builder: RequestBuilder) -> None:
+    """An IOVA in or beside the interrupt range; QEMU lets no superpage end where that starts."""
+    first = INTERRUPT_RANGE << 20
+    move_to(
+        builder, builder.rng.choice((first - 4, first, first + builder.rng.randrange(1 << 20), first + (1 << 20))) & ~3
+    )
+    builder.size = 4 if builder.leaf > 1 else builder.rng.choice((4, 8))
+
+
+def address_width_limit(builder: RequestBuilder) -> None:
+    """An IOVA at the end of the width, or with one bit beyond it."""
+    rng = builder.rng
+    width = WIDTH_OF_LEVELS[builder.levels]
+    last = (1 << width) - rng.randrange(1, PAGE_SIZE)
+    if rng.random() < 0.3:
+        move_to(builder, last)
+    elif rng.random() < 0.3:
+        move_to(builder, 0)
+    else:
+        builder.iova |= 1 << (width if rng.random() < 0.4 else rng.randrange(width, 64))
+    if rng.random() < 0.2:
+        builder.words[builder.context] |= 2 << TT_SHIFT
+    builder.size = rng.choice((1, 4))
+
+
+def page_crossing(builder: RequestBuilder) -> None:
+    """A DMA over the end of a page, the next of which is what it likes."""
+    rng = builder.rng
+    covered = (1 << 12 + 9 * (builder.leaf - 1)) - 1
+    builder.size = rng.choice((2, 4, 8, 16, 64, 1500))
+    move_to(builder, (builder.iova & ~PAGE_MASK) + PAGE_SIZE - rng.randint(1, builder.size - 1))
+    if rng.random() < 0.5 and builder.leaf > 1:
+        move_to(builder, (builder.iova | covered) - rng.randrange(builder.size - 1))
+    following = slot(builder.tables, builder.iova + PAGE_SIZE, builder.leaf)
+    if following & ~PAGE_MASK == builder.entry(builder.leaf) & ~PAGE_MASK and following != builder.entry(builder.leaf):
+        page = rng.choice(PAGES) if builder.leaf == 1 else rng.choice(LARGE_PAGES[builder.leaf]) | SL_PAGE_SIZE
+        builder.words[following] = page | rng.choice((0, 1, 2, 3, 3, 3))
+        if rng.random() < 0.2:
+            builder.flip(following, rng.randrange(64))
+    if rng.random() < 0.3:
+        builder.words[builder.entry(builder.leaf)] &= ~rng.randrange(1, 4)
+
+
+def move_to(builder: RequestBuilder, iova: int) -> None:
+    """Have the same tables for another address."""
+    values = [builder.words.pop(builder.entry(level), 0) for level in range(builder.leaf, builder.levels + 1)]
+    builder.iova = iova
+    for level, value in zip(range(builder.leaf, builder.levels + 1), values, strict=True):
+        builder.words[builder.entry(level)] = value
+
+
+FAULT_WEIGHTS: Final[dict[Callable[[RequestBuilder], None], int]] = {
+    no_fault: 6,
+    entry_bit: 24,
+    entry_bits: 8,
+    address_boundary_bit: 12,
+    rights_at_all_levels: 12,
+    rights_at_one_level: 10,
+    page_size_bit: 2,
+    root_bit: 8,
+    context_bit: 14,
+    context_fields: 8,
+    not_present: 4,
+    unbacked_pointer: 3,
+    interrupt_target: 5,
+    interrupt_address: 3,
+    address_width_limit: 8,
+    page_crossing: 12,
+}
+"""What may be wrong, and how often it is."""
