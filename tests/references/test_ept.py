@@ -19,14 +19,14 @@ from hvfuzz.machine.mmu import ept, ept_walk, paging
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, SecondStage
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.references.ept import bochs, disk_image
-from hvfuzz.references.ept.boundary_cases import boundary_cases
 from hvfuzz.references.ept.case import Case, Kind, Stop
-from hvfuzz.references.ept.case_builder import EPT_TABLES_BIT
+from hvfuzz.references.ept.cases.boundary_cases import boundary_cases
+from hvfuzz.references.ept.cases.case_builder import EPT_TABLES_BIT
+from hvfuzz.references.ept.cases.random_cases import mixed_cases
 from hvfuzz.references.ept.comparison import Answered, Judge, ask
 from hvfuzz.references.ept.memory_map import MEMORY, NAMES, REGION, REGION_SIZE, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import EXPLAINING, QUIRKS
-from hvfuzz.references.ept.random_cases import mixed_cases
 from hvfuzz.references.reference import MAX_DIFFERENCES, ReferenceError, Report
 
 ALL_QUIRKS = {quirk.name for quirk in EXPLAINING}
@@ -195,12 +195,12 @@ def test_cases_keep_to_the_region_or_to_no_memory_at_all(model: Model, source: s
     for case in cases:
         mmu.record = []
         model.run(case)
-        reached = [table for _, _, table, _, _ in mmu.record] + model.touched
+        reached = [table for _, _, table, _, _ in mmu.record] + model.guest.touched
         assert all(hpa in region or hpa >= MEMORY for hpa in reached), str(case)
         for stage, _, table, _, entry in mmu.record:
             is_over_ept = stage == STAGE_1 and table < REGION + (1 << EPT_TABLES_BIT)
             assert not (is_over_ept and entry & paging.P), f"guest flags would go to EPT tables: {case}"
-        assert len(model.stored) <= disk_image.STORED
+        assert len(model.guest.stored) <= disk_image.STORED
     mmu.record = None
 
 

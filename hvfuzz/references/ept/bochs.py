@@ -48,7 +48,7 @@ sound: driver=dummy
 def assembled(source: str) -> bytes:
     """`source`, an assembly file of this package, as flat bytes. Raises ReferenceError without nasm."""
     nasm = find_program("nasm", "nasm")
-    with as_file(files(__package__)) as folder, TemporaryDirectory(prefix="hvfuzz-") as scratch:
+    with as_file(files(__package__) / "assembly") as folder, TemporaryDirectory(prefix="hvfuzz-") as scratch:
         output = Path(scratch) / "flat.bin"
         defines = [f"-D{name}={getattr(memory_map, name):#x}" for name in _DEFINED]
         command = [nasm, "-f", "bin", "-Wall", "-Werror", *defines, "-I", f"{folder}/", "-o", str(output)]

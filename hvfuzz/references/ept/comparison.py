@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from hvfuzz.references.ept import bochs, disk_image
 from hvfuzz.references.ept.case import Case, Kind, Outcome
+from hvfuzz.references.ept.cases.random_cases import mixed_cases
 from hvfuzz.references.ept.memory_map import NAMES, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import QUIRKS, as_taken, with_quirks
-from hvfuzz.references.ept.random_cases import mixed_cases
 from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report
 
 BATCH = 20_000
@@ -46,7 +46,7 @@ def _stored(model: Model, case: Case) -> tuple[int, ...]:
     if case.kind in (Kind.STORE, Kind.UPDATE):
         for taken in (case, as_taken(case)):
             model.run(taken)
-            stored.update(model.stored)
+            stored.update(model.guest.stored)
     return tuple(sorted(stored))
 
 

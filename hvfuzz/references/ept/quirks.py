@@ -10,8 +10,9 @@ from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.machine.mmu.ept import Qualification
 from hvfuzz.references.ept.case import Case, Outcome, Stop
+from hvfuzz.references.ept.guest_code import Walk
 from hvfuzz.references.ept.memory_map import NAMES, TEMPLATE, WATCHED
-from hvfuzz.references.ept.model import Model, Walk
+from hvfuzz.references.ept.model import Model
 from hvfuzz.references.reference import Quirk
 
 LARGE_LEAF_BIT_12: Final = Quirk(
@@ -84,14 +85,14 @@ def with_quirks(model: Model, case: Case, ours: Outcome, stored: tuple[int, ...]
         quirks.append(UNCHECKED_FLAGS)
     if quirks:
         # The guest goes on where ours stopped.
-        expected, walks = model.explain(as_taken(case), stored)
+        expected, walks = model.run_with_walks(as_taken(case), stored)
         memory = list(expected.memory)
         for hpa in freed:
             memory[_PLACE[hpa]] |= _BIT_12
         for hpa, value in _flags_of(case, _finished(expected, walks)).items():
             memory[_PLACE[hpa]] = value
     else:
-        expected, walks = ours, model.explain(case, stored)[1]
+        expected, walks = ours, model.run_with_walks(case, stored)[1]
         memory = list(expected.memory)
         before = _flags_of(case, _finished(expected, walks))
         for _, _, table, index, _ in walks[-1].steps if walks else ():

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Any, Final
 
-from hvfuzz.machine.addresses import EXEC, PAGE_SIZE, READ, WRITE
+from hvfuzz.machine.addresses import EXEC, PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.references.reference import ReferenceError
 from hvfuzz.references.stage1.case import (
     CR2_BEFORE,
@@ -26,33 +26,12 @@ from hvfuzz.references.stage1.case import (
     Case,
     Outcome,
 )
+from hvfuzz.references.stage1.stub_code import STUB_SIZE, SYSRET_CODE, USER_CODE, start_address, stub_pages
 
 INSTALLATION: Final = "pip install unicorn==2.1.4"
 _BEYOND: Final = 1 << 40
 """First address that the processor does not have: MAXPHYADDR is 40."""
-_ONES: Final = (1 << 64) - 1
 _WORD: Final = Struct("<Q")
-_BASE: Final = 0xFFFF << 48 | STUB_SLOT << 39
-"""Linear address of the first page of the stub: its table maps itself at every level, then the code twice."""
-_SUPERVISOR_CODE: Final = _BASE + PAGE_SIZE
-_USER_CODE: Final = _BASE + 2 * PAGE_SIZE
-_SLOT_SIZE: Final = 16
-_LOOP: Final = b"\xeb\xfe"
-"""JMP to itself: ends what is translated; one instruction only is run, so it never is."""
-_INSTRUCTIONS: Final = {
-    (READ, 1): b"\x0f\xb6\x07",  # MOVZX EAX, byte [RDI]
-    (READ, 2): b"\x0f\xb7\x07",  # MOVZX EAX, word [RDI]
-    (READ, 4): b"\x8b\x07",  # MOV EAX, [RDI]
-    (READ, 8): b"\x48\x8b\x07",  # MOV RAX, [RDI]
-    (WRITE, 1): b"\x88\x07",  # MOV [RDI], AL
-    (WRITE, 2): b"\x66\x89\x07",  # MOV [RDI], AX
-    (WRITE, 4): b"\x89\x07",  # MOV [RDI], EAX
-    (WRITE, 8): b"\x48\x89\x07",  # MOV [RDI], RAX
-}
-_OFFSETS: Final = {key: _SLOT_SIZE * number for number, key in enumerate(_INSTRUCTIONS)}
-_SYSRET: Final = b"\x48\x0f\x07"
-_SYSRET_OFFSET: Final = _SLOT_SIZE * len(_INSTRUCTIONS)
-
 _EFER: Final = 0xC000_0080
 _STAR: Final = 0xC000_0081
 _SELECTORS: Final = 0x13 << 48 | 8 << 32
@@ -131,14 +110,11 @@ class Unicorn:
         x86 = self._x86
         uc.context_restore(context)
         uc.reg_write(x86.UC_X86_REG_CR3, cr3)  # Empties the TLB, too.
-        if access.kind == EXEC:
-            start = access.gva
-        else:
+        if access.kind != EXEC:
             uc.reg_write(x86.UC_X86_REG_RDI, access.gva)
-            start = (_USER_CODE if access.user else _SUPERVISOR_CODE) + _OFFSETS[access.kind, access.size]
         uc.reg_write(x86.UC_X86_REG_RAX, access.value)
         try:
-            uc.emu_start(start, 0, count=1)
+            uc.emu_start(start_address(access), 0, count=1)
         except self._failure as failure:
             if access.kind != EXEC or failure.errno not in self._expected:
                 raise ReferenceError(f"Unicorn stops ({failure}) at a {access}") from None
@@ -148,18 +124,11 @@ class Unicorn:
         uc = self._uc
         # No address to stop at, which 0 would be otherwise: Unicorn would walk the tables for it, too.
         uc.ctl_exits_enabled(True)
-        stub = self._stub = mmap.mmap(-1, 2 * PAGE_SIZE)
-        table, code = STUB, STUB + PAGE_SIZE
-        rights = STUB_ENTRY & (PAGE_SIZE - 1)
-        for index, entry in enumerate((table | rights, code | rights & ~4, code | rights)):
-            _WORD.pack_into(stub, _WORD.size * index, entry)
-        for key, instruction in _INSTRUCTIONS.items():
-            start = PAGE_SIZE + _OFFSETS[key]
-            stub[start : start + len(instruction + _LOOP)] = instruction + _LOOP
-        stub[PAGE_SIZE + _SYSRET_OFFSET : PAGE_SIZE + _SYSRET_OFFSET + len(_SYSRET)] = _SYSRET
+        self._stub = mmap.mmap(-1, STUB_SIZE)
+        self._stub[:] = stub_pages()
         self._map_memory(0, self._ram, api.UC_PROT_READ | api.UC_PROT_WRITE)
-        self._map_memory(STUB, stub, api.UC_PROT_ALL)
-        for start, end in ((RAM_SIZE, STUB), (STUB + 2 * PAGE_SIZE, _BEYOND)):
+        self._map_memory(STUB, self._stub, api.UC_PROT_ALL)
+        for start, end in ((RAM_SIZE, STUB), (STUB + STUB_SIZE, _BEYOND)):
             uc.mmio_map(start, end - start, self._read_beyond, start, self._write_beyond, start)
         uc.hook_add(api.UC_HOOK_INTR, self._on_exception)
         uc.hook_add(api.UC_HOOK_MEM_READ | api.UC_HOOK_MEM_WRITE, self._on_access)
@@ -170,7 +139,7 @@ class Unicorn:
 
     def _read_beyond(self, _uc: Any, offset: int, _size: int, start: int) -> int:
         self._beyond.append(start + offset)
-        return _ONES  # Where no memory answers, the bus floats high.
+        return U64  # Where no memory answers, the bus floats high.
 
     def _write_beyond(self, _uc: Any, offset: int, _size: int, _value: int, start: int) -> None:
         self._beyond.append(start + offset)
@@ -203,9 +172,9 @@ class Unicorn:
         uc.reg_write(x86.UC_X86_REG_CR0, _CR0)
         uc.reg_write(x86.UC_X86_REG_RFLAGS, _RFLAGS)
         supervisor = uc.context_save()
-        uc.reg_write(x86.UC_X86_REG_RCX, _USER_CODE)
+        uc.reg_write(x86.UC_X86_REG_RCX, USER_CODE)
         uc.reg_write(x86.UC_X86_REG_R11, _RFLAGS)
-        uc.emu_start(_SUPERVISOR_CODE + _SYSRET_OFFSET, 0, count=1)
+        uc.emu_start(SYSRET_CODE, 0, count=1)
         if self._vectors or uc.reg_read(x86.UC_X86_REG_CS) & 3 != 3:
             raise ReferenceError("Unicorn does not enter user mode")
         return {False: supervisor, True: uc.context_save()}

@@ -1,22 +1,22 @@
-"""Both sides as one: memory and registers that are written on both, and compared on both.
+"""Our model and a QEMU side by side: writes go to both, and reads of both are compared.
 
-What is written goes to our model at once and to QEMU when the commands so far are sent; what is compared is what our
-model says at that point.
+A write changes our model at once. QEMU gets it with the next `flush`, together with all other commands since the last
+one. A comparison takes the model's value when it is requested, and QEMU's at the same point of the command sequence.
 """
 
 import random
 from typing import Final, NamedTuple, Self
 
+from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.references.vtd.model import Model
 from hvfuzz.references.vtd.qemu import VTD_BASE, Qemu
 
-ALL: Final = 2**64 - 1
 _NONCES: Final = 1 << 16
 
 
 class Mismatch(Exception):
-    """The sides do not agree: what was looked at, and what each says."""
+    """The two sides differ: in what, and the value of each."""
 
     def __init__(self, what: str, model: str, reference: str) -> None:
         super().__init__(what, model, reference)
@@ -26,16 +26,16 @@ class Mismatch(Exception):
 
 
 class Check(NamedTuple):
-    """Something that QEMU is asked, and what our model says."""
+    """A qtest command that reads something from QEMU, and the value that our model expects."""
 
     what: str
     command: str
     expected: int | bytes
-    mask: int = ALL
+    mask: int = U64
     """Bits of a register that are compared."""
 
-    def judge(self, answer: str) -> None:
-        """Raise Mismatch if the answer is not the expected one."""
+    def compare(self, answer: str) -> None:
+        """Raise Mismatch unless QEMU's `answer` is the expected value."""
         if isinstance(self.expected, bytes):
             if answer != f"0x{self.expected.hex()}":
                 raise Mismatch(self.what, f"0x{self.expected.hex()}", answer)
@@ -44,7 +44,7 @@ class Check(NamedTuple):
 
 
 class Cosimulation:
-    """A model and a QEMU, as a context manager; `start` brings both into the same state."""
+    """A model and a QEMU process for one address width, as a context manager that ends the process."""
 
     def __init__(self, width: int, memory: PhysicalMemory) -> None:
         self.model: Final = Model(width, memory)
@@ -52,68 +52,64 @@ class Cosimulation:
         self.commands: list[str] = []
         """Commands that QEMU has not been sent yet."""
         self._checks: list[tuple[int, Check]] = []
+        """(index in `commands`, check)."""
         self._nonces = nonces(random.Random(width))
         self._nonce = 0
 
     def __enter__(self) -> Self:
         self.qemu.__enter__()
-        try:
-            self.start()
-        except BaseException:
-            self.qemu.close()
-            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.qemu.close()
 
-    def start(self) -> None:
-        """Bring both sides into the state that comparisons begin with."""
-        raise NotImplementedError
-
-    def check(self, register: int, size: int, mask: int = ALL) -> Check:
-        """The comparison of a register as it is now."""
+    def register_check(self, register: int, size: int, mask: int = U64) -> Check:
+        """A check that QEMU's register holds what our model's register holds now."""
         what = f"register {register:#x}"
         command = f"read{'q' if size == 8 else 'l'} {VTD_BASE + register:#x}"
         return Check(what, command, self.model.iommu.registers.read(register, size), mask)
 
-    def observe(self, register: int, size: int, mask: int = ALL) -> None:
-        """Compare a register when the commands so far are sent."""
-        self._later(self.check(register, size, mask))
+    def memory_check(self, hpa: int, size: int) -> Check:
+        """A check that QEMU's memory holds what our model's memory holds now."""
+        return Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", self.model.memory.read(hpa, size))
 
-    def observe_memory(self, hpa: int, size: int) -> None:
-        """Compare bytes of memory when the commands so far are sent."""
-        self._later(Check(f"memory at {hpa:#x}", f"read {hpa:#x} {size:#x}", self.model.memory.read(hpa, size)))
+    def compare_register(self, register: int, size: int, mask: int = U64) -> None:
+        """Compare a register at the next flush."""
+        self._compare_later(self.register_check(register, size, mask))
 
-    def _later(self, check: Check) -> None:
+    def compare_memory(self, hpa: int, size: int) -> None:
+        """Compare bytes of memory at the next flush."""
+        self._compare_later(self.memory_check(hpa, size))
+
+    def _compare_later(self, check: Check) -> None:
         self._checks.append((len(self.commands), check))
         self.commands.append(check.command)
 
-    def write(self, register: int, value: int, size: int) -> None:
+    def write_register(self, register: int, value: int, size: int) -> None:
         """Write a register of the IOMMU."""
         self.model.iommu.registers.write(register, size, value)
         self.commands.append(f"write{'q' if size == 8 else 'l'} {VTD_BASE + register:#x} {value:#x}")
 
-    def store(self, hpa: int, value: int) -> None:
+    def store64(self, hpa: int, value: int) -> None:
         """Write a word of memory."""
         self.model.memory.store64(hpa, value)
         self.commands.append(f"writeq {hpa:#x} {value:#x}")
 
-    def put(self, hpa: int, data: bytes) -> None:
+    def write_memory(self, hpa: int, data: bytes) -> None:
         """Write bytes of memory."""
         self.model.memory.write(hpa, data)
         self.commands.append(f"write {hpa:#x} {len(data):#x} 0x{data.hex()}")
 
     def flush(self) -> None:
-        """Send the commands so far, and judge the answers."""
+        """Send the commands so far, and compare the answers; raises Mismatch at the first difference."""
         commands, checks = self.commands, self._checks
         self.commands, self._checks = [], []
         answers = self.qemu.run(commands)
-        for at, check in checks:
-            check.judge(answers[at])
+        for index, check in checks:
+            check.compare(answers[index])
 
     def next_nonce(self, size: int) -> bytes:
-        """Bytes that were not used lately."""
+        """Bytes that differ from those of recent calls."""
         if self._nonce + size > _NONCES:
             self._nonce = 0
         self._nonce += size
@@ -121,5 +117,8 @@ class Cosimulation:
 
 
 def nonces(rng: random.Random) -> bytes:
-    """Random bytes with bits 0 to 2 clear and others not: neither a present entry nor an interrupt that wakes."""
+    """Random nonzero bytes with bits 0 to 2 clear.
+
+    Read as a table entry they are not present, and read as interrupt data they wake no processor.
+    """
     return bytes(rng.choices(range(8, 256, 8), k=_NONCES))

@@ -1,6 +1,6 @@
-"""Our side of the comparison: memory, the model of the IOMMU, and a model of the edu device that asks it.
+"""Our side of the comparison: memory, the IOMMU model, the edu devices' buffers, and QEMU's quirks.
 
-TableWord the IOMMU model and QEMU differ by a named quirk, and only there, `Model` says what QEMU does instead.
+The IOMMU model answers. Only where a named quirk applies, `Model` answers as QEMU does, and counts the quirk.
 """
 
 from collections import Counter
@@ -16,15 +16,15 @@ from hvfuzz.machine.vtd.walker import Blocked, Context, WalkStep
 from hvfuzz.references.reference import Quirk
 from hvfuzz.references.vtd import quirks
 from hvfuzz.references.vtd.case import InvalidateContext, InvalidateIotlb
-from hvfuzz.references.vtd.qemu import DEVICES, MEMORY
+from hvfuzz.references.vtd.qemu import DEVICES
 from hvfuzz.references.vtd.qemu_iotlb import QemuIotlb, cached_by_walk
 
-CACHE: Final = 1 << 16
-"""Capacity of the IOTLB: no case fills it, so that nothing is evicted on either side."""
+IOTLB_CAPACITY: Final = 1 << 16
+"""Capacity of the IOTLB; no case fills it, so neither side evicts anything."""
 
 
 class Model:
-    """Memory and IOMMU of `width` bits, with QEMU's single fault recording register."""
+    """Memory and an IOMMU of `width` bits, configured as QEMU's: one fault recording register, faults compressed."""
 
     def __init__(self, width: int, memory: PhysicalMemory) -> None:
         self.memory: Final = memory
@@ -32,49 +32,49 @@ class Model:
         self.iommu: Final = Iommu(
             memory, Clock(), host_width=width, guest_width=width, fault_records=1, compress_faults=True
         )
-        self.iommu.set_capacity(CACHE)
+        self.iommu.set_capacity(IOTLB_CAPACITY)
         self.buffers: Final = tuple(bytearray(PAGE_SIZE) for _ in DEVICES)
-        """The edu devices' own buffers."""
+        """Internal buffer of each edu device."""
         self.quirks: Final[Counter[str]] = Counter()
-        """Quirks that the present case met."""
-        self._shadow = QemuIotlb()
+        """How often each quirk applied in the current case."""
+        self._qemu_iotlb = QemuIotlb()
         self._walked_by: dict[tuple[int, int], int] = {}
-        """(did, page) -> the device whose walk our model cached."""
-        self._passing: dict[int, bool] = dict.fromkeys(DEVICES, False)
-        """Devices that QEMU does not translate for."""
+        """{(did, page): requester id of the device whose walk our model cached}."""
+        self._pass_through: dict[int, bool] = dict.fromkeys(DEVICES, False)
+        """Whether QEMU passes the requests of a device through, by requester id."""
 
-    def meet(self, quirk: Quirk) -> None:
-        """This case is concerned by a quirk."""
+    def count_quirk(self, quirk: Quirk) -> None:
+        """Note that a quirk applies to the current case."""
         self.quirks[quirk.name] += 1
 
-    def reach(self, bdf: int, iova: int, access: int) -> int | None:
-        """TableWord the request of a device goes, within one page; None if it is blocked."""
+    def translate(self, bdf: int, iova: int, access: int) -> int | None:
+        """The hpa that a device's request within one page reaches in QEMU; None if the request is blocked."""
         iommu = self.iommu
         if not iommu.enabled:
             return iova
         if iova >> 20 == INTERRUPT_RANGE:
-            self.meet(quirks.INTERRUPT_WINDOW)
-            return self._ask(bdf, iova, access)
+            self.count_quirk(quirks.INTERRUPT_WINDOW)
+            return self._translate_by_model(bdf, iova, access)
         known = iommu.context_cache.get(bdf)
         context = known if known is not None else iommu.tables.context(iommu.root_table, bdf)
         if isinstance(context, Context) and context.tt is TranslationType.PASS_THROUGH:
             beyond = iova >> WIDTH_OF_LEVELS[context.levels] != 0
-            if self._passing[bdf] or known is not None or self._shadow.lookup(bdf, iova >> PAGE_SHIFT) is None:
-                self._passing[bdf] = True
+            if self._pass_through[bdf] or known is not None or self._qemu_iotlb.lookup(bdf, iova >> PAGE_SHIFT) is None:
+                self._pass_through[bdf] = True
                 if beyond:
-                    self.meet(quirks.PASS_WIDTH)
-                    self._ask(bdf, 0, access)  # the context entry is cached all the same
+                    self.count_quirk(quirks.PASS_WIDTH)
+                    self._translate_by_model(bdf, 0, access)  # caches the context entry, as QEMU does
                     return iova
-                return self._ask(bdf, iova, access)
-        elif self._passing[bdf]:
-            self.meet(quirks.PASS_EARLY)
+                return self._translate_by_model(bdf, iova, access)
+        elif self._pass_through[bdf]:
+            self.count_quirk(quirks.PASS_EARLY)
             return iova
-        return self._translate(bdf, iova, access, context)
+        return self._translate_by_tables(bdf, iova, access, context)
 
-    def _translate(self, bdf: int, iova: int, access: int, context: Context | Blocked) -> int | None:
-        """The same for a request that is translated, as far as QEMU knows."""
+    def _translate_by_tables(self, bdf: int, iova: int, access: int, context: Context | Blocked) -> int | None:
+        """`translate`, for a request that QEMU does not pass through."""
         page = iova >> PAGE_SHIFT
-        theirs = self._shadow.lookup(bdf, page)
+        theirs = self._qemu_iotlb.lookup(bdf, page)
         tag = None
         if (
             isinstance(context, Context)
@@ -85,31 +85,31 @@ class Model:
         ours = self.iommu.iotlb.get(tag) if tag is not None else None
         if theirs is None:
             if tag is not None and ours is not None and self._walked_by.get(tag) != bdf:
-                self.meet(quirks.BY_SOURCE)
+                self.count_quirk(quirks.BY_SOURCE)
                 assert isinstance(context, Context)
-                return self._walk(bdf, iova, access, context)
-            return self._ask(bdf, iova, access)
+                return self._walk_for_qemu(bdf, iova, access, context)
+            return self._translate_by_model(bdf, iova, access)
         if tag is None or theirs.did != tag[0]:
-            self.meet(quirks.IOTLB_FIRST)
-        elif ours is None and theirs.level > 1 and not self._shadow.used(bdf, theirs, page):
-            self.meet(quirks.SUPERPAGE)
+            self.count_quirk(quirks.IOTLB_FIRST)
+        elif ours is None and theirs.level > 1 and not self._qemu_iotlb.used(bdf, theirs, page):
+            self.count_quirk(quirks.SUPERPAGE)
         elif ours is not None and ours != theirs.of_page(page) and self._walked_by.get(tag) != bdf:
-            self.meet(quirks.BY_SOURCE)
+            self.count_quirk(quirks.BY_SOURCE)
         elif ours == theirs.of_page(page) and theirs.rights & access != access:
-            self.meet(quirks.SILENT)
+            self.count_quirk(quirks.SILENT)
         else:
             known = bdf in self.iommu.context_cache
-            hpa = self._ask(bdf, iova, access)
-            if not known:  # QEMU did not even look at the context entry, so it cannot have cached it
+            hpa = self._translate_by_model(bdf, iova, access)
+            if not known:  # QEMU has not read the context entry, so it has not cached it
                 self.iommu.invalidate_context(bdf)
-                self.meet(quirks.IOTLB_FIRST)
+                self.count_quirk(quirks.IOTLB_FIRST)
             return hpa
         if theirs.rights & access != access:
             return None
         return theirs.of_page(page)[0] | iova & PAGE_MASK
 
-    def _ask(self, bdf: int, iova: int, access: int) -> int | None:
-        """Ask our model, and note what a walk leaves in QEMU's cache."""
+    def _translate_by_model(self, bdf: int, iova: int, access: int) -> int | None:
+        """The answer of the IOMMU model; a walk also fills our copy of QEMU's IOTLB."""
         iommu = self.iommu
         page = iova >> PAGE_SHIFT
         pending = any(record.bdf == bdf for record in iommu.faults)
@@ -120,7 +120,7 @@ class Model:
         except DmaFault as fault:
             hpa = None
             if pending:
-                self.meet(quirks.COMPRESSED)
+                self.count_quirk(quirks.COMPRESSED)
             self._note_fault(fault, access)
         finally:
             iommu.tables.record = None
@@ -133,14 +133,14 @@ class Model:
         if entry.hits_interrupts():
             self._refuse_superpage(bdf, iova, access, context)
             return None
-        self._shadow.fill(bdf, entry, page)
+        self._qemu_iotlb.fill(bdf, entry, page)
         self._walked_by[context.did, page] = bdf
         return hpa
 
-    def _walk(self, bdf: int, iova: int, access: int, context: Context) -> int | None:
-        """A walk that QEMU does and our model does not, for another device of the domain did it."""
+    def _walk_for_qemu(self, bdf: int, iova: int, access: int, context: Context) -> int | None:
+        """A walk that only QEMU makes, because our model has the translation from another device of the domain."""
         iommu = self.iommu
-        iommu.context_cache[bdf] = context  # for QEMU looked at it
+        iommu.context_cache[bdf] = context  # QEMU has read it
         steps: list[WalkStep] = []
         iommu.tables.record = steps
         found = iommu.tables.page(context.slptptr, context.levels, iova, access)
@@ -149,33 +149,33 @@ class Model:
             entry = cached_by_walk(steps, context.did, iova >> PAGE_SHIFT, self.width)
             assert entry is not None
             if not entry.hits_interrupts():
-                self._shadow.fill(bdf, entry, iova >> PAGE_SHIFT)
+                self._qemu_iotlb.fill(bdf, entry, iova >> PAGE_SHIFT)
                 return found[0] | iova & PAGE_MASK
-            self.meet(quirks.INTERRUPT_SUPERPAGE)
+            self.count_quirk(quirks.INTERRUPT_SUPERPAGE)
             found = FaultReason.INTERRUPT_RANGE
         if not context.fpd:
             iommu.log.record(found, bdf, iova, access)
         return None
 
     def _refuse_superpage(self, bdf: int, iova: int, access: int, context: Context) -> None:
-        """QEMU blocks all of a superpage that overlaps the interrupt range, and caches nothing."""
-        self.meet(quirks.INTERRUPT_SUPERPAGE)
+        """Block and do not cache a superpage that overlaps the interrupt range, as QEMU does."""
+        self.count_quirk(quirks.INTERRUPT_SUPERPAGE)
         self.iommu.invalidate_iotlb(context.did, iova)
         if not context.fpd:
             self.iommu.log.record(FaultReason.INTERRUPT_RANGE, bdf, iova, access)
 
     def _note_fault(self, fault: DmaFault, access: int) -> None:
-        """Record a fault that the manual lets FPD suppress, and QEMU does not."""
+        """Record a fault that FPD suppresses by the manual (VT-d 7.1.3), but not in QEMU."""
         if fault.reason is FaultReason.CONTEXT_RESERVED:
             context = self.iommu.tables.context(self.iommu.root_table, fault.bdf)
             if isinstance(context, Blocked) and context.fpd:
-                self.meet(quirks.FPD_RESERVED)
+                self.count_quirk(quirks.FPD_RESERVED)
                 self.iommu.log.record(fault.reason, fault.bdf, fault.iova, access)
 
-    # What QEMU's caches lose beyond what was asked for, our model is made to lose too: hardware may.
+    # QEMU's caches drop more than an invalidation names, which VT-d allows. Our model is made to drop the same.
 
-    def lose_contexts(self, step: InvalidateContext, before: dict[int, Context]) -> None:
-        """After a context invalidation, which found `before` in the cache."""
+    def drop_contexts(self, step: InvalidateContext, before: dict[int, Context]) -> None:
+        """Drop what QEMU drops in a context invalidation; `before` is the context cache before it."""
         if step.granularity == 0:
             return
         cache = self.iommu.context_cache
@@ -183,39 +183,35 @@ class Model:
         for bdf in DEVICES:
             if step.granularity == Granularity.SELECTIVE and (bdf ^ step.bdf) & ~ignored:
                 continue
-            self._look_up_passing(bdf)
+            self._read_pass_through(bdf)
             if step.granularity != Granularity.GLOBAL and bdf in cache and before[bdf].did != step.did:
                 one = step.granularity == Granularity.SELECTIVE
-                self.meet(quirks.CONTEXT_DEVICE if one else quirks.CONTEXT_DOMAIN)
+                self.count_quirk(quirks.CONTEXT_DEVICE if one else quirks.CONTEXT_DOMAIN)
                 self.iommu.invalidate_context(bdf)
 
-    def lose_translations(self, step: InvalidateIotlb) -> None:
-        """After an IOTLB invalidation."""
+    def drop_translations(self, step: InvalidateIotlb) -> None:
+        """Drop what QEMU drops in an IOTLB invalidation."""
         if step.granularity == Granularity.GLOBAL:
-            self._shadow.invalidate()
+            self._qemu_iotlb.invalidate()
         elif step.granularity == Granularity.DOMAIN:
-            self._shadow.invalidate(step.did)
+            self._qemu_iotlb.invalidate(step.did)
         elif step.granularity == Granularity.SELECTIVE and step.order <= MOST_ADDRESS_MASK:
             page = step.iova >> PAGE_SHIFT
-            for entry in self._shadow.invalidate_pages(step.did, page, step.order):
+            for entry in self._qemu_iotlb.invalidate_pages(step.did, page, step.order):
                 touched = entry.page >> step.order <= page >> step.order <= entry.page + entry.pages - 1 >> step.order
-                self.meet(quirks.SUPERPAGE if touched else quirks.ADDRESS_MASK)
+                self.count_quirk(quirks.SUPERPAGE if touched else quirks.ADDRESS_MASK)
                 self.iommu.invalidate_iotlb(entry.did, entry.page << PAGE_SHIFT, 9 * (entry.level - 1))
 
-    def lose_everything(self) -> None:
-        """After a new root table, or a switch of translation."""
-        self.meet(quirks.FLUSHES)
+    def drop_all(self) -> None:
+        """Empty all caches, as QEMU does when the root table is set or translation is switched."""
+        self.count_quirk(quirks.FLUSHES)
         self.iommu.invalidate_context()
         self.iommu.invalidate_iotlb()
-        self._shadow.invalidate()
+        self._qemu_iotlb.invalidate()
         for bdf in DEVICES:
-            self._look_up_passing(bdf)
+            self._read_pass_through(bdf)
 
-    def _look_up_passing(self, bdf: int) -> None:
+    def _read_pass_through(self, bdf: int) -> None:
+        """Look up whether a device is passed through, at the moment at which QEMU does."""
         context = self.iommu.tables.context(self.iommu.root_table, bdf)
-        self._passing[bdf] = isinstance(context, Context) and context.tt is TranslationType.PASS_THROUGH
-
-
-def new_memory() -> PhysicalMemory:
-    """Zeroed memory of the size that QEMU has."""
-    return PhysicalMemory(MEMORY)
+        self._pass_through[bdf] = isinstance(context, Context) and context.tt is TranslationType.PASS_THROUGH

@@ -26,7 +26,7 @@ DEVICES: Final = (4 << 3, 5 << 3)
 """Requester ids of the edu devices: 00:04.0 and 00:05.0."""
 EDU_IDENTITY: Final = 0x010000ED
 EDU_BUFFER: Final = 0x40000
-"""TableWord a device's own buffer starts, as it names it in its DMA registers."""
+"""Where a device's own buffer starts, as it names it in its DMA registers."""
 EDU_SOURCE, EDU_DESTINATION, EDU_COUNT, EDU_COMMAND = 0x80, 0x88, 0x90, 0x98
 EDU_RUN: Final = 1
 EDU_TO_MEMORY: Final = 2
@@ -162,7 +162,7 @@ class Qemu:
 
 
 def edu_base(number: int) -> int:
-    """TableWord the registers of device `number` are."""
+    """Where the registers of device `number` are."""
     return 0xFE00_0000 + (number << 20)
 
 

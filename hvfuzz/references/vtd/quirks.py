@@ -1,4 +1,4 @@
-"""TableWord QEMU's intel-iommu and edu are known to differ from the manual, or to use a freedom that it leaves.
+"""Where QEMU's intel-iommu and edu are known to differ from the manual, or to use a freedom that it leaves.
 
 Sections are those of the VT-d specification (Intel D51397, revision 3).
 """

@@ -12,7 +12,8 @@ from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu.ept import ADDRESS, LARGE
 from hvfuzz.machine.mmu.paging import A, P
 from hvfuzz.oracles.shadow.guest_walk import guest_virtual
-from hvfuzz.targets.emulated_target import EmulatedTarget, System
+from hvfuzz.targets.booted_system import System
+from hvfuzz.targets.emulated_target import EmulatedTarget
 from hvfuzz.targets.inspect.page_walk import FLAGS, LEVELS, Walk, walk
 
 ADDRESSES = (

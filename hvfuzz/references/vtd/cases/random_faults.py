@@ -5,8 +5,8 @@ from typing import Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE
 from hvfuzz.machine.vtd.legacy_mode import FPD, INTERRUPT_RANGE, PRESENT, SL_PAGE_SIZE, TT_SHIFT, WIDTH_OF_LEVELS
-from hvfuzz.references.vtd.case import LARGE_PAGES, NOWHERE, PAGES, ROOT, slot
 from hvfuzz.references.vtd.cases.request_builder import RIGHTS, RequestBuilder
+from hvfuzz.references.vtd.memory_map import LARGE_PAGES, NOWHERE, PAGES, ROOT, slot
 
 
 def no_fault(builder: RequestBuilder) -> None:

@@ -4,7 +4,7 @@ import random
 from typing import Final
 
 from hvfuzz.machine.vtd.legacy_mode import ENTRY_SIZE, PRESENT, SL_PAGE_SIZE, WIDTH_OF_LEVELS
-from hvfuzz.references.vtd.case import CONTEXTS, LARGE_PAGES, PAGES, ROOT, TABLES, slot
+from hvfuzz.references.vtd.memory_map import CONTEXTS, LARGE_PAGES, PAGES, ROOT, TABLES, slot
 from hvfuzz.references.vtd.qemu import DEVICES
 
 RIGHTS: Final = 3

@@ -9,20 +9,11 @@ from typing import Final
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE
 from hvfuzz.machine.vtd.invalidation_queue import Granularity
 from hvfuzz.machine.vtd.legacy_mode import FPD, PRESENT
-from hvfuzz.references.vtd.case import (
-    CONTEXTS,
-    ROOT,
-    SCRATCH,
-    SCRATCH_TABLES,
-    Case,
-    Dma,
-    InvalidateContext,
-    Step,
-    Store,
-)
+from hvfuzz.references.vtd.case import Case, Dma, InvalidateContext, Step, Store
 from hvfuzz.references.vtd.cases.random_faults import FAULT_WEIGHTS
 from hvfuzz.references.vtd.cases.request_builder import RequestBuilder
 from hvfuzz.references.vtd.cases.single_faults import SingleFault
+from hvfuzz.references.vtd.memory_map import CONTEXTS, ROOT, SCRATCH, SCRATCH_TABLES
 
 SCRATCH_DID: Final = 0x77
 WRITTEN_FROM: Final = 2048

@@ -8,8 +8,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from hvfuzz.machine.vtd.legacy_mode import TT_SHIFT
-from hvfuzz.references.vtd.case import ROOT
 from hvfuzz.references.vtd.cases.request_builder import RIGHTS, RequestBuilder
+from hvfuzz.references.vtd.memory_map import ROOT
 
 
 class TableWord(Enum):

@@ -6,7 +6,7 @@ from typing import Final
 
 from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.references.ept.case import Case, Kind
-from hvfuzz.references.ept.case_builder import CaseBuilder
+from hvfuzz.references.ept.cases.case_builder import CaseBuilder
 from hvfuzz.references.ept.memory_map import EPT_ROOT, GUEST_TABLES, LEVELS, PDPTES, PDPTES_OFFSET, Part
 
 ACCESSES: Final = (Kind.LOAD, Kind.STORE, Kind.FETCH)

@@ -7,9 +7,9 @@ from typing import Final
 
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.mmu import ept, paging
-from hvfuzz.references.ept.boundary_cases import FETCH_OFFSETS, PARTS, boundary_cases, new_builder, pdptes_builder
 from hvfuzz.references.ept.case import Case, Kind
-from hvfuzz.references.ept.case_builder import STUB_BITS, CaseBuilder
+from hvfuzz.references.ept.cases.boundary_cases import FETCH_OFFSETS, PARTS, boundary_cases, new_builder, pdptes_builder
+from hvfuzz.references.ept.cases.case_builder import STUB_BITS, CaseBuilder
 from hvfuzz.references.ept.memory_map import GUEST_TABLES, Part
 
 _KINDS: Final = (Kind.LOAD, Kind.STORE, Kind.FETCH, Kind.UPDATE, Kind.PDPTES)
