@@ -1,4 +1,4 @@
-"""The IOMMU against QEMU: no difference that no quirk explains, and no fault of the model that goes unseen."""
+"""The IOMMU compared with QEMU: quirks explain every difference, and every fault planted in the model is detected."""
 
 import inspect
 import os
@@ -35,10 +35,10 @@ pytestmark = pytest.mark.ref_vtd
 
 CASES = 6000
 """3,000 at each width."""
-ENOUGH = 1500
-"""Cases within which a fault of the model must show."""
+CASES_FOR_A_FAULT = 1500
+"""Number of cases within which a fault of the model must be detected."""
 Mutation = tuple[int, Callable[..., Any], str, str]
-"""(width at which it is looked for, function, piece of its source, what stands there instead)"""
+"""(address width of the comparison, function, piece of its source, replacement)"""
 
 MUTATIONS: list[Mutation] = [
     (39, VtdTables.page, "entry & access != access", "not entry & access and not entry & 3"),
@@ -95,7 +95,7 @@ def mutated(function: Callable[..., Any], old: str, new: str) -> Any:
 
 @pytest.fixture(scope="module")
 def installed() -> None:
-    """Skips where QEMU is not installed, unless it must be."""
+    """Skip the test if QEMU is not installed, unless HVFUZZ_REFERENCES=required."""
     try:
         version()
     except ReferenceError as missing:
@@ -109,7 +109,7 @@ def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
     assert report.differences == ()
     assert report.cases == CASES
     unseen = {quirk.name for quirk in REFERENCE.quirks} - set(report.quirks)
-    assert unseen == {"wait-one-effect"}  # it would end QEMU
+    assert unseen == {"wait-one-effect"}  # such a case would end QEMU
 
 
 @pytest.mark.usefixtures("installed")
@@ -117,7 +117,7 @@ def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
 def test_a_fault_of_the_model_is_seen(monkeypatch: pytest.MonkeyPatch, mutation: Mutation) -> None:
     width, function, old, new = mutation
     monkeypatch.setattr(function, "__code__", mutated(function, old, new))
-    report = REFERENCE.compare(ENOUGH, 1, lambda _: None, widths=(width,), max_differences=1)
+    report = REFERENCE.compare(CASES_FOR_A_FAULT, 1, lambda _: None, widths=(width,), max_differences=1)
     assert len(report.differences) == 1
 
 
@@ -153,7 +153,7 @@ def test_every_single_fault_is_among_the_cases(width: int, count: int) -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """Processes that have `mark` in their environment."""
+    """Ids of the processes with `mark` in their environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -163,7 +163,7 @@ def marked(mark: str) -> list[int]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is the case, half a minute at most."""
+    """Wait until `condition()` is true; fail after 30 seconds."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
@@ -210,30 +210,30 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, end: signal.Signals)
     assert list(tmp_path.iterdir()) == []
 
 
-# What QEMU's cache is said to do
+# The copy of QEMU's IOTLB
 
 
-def test_shadow_of_the_iotlb() -> None:
-    shadow = QemuIotlb()
+def test_iotlb_of_the_iotlb() -> None:
+    iotlb = QemuIotlb()
     small, large = IotlbEntry(1, 1, 0x12345, 0x1000, 3), IotlbEntry(1, 2, 0x20000, 0x200000, 3)
-    shadow.fill(0x20, small, 0x12345)
-    shadow.fill(0x20, large, 0x20007)
-    assert shadow.lookup(0x20, 0x12345) == small
-    assert shadow.lookup(0x28, 0x12345) is None
-    assert shadow.lookup(0x20, 0x201FF) == large
+    iotlb.fill(0x20, small, 0x12345)
+    iotlb.fill(0x20, large, 0x20007)
+    assert iotlb.lookup(0x20, 0x12345) == small
+    assert iotlb.lookup(0x28, 0x12345) is None
+    assert iotlb.lookup(0x20, 0x201FF) == large
     assert large.of_page(0x20003) == (0x203000, 3)
-    assert shadow.used(0x20, large, 0x20007)
-    assert not shadow.used(0x20, large, 0x20008)
-    assert shadow.invalidate_pages(2, 0x12345, 18) == []
-    assert shadow.invalidate_pages(1, 0x99945, 0) == [small]
-    assert shadow.invalidate_pages(1, 0x20007, 0) == [large]
-    assert shadow.lookup(0x20, 0x20000) is None
-    shadow.fill(0x20, small, 0x12345)
-    assert shadow.invalidate_pages(1, 0x12345, 0) == []
-    assert shadow.lookup(0x20, 0x12345) is None
+    assert iotlb.used(0x20, large, 0x20007)
+    assert not iotlb.used(0x20, large, 0x20008)
+    assert iotlb.invalidate_pages(2, 0x12345, 18) == []
+    assert iotlb.invalidate_pages(1, 0x99945, 0) == [small]
+    assert iotlb.invalidate_pages(1, 0x20007, 0) == [large]
+    assert iotlb.lookup(0x20, 0x20000) is None
+    iotlb.fill(0x20, small, 0x12345)
+    assert iotlb.invalidate_pages(1, 0x12345, 0) == []
+    assert iotlb.lookup(0x20, 0x12345) is None
 
 
-def test_where_a_page_leads_to_interrupts() -> None:
+def test_pages_that_map_to_the_interrupt_range() -> None:
     assert [IotlbEntry(1, 1, 0, page << 12, 3).hits_interrupts() for page in (0xFEDFF, 0xFEE00, 0xFEEFF, 0xFEF00)] == [
         *(False, True, True, False)
     ]

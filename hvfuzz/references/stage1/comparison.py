@@ -1,4 +1,4 @@
-"""Stage 1 of our MMU against Unicorn: the same cases to both, and whole outcomes compared, all of RAM among them."""
+"""Compares stage 1 of our MMU with Unicorn: outcomes of each case, and all of RAM after it."""
 
 import time
 from collections.abc import Callable
@@ -9,14 +9,15 @@ from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Repo
 from hvfuzz.references.stage1.case import Case, Outcome, changes
 from hvfuzz.references.stage1.model import Model
 from hvfuzz.references.stage1.quirks import EARLY_ACCESSED, without_early_accessed
-from hvfuzz.references.stage1.random_cases import cases as generate
+from hvfuzz.references.stage1.random_cases import cases as random_cases
 from hvfuzz.references.stage1.unicorn import INSTALLATION, Unicorn
 
 _REPORTED_EVERY: Final = 256
+"""Cases between two progress reports."""
 
 
 class Stage1:
-    """x86-64 4-level paging (SDM Vol. 3A, 4.5 to 4.8) as Unicorn, which shares no code with us, implements it."""
+    """Unicorn's implementation of x86-64 4-level paging (SDM Vol. 3A, 4.5 to 4.8)."""
 
     @property
     def name(self) -> str:
@@ -31,13 +32,13 @@ class Stage1:
         return (EARLY_ACCESSED,)
 
     def compare(self, cases: int, seed: int, progress: Callable[[int], None]) -> Report:
-        """Compare that many cases; raises ReferenceError if Unicorn is not installed, or cannot go on."""
+        """See `Reference.compare`."""
         model = Model()
         unicorn = Unicorn(model.initial)
         differences: list[Difference] = []
         started = time.perf_counter()
         done = early = 0
-        for number, case in enumerate(islice(generate(seed), cases)):
+        for number, case in enumerate(islice(random_cases(seed), cases)):
             ours = model.run(case)
             unicorn.load(case.entries)
             theirs = [unicorn.access(case, access) for access in case.accesses]

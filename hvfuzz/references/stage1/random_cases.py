@@ -1,9 +1,9 @@
-"""The cases: random tables and accesses, most of which one bit decides, and all that a seed says.
+"""Random cases: tables and accesses, most of which a single bit decides. The same seed gives the same cases.
 
-A case is ordinary at first: entries that allow everything, and an access that succeeds. Then one theme disturbs it: a
-single flipped bit (each bit of each level in turn, before any comes again), permissions taken away at some levels, an
-address at or beyond a canonical border. Independently of that, tables may be shared between levels, operands may
-cross a page, and more accesses may follow the first, which finds the TLB empty while they do not.
+A case starts with entries that allow everything, and an access that succeeds. One theme then disturbs it: a flipped
+bit (each bit of each level once, in random order, before any is repeated), rights removed at some levels, or an
+address at or beyond the border of canonical addresses. Independently, tables may be shared between levels, operands may
+cross a page, and further accesses may follow the first, which then hit the TLB.
 """
 
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ _LEAF_LEVELS: Final = (1, 1, 2, 3)
 _SHIFTS: Final = {1: 12, 2: 21, 3: 30, 4: 39}
 _ALLOW: Final = paging.P | paging.RW | paging.US
 _ORDINARY_BITS: Final = paging.PWT | paging.PCD | paging.A | paging.D | paging.G | 7 << 9 | 0x7FF << 52
-"""Bits of a well-formed entry of any level that may be anything: flags, and what the processor ignores."""
+"""Bits that are arbitrary in a well-formed entry of any level: flags, and bits that the processor ignores."""
 _PAT: Final = {1: 1 << 7, 2: 1 << 12, 3: 1 << 12}
 _INDICES: Final = (0, 1, 255, 256, 510, 511, 2, 4, 8, 16, 32, 64, 128)
 _BORDERS: Final = (0, 0x7FFF_FFFF_F000, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_FFFF_F000)
-"""The first and the last page of both halves of the linear address space."""
+"""The first and last page of both halves of the canonical address space."""
 _CR0: Final = paging.CR0_PE | paging.CR0_MP | paging.CR0_ET | paging.CR0_NE | paging.CR0_PG
 _EFER: Final = paging.EFER_SCE | paging.EFER_LME | paging.EFER_LMA
 _RFLAGS: Final = 2
 _FAR: Final = 1 << 20
-"""Far beyond RAM."""
+"""A physical address far beyond RAM."""
 _FIRST_BIT_NOT_CANONICAL: Final = 47
 
 
 def cases(seed: int) -> Iterator[Case]:
-    """Cases without end, always the same ones for the same seed."""
+    """An endless sequence of cases, which depends on `seed` only."""
     random = Random(seed)
     flips: list[tuple[int, int, int]] = []
     while True:
@@ -52,10 +52,10 @@ def cases(seed: int) -> Iterator[Case]:
 
 
 class _CaseBuilder:
-    """A case in the making: its tables, and the page that they map."""
+    """A case under construction: its tables, and the page that they map."""
 
     def __init__(self, random: Random, leaf: int, border: bool = False) -> None:
-        """`border`: the page is the first or the last of a half of the linear address space."""
+        """`border`: take the first or last page of a half of the canonical address space."""
         self._random = random
         self._leaf = leaf
         """Level of the entry that maps the page: 1, 2 or 3."""
@@ -69,10 +69,10 @@ class _CaseBuilder:
             page, gva = self._place(page_size)
         self._base = page & ~(page_size - 1)
         self._gva = gva
-        """Linear address of the 4 KiB page that the case is about."""
+        """Linear address of the 4 KiB page that is accessed."""
 
     def case(self, flip: tuple[int, int] | None = None, restrict: bool = False, not_canonical: bool = False) -> Case:
-        """The case of this draft; `flip` is a level and a bit of its entry."""
+        """The finished case; `flip` is (level, bit) of an entry bit to flip."""
         random = self._random
         restricted = random.sample((1, 2, 3, 4), random.choice((1, 1, 2, 4))) if restrict else ()
         entries = {self._tables[0] << PAGE_SHIFT | STUB_SLOT * WORD: STUB_ENTRY}
@@ -87,7 +87,7 @@ class _CaseBuilder:
         if (first.gva & PAGE_MASK) + first.size > PAGE_SIZE:
             self._enter(entries, self._gva + PAGE_SIZE & U64, restricted)
         elif random.random() < 0.3:
-            # No store of these may hit an entry: whether a stale translation is then used is left to the processor.
+            # No store of these may hit an entry: the processor may or may not use the stale translation then.
             words = frozenset((hpa & PAGE_MASK) // WORD for hpa in entries)
             accesses = [self._access(gva, words) for _ in range(random.choice((2, 2, 3)))]
         bits = random.getrandbits(8)
@@ -104,7 +104,7 @@ class _CaseBuilder:
         )
 
     def _target(self) -> int:
-        """The physical address of a page: in RAM, at a single address bit, or anywhere beyond RAM."""
+        """Physical address of a page: in RAM, a frame with one high address bit set, or anywhere beyond RAM."""
         random = self._random
         kind = random.random()
         if kind < 0.55:
@@ -117,7 +117,7 @@ class _CaseBuilder:
         return random.randrange(_FAR, 1 << MAXPHYADDR) & ~PAGE_MASK
 
     def _place(self, page_size: int) -> tuple[int, int]:
-        """The physical and the linear address of a 4 KiB page; they agree below `page_size`."""
+        """(physical, linear) address of a 4 KiB page; both have the same offset in a page of `page_size` bytes."""
         random = self._random
         target = self._target()
         if self._border:
@@ -130,7 +130,7 @@ class _CaseBuilder:
         return target, gva | 0xFFFF << 48 if gva >> _FIRST_BIT_NOT_CANONICAL else gva
 
     def _enter(self, entries: dict[int, int], gva: int, restricted: tuple[int, ...] | list[int]) -> list[int]:
-        """Add the entries that map the page of `gva`, unless they are there; their addresses, level 4 first."""
+        """Add the missing entries that map the page of `gva`; returns the addresses of all of them, level 4 first."""
         slots = []
         for level in range(4, self._leaf - 1, -1):
             slot = self._tables[4 - level] << PAGE_SHIFT | (gva >> _SHIFTS[level] & 511) * WORD
@@ -140,7 +140,7 @@ class _CaseBuilder:
         return slots
 
     def _entry(self, level: int, restricted: bool) -> int:
-        """A well-formed entry: all rights, unless restricted; the bits that decide nothing are random."""
+        """A well-formed entry with all rights, unless `restricted`; bits without effect are random."""
         random = self._random
         entry = _ALLOW | random.getrandbits(64) & _ORDINARY_BITS
         if restricted:
@@ -152,7 +152,7 @@ class _CaseBuilder:
         return entry | paging.PS if level > 1 else entry
 
     def _access(self, gva: int, avoid: frozenset[int]) -> Access:
-        """An access in the page of `gva`; `avoid` holds the numbers of the words of a page that it must not touch."""
+        """An access in the page of `gva`; `avoid` has the indexes of words in the page that it must not touch."""
         random = self._random
         kind = random.choice((READ, WRITE, EXEC))
         size = 1 if kind == EXEC else random.choice((1, 2, 4, 8))

@@ -1,17 +1,17 @@
-"""What a case is made of: stores to tables, requests of devices, and commands to the IOMMU, in order."""
+"""A case: stores to tables, DMA requests of devices, and commands to the IOMMU, in order."""
 
 from typing import NamedTuple
 
 
 class Store(NamedTuple):
-    """Software writes a word of 64 bits."""
+    """Software writes a 64-bit word."""
 
     hpa: int
     value: int
 
 
 class Dma(NamedTuple):
-    """Device `device` (0 or 1) moves `size` bytes between `iova` and its buffer, at the offset `buffer`."""
+    """A DMA of `size` bytes between `iova` and offset `buffer` in the buffer of device number `device` (0 or 1)."""
 
     device: int
     iova: int
@@ -19,11 +19,14 @@ class Dma(NamedTuple):
     to_memory: bool
     buffer: int
     watch: tuple[int, ...] = ()
-    """Hpas of pages that the request may reach at most, besides the one where our model says that it goes."""
+    """Hpas of pages that the request may reach in QEMU, besides the page that our model translates to."""
 
 
 class InvalidateContext(NamedTuple):
-    """A context-cache invalidation, by register or queue, whichever is in use; the registers take invalid ones too."""
+    """A context-cache invalidation, by queue or registers (see `Case.queued`).
+
+    Granularity 0 is reserved, and is used with registers only.
+    """
 
     granularity: int
     did: int = 0
@@ -32,7 +35,7 @@ class InvalidateContext(NamedTuple):
 
 
 class InvalidateIotlb(NamedTuple):
-    """An IOTLB invalidation."""
+    """An IOTLB invalidation, by queue or registers; of 2**order pages around `iova` if it is page-selective."""
 
     granularity: int
     did: int = 0
@@ -41,28 +44,28 @@ class InvalidateIotlb(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """A wait descriptor (where the queue is in use): a status write of `data`, or a completion event."""
+    """A wait descriptor: a status write of `data`, or a completion event. Queued invalidation only."""
 
     data: int
     interrupt: bool
 
 
 class Descriptor(NamedTuple):
-    """Any descriptor (where the queue is in use), valid or not."""
+    """An invalid descriptor. Queued invalidation only."""
 
     low: int
     high: int
 
 
 class ClearFaults(NamedTuple):
-    """Software clears F of the recording register, PFO, or both."""
+    """Software clears F of the fault recording register, PFO in FSTS_REG, or both."""
 
     record: bool = True
     overflow: bool = True
 
 
 class MaskEvents(NamedTuple):
-    """Software writes the interrupt masks of fault and completion events."""
+    """Software sets or clears the interrupt masks of fault and completion events."""
 
     masked: bool
 
@@ -94,11 +97,11 @@ Step = (
 
 
 class Case(NamedTuple):
-    """Steps, after the tables were written, over zeros, and both caches emptied."""
+    """Tables to write over zeros, and steps to run after that, with both caches empty."""
 
     name: str
     queued: bool
-    """Invalidate by the queue, not by registers."""
+    """Invalidations go through the queue, not through registers."""
     tables: tuple[Store, ...]
     steps: tuple[Step, ...]
 
@@ -108,7 +111,7 @@ class Case(NamedTuple):
 
 
 def _text(step: Step) -> str:
-    """A step in a word."""
+    """A step as one word of text."""
     if isinstance(step, Store):
         return f"[{step.hpa:#x}]={step.value:#x}"
     fields = (f"{value:#x}" if isinstance(value, int) else "|".join(map(hex, value)) for value in step)

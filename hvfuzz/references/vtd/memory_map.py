@@ -1,4 +1,4 @@
-"""Where the tables, the queue and the data of all cases lie."""
+"""Memory map shared by our model and QEMU: the tables, the queue and the data pages of all cases."""
 
 from typing import Final
 
@@ -6,7 +6,10 @@ from hvfuzz.machine.addresses import PAGE_SHIFT
 
 
 def _distant_frames(count: int) -> list[int]:
-    """Frame addresses that differ from each other in four bits or more: a wrong bit or two lead to none of them."""
+    """`count` frame addresses that differ pairwise in at least four bits.
+
+    So an entry with one or two wrong bits never points to another of these frames.
+    """
     frames: list[int] = []
     candidate = 0x1003
     while len(frames) < count:
@@ -17,24 +20,24 @@ def _distant_frames(count: int) -> list[int]:
 
 
 _FRAMES: Final = _distant_frames(34)
-ROOT, CONTEXTS, OTHER_ROOT, OTHER_CONTEXTS, QUEUE, STATUS, SCRATCH, SPARE_TABLE = _FRAMES[:8]
+ROOT, CONTEXTS, OTHER_ROOT, OTHER_CONTEXTS, QUEUE, STATUS, SCRATCH = _FRAMES[:7]
 TABLES: Final = (tuple(_FRAMES[8:12]), tuple(_FRAMES[12:16]))
-"""For each device the tables that a case may fill: level 1, 2, 3, 4."""
+"""By device: the tables that a case may fill, of level 1, 2, 3, 4."""
 SCRATCH_TABLES: Final = tuple(_FRAMES[16:20])
-"""Tables, level 1 to 4, that map SCRATCH to itself and never change."""
+"""Tables of level 1 to 4 that map SCRATCH to itself; they never change."""
 PAGES: Final = tuple(_FRAMES[20:34])
-"""Small pages for data."""
+"""Data pages of 4 KiB."""
 LARGE_PAGES: Final = {2: (0x2A00_0000, 0x3460_0000), 3: (0x4000_0000, 0)}
-"""Pages of 2 MiB and 1 GiB for data, by their level."""
+"""Data pages of 2 MiB and 1 GiB, by the level of their leaf."""
 NOWHERE: Final = 0x48_0000_0000
-"""An address of 39 bits at which no memory answers."""
+"""A 39-bit address without memory."""
 
 
 def index(iova: int, level: int) -> int:
-    """Which entry of a table of that level translates `iova`."""
+    """Index of the entry of a level-`level` table that translates `iova`."""
     return iova >> 3 + 9 * level & 511
 
 
 def slot(tables: tuple[int, ...], iova: int, level: int) -> int:
-    """Hpa of the entry of that level for `iova`."""
+    """Hpa of the entry that translates `iova` at `level`; `tables` are those of level 1, 2, 3, 4."""
     return tables[level - 1] + 8 * index(iova, level)

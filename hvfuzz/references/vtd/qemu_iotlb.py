@@ -1,6 +1,6 @@
-"""What QEMU's caches hold, as far as they are not those of our model: the quirks of its IOTLB, made exact.
+"""QEMU's IOTLB, kept beside that of our model: exact predictions for the quirks of its lookup and invalidation.
 
-An entry is filed under the requester id and covers the whole page of the tables, large or small.
+QEMU files an entry under the requester id, and an entry covers a whole page of the tables, small or large.
 """
 
 from typing import Final, NamedTuple
@@ -12,11 +12,11 @@ from hvfuzz.machine.vtd.walker import WalkStep
 INTERRUPT_PAGE: Final = INTERRUPT_RANGE << 20 - PAGE_SHIFT
 INTERRUPT_PAGES: Final = 1 << 20 - PAGE_SHIFT
 COMPARED_BITS: Final = 0xFF
-"""Of a page number, in a page-selective invalidation."""
+"""Bits of a page number that a page-selective invalidation compares (the quirk page-invalidation-of-eight-bits)."""
 
 
 class IotlbEntry(NamedTuple):
-    """A translation as QEMU keeps it."""
+    """An entry of QEMU's IOTLB."""
 
     did: int
     level: int
@@ -27,21 +27,21 @@ class IotlbEntry(NamedTuple):
 
     @property
     def pages(self) -> int:
-        """How many pages of 4 KiB it covers."""
+        """Number of 4 KiB pages that the entry covers."""
         return 1 << 9 * (self.level - 1)
 
     def of_page(self, page: int) -> tuple[int, int]:
-        """(Hpa of the page, rights): what our model keeps for one of the pages."""
+        """(hpa, rights) of one of these 4 KiB pages, as an entry of our model's IOTLB."""
         return self.hpa + (page - self.page << PAGE_SHIFT), self.rights
 
     def hits_interrupts(self) -> bool:
-        """Whether any of it leads to the interrupt range."""
+        """Whether any of the pages maps into the interrupt range 0xFEExxxxx."""
         first = self.hpa >> PAGE_SHIFT
         return first < INTERRUPT_PAGE + INTERRUPT_PAGES and first + self.pages > INTERRUPT_PAGE
 
 
 def cached_by_walk(steps: list[WalkStep], did: int, page: int, host_width: int) -> IotlbEntry | None:
-    """What a walk that succeeded leaves in the cache, from the entries that it read; None if it read no table."""
+    """The entry that a successful walk adds, from the table entries in `steps`; None if it read no table."""
     entries = [(level, entry) for _, level, _, _, entry in steps if level]
     if not entries:
         return None
@@ -55,14 +55,14 @@ def cached_by_walk(steps: list[WalkStep], did: int, page: int, host_width: int) 
 
 
 class QemuIotlb:
-    """The entries, and for each the pages that our model must have too, for they were used."""
+    """The entries, and for each entry the 4 KiB pages of it that our model has walked for."""
 
     def __init__(self) -> None:
         self._entries: dict[tuple[int, int, int], IotlbEntry] = {}
         self._used: dict[tuple[int, int, int], set[int]] = {}
 
     def lookup(self, bdf: int, page: int) -> IotlbEntry | None:
-        """The entry that a request of `bdf` to `page` finds."""
+        """The entry that a request of `bdf` for `page` hits, or None."""
         for level in (1, 2, 3):
             entry = self._entries.get((bdf, level, page >> 9 * (level - 1)))
             if entry is not None:
@@ -70,11 +70,11 @@ class QemuIotlb:
         return None
 
     def used(self, bdf: int, entry: IotlbEntry, page: int) -> bool:
-        """Whether our model has walked for `page` itself."""
+        """Whether our model has walked for `page` of this entry."""
         return page in self._used[_key(bdf, entry)]
 
     def fill(self, bdf: int, entry: IotlbEntry, page: int) -> None:
-        """A walk for `page` succeeded."""
+        """Add the entry of a successful walk for `page`."""
         key = _key(bdf, entry)
         if self._entries.get(key) != entry:
             self._entries[key] = entry
@@ -82,15 +82,16 @@ class QemuIotlb:
         self._used[key].add(page)
 
     def invalidate(self, did: int | None = None) -> None:
-        """Drop all entries, or those of a domain."""
+        """Drop all entries, or those of the domain `did`."""
         for key, entry in list(self._entries.items()):
             if did is None or entry.did == did:
                 del self._entries[key], self._used[key]
 
     def invalidate_pages(self, did: int, page: int, order: int) -> list[IotlbEntry]:
-        """Drop what QEMU drops for 2**order pages around `page`; those of it that the range does not cover.
+        """Drop what QEMU drops when 2**order pages around `page` are invalidated.
 
-        It compares only the low eight bits of page numbers, and what of these the order leaves.
+        Returns the dropped entries that are not wholly within these pages. QEMU compares only the low eight bits of
+        page numbers, without the `order` lowest.
         """
         compared = COMPARED_BITS & ~((1 << order) - 1)
         first = page >> order << order

@@ -1,5 +1,5 @@
-; What the guest runs: routine n of case.Kind, 16 bytes apart, on the page of layout.Part.CODE. RDI is the address of the
-; access; VMCALL says that it went through.
+; The guest's code, on the page memory_map.Part.CODE: one routine for each case.Kind, 16 bytes apart. RDI is the address
+; of the access; VMCALL reports that it succeeded.
 
 bits 64
         mov     rax, [rdi]              ; LOAD

@@ -1,11 +1,11 @@
-; Boots from a disk, enters VMX operation, runs every case on the disk as a guest under EPT, and writes back how it ended.
+; Boots from a disk, enters VMX operation, runs each case on the disk as a guest under EPT, and writes the results back.
 ;
-; The disk, in sectors of 512 bytes, as batch.py lays it out:
+; The disk, in sectors of 512 bytes, as disk_image.py writes it:
 ;       0               the first 512 bytes of this file, to BOOT
-;       1 ..            the rest of it, behind
+;       1 ..            the rest of this file
 ;       HEADER_SECTOR   u64 cases, watched words, sectors of tables, of cases, of results
-;       then            tables, to REGION; watched words (Hpa, value) and cases, to HEADER + 512; results, from RESULTS
-; HEADER_SECTOR and the addresses CASES, RESULTS, REGION, REGION_SIZE and TABLES_SIZE come from layout.py by -D.
+;       then            tables, to REGION; watched words (hpa, value) and cases, to HEADER + 512; results, from RESULTS
+; HEADER_SECTOR and the addresses CASES, RESULTS, REGION, REGION_SIZE and TABLES_SIZE are defined by bochs.py (-D), from memory_map.py.
 
 PAGES           equ 0x1000              ; the host's own page tables: a PML4 and a PDPT
 TSS             equ 0x4000
@@ -20,16 +20,16 @@ DATA_SELECTOR   equ 0x10
 CODE64_SELECTOR equ 0x18
 TSS_SELECTOR    equ 0x20
 
-; A case, in words; FIELDS are those of case_fields. The pairs (Hpa, value) of its entries follow it.
+; Offsets in a case, in bytes; its fields are those of case_fields. The pairs (hpa, value) of its entries follow.
 CASE_PAIRS      equ 0
 CASE_FIELD      equ 8
 CASE_RAX        equ CASE_FIELD + 8 * CASE_FIELDS
 CASE_RDI        equ CASE_RAX + 8
-CASE_STORED     equ CASE_RDI + 8        ; Hpa of the two words that it is expected to store to
+CASE_STORED     equ CASE_RDI + 8        ; hpas of the two words that it may store to
 CASE_ENTRIES    equ CASE_STORED + 16
-; A result, in words; the watched words follow it.
-RESULT_NUMBER   equ 0                   ; counted from 1: it was written
-RESULT_ERROR    equ 8                   ; VM-instruction error, if there was no VM entry
+; Offsets in a result, in bytes; the watched words follow.
+RESULT_NUMBER   equ 0                   ; of the case, from 1: nonzero once the result is written
+RESULT_ERROR    equ 8                   ; VM-instruction error of a failed VM entry, else 0
 RESULT_FIELD    equ 16
 RESULT_RAX      equ RESULT_FIELD + 8 * RESULT_FIELDS
 RESULT_STORED   equ RESULT_RAX + 8
@@ -59,7 +59,7 @@ bits 16
         rep stosd
         mov     dword [PAGES], PAGES + 0x1000 + 3
         mov     di, PAGES + 0x1000
-        mov     eax, 0x83               ; 4 GiB one to one, by pages of 1 GiB
+        mov     eax, 0x83               ; map 4 GiB to themselves, by pages of 1 GiB
         mov     cx, 4
 .gigabyte:
         mov     [di], eax
@@ -121,7 +121,7 @@ main:
         call    read_sectors
         mov     [results_sector], r8
 
-        ; layout.pattern, over the rest of the region.
+        ; memory_map.pattern, in the rest of the region.
         mov     rdi, REGION + TABLES_SIZE
         mov     rax, 0xc1010f << 40 | ((REGION + TABLES_SIZE) >> 3) << 8 | 0xb8
         mov     ecx, (REGION_SIZE - TABLES_SIZE) / 8
@@ -279,7 +279,7 @@ outcome:
         lea     r12, [r12 + rcx + CASE_ENTRIES]
         jmp     next_case
 
-; Stores RCX pairs (Hpa, value) from RSI.
+; Stores RCX pairs (hpa, value) from RSI.
 store_pairs:
         jrcxz   .done
         mov     rdi, [rsi]
@@ -303,7 +303,7 @@ write_fields:
 .done:
         ret
 
-; The status, the first word of the results: 0 for all well, else the step that failed.
+; The status is the first word of the results: 0 for success, else the step that failed.
 failed:
         mov     [RESULTS], r15
         jmp     write_results
@@ -337,7 +337,7 @@ number:
         dq      0
 before_store:
         dq      0, 0
-; (capability MSR, wanted bits, field); the "true" MSR, for it lets the guest move to CR3 without an exit.
+; (capability MSR, wanted bits, field). The "true" MSR permits MOV to CR3 in the guest without an exit.
 controls:
         dd      0x481, 0, PIN_BASED_CONTROLS
         dd      0x48e, 1 << 31 | 1 << 7, PROC_BASED_CONTROLS            ; secondary controls, HLT exits

@@ -1,4 +1,4 @@
-"""Cases at the borders: every single bit and every pair of rights at each level, one thing varied at a time."""
+"""Systematic cases: each bit and each combination of rights at each level, one thing varied at a time."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -11,13 +11,13 @@ from hvfuzz.references.ept.memory_map import EPT_ROOT, GUEST_TABLES, LEVELS, PDP
 
 ACCESSES: Final = (Kind.LOAD, Kind.STORE, Kind.FETCH)
 FETCH_OFFSETS: Final = (0x340, 0x7F8, 0xFF8)
-"""Where in a page code may run: at these no table has an entry."""
+"""Offsets in a page at which code may run, since no table has an entry there."""
 PARTS: Final = (Part.DATA, *GUEST_TABLES)
 _BITS: Final = range(64)
 
 
 def new_builder(kind: Kind, user: bool = False, accessed_dirty: bool = False) -> CaseBuilder:
-    """A builder that goes through."""
+    """A builder of a case whose access succeeds."""
     builder = CaseBuilder(kind, user)
     builder.accessed_dirty(accessed_dirty)
     if kind is Kind.FETCH:
@@ -26,7 +26,7 @@ def new_builder(kind: Kind, user: bool = False, accessed_dirty: bool = False) ->
 
 
 def boundary_cases() -> Iterator[Case]:
-    """All of them, in a fixed order."""
+    """All boundary cases, in a fixed order."""
     yield from _ept_rights()
     yield from _ept_pairs()
     yield from _ept_bits()
@@ -42,7 +42,7 @@ def boundary_cases() -> Iterator[Case]:
 
 
 def _ept_rights() -> Iterator[Case]:
-    """Every value of R W X, at each level, for each part, for each access."""
+    """Every value of R, W, X at each level of each part, for each kind of access."""
     for part, level, rights, kind, enabled in product(PARTS, LEVELS, range(8), ACCESSES, (False, True)):
         builder = new_builder(kind, accessed_dirty=enabled)
         hpa = builder.ept(part, level)
@@ -51,7 +51,7 @@ def _ept_rights() -> Iterator[Case]:
 
 
 def _ept_pairs() -> Iterator[Case]:
-    """Every pair of rights at two levels of the data."""
+    """Every combination of rights at two levels of the data."""
     for (upper, lower), above, below, kind in product(((4, 3), (3, 2), (2, 1), (3, 1)), range(8), range(8), ACCESSES):
         builder = new_builder(kind, user=True)
         for level, rights in ((upper, above), (lower, below)):
@@ -61,7 +61,7 @@ def _ept_pairs() -> Iterator[Case]:
 
 
 def _ept_bits() -> Iterator[Case]:
-    """Every single bit of table entries and leaves of each level, of the data and of a guest table."""
+    """Every bit of EPT entries and leaves at each level, for the data and for a guest table."""
     for part, leaf, level, bit in product((Part.DATA, Part.PD), (1, 2, 3), LEVELS, _BITS):
         if level < leaf:
             continue
@@ -74,7 +74,7 @@ def _ept_bits() -> Iterator[Case]:
 
 
 def _ept_memory_types() -> Iterator[Case]:
-    """Every memory type, with and without ignore-PAT, in every kind of leaf."""
+    """Every memory type, with and without ignore-PAT, in leaves of every size."""
     for part, leaf, memory_type, pat, kind in product((Part.DATA, Part.PT), (1, 2, 3), range(8), (0, 1), ACCESSES):
         builder = new_builder(kind)
         builder.map_ept(part, leaf)
@@ -84,7 +84,7 @@ def _ept_memory_types() -> Iterator[Case]:
 
 
 def _ept_flags() -> Iterator[Case]:
-    """EPT accessed and dirty flags, enabled or not, set before or not, at each level."""
+    """EPT accessed and dirty flags, enabled or disabled, set or clear before the access, at each level."""
     kinds = (*ACCESSES, Kind.UPDATE)
     for part, leaf, level, flags, kind, enabled in product(PARTS, (1, 2, 3), LEVELS, range(4), kinds, (False, True)):
         if level < leaf or (part in GUEST_TABLES and kind is Kind.FETCH):
@@ -99,7 +99,7 @@ def _ept_flags() -> Iterator[Case]:
 
 
 def _eptps() -> Iterator[Case]:
-    """Every single bit of the EPTP, and every memory type with every walk length."""
+    """Every bit of the EPTP, and every memory type with every walk length."""
     for bit in _BITS:
         builder = new_builder(ACCESSES[bit % 3])
         if not 22 <= bit < 28:
@@ -113,7 +113,7 @@ def _eptps() -> Iterator[Case]:
 
 
 def _guest_bits() -> Iterator[Case]:
-    """Every single bit of guest entries, with leaves of each level, while EPT flags are off and on."""
+    """Every bit of guest entries, with leaves of each size, with EPT accessed and dirty flags disabled and enabled."""
     for leaf, level, bit, enabled, no_nxe in product((1, 2, 3), LEVELS, _BITS, (False, True), (False, True)):
         if level < leaf or (no_nxe and bit != 63):
             continue
@@ -128,7 +128,7 @@ def _guest_bits() -> Iterator[Case]:
 
 
 def _guest_rights() -> Iterator[Case]:
-    """R/W, U/S and XD of the leaf, against CPL, access, CR0.WP, CR4.SMEP and SMAP, RFLAGS.AC."""
+    """R/W, U/S and XD of the leaf, with every CPL, access, CR0.WP, CR4.SMEP, CR4.SMAP and RFLAGS.AC."""
     for leaf, kind, user, enabled in product(range(8), ACCESSES, (False, True), range(16)):
         builder = new_builder(kind, user)
         hpa = builder.guest(1)
@@ -141,7 +141,7 @@ def _guest_rights() -> Iterator[Case]:
 
 
 def _guest_flags() -> Iterator[Case]:
-    """Guest accessed and dirty flags to set, at each level, where stage 2 lets the table be written and where not."""
+    """Guest accessed and dirty flags at each level, with and without write permission of EPT for the table."""
     kinds = (Kind.LOAD, Kind.STORE, Kind.UPDATE)
     for leaf, level, flags, kind, rights, enabled in product(
         (1, 2, 3), LEVELS, range(4), kinds, (1, 3, 4, 5, 7), (False, True)
@@ -158,7 +158,7 @@ def _guest_flags() -> Iterator[Case]:
 
 
 def _addresses() -> Iterator[Case]:
-    """Canonical borders, both halves of the linear addresses, unaligned operands."""
+    """Borders of canonical addresses, both halves of the linear addresses, unaligned operands."""
     borders = (0, 0x7FFF_FFFF_F000, 0x8000_0000_0000, 0xFFFF_7FFF_FFFF_F000, 0xFFFF_8000_0000_0000, (1 << 64) - 0x1000)
     for border, kind, user in product(borders, (*ACCESSES, Kind.UPDATE), (False, True)):
         builder = new_builder(kind, user)
@@ -178,7 +178,7 @@ def _addresses() -> Iterator[Case]:
 
 
 def _crossings() -> Iterator[Case]:
-    """An operand over two pages, of which either stage may refuse the first or the second."""
+    """An operand that crosses a page, of which EPT or the guest's tables may refuse the first or the second."""
     for kind, first, second, enabled in product((Kind.LOAD, Kind.STORE), range(8), range(8), (False, True)):
         builder = new_builder(kind, user=True, accessed_dirty=enabled)
         builder.offset = 0xFFC
@@ -195,7 +195,7 @@ def _crossings() -> Iterator[Case]:
 
 
 def _pdptes() -> Iterator[Case]:
-    """Accesses without a linear address: PDPTEs are loaded."""
+    """Loads of PDPTEs, which are accesses without a linear address."""
     for level, rights, enabled, leaf in product(LEVELS, range(8), (False, True), (1, 2, 3)):
         if level < leaf:
             continue
@@ -214,7 +214,7 @@ def _pdptes() -> Iterator[Case]:
 
 
 def pdptes_builder(leaf: int) -> CaseBuilder:
-    """A load of PDPTEs, from a page that has some where the EPT leaf is of level 1."""
+    """A builder of a load of PDPTEs; with an EPT leaf of level 1, from the page PDPTES, which has valid ones."""
     builder = new_builder(Kind.PDPTES)
     builder.move(Part.DATA, 0)
     builder.map_ept(Part.DATA, leaf)

@@ -1,4 +1,4 @@
-"""Random cases, each from a seeded generator: shapes, flags and control bits at random, and then up to three faults."""
+"""Random cases from a seeded generator: random page sizes, flags and control bits, and up to three faults."""
 
 from collections.abc import Iterator
 from itertools import chain, count
@@ -16,13 +16,13 @@ _KINDS: Final = (Kind.LOAD, Kind.STORE, Kind.FETCH, Kind.UPDATE, Kind.PDPTES)
 _OFFSETS: Final = (0, 8, 0x7F8, 0xFF8, 0xFF8, 0xFFC, 0xFF9, 0x123)
 _BITS: Final = tuple(range(64))
 _GUEST_BITS: Final = (0, 1, 2, 5, 6, 7, 63)
-"""Bits of a guest entry that mean something: P, R/W, U/S, A, D, PS, XD."""
+"""Defined bits of a guest entry: P, R/W, U/S, A, D, PS, XD."""
 _FAULTS: Final = (0, 1, 1, 1, 2, 2, 3)
-"""How many things are wrong."""
+"""Number of faults in a case, each with the same probability."""
 
 
 def mixed_cases(cases: int, seed: int) -> Iterator[Case]:
-    """That many cases: boundary cases in random order, each followed by a random one; then random ones only."""
+    """`cases` cases: boundary cases in random order, each followed by a random case; then random cases only."""
     rng = Random(seed)
     boundary = list(boundary_cases())
     rng.shuffle(boundary)
@@ -34,7 +34,7 @@ def mixed_cases(cases: int, seed: int) -> Iterator[Case]:
 
 
 def random_case(rng: Random) -> Case:
-    """One random case."""
+    """A random case."""
     kind = rng.choices(_KINDS, (6, 6, 6, 4, 1))[0]
     leaf = rng.choice((1, 1, 2, 3))
     builder = pdptes_builder(leaf) if kind is Kind.PDPTES else new_builder(kind, rng.random() < 0.5)
@@ -53,12 +53,12 @@ def random_case(rng: Random) -> Case:
         _draw_guest_flags(builder, rng)
     _draw_ept_flags(builder, rng)
     for _ in range(rng.choice(_FAULTS)):
-        rng.choices((_spoil_ept, _spoil_guest, _spoil_registers), (12, 7, 1))[0](builder, rng)
+        rng.choices((_ept_fault, _guest_fault, _register_fault), (12, 7, 1))[0](builder, rng)
     return builder.finish("random")
 
 
 def _draw_registers(builder: CaseBuilder, rng: Random) -> None:
-    """Control bits that the manual lets be anything, mostly at ease with the access."""
+    """Vary control bits; most values permit the access."""
     if rng.random() < 0.25:
         builder.cr0 ^= paging.CR0_WP
     if rng.random() < 0.25:
@@ -72,7 +72,7 @@ def _draw_registers(builder: CaseBuilder, rng: Random) -> None:
 
 
 def _draw_guest_flags(builder: CaseBuilder, rng: Random) -> None:
-    """Guest accessed and dirty flags, rights of the leaf."""
+    """Vary guest accessed and dirty flags, and the rights of the leaf."""
     entries = builder.guest_path()
     if rng.random() < 0.5:
         for hpa in entries:
@@ -85,7 +85,7 @@ def _draw_guest_flags(builder: CaseBuilder, rng: Random) -> None:
 
 
 def _draw_ept_flags(builder: CaseBuilder, rng: Random) -> None:
-    """EPT accessed and dirty flags, and rights that are often enough."""
+    """Vary EPT accessed and dirty flags, and the rights of guest tables."""
     for part in PARTS:
         for hpa in builder.ept_path(part):
             if rng.random() < 0.2:
@@ -95,8 +95,8 @@ def _draw_ept_flags(builder: CaseBuilder, rng: Random) -> None:
             builder[leaf] = builder[leaf] & ~ept.RIGHTS | rng.choice((1, 3, 5))
 
 
-def _spoil_ept(builder: CaseBuilder, rng: Random) -> None:
-    """Change one EPT entry."""
+def _ept_fault(builder: CaseBuilder, rng: Random) -> None:
+    """Change an EPT entry."""
     parts = (*PARTS, Part.CODE)
     part = rng.choices(parts, (12, 3, 3, 3, 3, 1))[0]
     path = builder.ept_path(part)
@@ -109,25 +109,25 @@ def _spoil_ept(builder: CaseBuilder, rng: Random) -> None:
     elif what == 3 and rng.random() < 0.3:
         builder[hpa] &= ~ept.RIGHTS
     else:
-        _flip_any(builder, rng, hpa, _BITS)
+        _flip_random_bit(builder, rng, hpa, _BITS)
 
 
-def _spoil_guest(builder: CaseBuilder, rng: Random) -> None:
-    """Change one guest entry."""
+def _guest_fault(builder: CaseBuilder, rng: Random) -> None:
+    """Change a guest entry."""
     hpa = rng.choice(builder.guest_path())
-    _flip_any(builder, rng, hpa, _GUEST_BITS if rng.random() < 0.5 else _BITS)
+    _flip_random_bit(builder, rng, hpa, _GUEST_BITS if rng.random() < 0.5 else _BITS)
 
 
-def _flip_any(builder: CaseBuilder, rng: Random, hpa: int, bits: tuple[int, ...]) -> None:
-    """Change one of these bits of an entry, one that may be changed."""
+def _flip_random_bit(builder: CaseBuilder, rng: Random, hpa: int, bits: tuple[int, ...]) -> None:
+    """Flip one of `bits` in an entry, if `CaseBuilder.may_flip` permits it."""
     bit = rng.choice(bits)
     while not builder.may_flip(hpa, bit):
         bit = rng.choice(bits)
     builder.flip(hpa, 1 << bit)
 
 
-def _spoil_registers(builder: CaseBuilder, rng: Random) -> None:
-    """Change a bit of the EPTP, CR3 or the linear address."""
+def _register_fault(builder: CaseBuilder, rng: Random) -> None:
+    """Flip a bit of the EPTP, CR3 or the linear address."""
     bit = rng.choice([bit for bit in range(64) if bit not in STUB_BITS])
     what = rng.randrange(3)
     if what == 0:

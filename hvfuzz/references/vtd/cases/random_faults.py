@@ -1,4 +1,4 @@
-"""What may be wrong with the tables of a builder, and with the address that the device asks for."""
+"""Random faults of a request: in its tables, or in the address that the device requests."""
 
 from collections.abc import Callable
 from typing import Final
@@ -10,35 +10,35 @@ from hvfuzz.references.vtd.memory_map import LARGE_PAGES, NOWHERE, PAGES, ROOT, 
 
 
 def no_fault(builder: RequestBuilder) -> None:
-    """Nothing."""
+    """No fault."""
 
 
 def entry_bit(builder: RequestBuilder) -> None:
-    """A bit of an entry."""
+    """Flip a bit of a second-level entry."""
     builder.flip(builder.entry(builder.any_level()), builder.rng.randrange(64))
 
 
 def entry_bits(builder: RequestBuilder) -> None:
-    """Two bits of an entry."""
+    """Flip two bits of a second-level entry."""
     builder.flip(builder.entry(builder.any_level()), *builder.rng.sample(range(64), 2))
 
 
 def address_boundary_bit(builder: RequestBuilder) -> None:
-    """Around the width, where address bits end and reserved ones start, or below a superpage's frame."""
+    """Flip a bit near the host address width, where reserved bits begin, or below the address of a superpage."""
     low = 12 + 9 * (builder.leaf - 1)
     bit = builder.rng.choice((*range(builder.width - 3, 54), 62, 11, 12, low - 1, low))
     builder.flip(builder.entry(builder.any_level()), bit)
 
 
 def rights_at_all_levels(builder: RequestBuilder) -> None:
-    """Any pair at every level."""
+    """Set R and W at random at every level."""
     for level in range(builder.leaf, builder.levels + 1):
         builder.words[builder.entry(level)] &= ~RIGHTS
         builder.words[builder.entry(level)] |= builder.rng.choice((0, 1, 2, 3, 3, 3))
 
 
 def rights_at_one_level(builder: RequestBuilder) -> None:
-    """Any pair at one level, perhaps with a reserved bit."""
+    """Set R and W at random at one level, and perhaps a reserved bit."""
     entry = builder.entry(builder.any_level())
     builder.words[entry] = builder.words[entry] & ~RIGHTS | builder.rng.randrange(4)
     if builder.rng.random() < 0.3:
@@ -46,22 +46,22 @@ def rights_at_one_level(builder: RequestBuilder) -> None:
 
 
 def page_size_bit(builder: RequestBuilder) -> None:
-    """PS at a level where it does not belong."""
+    """Flip PS of an entry."""
     builder.flip(builder.entry(builder.any_level()), 7)
 
 
 def root_bit(builder: RequestBuilder) -> None:
-    """A bit of the root entry."""
+    """Flip a bit of the root entry."""
     builder.flip(ROOT + builder.rng.choice((0, 0, 8)), builder.rng.randrange(64))
 
 
 def context_bit(builder: RequestBuilder) -> None:
-    """A bit of the context entry."""
+    """Flip a bit of the context entry."""
     builder.flip(builder.context + builder.rng.choice((0, 8)), builder.rng.randrange(64))
 
 
 def context_fields(builder: RequestBuilder) -> None:
-    """Any width, type and FPD."""
+    """Set the translation type, FPD and perhaps the address width of the context entry at random."""
     rng = builder.rng
     builder.words[builder.context] |= rng.randrange(4) << TT_SHIFT | (FPD if rng.random() < 0.3 else 0)
     if rng.random() < 0.5:
@@ -69,14 +69,14 @@ def context_fields(builder: RequestBuilder) -> None:
 
 
 def not_present(builder: RequestBuilder) -> None:
-    """P of an entry is clear, whatever else is in it."""
+    """Clear P of the root or context entry, and flip another bit of it."""
     hpa = builder.rng.choice((ROOT, builder.context, builder.context))
     builder.words[hpa] &= ~PRESENT
     builder.flip(hpa, builder.rng.randrange(1, 64))
 
 
 def unbacked_pointer(builder: RequestBuilder) -> None:
-    """A pointer to where no memory is."""
+    """Make an entry point to an address without memory."""
     rng = builder.rng
     hpa = rng.choice((ROOT, builder.context, builder.entry(builder.any_level())))
     keep = builder.words[hpa] & PAGE_MASK
@@ -84,20 +84,23 @@ def unbacked_pointer(builder: RequestBuilder) -> None:
 
 
 def interrupt_target(builder: RequestBuilder) -> None:
-    """A leaf that leads to the interrupt range, to its neighbours, or to a superpage that overlaps it."""
+    """Make the leaf map to the interrupt range, next to it, or to a superpage that overlaps it."""
     rng = builder.rng
     covered = (1 << 12 + 9 * (builder.leaf - 1)) - 1
     page = rng.choice((0xFEE00, 0xFEE00 + rng.randrange(256), 0xFEEFF, 0xFEDFF, 0xFEF00)) << 12
     entry = builder.entry(builder.leaf)
     builder.words[entry] = page & ~covered | builder.words[entry] & PAGE_MASK
     if builder.leaf > 1:
-        # Within the superpage the request goes to the interrupts themselves or just beside them.
+        # Within the superpage, aim the request at the interrupt range or just beside it.
         offset = page & covered & ~PAGE_MASK
         move_to(builder, builder.iova & ~covered | offset | builder.iova & PAGE_MASK)
 
 
 def interrupt_address(builder: RequestBuilder) -> None:
-    """An IOVA in or beside the interrupt range; QEMU lets no superpage end where that starts."""
+    """Request an IOVA in or next to the interrupt range.
+
+    No DMA may run into the range within a superpage (see the quirk interrupt-window), so these are short.
+    """
     first = INTERRUPT_RANGE << 20
     move_to(
         builder, builder.rng.choice((first - 4, first, first + builder.rng.randrange(1 << 20), first + (1 << 20))) & ~3
@@ -106,7 +109,7 @@ def interrupt_address(builder: RequestBuilder) -> None:
 
 
 def address_width_limit(builder: RequestBuilder) -> None:
-    """An IOVA at the end of the width, or with one bit beyond it."""
+    """Request an IOVA at the end of the address width, at 0, or with one bit beyond the width."""
     rng = builder.rng
     width = WIDTH_OF_LEVELS[builder.levels]
     last = (1 << width) - rng.randrange(1, PAGE_SIZE)
@@ -122,7 +125,7 @@ def address_width_limit(builder: RequestBuilder) -> None:
 
 
 def page_crossing(builder: RequestBuilder) -> None:
-    """A DMA over the end of a page, the next of which is what it likes."""
+    """Request a DMA across the end of a page, and map the next page at random."""
     rng = builder.rng
     covered = (1 << 12 + 9 * (builder.leaf - 1)) - 1
     builder.size = rng.choice((2, 4, 8, 16, 64, 1500))
@@ -140,7 +143,7 @@ def page_crossing(builder: RequestBuilder) -> None:
 
 
 def move_to(builder: RequestBuilder, iova: int) -> None:
-    """Have the same tables for another address."""
+    """Change the IOVA, and move the table entries so that they translate it."""
     values = [builder.words.pop(builder.entry(level), 0) for level in range(builder.leaf, builder.levels + 1)]
     builder.iova = iova
     for level, value in zip(range(builder.leaf, builder.levels + 1), values, strict=True):
@@ -165,4 +168,4 @@ FAULT_WEIGHTS: Final[dict[Callable[[RequestBuilder], None], int]] = {
     address_width_limit: 8,
     page_crossing: 12,
 }
-"""What may be wrong, and how often it is."""
+"""{fault: relative frequency}."""

@@ -1,4 +1,4 @@
-"""One request in the making: tables that are right, which something is then done to."""
+"""A case of one request under construction: correct tables, to which faults are then added."""
 
 import random
 from typing import Final
@@ -8,17 +8,19 @@ from hvfuzz.references.vtd.memory_map import CONTEXTS, LARGE_PAGES, PAGES, ROOT,
 from hvfuzz.references.vtd.qemu import DEVICES
 
 RIGHTS: Final = 3
+"""R and W of a second-level entry."""
 SIZES: Final = (1, 2, 4, 8, 16, 64, 200)
 LOWEST: Final = 0x400_0000
+"""Lowest IOVA: untranslated, lower addresses may be tables of the case."""
 HOLE: Final = (0x8000_0000, 0x1_0000_0000)
-"""Untranslated, these addresses may be registers of something."""
+"""Range without IOVAs: untranslated, such an address may be a device register."""
 
 
 class RequestBuilder:
-    """One request in the making: words to store, and what the device asks for."""
+    """The tables of a request as {hpa: word}, and the device, address and size of the request; all of it mutable."""
 
     def __init__(self, rng: random.Random, width: int, levels: int = 0, leaf: int = 0) -> None:
-        """Random, but for the table levels (3 or 4) and the level of the leaf (1 to 3), if they are given."""
+        """A random request; nonzero `levels` (3 or 4) and `leaf` (1 to 3) fix the table levels and the leaf's level."""
         self.rng: Final = rng
         self.width: Final = width
         self.levels = levels or (3 if width == 39 or rng.random() < 0.3 else 4)
@@ -27,7 +29,7 @@ class RequestBuilder:
         self.to_memory = rng.random() < 0.5
         self.iova = random_iova(rng, WIDTH_OF_LEVELS[self.levels])
         if self.leaf == 3:
-            self.iova |= 1 << 29  # so that no wrong bit of a 1 GiB leaf leads to the tables
+            self.iova |= 1 << 29  # no 1 GiB leaf with one wrong bit then reaches the tables
         self.size = rng.choice(SIZES)
         self.words: dict[int, int] = {}
         self.tables: Final = TABLES[self.device]
@@ -37,7 +39,7 @@ class RequestBuilder:
         self._fill()
 
     def _fill(self) -> None:
-        """Tables that are right."""
+        """Write tables that translate the request."""
         rng = self.rng
         self.words[ROOT] = CONTEXTS | PRESENT
         for number, bdf in enumerate(DEVICES):
@@ -49,11 +51,11 @@ class RequestBuilder:
         self.words[self.entry(self.leaf)] = self.target | RIGHTS | (SL_PAGE_SIZE if self.leaf > 1 else 0)
 
     def entry(self, level: int) -> int:
-        """Hpa of the entry of that level."""
+        """Hpa of the entry of `level` that translates the request."""
         return slot(self.tables, self.iova, level)
 
     def any_level(self) -> int:
-        """One of the levels that the walk reads."""
+        """A random level of the walk."""
         return self.rng.randint(self.leaf, self.levels)
 
     def flip(self, hpa: int, *bits: int) -> None:
@@ -63,7 +65,7 @@ class RequestBuilder:
 
 
 def random_iova(rng: random.Random, width: int) -> int:
-    """An address of that width, of any length, that is memory or nothing even if it is not translated."""
+    """A random IOVA of up to `width` bits, which is memory or unbacked even if it is not translated."""
     while True:
         iova = rng.getrandbits(rng.randint(27, width))
         if iova >= LOWEST and not HOLE[0] <= iova < HOLE[1]:

@@ -1,6 +1,6 @@
-"""Cases of one request: tables that are right but for one thing, and a DMA through them.
+"""Cases of one request: tables with one fault, and a DMA through them.
 
-After a read the device's buffer is written to a scratch page by way of tables that are right, to see what arrived.
+After a DMA that reads, the device writes its buffer to a scratch page through correct tables, which shows what it read.
 """
 
 import random
@@ -17,11 +17,11 @@ from hvfuzz.references.vtd.memory_map import CONTEXTS, ROOT, SCRATCH, SCRATCH_TA
 
 SCRATCH_DID: Final = 0x77
 WRITTEN_FROM: Final = 2048
-"""Devices read into their buffer below this offset, and write what is from there on."""
+"""Devices read into their buffer below this offset, and write from the part above it."""
 
 
 def single_fault_case(rng: random.Random, width: int, fault: SingleFault) -> Case:
-    """A request with that fault and no other."""
+    """A request with the fault `fault` and no other."""
     builder = RequestBuilder(rng, width, fault.levels, fault.leaf)
     if fault.to_memory is not None:
         builder.to_memory = fault.to_memory
@@ -31,7 +31,7 @@ def single_fault_case(rng: random.Random, width: int, fault: SingleFault) -> Cas
 
 
 def random_request_case(rng: random.Random, width: int) -> Case:
-    """A random request."""
+    """A random request with a random fault, named after the fault."""
     builder = RequestBuilder(rng, width)
     fault = rng.choices(list(FAULT_WEIGHTS), list(FAULT_WEIGHTS.values()))[0]
     fault(builder)
@@ -42,7 +42,7 @@ def random_request_case(rng: random.Random, width: int) -> Case:
 
 
 def requests(builder: RequestBuilder) -> list[Step]:
-    """The DMA, and what shows what it read."""
+    """The DMA, and if it reads, a second DMA that writes the data to the scratch page."""
     rng = builder.rng
     iova = min(builder.iova, 2**64 - builder.size)
     covered = (1 << 12 + 9 * (builder.leaf - 1)) - 1

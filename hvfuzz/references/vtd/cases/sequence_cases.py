@@ -1,4 +1,4 @@
-"""Cases of many steps: devices use translations while software changes the tables, with and without invalidation."""
+"""Cases of many steps: devices use translations while software changes tables, with and without invalidation."""
 
 import random
 from typing import Final
@@ -33,7 +33,9 @@ from hvfuzz.references.vtd.memory_map import (
 from hvfuzz.references.vtd.qemu import DEVICES
 
 ROUNDS: Final = (1, 4)
-TYPES_TO_REFUSE: Final = (0, 3, 4, 6, 7, 8, 9, 11, 15)
+"""Least and greatest number of rounds in a sequence."""
+INVALID_TYPES: Final = (0, 3, 4, 6, 7, 8, 9, 11, 15)
+"""Descriptor types that are reserved, or belong to features that the IOMMU does not report."""
 RESERVED_DESCRIPTORS: Final = (
     (1 | 1 << 4 | 1 << 6, 0),
     (1 | 1 << 4 | 1 << 50, 0),
@@ -47,11 +49,11 @@ RESERVED_DESCRIPTORS: Final = (
     (5 | 1 << 5 | 1 << 31, 0),
     (5 | 1 << 5, 1),
 )
-"""Reserved bits, granularities and address masks."""
+"""(low, high) of descriptors with a reserved bit, a reserved granularity, or an address mask that is too large."""
 
 
 class SequenceBuilder:
-    """A sequence in the making."""
+    """Collects the steps of a sequence."""
 
     def __init__(self, rng: random.Random, width: int) -> None:
         self.rng: Final = rng
@@ -62,7 +64,7 @@ class SequenceBuilder:
         self._masked = True
 
     def dma(self, device: int, place: Place, *, to_memory: bool | None = None) -> None:
-        """A request to a place, and if it reads, one that shows what was read."""
+        """A DMA to a place; after one that reads, a DMA that writes the data to the scratch page."""
         rng = self.rng
         size = rng.choice((4, 8, 32))
         offset = 0 if place.level == 1 else rng.randrange(2) << PAGE_SHIFT
@@ -81,7 +83,7 @@ class SequenceBuilder:
         self.steps.append(Dma(device, SCRATCH, size, True, start))
 
     def change(self, device: int, place: Place) -> None:
-        """Software changes what the device's request depends on."""
+        """Change a table entry that the device's requests to a place depend on."""
         rng = self.rng
         tables = TABLES[self.tables.owned[device]]
         kind = rng.random()
@@ -94,7 +96,7 @@ class SequenceBuilder:
             self.change_context(device)
 
     def change_context(self, device: int) -> None:
-        """The device gets another context entry, or none, or its own again."""
+        """Clear the device's context entry, or write that of the other device, or its own with or without flags."""
         rng = self.rng
         kind = rng.randrange(8)
         if kind < 2:
@@ -102,37 +104,34 @@ class SequenceBuilder:
         elif kind < 4:
             self.steps += self.tables.context(1 - device, as_device=device)
         else:
-            self.steps += self.tables.context(device, fpd=kind == 4, passing=kind == 5)
+            self.steps += self.tables.context(device, fpd=kind == 4, pass_through=kind == 5)
 
     def invalidate(self, device: int, place: Place) -> None:
-        """An invalidation of any kind, which may or may not concern the device and the place."""
+        """A random invalidation, often of the device and the place."""
         rng = self.rng
         granularity: int = rng.choice((Granularity.GLOBAL, Granularity.DOMAIN, *[Granularity.SELECTIVE] * 4))
-        did = (
-            self.tables.dids[device]
-            if rng.random() < 0.8
-            else rng.choice((self.tables.dids[1 - device], rng.randrange(1 << 16)))
-        )
+        dids = self.tables.dids
+        did = dids[device] if rng.random() < 0.8 else rng.choice((dids[1 - device], rng.randrange(1 << 16)))
         if rng.random() < 0.35:
             if not self.queued and rng.random() < 0.05:
                 granularity = 0
             self.invalidate_context(device, granularity, did)
             return
         order = rng.choice((0, 0, 1, 2, 3, 9, 9 * (place.level - 1), rng.randint(0, MOST_ADDRESS_MASK)))
-        if not self.queued and rng.random() < 0.05:  # the register says that it did nothing
+        if not self.queued and rng.random() < 0.05:  # IOTLB_REG reports that nothing was invalidated
             order = rng.randint(MOST_ADDRESS_MASK + 1, 63)
             granularity = rng.choice((0, Granularity.SELECTIVE))
         iova = place.iova + rng.choice((0, 0, 0, PAGE_SIZE, -PAGE_SIZE, rng.randrange(place.size)))
         self.steps.append(InvalidateIotlb(granularity, did, iova, order))
 
     def invalidate_context(self, device: int, granularity: int, did: int) -> None:
-        """A context invalidation, often of the device itself, perhaps by way of the function mask."""
+        """A context invalidation, often of the device itself, sometimes only through the function mask."""
         rng = self.rng
         bdf = DEVICES[device if rng.random() < 0.8 else 1 - device] ^ rng.choice((0, 0, 0, 1, 2, 4, 6, 7))
         self.steps.append(InvalidateContext(granularity, did, bdf, rng.choice((0, 0, 1, 2, 3))))
 
     def context_round(self, device: int, place: Place) -> None:
-        """The device's context entry changes, and what it gave before is invalidated, or not."""
+        """Use a place, change the device's context entry, invalidate it, and use the place again."""
         rng = self.rng
         did = self.tables.dids[device]
         if rng.random() < 0.7:
@@ -144,7 +143,7 @@ class SequenceBuilder:
         self.dma(device, place)
 
     def extra(self) -> None:
-        """Something else that software does."""
+        """Something else that driver software does: fault handling, masks, root table, translation, descriptors."""
         rng = self.rng
         kind = rng.random()
         if kind < 0.5:
@@ -159,12 +158,12 @@ class SequenceBuilder:
         elif self.queued and kind < 0.85:
             self.steps.append(Wait(rng.getrandbits(32), rng.random() < 0.4))
         elif self.queued:
-            other = rng.choice(TYPES_TO_REFUSE), 0
+            other = rng.choice(INVALID_TYPES), 0
             self.steps.append(Descriptor(*(other if rng.random() < 0.4 else rng.choice(RESERVED_DESCRIPTORS))))
 
 
 def sequence_case(rng: random.Random, width: int) -> Case:
-    """Rounds of: use, change, use, invalidate, use; with more of each in between."""
+    """Rounds of use, change, use, invalidate, use; with other steps in between."""
     sequence = SequenceBuilder(rng, width)
     tables = tuple(sequence.tables.initial())
     for _ in range(rng.randint(*ROUNDS)):

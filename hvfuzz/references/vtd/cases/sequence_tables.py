@@ -26,7 +26,7 @@ SMALL_PAGES: Final = 3
 
 
 class Place:
-    """A page that devices use: its IOVA, the level of its leaf, and the frames that it may be mapped to."""
+    """A page that devices use: its IOVA, the level of its leaf, and the frames that it may be mapped to (hpas)."""
 
     def __init__(self, iova: int, level: int, frames: tuple[int, ...]) -> None:
         self.iova: Final = iova
@@ -35,7 +35,7 @@ class Place:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes that the leaf maps."""
         return PAGE_SIZE << 9 * (self.level - 1)
 
 
@@ -71,10 +71,10 @@ class SequenceTables:
         return (*small, Place(base + (1 << 21), 2, LARGE_PAGES[2]), Place((base >> 30) + 1 << 30, 3, LARGE_PAGES[3]))
 
     def initial(self) -> list[Store]:
-        """Everything mapped, with all rights, and the scratch page at its own address."""
+        """Tables that map all places with all rights, and the scratch page to itself."""
         stores = [Store(ROOT, CONTEXTS | PRESENT), Store(OTHER_ROOT, OTHER_CONTEXTS | PRESENT)]
         for device in range(len(DEVICES)):
-            stores += self.context(device, CONTEXTS, passing=self.rng.random() < 0.03)
+            stores += self.context(device, CONTEXTS, pass_through=self.rng.random() < 0.03)
             stores += self.context(1 - device, OTHER_CONTEXTS, as_device=device)
         for tables in TABLES:
             stores.append(Store(slot(tables, SCRATCH, self.levels), SCRATCH_TABLES[self.levels - 2] | RIGHTS))
@@ -90,17 +90,17 @@ class SequenceTables:
         table: int = CONTEXTS,
         *,
         as_device: int | None = None,
-        passing: bool = False,
+        pass_through: bool = False,
         fpd: bool = False,
     ) -> list[Store]:
-        """The context entry that gives a device the domain of `owner`."""
+        """The context entry of device `as_device` (None: `owner` itself) with the domain and tables of `owner`."""
         hpa = table + DEVICES[owner if as_device is None else as_device] * ENTRY_SIZE
         low = TABLES[self.owned[owner]][self.levels - 1] | PRESENT | (FPD if fpd else 0)
         return [
-            Store(hpa, low | (2 << TT_SHIFT if passing else 0)),
+            Store(hpa, low | (2 << TT_SHIFT if pass_through else 0)),
             Store(hpa + 8, self.dids[owner] << 8 | self.levels - 2),
         ]
 
     def leaf(self, tables: tuple[int, ...], place: Place, frame: int, rights: int) -> Store:
-        """The leaf of a place."""
+        """The leaf entry that maps a place to `frame`."""
         return Store(slot(tables, place.iova, place.level), frame | rights | (SL_PAGE_SIZE if place.level > 1 else 0))

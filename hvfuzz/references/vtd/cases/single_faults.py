@@ -1,6 +1,6 @@
-"""Every single fault of a walk: each bit of each entry of each walk, each pair of rights, each width and type.
+"""All single faults of a walk: each bit of each entry, each value of R and W, each address width and type.
 
-The random cases come on top of these, which leave nothing to chance.
+They cover single faults exhaustively; random faults come in addition.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from hvfuzz.references.vtd.memory_map import ROOT
 
 
 class TableWord(Enum):
-    """The words that a walk reads."""
+    """The kinds of words that a walk reads."""
 
     ROOT_LOW = "root low"
     ROOT_HIGH = "root high"
@@ -23,26 +23,26 @@ class TableWord(Enum):
 
 
 class SingleFault(NamedTuple):
-    """A fault: `clear` and then flip bits of one word."""
+    """A fault in one word: the bits of `clear` are cleared, then those of `flip` are inverted."""
 
     levels: int
     leaf: int
     to_memory: bool | None
-    """Whether the device writes; None: either."""
+    """Whether the device writes; None: at random."""
     where: TableWord
     level: int
-    """Of the entry."""
+    """Of the entry, if `where` is ENTRY."""
     clear: int
     flip: int
 
     @property
     def name(self) -> str:
-        """What is wrong."""
+        """The word with the fault, as text."""
         level = f" {self.level}" if self.where is TableWord.ENTRY else ""
         return f"{self.where.value}{level} of {self.levels} levels, leaf {self.leaf}"
 
     def apply(self, builder: RequestBuilder) -> None:
-        """Do it to the tables of a request."""
+        """Add the fault to the tables of a request."""
         hpa = {
             TableWord.ROOT_LOW: ROOT,
             TableWord.ROOT_HIGH: ROOT + 8,
@@ -55,7 +55,7 @@ class SingleFault(NamedTuple):
 
 
 def single_faults(width: int) -> Iterator[SingleFault]:
-    """All of them for an IOMMU of that width: 700 for 39 bits, 1,616 for 48."""
+    """All single faults for an IOMMU of `width` bits: 700 for 39 bits, 1,616 for 48."""
     for levels in range(3, 4 + (width == 48)):
         for where in (TableWord.ROOT_LOW, TableWord.ROOT_HIGH, TableWord.CONTEXT_LOW, TableWord.CONTEXT_HIGH):
             for bit in range(64):
