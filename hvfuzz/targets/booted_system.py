@@ -1,4 +1,4 @@
-"""One booted world of the emulated hypervisor: machine, hypervisor and oracles, put back before every run."""
+"""One booted world of the emulated hypervisor: machine, hypervisor and oracles, restored before every run."""
 
 import hashlib
 from typing import Final
@@ -26,7 +26,7 @@ from hvfuzz.targets.watchdog import Hang, Watchdog
 
 
 class System:
-    """One world booted: its machine, hypervisor, oracles, and the snapshot that every run starts from."""
+    """A booted world: machine, hypervisor, oracles, and the snapshot that every run starts from."""
 
     def __init__(
         self,
@@ -56,14 +56,14 @@ class System:
         if observer is not None:
             observer.attach(self.machine)
         elif not self._watched:
-            # A suite without oracles would have nothing to say: a bare system pays for the features alone.
+            # Without oracles the suite reports nothing, so it is bypassed, and only state features cost time.
             self.hypervisor.observer = self.features
             handle_exit = self.hypervisor.handle_exit
         self._in_host = False
         eptps = [vcpu.eptp for vcpu in self.machine.vcpus]
 
         def guarded(vcpu: VCpu) -> None:
-            """Handle an exit; what escapes the host's code has stopped the host, and is a finding."""
+            """Handle an exit; an exception that escapes from the host's code stops the host, and is a finding."""
             if self._in_host:
                 raise HostBusy
             self._in_host = True
@@ -72,8 +72,8 @@ class System:
             try:
                 handle_exit(vcpu)
                 if vcpu.eptp != eptps[vcpu.id] and not is_valid_eptp(vcpu.eptp):
-                    raise VmEntryFailure(INVALID_CONTROL)  # what VM entry would raise, where nobody is prepared for it
-            except Exception as fault:  # the host died, whatever of: the oracle says of what
+                    raise VmEntryFailure(INVALID_CONTROL)  # VM entry would raise it where no code handles it
+            except Exception as fault:  # whatever stopped the host: an oracle classifies it
                 self.suite.host_exception(fault)
                 raise HostStopped from fault
             finally:
@@ -83,13 +83,13 @@ class System:
         self.snapshot: Final = Snapshot.take(self.machine, self.hypervisor)
 
     def restore(self) -> None:
-        """Back to the booted state, in time that follows what the last run changed."""
+        """Restore the booted state; the time depends on how much the last run changed."""
         self.snapshot.restore()
         self.suite.reset()
         self.features.reset()
 
     def run(self, program: Program, audit: bool, digest: bool) -> Run:
-        """Run `program` from the booted state; one that is audited at the end is looked at closely all the way."""
+        """Run `program` from the booted state; see `Target.run`."""
         self.restore()
         if self._watched:
             self.suite.watch_closely(audit)
@@ -104,7 +104,7 @@ class System:
             at = index
             watchdog.beat += 1
             if watched:
-                suite.op_started(index, op.kind.name, acting(op))
+                suite.op_started(index, op.kind.name, _acting_vcpus(op))
             if observer is not None:
                 observer.op_started(index, op)
 
@@ -122,7 +122,7 @@ class System:
             trace = self.interpreter.run(program, before, after)
             suite.program_finished()
             if audit and not trace.stopped:
-                # After a host fault the machine is in the middle of a change, and nothing adds up.
+                # After a host fault the machine is in the middle of a change, so an audit would report false errors.
                 suite.audit()
         except Hang:
             return self._hung(program.ops[at], at)
@@ -135,10 +135,10 @@ class System:
         return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes))
 
     def _hung(self, op: Op, index: int) -> Run:
-        """What is left of a run whose op number `index` did not end."""
+        """The result of a run whose op number `index` did not end."""
         trace = Trace()
         trace.stopped = "an op did not end"
-        message = f"the host computes for more than {self.watchdog.limit:.0f} s and does not come back"
+        message = f"the host did not finish the op within {self.watchdog.limit:.0f} s of processor time"
         finding = Finding("work", "hang", op.kind.name, message, index)
         findings = (*self.suite.findings, finding)
         if self.observer is not None:
@@ -146,7 +146,7 @@ class System:
         return Run(trace, findings, tuple(self.features.hits), index + 1)
 
     def memory_digest(self) -> str:
-        """SHA-256 over the frames written since boot, in order, with their numbers."""
+        """SHA-256 of the frames written since boot, each with its number, in ascending order."""
         memory = self.machine.memory
         digest = hashlib.sha256()
         for hfn in sorted(memory.dirty):
@@ -155,8 +155,8 @@ class System:
         return digest.hexdigest()
 
 
-def acting(op: Op) -> tuple[Actor, ...] | None:
-    """The vCPUs that may act in an op; None for a batch, which may run with a race of one of the ops it takes along."""
+def _acting_vcpus(op: Op) -> tuple[Actor, ...] | None:
+    """The vCPUs that may act in an op; None for a batch, since any of its ops may have a race."""
     if op.kind.follow is not None:
         return None
     return (op.actor,) if op.race is None else (op.actor, op.race.op.actor)

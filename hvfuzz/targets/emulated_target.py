@@ -18,10 +18,11 @@ from hvfuzz.targets.target import Run
 from hvfuzz.targets.watchdog import Watchdog
 
 MEMORY_SIZE: Final = 16 << 20
+"""Bytes of host memory, by default."""
 
 
 def _dead_at_boot(fault: Exception) -> Run:
-    """A hypervisor with a bug that does not live to see its first exit."""
+    """The result of a program on a hypervisor that a planted bug stops at boot."""
     trace = Trace()
     trace.stopped = "the host died at boot"
     rule = "fault" if isinstance(fault, HostFault) else f"exception:{type(fault).__name__}"
@@ -29,10 +30,10 @@ def _dead_at_boot(fault: Exception) -> Run:
 
 
 class EmulatedTarget:
-    """The emulated hypervisor, with one bug planted or none; the bug is there only while a program runs.
+    """The emulated hypervisor, with one bug planted or none; the bug is in place only while a program runs.
 
-    `oracles` names the oracles to run (None: all; the empty set: bare). `observer` is told of each run, op by op.
-    Under an entered `watchdog`, an op that does not end is a finding. Worlds boot when first used.
+    `oracles` names the oracles to run (None: all; the empty set: none). `observer` gets the events of each run. With an
+    entered `watchdog`, an op that does not end is a finding. A world is booted when it is first used.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class EmulatedTarget:
         self._planted: Final[AbstractContextManager[None]] = nullcontext() if bug is None else Plant(bug)
 
     def system(self, world: int) -> System:
-        """The booted world number `world`."""
+        """The booted system of world number `world`."""
         system = self._systems.get(world)
         if system is None:
             with self._planted:
@@ -82,7 +83,7 @@ class EmulatedTarget:
             return system.run(program, audit, digest)
 
     def close(self) -> None:
-        """Let go of the booted worlds."""
+        """Release the booted systems."""
         self._systems.clear()
 
     def __enter__(self) -> Self:

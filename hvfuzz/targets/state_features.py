@@ -1,9 +1,8 @@
-"""State features: what the hypervisor and the hardware did in a run, as small numbers for coverage feedback.
+"""State features: events of the hypervisor and the hardware in a run, as small numbers for coverage feedback.
 
-A flush that is left out adds no branch to the hypervisor's code, so bytecode coverage cannot see it; the TLB hit
-that follows can be seen here. Every number is computed from names and counts alone: the same run gives the same
-features in every process. What a planted bug does is left out where it has a name of its own: that name would
-reward the fuzzer for nothing.
+A missing flush adds no branch to the hypervisor's code, so bytecode coverage cannot show it; the TLB hit that follows
+is an event. Every number is computed from names and counts only, so that a run has the same features in every process.
+Steps that a planted bug defines are not counted: their names would reward the fuzzer for finding the bug.
 """
 
 from functools import lru_cache
@@ -19,25 +18,26 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
 
 SPACE: Final = 1 << 14
-"""Features are below this; a power of two. Two things may share a number, as in any hashed coverage map."""
+"""Features are below this power of two. Two events may have the same number, as in any hashed coverage map."""
 _FREED: Final = 16
-"""Where, in the states of the frames that a call changed, those that it let go of begin."""
+"""In `_frames`: bit `state` is set for an allocated frame of that state, bit `_FREED + state` for a freed one."""
 _MASK: Final = SPACE - 1
 _PACKAGE: Final = "hvfuzz.hypervisor."
 _FOREIGN: Final = -1
+"""Number of a kind of step that the hypervisor does not define."""
 
 
 @lru_cache(1 << 16)
 def _number(key: tuple[Any, ...]) -> int:
-    """The feature of a tuple of names and counts."""
+    """The feature of a tuple of names and counts. 0.18 µs if cached; a lookup in a dict takes 0.11 µs."""
     return crc32(repr(key).encode()) & _MASK
 
 
 class StateFeatures(Observer):
-    """Collects the features of one run in `hits`, each once; `reset` begins the next.
+    """Collects the features of one run as the keys of `hits`; `reset` starts the next run.
 
-    Counts are left to what is worth counting (how full the tables are): with a counter for each event, every longer
-    program is a new input, and the corpus grows without end.
+    Only how full tables are is counted. If each event were counted, every longer program would have new features, and
+    the corpus would grow without limit.
     """
 
     __snapshot_leaf__ = True
@@ -64,19 +64,19 @@ class StateFeatures(Observer):
     def __init__(self, machine: Machine, hypervisor: Hypervisor) -> None:
         self._tlb: Final = machine.tlb
         self._iommu: Final = machine.iommu
-        # Not the hypervisor's own accessors: watching is no work of the host's.
+        # Raw memory, not the hypervisor's accessors: these count as work of the host.
         self._domains: Final = tuple(hypervisor.domains)
         self._words: Final = machine.memory.words
         self._frame_table: Final = hypervisor.frames.base >> 3
         self._kinds: Final[dict[type, int]] = {}
         self._rows: Final[dict[int, dict[Any, int]]] = {}
-        """For a kind of step that happened, the feature of each call after it."""
+        """{kind of step: {(call, whether it succeeded): feature}}, for calls after such a step."""
         self._numbers: Final[dict[Any, Any]] = {}
-        """The features of what was seen once: tuples are for calls, ints for ops (see `op_finished`)."""
+        """{event: feature or features}, for events of calls and ops."""
         self.reset()
 
     def reset(self) -> None:
-        """Begin a run."""
+        """Start a run."""
         self.hits: dict[int, None] = {}
         self._frames = 0
         self._last_step = 0
@@ -88,8 +88,9 @@ class StateFeatures(Observer):
     def call_finished(
         self, vcpu: VCpu, declaration: Declaration | None, args: Any, status: Status, result: int, reason: str
     ) -> None:
-        """(call, status, refusing check), what it did to frames, how full the tables are, how big the result; and
-        (kind of step that happened before, call, whether it succeeded): a call does other things in another state.
+        """Features of a call: status and refusing check, frames changed, table sizes, size of the result.
+
+        And (kind of an earlier step, call, whether it succeeded), since a call behaves differently in another state.
         """
         name = "" if declaration is None else declaration.name
         hits, numbers = self.hits, self._numbers
@@ -125,23 +126,23 @@ class StateFeatures(Observer):
         self._last_step = 0
 
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
-        """A frame of this state came into use in the call: a table, for one, when a superpage is split."""
+        """The call took a frame into use, for example a table when a superpage is split."""
         self._frames |= 1 << state
 
     def frame_freed(self, hfn: int) -> None:
-        """A frame is free, or a table back in its pool."""
+        """The call freed a frame, or returned a table to its pool."""
         self._frames |= 1 << _FREED + (self._words[self._frame_table + hfn] >> 8 & 0xFF)
 
     def block_allocated(self, first: int, owner: int, state: int) -> None:
-        """As for one frame: all of a block are in the same use."""
+        """Count the block as one frame: all its frames have the same state."""
         self._frames |= 1 << state
 
     def block_freed(self, first: int) -> None:
-        """As for one frame."""
+        """Count the block as one frame."""
         self.frame_freed(first)
 
     def stepped(self, step: Step) -> None:
-        """(kind of step, kind of the step before it in the same call)."""
+        """The feature (kind of step, kind of the previous step in the same call)."""
         kind = self._kinds.get(type(step))
         if kind is None:
             ours = type(step).__module__.startswith(_PACKAGE)
@@ -153,8 +154,7 @@ class StateFeatures(Observer):
                 self._past[kind] = self._rows.setdefault(kind, {})
 
     def op_finished(self, code: int, how: int, status: int, user: bool) -> None:
-        """(op, how it ended, which caches it hit and missed, in which mode its vCPU is), and (op that succeeded, the
-        one before that did)."""
+        """The features (op, how it ended, caches hit and missed, mode of the vCPU) and (successful op, last one)."""
         tlb, iommu = self._tlb, self._iommu
         events = 0
         if tlb.hits > self._tlb_hits:
@@ -170,11 +170,10 @@ class StateFeatures(Observer):
             events |= 8
             self._iommu_misses = iommu.misses
         hits, numbers = self.hits, self._numbers
-        # One int that holds all five (an opcode is a byte, `how` is below 4): a tuple takes longer to look up.
-        ended = (((status << 8 | code) << 2 | how) << 4 | events) << 1 | user
+        ended = (code, how, status, events, user)
         number = numbers.get(ended)
         if number is None:
-            number = numbers[ended] = _number((code, how, status, events, user))
+            number = numbers[ended] = _number(ended)
         hits[number] = None
         if how == 0 and status == 0:
             hits[_number((code, self._last_code))] = None

@@ -1,22 +1,23 @@
-"""A watchdog over the emulated host: an op that does not end is a finding, and not a fuzzer that stands still."""
+"""A watchdog of the emulated host: it interrupts an op that does not end, so that the fuzzer goes on."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Final, Self
 
 LIMIT: Final = 2.0
-"""Seconds of this process's own computing (not of the clock on the wall: a busy machine is no reason) that one op may
-take. The longest legal op takes some hundredths."""
+"""Seconds of this process's user time that one op may take; wall time would depend on the load of the machine. The
+longest legal op takes a few hundredths of a second."""
 
 
 class Hang(BaseException):
-    """The op that is being performed does not end. Not an Exception, so that no code of the host catches it."""
+    """The current op does not end. Not an Exception, so that no code of the host catches it."""
 
 
 class Watchdog:
-    """While entered, raises `Hang` in the main thread if `running`, and `beat` stands still for `limit` to twice that.
+    """While entered, raises `Hang` in the main thread when `running` is set and `beat` does not change.
 
-    It uses SIGVTALRM and the timer behind it, so there can be one at a time, in the main thread.
+    `Hang` comes after one to two times `limit` seconds. The watchdog uses SIGVTALRM and ITIMER_VIRTUAL, so only one can
+    be entered at a time, in the main thread.
     """
 
     __slots__ = ("_before", "_seen", "beat", "limit", "running")

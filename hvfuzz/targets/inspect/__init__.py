@@ -1,1 +1,1 @@
-"""The emulated hypervisor as a target, and what can be told of a run on it."""
+"""What the commands `repro --trace`, `cost` and `walk` show: op-by-op traces, cycle accounts and page walks."""

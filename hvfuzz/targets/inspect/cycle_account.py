@@ -1,7 +1,9 @@
-"""What a program cost in virtual cycles, and what for: the clock as an account of who charged it.
+"""The account of `hvfuzz cost`: the virtual cycles of each op, by what they were charged for.
 
-The clock is one number, so that charging it costs next to nothing. Here its class is swapped for one that looks at who
-charges: each place of the machine and the hypervisor that does is in CAUSES, by the name of its function.
+The clock is a plain number, to which code adds cycles. To see who adds them, the class of the clock of an accounted
+machine is replaced by one whose `cycles` is a property, which looks up the calling function in CAUSES. Every machine
+could have such a property, but each charge would take 0.26 µs instead of 0.03 µs; with seven charges per op, that is
+2.7 % of the time of an op without oracles.
 """
 
 import sys
@@ -28,9 +30,10 @@ EXCEPTIONS: Final = "exceptions"
 SLICES: Final = "time slices"
 OTHERS: Final = "others"
 KINDS: Final = (EXITS, ENTRIES, WALKS, HITS, FLUSHES, COPIES, INSTRUCTIONS, EXCEPTIONS, SLICES, OTHERS)
-"""What cycles are charged for, in the order in which they are shown."""
+"""All kinds of cycles, in the order of the output."""
 
 _Charge = Callable[[int], tuple[tuple[str, int], ...]]
+"""Divides the cycles of one charge into (kind, cycles)."""
 
 
 def _all_for(kind: str) -> _Charge:
@@ -38,17 +41,17 @@ def _all_for(kind: str) -> _Charge:
 
 
 def _exit_or_entry(cycles: int) -> tuple[tuple[str, int], ...]:
-    """`Core.exit` charges for the way down, and for the way back."""
+    """`Core.exit` charges for the exit, and later for the entry."""
     return ((EXITS if cycles == Cost.VMEXIT else ENTRIES, cycles),)
 
 
 def _preemption(_cycles: int) -> tuple[tuple[str, int], ...]:
-    """The guest is entered and left again in the middle of a call."""
+    """A preemption point enters and exits the guest within a call."""
     return ((ENTRIES, Cost.VMENTRY), (EXITS, Cost.VMEXIT))
 
 
 def _walk(cycles: int) -> tuple[tuple[str, int], ...]:
-    """A reference to a table; the translation of its address may be charged along with it."""
+    """A reference to a table; the charge may include the translation of its address by a cache."""
     hit = cycles - Cost.WALK_REFERENCE
     return ((WALKS, Cost.WALK_REFERENCE), (HITS, hit)) if hit else ((WALKS, cycles),)
 
@@ -100,25 +103,25 @@ CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
         "VCpu._time_stamp": _all_for(INSTRUCTIONS),
     }
 )
-"""How to account for what a function charges, by its qualified name."""
+"""{qualified name of a function that charges cycles: how to divide its charges}."""
 
 
 class OpCost(NamedTuple):
-    """What one op cost, with what raced with it or was batched by it: cycles by kind."""
+    """The cost of one op, with its race and its batched calls, in cycles by kind."""
 
     op: int
-    """Its index in the program."""
+    """Index of the op in the program."""
     text: str
     kinds: Mapping[str, int]
 
     @property
     def total(self) -> int:
-        """Virtual cycles."""
+        """The cycles of all kinds."""
         return sum(self.kinds.values())
 
 
 class CycleAccount(RunObserver):
-    """Keeps the account of one run; `ops` has what each op cost."""
+    """Observes a run; `ops` has the cost of each op."""
 
     __slots__ = ("_machine", "_op", "_render", "_spent", "ops")
 
@@ -130,22 +133,22 @@ class CycleAccount(RunObserver):
         self.ops: list[OpCost] = []
 
     def attach(self, machine: Machine) -> None:
-        """Look at who charges the clock of this machine from now on."""
+        """Account for all charges to the machine's clock from now on."""
         self._machine = machine
         machine.clock.__class__ = _accounting(self._charge)
 
     def begin(self) -> None:
-        """A run begins."""
+        """See `RunObserver.begin`."""
         self.ops = []
         self._op = None
 
     def op_started(self, index: int, op: Op) -> None:
-        """An op begins."""
+        """See `RunObserver.op_started`."""
         self._op = index, op
         self._spent = Counter()
 
     def op_finished(self, program: Program, outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> None:
-        """The op is over."""
+        """See `RunObserver.op_finished`."""
         if self._op is not None:
             index, op = self._op
             self.ops.append(OpCost(index, self._render(op), dict(self._spent)))
@@ -153,13 +156,16 @@ class CycleAccount(RunObserver):
 
     def _charge(self, name: str, cycles: int) -> None:
         if self._op is not None:
-            # (A planted bug may charge for something, too.)
+            # A planted bug may charge cycles, too; they count as others.
             for kind, amount in CAUSES.get(name, _others)(cycles):
                 self._spent[kind] += amount
 
 
 def _accounting(charge: Callable[[str, int], None]) -> type[Clock]:
-    """A class of clocks that tell who charges them, and how much; putting a clock back is no charge."""
+    """A class of clocks that call `charge` with the calling function and the cycles added.
+
+    Setting a clock back is no charge.
+    """
     slot: Any = Clock.__dict__["cycles"]
 
     def set_cycles(clock: Clock, cycles: int) -> None:

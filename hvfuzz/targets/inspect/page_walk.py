@@ -1,4 +1,4 @@
-"""One translation laid open: every table entry that was read in both stages, every cache hit, and how it ended."""
+"""The page walk of `hvfuzz walk`: every table entry read in both stages, every cache hit, and the result."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,15 +12,15 @@ from hvfuzz.machine.mmu.ept_walk import CACHED, STAGE_1, STAGE_2, STRUCTURE_1, S
 
 ACCESSES: Final = {"r": READ, "w": WRITE, "x": EXEC}
 LEVELS: Final = ("page", "PTE", "PDE", "PDPTE", "PML4E")
-"""Names of the entries, by level; level 0 is the page itself."""
+"""Names of guest entries, by level; level 0 is the page."""
 TOP: Final = 4
-"""The level at which a walk of either stage begins that no cache helps."""
+"""The level at which a walk of either stage begins without cached entries."""
 FLAGS: Final = -1
-"""In place of a level: an accessed or dirty flag is written to the entry that was read before."""
+"""Instead of a level: the walk writes an accessed or dirty flag to the entry that it read before."""
 
 
 class Reference(NamedTuple):
-    """Entry number `slot` of the EPT table at Hpa `table`, as it was read."""
+    """The value `entry` of entry number `slot` in the EPT table at hpa `table`."""
 
     level: int
     table: int
@@ -29,11 +29,11 @@ class Reference(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """A paging-structure entry that was cached: the table that it names, and what it spared the walk to read.
+    """A hit in a paging-structure cache, which lets a walk begin below `level`, at the table at hpa `table`.
 
-    `stage` 1: the entries of the guest down to its own `level`, and all of stage 2 for these and for the next table at
-    Hpa `table`. `stage` 2: the EPT entries down to `level`; the next EPT table is at `table`. `rights` are those of the
-    entries so far, as the bits of an entry of that stage.
+    In `stage` 1, the walk skips the guest's entries down to `level`, with stage 2 of these and of the next table. In
+    `stage` 2, it skips the EPT entries down to `level`. `rights` are the combined rights of the skipped entries, as
+    bits of an entry of that stage.
     """
 
     stage: int
@@ -43,11 +43,11 @@ class Structure(NamedTuple):
 
 
 class Leg(NamedTuple):
-    """One guest physical address on its way through stage 2: by `references`, or by what a cache held.
+    """The translation of one guest physical address by stage 2, from `references` or from a cache.
 
-    With a `structure`, the references begin below that; of stage 1, there are none, and the walk begins here.
-    `level` is that of the guest's entry that lies there, 0 for the page itself, FLAGS for a flag that is written.
-    `hpa` is None if stage 2 refused; `entry` is the guest's entry as it was read, None if none was.
+    `level` is the level of the guest entry at `gpa`: 0 for the page itself, FLAGS for a flag that is written.
+    `hpa` is None if stage 2 refused the access; `entry` is the guest entry read there, or None. With a `structure` of
+    stage 2, the references begin below it. With one of stage 1, there are none, and the walk begins with this leg.
     """
 
     level: int
@@ -60,39 +60,39 @@ class Leg(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """A whole translation; `hpa` is None if it failed, and `outcome` says how it ended."""
+    """A whole translation; `hpa` is None if it failed, and `outcome` is the result as text."""
 
     who: str
     gva: int
     access: str
     user: bool
     hit: bool
-    """The TLB held the combined mapping: no table was read."""
+    """The TLB had the combined mapping, so no table was read."""
     legs: tuple[Leg, ...]
     hpa: int | None
     outcome: str
 
     @property
     def references(self) -> int:
-        """Table entries that were read, in both stages."""
+        """Number of table entries read, in both stages."""
         return sum(len(leg.references) + (leg.entry is not None) for leg in self.legs)
 
     @property
     def hits(self) -> int:
-        """Times that a cache spared something: the whole walk, a leg, or the first part of either."""
+        """Number of cache hits: for the whole walk, a leg, or the first part of either."""
         return self.hit + sum(leg.cached + (leg.structure is not None) for leg in self.legs)
 
     @property
     def began(self) -> str:
-        """Where stage 1 began to read: the name of its first entry; "" if it read none."""
+        """Name of the first guest entry that was read; "" if none was."""
         return next((LEVELS[leg.level] for leg in self.legs if leg.level > 0), "")
 
 
 def walk(vcpu: VCpu, gva: int, access: str, *, user: bool | None = None, cold: bool = False) -> Walk:
-    """Have `vcpu` translate `gva` for `access` (a key of ACCESSES), with all that this does to flags and caches.
+    """Make `vcpu` translate `gva` for `access` (a key of ACCESSES), with all effects on flags and caches.
 
-    `user` is the mode of the access (None: the vCPU's own). `cold` empties the caches before, and keeps them empty
-    until the walk is over: else it would meet tables of the EPT again that it has just come through itself.
+    `user` is the mode of the access (None: the vCPU's mode). `cold` empties the caches and keeps them empty during the
+    walk, which would otherwise hit EPT entries that it cached itself.
     """
     mmu, tlb = vcpu.mmu, vcpu.machine.tlb
     capacity = tlb.capacity
@@ -121,7 +121,7 @@ def walk(vcpu: VCpu, gva: int, access: str, *, user: bool | None = None, cold: b
 
 
 def _legs(record: Sequence[WalkStep], gva: int, hpa: int | None, fault_gpa: int | None) -> tuple[Leg, ...]:
-    """Group the steps of a walk: a leg ends with the guest's entry that was read, or where the next one begins."""
+    """Group the steps of a walk into legs: each ends with the guest entry read, or where the next leg begins."""
     legs: list[Leg] = []
     level = 4
     starts = [at for at, step in enumerate(record) if step[0] not in (STAGE_1, STAGE_2) or step[:2] == (STAGE_2, TOP)]
@@ -152,14 +152,14 @@ def _legs(record: Sequence[WalkStep], gva: int, hpa: int | None, fault_gpa: int 
 
 
 def _structure(step: WalkStep) -> Structure | None:
-    """What a leg begins with that was cached, if it was part of the way only."""
+    """The paging-structure cache hit that a leg begins with, or None."""
     if step[0] == STRUCTURE_1:
         return Structure(1, step[1], step[2], step[4])
     return Structure(2, step[1], step[2], step[4]) if step[0] == STRUCTURE_2 else None
 
 
 def _gpa(step: WalkStep, references: Sequence[Reference]) -> int:
-    """The page that a leg is about, as far as its steps tell."""
+    """Gpa of the page that a leg translates, as far as its steps determine it."""
     if step[0] == STRUCTURE_1:
         return step[3]
     if step[0] in (CACHED, STRUCTURE_2):
@@ -168,7 +168,7 @@ def _gpa(step: WalkStep, references: Sequence[Reference]) -> int:
 
 
 def _next_level(legs: Sequence[Leg]) -> int:
-    """The level of the guest's entry that a walk wanted to read next, after these legs; 0 for the page."""
+    """The level of the guest entry that a walk reads after these legs; 0 for the page."""
     read = [leg for leg in legs if leg.entry is not None]
     if not read:
         return 4

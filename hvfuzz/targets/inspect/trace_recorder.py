@@ -1,4 +1,4 @@
-"""A run in words: every op with its exits, walks, fetches, accesses, steps, changes of ownership, and outcome."""
+"""The trace of `hvfuzz repro --trace`: each op with its exits, walks, copies, accesses, steps, frames and outcome."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -24,7 +24,7 @@ WALK_STEPS_A_LINE = 4
 
 
 def status_name(status: int) -> str:
-    """A status as the contract calls it."""
+    """Name of a status in the hypercall contract."""
     try:
         return Status(status).name
     except ValueError:
@@ -32,18 +32,18 @@ def status_name(status: int) -> str:
 
 
 def owner_name(owner: int) -> str:
-    """The owner in a frame word, in words."""
+    """Name of the owner in a frame word."""
     return {OWNER_HYPERVISOR: "the hypervisor", OWNER_NONE: "nobody"}.get(owner, f"dom{owner}")
 
 
 def _text(value: object) -> str:
-    """A field of a step or of a call: numbers in hexadecimal where that is how people know them."""
+    """The text of a field of a step or call; integers above 9 are in hexadecimal."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return f"{type(value).__name__}({_fields(value._asdict())})"
     if isinstance(value, IntEnum):
         return value.name
     if isinstance(value, bool) or not isinstance(value, int):
-        # An object's own text would have its address in it.
+        # The default text of an object contains its address, which differs between runs.
         return type(value).__name__ if type(value).__repr__ is object.__repr__ else str(value)
     return hex(value) if value > 9 else str(value)
 
@@ -52,8 +52,12 @@ def _fields(fields: dict[str, Any]) -> str:
     return ", ".join(f"{name}={_text(value)}" for name, value in fields.items())
 
 
-def _walked(step: WalkStep) -> str:
-    """A table entry that was read, or one that was cached and led to a table."""
+def _bytes(size: int) -> str:
+    return f"{size} byte{'' if size == 1 else 's'}"
+
+
+def _walk_step(step: WalkStep) -> str:
+    """The text of a table entry that was read, or of a cached one."""
     stage, level, table, index, entry = step
     if stage in (STAGE_1, STAGE_2):
         return f"{STAGES[stage]} L{level}[{index}]={entry:#x}"
@@ -61,19 +65,19 @@ def _walked(step: WalkStep) -> str:
 
 
 class TraceRecorder(RunObserver):
-    """Collects `lines`; an op's own line begins with its number, what happened in it is indented below."""
+    """Collects `lines`: a line for each op, which begins with its number, and indented lines for the events in it."""
 
-    __slots__ = ("_machine", "_op", "_shown", "_walked", "lines")
+    __slots__ = ("_last_walk", "_machine", "_op", "_shown", "lines")
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self._machine: Machine | None = None
         self._shown = 0
         self._op: Op | None = None
-        self._walked: list[str] = []
+        self._last_walk: list[str] = []
 
     def attach(self, machine: Machine) -> None:
-        """Record what `machine` does; whoever observes its accesses goes on doing so."""
+        """Record the accesses of `machine`; an access observer that is already attached stays attached."""
         self._machine = machine
         inner = machine.access_observer
 
@@ -86,56 +90,56 @@ class TraceRecorder(RunObserver):
         machine.access_observer = accessed
 
     def begin(self) -> None:
-        """A run begins."""
+        """See `RunObserver.begin`."""
         self.lines = []
         self._shown = 0
 
     def _note(self, what: str, text: str) -> None:
-        """A line about the op under way, below the walks that led there."""
-        self._walks()
+        """Add a line about an event in the current op, after the walks before the event."""
+        self._add_walks()
         self.lines.append(f"        {what:6} {text}")
 
     def op_started(self, index: int, op: Op) -> None:
-        """An op begins."""
+        """See `RunObserver.op_started`."""
         if op.race is not None:
             self.lines.append(f"      race before fetch {op.race.fetch}: {render_op(op.race.op)}")
         self.lines.append(f"{index:4}  {render_op(op)}")
         self._op = op
-        self._walked = []
+        self._last_walk = []
         if self._machine is not None:
             self._machine.mmu.record = []
 
-    def _walks(self) -> None:
-        """Write down the walks since the last call: which tables of which stage were read."""
+    def _add_walks(self) -> None:
+        """Add the table entries that were read since the last call."""
         machine = self._machine
         if machine is None or not machine.mmu.record:
             return
         steps, machine.mmu.record = machine.mmu.record, []
-        words = [_walked(step) for step in steps if step[0] in STAGES]
+        words = [_walk_step(step) for step in steps if step[0] in STAGES]
         if not words:
             return
-        if words == self._walked:
+        if words == self._last_walk:
             self.lines.append(f"        walk   the same {len(words)} table entries again")
             return
-        self._walked = words
+        self._last_walk = words
         for start in range(0, len(words), WALK_STEPS_A_LINE):
             self.lines.append("        walk   " + "  ".join(words[start : start + WALK_STEPS_A_LINE]))
 
     def _access(self, initiator: Any, hpa: int, size: int, access: int) -> None:
         who = f"dom{initiator.domain}.{initiator.index}" if isinstance(initiator, VCpu) else initiator.name
-        way = "writes" if access & WRITE else "reads" if access & READ else "executes"
-        self._note("access", f"{who} {way} {size} bytes at hpa {hpa:#x}")
+        verb = "writes" if access & WRITE else "reads" if access & READ else "executes"
+        self._note("access", f"{who} {verb} {_bytes(size)} at hpa {hpa:#x}")
 
     def exit_started(self, vcpu: VCpu) -> None:
-        """A VM exit is about to be handled."""
+        """See `RunObserver.exit_started`."""
         vmcs = vcpu.vmcs
         where = ""
         if vmcs.reason.name.startswith("EPT"):
             where = f", gpa {vmcs.gpa:#x}, qualification {vmcs.qualification:#x}"
-        self._note("exit", f"{vmcs.reason.name} of dom{vcpu.domain}.{vcpu.index}{where}")
+        self._note("exit", f"{vmcs.reason.name} on dom{vcpu.domain}.{vcpu.index}{where}")
 
     def call_started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> None:
-        """A hypercall is decoded; those that are refused before that have no arguments."""
+        """See `Observer.call_started`; a call that is refused before decoding has no arguments."""
         if declaration is not None and args is not None:
             values = {field.name: getattr(args, field.attribute or field.name) for field in declaration.fields}
             self._note("call", f"{declaration.name}({_fields(values)})")
@@ -143,35 +147,35 @@ class TraceRecorder(RunObserver):
     def call_finished(
         self, vcpu: VCpu, declaration: Declaration | None, args: Any, status: Status, result: int, reason: str
     ) -> None:
-        """A hypercall is done."""
+        """See `Observer.call_finished`."""
         name = "unknown call" if declaration is None else declaration.name
         why = f" ({reason})" if reason else ""
         self._note("return", f"{name}: {status_name(status)}{why}, result {_text(result)}")
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
-        """Host context reads or writes guest memory."""
+        """See `Observer.guest_copy`."""
         where = f"gva {gva:#x}, " if gva >= 0 else ""
-        self._note("put" if write else "fetch", f"{size} bytes at {where}hpa {hpa:#x}")
+        self._note("put" if write else "fetch", f"{_bytes(size)} at {where}hpa {hpa:#x}")
 
     def step(self, step: Step) -> None:
-        """A step is about to be applied."""
+        """See `Observer.step`."""
         self._note("step", _text(step))
 
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
-        """A frame got an owner."""
-        self._note("frame", f"{hfn:#x} now {FrameState(state).name} of {owner_name(owner)}")
+        """See `Observer.frame_allocated`."""
+        self._note("frame", f"{hfn:#x}: now {FrameState(state).name}, owned by {owner_name(owner)}")
 
     def frame_freed(self, hfn: int) -> None:
-        """A frame lost its owner, or went back to a pool."""
-        self._note("frame", f"{hfn:#x} given back")
+        """See `Observer.frame_freed`."""
+        self._note("frame", f"{hfn:#x}: released")
 
     def preemption_point(self) -> None:
-        """A long call could be interrupted."""
-        self._note("point", "the call could be preempted here")
+        """See `Observer.preemption_point`."""
+        self._note("point", "the call can be preempted here")
 
     def op_finished(self, program: Program, outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> None:
-        """The op is over, with the outcomes of all that belonged to it; `findings` are all of the run so far."""
-        self._walks()
+        """See `RunObserver.op_finished`."""
+        self._add_walks()
         op, self._op = self._op, None
         for outcome in outcomes:
             text = f"{self._outcome(outcome)}  [clock {outcome.cycles}]"
@@ -184,7 +188,7 @@ class TraceRecorder(RunObserver):
         self.findings(findings)
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        """Write down the findings that are new since the last call."""
+        """Add the findings that are new since the last call."""
         for finding in findings[self._shown :]:
             self.lines.append(f"      ! FINDING {finding.identity}: {finding.message}")
         self._shown = len(findings)
@@ -194,7 +198,7 @@ class TraceRecorder(RunObserver):
             case Result.FAULT:
                 return f"guest fault: #{Vector(outcome.status).name}, error code {_text(outcome.result)}"
             case Result.SKIPPED:
-                return "passed over: this vCPU cannot act now, or there is nothing to act on"
+                return "skipped: the vCPU cannot run now, or the precondition of the op does not hold"
             case Result.HOST_DOWN:
                 return "the host stopped"
             case _:
