@@ -1,4 +1,4 @@
-"""Files that are written whole: a reader, and a crash, sees all of the new contents or nothing of them."""
+"""Atomic file writes: a reader, or a crash, finds either all of the new contents or none."""
 
 import os
 from contextlib import suppress
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, and a crash, sees the whole of it or nothing."""
+    """Write `data` to `path` atomically; an OSError names `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(data)
@@ -15,5 +15,5 @@ def write_atomically(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(path)  # what the caller, and its user, know
+            error.filename = str(path)  # the name that the user knows, not the temporary one
         raise

@@ -123,7 +123,7 @@ FAULTS = (
         "entry = words[hpa >> 3] if hpa < size else U64",
         "entry = words[hpa >> 3] if hpa < size else 0",
     ),
-    # What the TLB remembers.
+    # Contents of the TLB.
     Fault(
         "TLB: clean pages are writable", "mmu.stage1", "if not (writable and wanted & paging.D):", "if not writable:"
     ),
@@ -142,7 +142,7 @@ FAULTS = (
     Fault("TLB: SMAP", "mmu.stage1", "(entry[2] is user or (not user and not", "(entry[2] is user or (not user or not"),
     Fault("flags of CR3", "mmu.stage1", "table = vcpu.cr3 & paging.ADDRESS", "table = vcpu.cr3 & ~7"),
     Fault("PAT of a 2 MiB page", "mmu.stage1", "paging.ADDRESS & ~((1 << 21) - 1)", "paging.ADDRESS"),
-    # What the paging-structure caches remember.
+    # Contents of the paging-structure caches.
     Fault(
         "cached tables: rights above",
         "mmu.stage1",

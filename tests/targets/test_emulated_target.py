@@ -1,4 +1,4 @@
-"""The emulated target: builds side by side, a host that dies or hangs, and a machine that is always put back."""
+"""The emulated target: several builds in one process, a host that dies or hangs, and a machine that is restored."""
 
 from collections.abc import Callable
 
@@ -24,11 +24,11 @@ def run(target: EmulatedTarget, program: str) -> Run:
 
 
 def identities(result: Run) -> list[str]:
-    """What the oracles found."""
+    """Identities of the findings."""
     return [finding.identity for finding in result.findings]
 
 
-def test_a_faulty_and_a_clean_build_live_side_by_side(text: Callable[..., str]) -> None:
+def test_a_faulty_and_a_clean_build_run_in_one_process(text: Callable[..., str]) -> None:
     original = sched.polled_port
     with EmulatedTarget() as clean, EmulatedTarget(find_bug("xsa-221")) as faulty:
         for _ in range(2):
@@ -42,10 +42,10 @@ def test_a_host_that_died_does_nothing_more(text: Callable[..., str]) -> None:
         result = run(target, text(POPULATE, POLL, POPULATE))
         assert [outcome.how for outcome in result.trace.outcomes] == [Result.OK, Result.HOST_DOWN]
         assert result.trace.stopped
-        assert identities(result) == ["host_memory/null/sched.poll"], "and no complaint about what it left undone"
+        assert identities(result) == ["host_memory/null/sched.poll"], "no audit runs on the unfinished state"
 
 
-def test_the_machine_is_put_back_after_a_host_died(text: Callable[..., str]) -> None:
+def test_the_machine_is_restored_after_a_host_died(text: Callable[..., str]) -> None:
     with EmulatedTarget(find_bug("xsa-221")) as target:
         before = run(target, text(POPULATE))
         run(target, text(POPULATE, POLL))
@@ -88,7 +88,7 @@ def test_a_host_that_dies_at_boot_is_a_finding(text: Callable[..., str]) -> None
 
 def test_a_vm_entry_that_the_processor_refuses_is_a_finding(text: Callable[..., str]) -> None:
     def no_tables(self: sched.WakeVcpu, hv: Hypervisor) -> None:
-        """The vCPU that is kicked has an EPTP that names no table."""
+        """Give the vCPU that is kicked an EPTP that VM entry refuses."""
         vcpu = hv.domains[self.domain].vcpus[self.vcpu]
         hv.scheduler.wake(vcpu)
         vcpu.eptp = 0x5
@@ -100,9 +100,9 @@ def test_a_vm_entry_that_the_processor_refuses_is_a_finding(text: Callable[..., 
         assert result.trace.outcomes[-1].how == Result.HOST_DOWN
 
 
-def test_a_state_that_no_oracle_understands_is_a_finding_where_a_bug_is_planted(text: Callable[..., str]) -> None:
+def test_a_state_that_crashes_an_oracle_is_a_finding_if_a_bug_is_planted(text: Callable[..., str]) -> None:
     def odd(self: console.WriteConsole, hv: Hypervisor) -> None:
-        """What was a buffer is something else."""
+        """Replace the console by something that is no buffer."""
         hv.domains[self.domain].console = None  # type: ignore[assignment]
 
     bug = Bug("odd", "hvfuzz.hypervisor.hypercalls.console:WriteConsole.apply", odd)
@@ -111,7 +111,7 @@ def test_a_state_that_no_oracle_understands_is_a_finding_where_a_bug_is_planted(
         assert identities(result) == ["specification/state/console.write"]
 
 
-def test_bare_means_without_any_oracle(text: Callable[..., str]) -> None:
+def test_an_empty_set_of_oracles_means_no_oracle(text: Callable[..., str]) -> None:
     with EmulatedTarget(find_bug("xsa-78"), oracles=frozenset()) as target:
         assert run(target, find_bug("xsa-78").trigger).findings == ()
 

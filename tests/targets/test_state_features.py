@@ -1,4 +1,4 @@
-"""State features: they tell different behaviour apart, are the same each time, and give no planted bug away."""
+"""State features distinguish behaviours, and do not count steps of a planted bug."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,8 +28,8 @@ def test_another_refusal_is_another_feature(text: Callable[..., str]) -> None:
     assert invalid - absent
 
 
-def test_a_stale_translation_is_a_feature_of_its_own(text: Callable[..., str]) -> None:
-    """The flush that is missing adds no branch: that the TLB is hit afterwards can be seen."""
+def test_a_stale_translation_has_its_own_feature(text: Callable[..., str]) -> None:
+    """A missing flush adds no branch, but the TLB hit afterwards is a feature."""
     program = text(
         "load(dom1, gva=DIRECT+0x40000, size=8)",
         "invlpg(dom1, gva=DIRECT+0x40000)",
@@ -41,7 +41,7 @@ def test_a_stale_translation_is_a_feature_of_its_own(text: Callable[..., str]) -
 
 def test_steps_of_a_planted_bug_are_not_counted() -> None:
     class Planted(NamedTuple):
-        """A step whose class no hypervisor defines."""
+        """A step whose class is not in the hypervisor package."""
 
     with EmulatedTarget() as target:
         collected = target.system(0).features
@@ -52,15 +52,15 @@ def test_steps_of_a_planted_bug_are_not_counted() -> None:
         assert collected.hits
 
 
-def test_a_call_after_another_step_is_a_feature_of_its_own(text: Callable[..., str]) -> None:
-    """That a page was mapped for devices before does not show in the call itself."""
+def test_a_call_after_another_step_has_its_own_feature(text: Callable[..., str]) -> None:
+    """The call is the same; only an earlier mapping for a device differs."""
     decrease = "memory.decrease(dom1, first=0x41, count=1)"
     mapped = "device.dma_map(dom1, iova=0, gfn=0x40, count=1, rights=R)"
     new = features(text(mapped, decrease)) - features(text(decrease, mapped))
     assert new
 
 
-def test_user_mode_is_a_feature_of_its_own(text: Callable[..., str]) -> None:
+def test_user_mode_has_its_own_feature(text: Callable[..., str]) -> None:
     kernel, user = (features(text(*lines)) for lines in (("cpuid(dom1, leaf=0)",), ("sysret(dom1)", "pause(dom1)")))
     both = features(text("sysret(dom1)", "cpuid(dom1, leaf=0)"))
     assert both - kernel - user

@@ -159,7 +159,7 @@ def _structure(step: WalkStep) -> Structure | None:
 
 
 def _gpa(step: WalkStep, references: Sequence[Reference]) -> int:
-    """Gpa of the page that a leg translates, as far as its steps determine it."""
+    """Gpa of the page that a leg translates, from its steps."""
     if step[0] == STRUCTURE_1:
         return step[3]
     if step[0] in (CACHED, STRUCTURE_2):

@@ -1,4 +1,4 @@
-"""The account of a run adds up to its clock, names every place that charges, and changes nothing."""
+"""The cycle account of a run sums up to its clock, knows every place that charges, and changes nothing in the run."""
 
 import ast
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def charging(tree: ast.AST, outer: str = "") -> Iterator[str]:
-    """Qualified names of the functions in which `….cycles` is added to."""
+    """Qualified names of the functions that add to an attribute `cycles`."""
     for node in ast.iter_child_nodes(tree):
         name = outer
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -43,7 +43,7 @@ def test_every_place_that_charges_the_clock_has_a_cause() -> None:
 
 @pytest.fixture(scope="module")
 def programs() -> list[Program]:
-    """The corpus, and some that were generated."""
+    """The corpus, and 100 generated programs."""
     with EmulatedTarget() as target:
         folders = sorted((ROOT / "corpus").iterdir())
         return [entry.program for entry in read_entries(folders, target.catalogue)] + sample(100, 3, target)
@@ -70,7 +70,7 @@ def test_the_account_adds_up_and_watching_changes_nothing(programs: list[Program
     assert kinds == set(KINDS) - {OTHERS}
 
 
-def test_the_table_has_all_that_can_be_charged_and_says_where_it_is_from() -> None:
+def test_the_cost_table_is_complete_and_names_its_sources() -> None:
     constants = {name: value for name, value in vars(Cost).items() if name.isupper()}
     assert constants == {name: figure.cycles for name, figure in Cost.figures.items()}
     assert {type(value) for value in constants.values()} == {int}, "plain numbers: they are added at every access"
@@ -87,13 +87,13 @@ def test_an_exit_and_a_walk_cost_what_the_table_says() -> None:
         target.run(parse(text, target.catalogue))
     first, second = costs.ops
     assert first.kinds == {EXITS: Cost.VMEXIT, ENTRIES: Cost.VMENTRY}
-    # The last entry of the guest's tables, and that of the EPT for the page: where both are, the caches know.
+    # The walk reads the last entry of the guest's tables and that of the EPT; the caches have both tables.
     assert second.kinds == {WALKS: 2 * Cost.WALK_REFERENCE, HITS: 2 * Cost.TLB_HIT}
 
 
 def test_what_a_planted_bug_charges_is_others() -> None:
     def slow(self: sched.EndSlice, hv: Hypervisor) -> None:
-        """Takes a little longer."""
+        """Charge 7 cycles more."""
         hv.machine.clock.cycles += 7
 
     costs = CycleAccount(render_op)

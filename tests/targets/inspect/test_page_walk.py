@@ -1,4 +1,4 @@
-"""A walk that is laid open says what was really read: each entry is in memory, and each leads to the next."""
+"""A page walk reports what was read: each entry is in memory, and each leads to the next."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -37,7 +37,7 @@ def system() -> Iterator[System]:
 
 
 def check(machine: Machine, done: Walk, eptp: int) -> None:
-    """What is shown is what is there."""
+    """Compare a walk with the contents of memory."""
     words = machine.memory.words
     for leg in done.legs:
         structure = leg.structure
@@ -79,9 +79,7 @@ def check(machine: Machine, done: Walk, eptp: int) -> None:
     user=st.booleans(),
     cold=st.booleans(),
 )
-def test_what_is_shown_is_what_is_there(
-    system: System, number: int, gva: int, access: str, user: bool, cold: bool
-) -> None:
+def test_a_walk_agrees_with_memory(system: System, number: int, gva: int, access: str, user: bool, cold: bool) -> None:
     system.restore()
     vcpu = system.machine.vcpus[number]
     done = walk(vcpu, gva, access, user=user, cold=cold)
@@ -105,7 +103,7 @@ def test_two_dimensions(system: System) -> None:
     done = walk(vcpu, DIRECT_MAP + 0x41008, "r", cold=True)
     assert done.references == 24
     assert [leg.level for leg in done.legs] == [4, 3, 2, 1, 0]
-    # A cold walk leaves nothing. One that is not begins stage 2 where the last one was, from the second table on.
+    # A cold walk leaves no cache entries. A warm one begins stage 2 at a cached table, from its second leg on.
     warming = walk(vcpu, DIRECT_MAP + 0x41008, "r")
     assert (warming.references, warming.hits) == (12, 4)
     assert [leg.structure and leg.structure[:2] for leg in warming.legs] == [None, *[(2, 2)] * 4]
@@ -130,8 +128,8 @@ def test_a_flag_that_is_written_has_a_leg(system: System) -> None:
 
 
 @pytest.mark.parametrize("level", [4, 3, 2, 1])
-def test_where_it_ends(system: System, level: int) -> None:
-    """Stage 1 has no entry; then stage 2 has none for the table."""
+def test_a_missing_entry_ends_the_walk(system: System, level: int) -> None:
+    """First stage 1 lacks an entry; then stage 2 lacks one for the guest table."""
     system.restore()
     vcpu, memory = system.machine.vcpus[1], system.machine.memory
     gva = DIRECT_MAP + 0x41008

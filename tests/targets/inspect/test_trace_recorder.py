@@ -1,4 +1,4 @@
-"""The recorder: a run in words has all that happened, the same words each time, and changes nothing."""
+"""The trace recorder: a trace has every event, is deterministic, and recording changes nothing in the run."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def recorded(program: str, bug: str | None = None) -> tuple[list[str], str]:
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    """A run with a little of everything."""
+    """The trace of a program with most kinds of events."""
     program = """\
 # hvp 1
 world pair
@@ -73,7 +73,7 @@ def test_a_trace_is_complete(lines: list[str], part: str) -> None:
     assert any(part in line for line in lines), "\n".join(lines)
 
 
-def test_what_belongs_to_an_op_is_below_its_line(lines: list[str]) -> None:
+def test_events_of_an_op_are_below_its_line(lines: list[str]) -> None:
     numbers = [int(line.split()[0]) for line in lines if line[:4].strip().isdigit()]
     assert numbers == [0, 1, 2, 3, 4, 7, 8, 9, 10], "batched calls are part of the multicall"
 
@@ -83,7 +83,7 @@ def test_findings_are_named_where_they_appear() -> None:
     assert lines[-1].startswith("      ! FINDING stale/iotlb/device.dma_unmap: ")
 
 
-def test_the_words_are_the_same_each_time(lines: list[str], text: Callable[..., str]) -> None:
+def test_a_trace_is_deterministic(lines: list[str], text: Callable[..., str]) -> None:
     program = text("multicall(dom1, count=1)", "  event.alloc(dom1, remote=dom2)")
     assert recorded(program) == recorded(program)
     assert not any(" object at 0x" in line for line in lines)
