@@ -86,7 +86,7 @@ def unbacked_pointer(builder: RequestBuilder) -> None:
 def interrupt_target(builder: RequestBuilder) -> None:
     """Make the leaf map to the interrupt range, next to it, or to a superpage that overlaps it."""
     rng = builder.rng
-    covered = (1 << 12 + 9 * (builder.leaf - 1)) - 1
+    covered = builder.offset_mask
     page = rng.choice((0xFEE00, 0xFEE00 + rng.randrange(256), 0xFEEFF, 0xFEDFF, 0xFEF00)) << 12
     entry = builder.entry(builder.leaf)
     builder.words[entry] = page & ~covered | builder.words[entry] & PAGE_MASK
@@ -127,7 +127,7 @@ def address_width_limit(builder: RequestBuilder) -> None:
 def page_crossing(builder: RequestBuilder) -> None:
     """Request a DMA across the end of a page, and map the next page at random."""
     rng = builder.rng
-    covered = (1 << 12 + 9 * (builder.leaf - 1)) - 1
+    covered = builder.offset_mask
     builder.size = rng.choice((2, 4, 8, 16, 64, 1500))
     move_to(builder, (builder.iova & ~PAGE_MASK) + PAGE_SIZE - rng.randint(1, builder.size - 1))
     if rng.random() < 0.5 and builder.leaf > 1:

@@ -50,6 +50,11 @@ class RequestBuilder:
             self.words[self.entry(level)] = self.tables[level - 2] | RIGHTS
         self.words[self.entry(self.leaf)] = self.target | RIGHTS | (SL_PAGE_SIZE if self.leaf > 1 else 0)
 
+    @property
+    def offset_mask(self) -> int:
+        """The bits of an IOVA that are the offset in the page that the leaf maps."""
+        return (1 << 12 + 9 * (self.leaf - 1)) - 1
+
     def entry(self, level: int) -> int:
         """Hpa of the entry of `level` that translates the request."""
         return slot(self.tables, self.iova, level)

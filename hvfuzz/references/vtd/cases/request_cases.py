@@ -45,8 +45,7 @@ def requests(builder: RequestBuilder) -> list[Step]:
     """The DMA, and if it reads, a second DMA that writes the data to the scratch page."""
     rng = builder.rng
     iova = min(builder.iova, 2**64 - builder.size)
-    covered = (1 << 12 + 9 * (builder.leaf - 1)) - 1
-    watch = (builder.target | iova & covered & ~PAGE_MASK,)
+    watch = (builder.target | iova & builder.offset_mask & ~PAGE_MASK,)
     if builder.to_memory:
         return [
             Dma(builder.device, iova, builder.size, True, rng.randrange(WRITTEN_FROM, PAGE_SIZE - builder.size), watch)

@@ -142,8 +142,8 @@ class SequenceBuilder:
             self.steps.append(InvalidateIotlb(rng.choice((Granularity.GLOBAL, Granularity.DOMAIN)), did))
         self.dma(device, place)
 
-    def extra(self) -> None:
-        """Something else that driver software does: fault handling, masks, root table, translation, descriptors."""
+    def driver_action(self) -> None:
+        """Another action of driver software: fault handling, masks, root table, translation, descriptors."""
         rng = self.rng
         kind = rng.random()
         if kind < 0.5:
@@ -176,7 +176,7 @@ def sequence_case(rng: random.Random, width: int) -> Case:
             sequence.dma(device, place)
         sequence.change(device, place)
         if rng.random() < 0.4:
-            sequence.extra()
+            sequence.driver_action()
         sequence.dma(device if rng.random() < 0.8 else 1 - device, place)
         for _ in range(rng.choice((1, 1, 2))):
             sequence.invalidate(device, place)
