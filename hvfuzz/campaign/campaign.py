@@ -11,7 +11,7 @@ from hvfuzz.campaign.report import Summary, write_report
 from hvfuzz.campaign.workers.pool import Broken, Pool, PoolError
 from hvfuzz.campaign.workers.shutdown import Stop
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.engines.engine import write_whole
+from hvfuzz.engines.atomic_file import write_atomically
 
 
 class Campaign:
@@ -40,7 +40,7 @@ class Campaign:
         except Broken as error:
             self.error, self.broken = str(error), True
             with suppress(OSError):
-                write_whole(self.out / "broken.hvp", error.program.encode())
+                write_atomically(self.out / "broken.hvp", error.program.encode())
                 self.error += f"; the program is {self.out / 'broken.hvp'}"
         except PoolError as error:
             self.error = str(error)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hvfuzz.engines.engine import write_whole
+from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
@@ -112,8 +112,8 @@ class FindingStore:
                 if (known.confirmed, -known.ops) >= (record.confirmed, -record.ops):
                     return path
                 record = record._replace(runs=known.runs, seconds=known.seconds)
-            write_whole(path, render(program).encode())
-            write_whole(folder / RECORD, (json.dumps(record._asdict(), indent=2) + "\n").encode())
+            write_atomically(path, render(program).encode())
+            write_atomically(folder / RECORD, (json.dumps(record._asdict(), indent=2) + "\n").encode())
         return path
 
     def _known(self, folder: Path) -> Record | None:

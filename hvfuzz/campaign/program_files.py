@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from hvfuzz.guest.format.binary import decode, encode
-from hvfuzz.guest.format.text import MAGIC, TextError, parse
+from hvfuzz.guest.format.scanner import TextError
+from hvfuzz.guest.format.text import MAGIC, parse
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Program
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hvfuzz.campaign.confirm import Reported
-from hvfuzz.engines.engine import write_whole
+from hvfuzz.engines.atomic_file import write_atomically
 
 VERDICTS = {
     True: "Replayed in another process: the same finding.",
@@ -68,6 +68,6 @@ def render_report(summary: Summary) -> str:
 def write_report(out: Path, summary: Summary) -> Path:
     """Write ``report.md`` and ``report.json`` into `out`; returns the former's path."""
     page = out / "report.md"
-    write_whole(page, render_report(summary).encode())
-    write_whole(out / "report.json", (json.dumps(summary.as_dict(), indent=2) + "\n").encode())
+    write_atomically(page, render_report(summary).encode())
+    write_atomically(out / "report.json", (json.dumps(summary.as_dict(), indent=2) + "\n").encode())
     return page

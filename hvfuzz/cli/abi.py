@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hvfuzz.abi.document import render
-from hvfuzz.engines.engine import write_whole
+from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.hypervisor.hypercalls import ABI
 
 
@@ -40,7 +40,7 @@ def command(write: Path | None, check: Path | None, as_json: bool) -> None:
         return
     text = render(ABI)
     if write is not None:
-        write_whole(write, text.encode())
+        write_atomically(write, text.encode())
     elif check is not None:
         if check.read_text() != text:
             print(f"{check}: out of date; run: hvfuzz abi --write {check}", file=sys.stderr)

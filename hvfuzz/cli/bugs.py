@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from hvfuzz.bugs import Bug, BugError, find_bug, known_bugs
-from hvfuzz.guest.format.text import TextError, parse
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.guest.format.scanner import TextError
+from hvfuzz.guest.format.text import parse
+from hvfuzz.targets.emulated_target import EmulatedTarget
 
 
 @click.group("bugs", short_help="The planted bugs: list, show, verify.")

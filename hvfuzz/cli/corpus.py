@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hvfuzz.campaign import corpus
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)

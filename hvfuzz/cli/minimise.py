@@ -12,11 +12,11 @@ from hvfuzz.campaign.minimise.minimiser import minimise
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
 from hvfuzz.campaign.workers.shutdown import Stop
 from hvfuzz.cli.repro import bug_for
-from hvfuzz.engines.engine import write_whole
+from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
-from hvfuzz.targets.emulated.watchdog import Watchdog
+from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.watchdog import Watchdog
 
 
 @click.command("minimise", short_help="Make a program smaller while it keeps its finding.")
@@ -73,7 +73,7 @@ def command(
     text = render(program)
     if output is not None:
         try:
-            write_whole(output, text.encode())
+            write_atomically(output, text.encode())
         except OSError:
             click.echo(text, nl=False)  # the work of minutes is not to be lost
             raise

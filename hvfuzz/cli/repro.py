@@ -12,9 +12,9 @@ from rich.markup import escape
 from hvfuzz.bugs import Bug, find_bug
 from hvfuzz.campaign.findings import record_beside
 from hvfuzz.campaign.program_files import read_program
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
-from hvfuzz.targets.emulated.recorder import Recorder
-from hvfuzz.targets.emulated.watchdog import Watchdog
+from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.inspect.trace_recorder import TraceRecorder
+from hvfuzz.targets.watchdog import Watchdog
 
 NO_BUG = "none"
 
@@ -52,8 +52,8 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
     """
     planted = bug_for(file, bug)
     console = Console(highlight=False)
-    recorder = Recorder() if show_trace else None
-    with Watchdog() as watchdog, EmulatedTarget(planted, recorder=recorder, watchdog=watchdog) as target:
+    recorder = TraceRecorder() if show_trace else None
+    with Watchdog() as watchdog, EmulatedTarget(planted, observer=recorder, watchdog=watchdog) as target:
         program = read_program(file, target.catalogue)
         run = target.run(program, digest=True)
     if as_json:

@@ -1,1 +1,1 @@
-"""Engines: the ways to choose the next program."""
+"""Engines: each chooses the programs of a campaign in its own way."""

@@ -1,7 +1,7 @@
-"""The coverage-guided engine: libFuzzer through atheris, with our mutator, crossover, dictionary and features.
+"""The coverage-guided engine: libFuzzer through atheris, with hvfuzz's mutator, crossover, dictionary and features.
 
-The only module that imports atheris. What it takes from there beyond the documented API (`_reserve_counter`,
-`_trace_branch`) is used in `_Counters` alone, which falls back to no state features with a warning.
+The only module that imports atheris. It uses two undocumented functions, `_reserve_counter` and `_trace_branch`, in
+`_Counters` only; without them the engine warns and runs without state feedback.
 """
 
 import os
@@ -17,37 +17,42 @@ from typing import Any, Final
 import atheris
 
 import hvfuzz.hypervisor
-from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Session, write_whole
+from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Session
 from hvfuzz.engines.units import Units
 from hvfuzz.guest.format.dictionary import dictionary
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.mutate.mutation import crossover, mutate
 from hvfuzz.guest.program.program import MAX_OPS
-from hvfuzz.targets.emulated.features import SPACE
+from hvfuzz.targets.state_features import SPACE
 
 NEW_PROGRAMS: Final = 0.6
-"""How many of all mutations are no mutations but new programs. What is generated holds idioms, so that the new
-programs find most of the planted bugs; mutation is for what no idiom covers."""
+"""Fraction of mutator calls that generate a fresh program. Generated programs contain idioms, and find most of the
+planted bugs; mutation finds what no idiom covers."""
 BYTE_MUTATIONS: Final = 0.06
-"""How many are libFuzzer's own, on bytes, with its dictionary; the rest are ours, on ops."""
+"""Fraction of mutator calls that use libFuzzer's own mutations of bytes; the rest mutate ops."""
 CROSSOVERS: Final = 0.2
-"""How many of the crossovers that libFuzzer asks for are."""
+"""Fraction of crossover calls that cross programs over; the rest mutate."""
 USUAL_OPS: Final = 40
-"""Mutation makes no program longer than this."""
+"""Mutation makes no program longer than this, unless it was longer already."""
 MAX_BYTES: Final = 4096
+"""Greatest size of a unit."""
 NO_TIMEOUT: Final = 1_000_000
-"""Seconds. The target's own watchdog makes a finding of an op that does not end; 0 would mean one second to atheris."""
+"""libFuzzer's timeout in seconds. The target's watchdog reports ops that do not end. Atheris takes 0 as 1 second."""
 
 
 class _Counters:
-    """State features as libFuzzer's 8-bit counters, which it scans after every run."""
+    """State features as 8-bit counters of libFuzzer, which reads them after each run."""
 
     def __init__(self) -> None:
         reserve = getattr(atheris, "_reserve_counter", None)
         self._hit: Callable[[int], None] | None = None
         self._numbers: Final[list[int]] = []
         if reserve is None or not hasattr(atheris, "_trace_branch"):
-            print("hvfuzz: this atheris has no counters to reserve: no state feedback", file=sys.stderr)
+            print(
+                "hvfuzz: warning: this atheris cannot reserve counters: no state feedback",
+                file=sys.stderr,
+            )
             return
         self._numbers.extend(reserve() for _ in range(SPACE))
 
@@ -58,14 +63,14 @@ class _Counters:
             return
         hit = self._hit
         if hit is None:
-            # `Fuzz` binds the name anew; the function of before counts where nobody looks.
+            # `Fuzz` rebinds this name. The function bound before that has no effect, so look it up at the first run.
             hit = self._hit = atheris._trace_branch
         for feature in features:
             hit(numbers[feature])
 
 
 def _functions(holder: Any, package: str) -> Iterable[FunctionType]:
-    """Every function and method that is defined in `package` and reachable from module or class `holder`."""
+    """All functions and methods defined in `package` that the module or class `holder` contains."""
     for member in list(vars(holder).values()):
         if isinstance(member, staticmethod | classmethod):
             member = member.__func__
@@ -78,10 +83,10 @@ def _functions(holder: Any, package: str) -> Iterable[FunctionType]:
 
 
 def instrument_hypervisor() -> int:
-    """Instrument the bytecode of the hypervisor package alone; returns how many functions that are.
+    """Instrument the bytecode of the hypervisor package; returns the number of functions.
 
-    Function by function and not at import: atheris' import hook knows only a name's first dotted part, and would
-    instrument the oracles and the mutator with it.
+    Each function is instrumented separately. The import hook of atheris selects top-level packages only, so it would
+    also instrument the oracles and the mutator.
     """
     package = hvfuzz.hypervisor.__name__
     done: set[int] = set()
@@ -94,7 +99,7 @@ def instrument_hypervisor() -> int:
 
 
 class _Driver:
-    """What libFuzzer calls: the run, our mutator and our crossover, all over one session."""
+    """The callbacks of libFuzzer: run, mutate and cross over, on one session."""
 
     def __init__(self, job: Job, session: Session, units: Units) -> None:
         self._session: Final = session
@@ -104,11 +109,11 @@ class _Driver:
         self._counters: Final = _Counters() if job.feedback is not Feedback.BYTECODE else None
 
     def run(self, data: bytes) -> None:
-        """One run; the process ends here once the budget is spent."""
+        """Run a unit; ends the process when the budget is spent."""
         try:
             result = self._session.run(self._units.program(data))
         except BudgetSpent:
-            # libFuzzer has written its files; leaving by an exception would look like a crash to it.
+            # libFuzzer has written its files already; it would report an exception as a crash.
             sink = self._session.sink
             sink.progress(self._session.progress())
             status = sink.ended()
@@ -119,13 +124,13 @@ class _Driver:
             self._counters.hit(result.features)
 
     def mutate(self, data: bytes, limit: int, seed: int) -> bytes:
-        """libFuzzer's custom mutator. What it gives is always canonical, so that units of the corpus are."""
+        """libFuzzer's custom mutator; the result is canonical, so all units of the corpus are."""
         rng = self._rng
         rng.seed(seed)
         try:
             return self._mutated(data, limit, rng)
         except Exception:
-            return _mistake(data)
+            return _report_failure(data)
 
     def _mutated(self, data: bytes, limit: int, rng: random.Random) -> bytes:
         units = self._units
@@ -133,14 +138,14 @@ class _Driver:
         if choice < NEW_PROGRAMS:
             return units.fit(generate(rng, units.catalogue, kinds=self._weights), limit, MAX_OPS)
         program = units.program(data)
-        # What has grown is slow, and mostly the same again; a long seed has its reasons.
+        # Programs that grow become slow and repetitive, so growth is limited; a long seed keeps its length.
         ops = max(USUAL_OPS, len(program.ops))
         if choice < NEW_PROGRAMS + BYTE_MUTATIONS:
             return units.fit(units.program(atheris.Mutate(data, limit)), limit, ops)
         return units.fit(mutate(program, rng, units.catalogue, self._weights), limit, ops)
 
     def cross(self, left: bytes, right: bytes, limit: int, seed: int) -> bytes:
-        """libFuzzer's custom crossover. It asks for one every other time, too often: the rest are mutations."""
+        """libFuzzer's custom crossover; libFuzzer asks for it every other time, so most calls mutate instead."""
         rng = self._rng
         rng.seed(seed)
         try:
@@ -150,20 +155,23 @@ class _Driver:
             ops = max(USUAL_OPS, len(one.ops), len(other.ops))
             return self._units.fit(crossover(one, other, rng, self._units.catalogue), limit, ops)
         except Exception:
-            return _mistake(left)
+            return _report_failure(left)
 
 
-def _mistake(data: bytes) -> bytes:
-    """What a mutator gives when it fails: an exception there hangs atheris for ever, or ends it misleadingly."""
+def _report_failure(data: bytes) -> bytes:
+    """Print the exception of a mutator, and return `data` unchanged.
+
+    An exception that leaves a mutator makes atheris hang, or end with a misleading message.
+    """
     traceback.print_exc()
     return data
 
 
 class AtherisEngine:
-    """libFuzzer drives; this process ends with it, since `atheris.Fuzz` does not return."""
+    """libFuzzer through atheris. `atheris.Fuzz` does not return, so the process ends with it."""
 
     def fuzz(self, job: Job, session: Session) -> None:
-        """Fuzz until the budget is spent, then end the process (findings are saved as they come)."""
+        """See `Engine.fuzz`; ends the process. Findings are saved as they come."""
         units = Units(session.target.catalogue)
         driver = _Driver(job, session, units)
         if job.feedback is not Feedback.STATE:
@@ -173,15 +181,15 @@ class AtherisEngine:
             folder.mkdir(parents=True, exist_ok=True)
         seeds = units.write_seeds(job)
         session.corpus = lambda: len(seeds) + sum(1 for _ in os.scandir(corpus))
-        # A worker's own: where there are no seeds, each begins with other programs.
+        # Named after the worker's seed: without seeds, each worker starts with different programs.
         listed = job.scratch / f"{job.harness.name}-{job.seed}.seeds"
-        write_whole(listed, ",".join(map(str, seeds)).encode())
-        # By a list and not as a folder: the order of files in a folder is another on every machine.
+        write_atomically(listed, ",".join(map(str, seeds)).encode())
+        # As a list, since the order of files in a folder differs between machines.
         given = [f"-seed_inputs=@{listed}", str(corpus)]
-        if any("," in str(path) for path in seeds):  # which would end a name in the list
+        if any("," in str(path) for path in seeds):  # a comma separates names in the list
             given = [str(corpus), str(seeds[0].parent)]
         words = job.scratch / f"{job.harness.name}.dict"
-        write_whole(words, dictionary(units.catalogue).encode())
+        write_atomically(words, dictionary(units.catalogue).encode())
         arguments = [
             sys.argv[0],
             f"-seed={job.seed & 0x7FFF_FFFF or 1}",
@@ -189,7 +197,7 @@ class AtherisEngine:
             f"-max_len={MAX_BYTES}",
             "-len_control=0",
             f"-use_value_profile={int(job.feedback is not Feedback.STATE)}",
-            # A reload depends on the clock: without other workers there is nothing to load, and runs are the same.
+            # Reloads depend on the clock. Without other workers there is nothing to load, and runs stay deterministic.
             f"-reload={int(job.shared)}",
             "-rss_limit_mb=0",
             f"-timeout={NO_TIMEOUT}",
@@ -202,7 +210,7 @@ class AtherisEngine:
         ]
         atheris.Setup(arguments, driver.run, custom_mutator=driver.mutate, custom_crossover=driver.cross)
         atheris.Fuzz()
-        raise EngineError("libFuzzer ended by itself")
+        raise EngineError("libFuzzer returned before the budget was spent")
 
 
 ENGINE = AtherisEngine()

@@ -1,10 +1,8 @@
-"""What every engine shares: a job, a session that runs programs and passes findings on, and the engines by name."""
+"""The interface of engines: the job they get, the session that runs their programs, and loading by name."""
 
 import importlib
-import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -12,92 +10,100 @@ from typing import Final, NamedTuple, Protocol
 
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated.features import SPACE
 from hvfuzz.targets.harness import Harness
+from hvfuzz.targets.state_features import SPACE
 from hvfuzz.targets.target import Run, Target
 
 ENGINES: Final = ("atheris", "hypothesis", "random", "replay")
 PROGRESS_SECONDS: Final = 0.25
+"""Least time between two progress reports."""
 AUDIT_EVERY: Final = 256
-"""While fuzzing, one run in so many is audited in full; replay audits every run."""
+"""A session audits one run in 256; a replay of a finding is always audited."""
 
 
 class EngineError(Exception):
-    """An engine that cannot run here: what is missing."""
+    """An engine is unknown or cannot run; the message says what is missing."""
 
 
 class Feedback(StrEnum):
-    """What tells a coverage-guided engine that an input is new."""
+    """The coverage that a coverage-guided engine uses to recognise new inputs."""
 
     BYTECODE = "bytecode"
-    """Branches of the hypervisor's own code, instrumented."""
+    """Branches of the hypervisor's code, which is instrumented."""
     STATE = "state"
-    """What the hypervisor did: calls, refusals, steps, cache events."""
+    """State features: calls, refusals, steps, cache events."""
     BOTH = "both"
 
 
 class Progress(NamedTuple):
-    """How far a session is; `last_new` is the time in seconds at which the last new feature was seen."""
+    """Statistics of a session."""
 
     runs: int
     ops: int
     seconds: float
     features: int
+    """Number of different features seen."""
     corpus: int
+    """Number of inputs in the engine's corpus."""
     last_new: float
+    """Seconds from the start to the last new feature."""
 
 
 class Sink(Protocol):
-    """Who hears what a session finds. Each call must have done its work (saved, sent) when it returns."""
+    """Receives findings and progress of a session. A call returns only when it has saved or sent what it got."""
 
-    def found(self, finding: Finding, program: Program, progress: Progress) -> None: ...
+    def found(self, finding: Finding, program: Program, progress: Progress) -> None:
+        """`program` has a finding with a new identity."""
+        ...
 
-    def progress(self, progress: Progress) -> None: ...
+    def progress(self, progress: Progress) -> None:
+        """The statistics of the session, every PROGRESS_SECONDS."""
+        ...
 
     def broke(self, error: Exception, program: Program) -> None:
-        """hvfuzz itself, and not the host that it watches, failed over `program`."""
+        """hvfuzz failed, not the emulated host, while it ran `program`."""
         ...
 
     def ended(self) -> int:
-        """An engine that cannot return is about to end the process: the exit status."""
+        """An engine that cannot return is about to end the process; returns the exit status."""
         ...
 
 
 class Job(NamedTuple):
-    """What an engine is to do; it ends after `seconds` or `runs`, whichever is first (None: no bound)."""
+    """The task of an engine, which ends after `seconds` or `runs`, whichever comes first (None: no limit)."""
 
     harness: Harness
     seeds: Sequence[bytes]
     corpus: Path
-    """Folder that a coverage-guided engine keeps inputs in (by SHA-1)."""
+    """Folder in which a coverage-guided engine keeps inputs, each named after its SHA-1."""
     scratch: Path
-    """Folder for what the engine needs besides."""
+    """Folder for the engine's other files."""
     shared: bool = False
-    """Whether other workers write to that folder: the engine then loads what they find as it comes."""
+    """Whether other workers write to `corpus`; the engine then reloads it regularly."""
     seed: int = 0
     seconds: float | None = None
     runs: int | None = None
     feedback: Feedback = Feedback.STATE
     arguments: Sequence[str] = ()
-    """More arguments for the engine itself (libFuzzer's flags)."""
+    """Additional arguments for the engine, such as flags of libFuzzer."""
 
 
 class Engine(Protocol):
-    """A way to choose programs."""
+    """A strategy for choosing programs."""
 
     def fuzz(self, job: Job, session: "Session") -> None:
-        """Run programs on `session` until it raises `BudgetSpent`, or the engine has no more to offer."""
+        """Run programs on `session` until it raises `BudgetSpent`, or until the engine has no more programs."""
         ...
 
 
 class BudgetSpent(BaseException):
-    """The session's time or runs are used up, or it was told to stop. Not an Exception: engines let it pass."""
+    """The session's time or runs are used up, or it was stopped. Not an Exception, so that engines do not catch it."""
 
 
 class Session:
-    """Runs programs on a target, counts, and hands each new identity of a finding to the sink once.
+    """Runs programs on a target, keeps statistics, and reports each new identity of a finding to the sink once.
 
-    A finding does not end anything: known identities are passed over, and the engine goes on.
+    Findings do not end a session; those with a known identity are ignored.
     """
 
     def __init__(self, target: Target, job: Job, sink: Sink) -> None:
@@ -108,7 +114,7 @@ class Session:
         self.ops = 0
         self.features = 0
         self.corpus: Callable[[], int] = lambda: len(job.seeds)
-        """How many inputs the engine has to choose from."""
+        """Returns the number of inputs in the engine's corpus; an engine may replace it."""
         self.known: set[str] = set()
         self._seen = bytearray(SPACE)
         self._last_new = 0.0
@@ -117,20 +123,20 @@ class Session:
         self._stopped = False
 
     def stop(self) -> None:
-        """Have the next `run` raise `BudgetSpent`; may be called from a signal handler."""
+        """Make the next `run` raise `BudgetSpent`; may be called from a signal handler."""
         self._stopped = True
 
     def progress(self) -> Progress:
-        """The figures as of now."""
+        """The current statistics."""
         seconds = time.monotonic() - self._start
         return Progress(self.runs, self.ops, seconds, self.features, self.corpus(), self._last_new)
 
     def run(self, program: Program) -> Run:
-        """Execute `program`; raises `BudgetSpent` before that once the budget is used up."""
+        """Execute `program`, or raise `BudgetSpent` if the budget is used up."""
         runs = self.runs
         if self._stopped or (self.job.runs is not None and runs >= self.job.runs):
             raise BudgetSpent
-        self._look()
+        self._check_time()
         try:
             result = self.target.run(program, audit=not runs % AUDIT_EVERY)
         except Exception as error:
@@ -150,8 +156,8 @@ class Session:
                 self.sink.found(finding, program, self.progress())
         return result
 
-    def _look(self) -> None:
-        """Look at the clock: is the time used up, is a report due?"""
+    def _check_time(self) -> None:
+        """Raise `BudgetSpent` if the time is used up; report progress if it is due."""
         seconds = time.monotonic() - self._start
         if self.job.seconds is not None and seconds >= self.job.seconds:
             raise BudgetSpent
@@ -160,22 +166,8 @@ class Session:
             self.sink.progress(self.progress())
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, and a crash, sees the whole of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # what the caller, and its user, know
-        raise
-
-
 def load_engine(name: str) -> Engine:
-    """The engine called `name`; raises `EngineError` if there is none or its package is missing."""
+    """The engine called `name`; raises `EngineError` if it is unknown, or if its package is not installed."""
     if name not in ENGINES:
         near = get_close_matches(name.lower(), ENGINES, 1, 0.5)
         hint = f", did you mean {near[0]!r}?" if near else ""

@@ -1,8 +1,8 @@
-"""The property engine: hypothesis draws programs from one strategy, and long dependent histories from a state machine.
+"""The property engine: hypothesis draws whole programs from a strategy, and long histories from a state machine.
 
-The only module of the package that imports hypothesis. It is slow (hundreds of programs a second) and thorough: every
-choice of the generator is one of hypothesis' own draws, which it repeats, varies and pushes to extremes. What it
-finds goes to the same sink in the same form; the search goes on after a finding, and the project's own minimiser
+The only module of the package that imports hypothesis. The engine is slow (hundreds of programs a second) and thorough:
+each random choice of the generator is a draw of hypothesis, which repeats it, varies it and pushes it to extremes.
+Findings go to the same sink as those of other engines. The search goes on after a finding; hvfuzz's own minimiser
 shrinks it.
 """
 
@@ -26,27 +26,27 @@ from hvfuzz.guest.program.ops import Catalogue, OpKind
 from hvfuzz.guest.program.program import MAX_OPS, Op, Program
 
 ROUND: Final = 200
-"""Programs of the strategy, and a tenth as many histories, in turn until the budget is spent."""
+"""Number of programs in a round; a tenth as many histories follow."""
 STEPS: Final = 40
-"""Rules of one history; each adds an op, and those that the op needs."""
-REMEMBERED: Final = 100_000
-"""Programs of late that are not run again."""
+"""Greatest number of rules in a history; each adds an op, and the ops that it depends on."""
+MAX_SEEN: Final = 100_000
+"""Number of recent programs that are not run again."""
 
 
 def dice() -> st.SearchStrategy[Random]:
-    """A `Random` whose every number is a draw of hypothesis."""
+    """A strategy for `Random` objects whose numbers are draws of hypothesis."""
     return st.randoms(use_true_random=False, note_method_calls=False)
 
 
 def programs(catalogue: Catalogue, weights: Mapping[str, int]) -> st.SearchStrategy[Program]:
-    """Whole programs, as the generator makes them of hypothesis' draws."""
+    """A strategy for whole programs, made by the generator from draws of hypothesis."""
     return dice().map(lambda rng: generate(rng, catalogue, kinds=weights))
 
 
 def history(rules: Grammar, run: Callable[[Program], None]) -> type[RuleBasedStateMachine]:
-    """A machine with a rule for each kind of op: what consumes a resource can come once something produced it.
+    """A state machine with a rule for each kind of op, which is enabled once the resources of the op were produced.
 
-    A history is handed to `run` when it is over.
+    At the end of a history, the program is passed to `run`.
     """
 
     class History(RuleBasedStateMachine):
@@ -86,10 +86,10 @@ def history(rules: Grammar, run: Callable[[Program], None]) -> type[RuleBasedSta
 
 
 class HypothesisEngine:
-    """Rounds of the strategy and of the state machine, each with a seed of its own."""
+    """Runs rounds of the strategy and of the state machine, each with a different seed."""
 
     def fuzz(self, job: Job, session: Session) -> None:
-        """Run until the budget is spent."""
+        """See `Engine.fuzz`."""
         catalogue = session.target.catalogue
         weights = job.harness.weights
         for unit in job.seeds:
@@ -97,7 +97,7 @@ class HypothesisEngine:
         set_hypothesis_home_dir(job.scratch / "hypothesis")
         quiet = settings(
             max_examples=ROUND,
-            derandomize=False,  # as hypothesis' own profile for CI would have it
+            derandomize=False,  # which hypothesis would set on CI
             database=None,
             deadline=None,
             phases=(Phase.generate,),
@@ -110,9 +110,9 @@ class HypothesisEngine:
         seen: set[Program] = set()
 
         def run(program: Program) -> None:
-            # hypothesis repeats itself on purpose, which tells a machine that is always the same nothing.
+            # hypothesis repeats examples on purpose; a run depends on the program only, so repeats show nothing new.
             if program not in seen:
-                if len(seen) >= REMEMBERED:
+                if len(seen) >= MAX_SEEN:
                     seen.clear()
                 seen.add(program)
                 session.run(program)

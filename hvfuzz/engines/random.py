@@ -1,4 +1,4 @@
-"""The blind engine: generates and mutates programs without any feedback, as the baseline of comparisons."""
+"""The random engine: generates and mutates programs without feedback, as a baseline for comparisons."""
 
 import random
 
@@ -9,10 +9,10 @@ from hvfuzz.guest.mutate.mutation import mutate
 
 
 class RandomEngine:
-    """Half new programs, half seeds mutated one to four times."""
+    """After the seeds, runs generated programs and mutated seeds (one to four mutations), half of each."""
 
     def fuzz(self, job: Job, session: Session) -> None:
-        """Run until the budget is spent; the same seed gives the same programs."""
+        """See `Engine.fuzz`; the programs depend on the job only."""
         catalogue = session.target.catalogue
         rng = random.Random(job.seed)
         weights = job.harness.weights

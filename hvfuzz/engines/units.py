@@ -1,4 +1,4 @@
-"""Programs as an engine of bytes has them: decoded once, always canonical, never longer than they may be."""
+"""Programs as units, the byte strings that a byte-level engine such as libFuzzer works on."""
 
 import hashlib
 import random
@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from hvfuzz.engines.engine import Job, write_whole
+from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.engines.engine import Job
 from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Program
 
 FIRST_PROGRAMS: Final = 32
-"""How many generated programs a campaign without seeds begins with."""
+"""Number of generated programs that a campaign without seeds starts with."""
 KEPT_PROGRAMS: Final = 4096
-"""Programs kept decoded."""
+"""Capacity of the cache of decoded programs."""
 
 
 class Units:
-    """The byte form of programs over `catalogue`, with the programs of late kept decoded.
+    """Converts between programs over `catalogue` and units, with a cache of decoded programs.
 
-    A mutated program is decoded for its run, and again to be mutated further.
+    Without the cache, a mutated program would be decoded once to run it and again for each further mutation.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -29,7 +30,7 @@ class Units:
         self._decoded: Final[dict[bytes, Program]] = {}
 
     def program(self, data: bytes) -> Program:
-        """The program that `data` is."""
+        """The program encoded as `data`; every byte string is one."""
         program = self._decoded.get(data)
         if program is None:
             program = decode(data, self.catalogue)
@@ -42,7 +43,7 @@ class Units:
         self._decoded[data] = program
 
     def fit(self, program: Program, limit: int, ops: int) -> bytes:
-        """The canonical bytes of `program`, or of as many of its first `ops` ops as fit into `limit` bytes."""
+        """The canonical encoding of the first `ops` ops of `program`, or of fewer if `limit` bytes are too few."""
         while True:
             program = program._replace(ops=program.ops[:ops])
             data = encode(program, self.catalogue)
@@ -54,7 +55,7 @@ class Units:
             ops = len(program.ops) * 3 // 4
 
     def write_seeds(self, job: Job) -> list[Path]:
-        """Write the seeds of `job` as units; where there are none, a few programs as the generator makes them."""
+        """Write the seeds of `job`, or generated programs if there are none, as files; returns their paths."""
         programs: Sequence[Program] = [decode(seed, self.catalogue) for seed in job.seeds]
         if not programs:
             rng = random.Random(job.seed)
@@ -67,6 +68,6 @@ class Units:
             data = encode(program, self.catalogue)
             path = folder / hashlib.sha1(data, usedforsecurity=False).hexdigest()
             if not path.exists():
-                write_whole(path, data)
+                write_atomically(path, data)
             paths.append(path)
         return paths

@@ -1,1 +1,1 @@
-"""Checks of the hardware models against implementations that nobody here wrote: Unicorn, Bochs and QEMU."""
+"""Differential tests of the hardware models against independent implementations: Unicorn, Bochs and QEMU."""

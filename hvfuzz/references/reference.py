@@ -1,8 +1,8 @@
-"""What every reference has: a name, the package that it comes with, its quirks, and the comparison that it runs.
+"""The interface of a reference: an independent implementation that a hardware model of ours is compared with.
 
-A reference is fed the same tables as our model, case by case, and whole outcomes are compared. Where a reference is
-known to differ from the manual, a `Quirk` says so, with the manual's statement; such a case is counted, and is
-compared in what the quirk does not concern. The model follows the manual, never the quirk.
+Model and reference get the same tables, case by case, and whole outcomes are compared. Where a reference is known to
+differ from the manual, a `Quirk` describes it and quotes the manual. Cases that a quirk affects are counted, and
+compared in everything that the quirk does not change. The model follows the manual, never the quirk.
 """
 
 import importlib
@@ -18,78 +18,79 @@ REFERENCES: Final[Mapping[str, str]] = MappingProxyType(
         "vtd": "hvfuzz.references.vtd",
     }
 )
-"""Module of each reference, by its name; it defines REFERENCE."""
-MOST_DIFFERENCES: Final = 20
-"""A comparison that has found so many stops."""
+"""{name of a reference: its module, which defines REFERENCE}."""
+MAX_DIFFERENCES: Final = 20
+"""A comparison stops after this many differences."""
 
 
 class ReferenceError(Exception):
-    """A reference that cannot run here, in one line that names what is missing."""
+    """A reference is not installed, or it failed; the message is one line."""
 
 
 class Quirk(NamedTuple):
-    """Where a reference is known not to do what the manual says."""
+    """A known deviation of a reference from the manual."""
 
     name: str
     reference: str
     """What the reference does."""
     manual: str
-    """What the manual says instead, and where."""
+    """What the manual says, with the section."""
 
 
 class Difference(NamedTuple):
-    """A case in which model and reference do not agree."""
+    """A case in which model and reference disagree, with the outcome of each."""
 
     number: int
+    """Of the case, counted from the start of the comparison."""
     case: str
     model: str
     reference: str
 
 
 class Report(NamedTuple):
-    """How a comparison went."""
+    """The result of a comparison."""
 
     name: str
     version: str
-    """Of the reference."""
+    """Name and version of the implementation."""
     seed: int
     cases: int
     seconds: float
     differences: tuple[Difference, ...]
     quirks: Mapping[str, int]
-    """How many cases each quirk concerned."""
+    """Number of cases that each quirk affected, by its name."""
 
 
 class Reference(Protocol):
-    """One independent implementation of one part of the hardware."""
+    """An independent implementation of one part of the hardware."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def needs(self) -> str:
-        """How to install what it needs."""
+    def installation(self) -> str:
+        """The command that installs the implementation."""
         ...
 
     @property
     def quirks(self) -> tuple[Quirk, ...]: ...
 
     def compare(self, cases: int, seed: int, progress: Callable[[int], None]) -> Report:
-        """Compare that many cases; `progress` is told now and then how many are done.
+        """Compare the first `cases` cases of `seed`; `progress` is called from time to time with the number done.
 
-        Raises ReferenceError if the implementation is not installed, or dies.
+        Raises ReferenceError if the implementation is not installed, or fails.
         """
         ...
 
 
 def load_reference(name: str) -> Reference:
-    """The reference of that name, which must be one of REFERENCES."""
+    """The reference called `name`, a key of REFERENCES."""
     reference: Reference = importlib.import_module(REFERENCES[name]).REFERENCE
     return reference
 
 
-def program(name: str, package: str) -> str:
-    """Path of a program that a reference runs."""
+def find_program(name: str, package: str) -> str:
+    """Path of the program `name`; raises ReferenceError, naming the Debian package, if it is not installed."""
     path = shutil.which(name)
     if path is None:
         raise ReferenceError(f"{name} is not installed: apt-get install {package}")

@@ -1,1 +1,1 @@
-"""Targets: what a program runs against."""
+"""Targets: systems that run programs; the only one now is the emulated hypervisor."""

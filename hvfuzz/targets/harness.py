@@ -1,4 +1,4 @@
-"""The harnesses: each a part of the grammar and the worlds that it starts in, over the same programs and oracles."""
+"""The harnesses: entry points of the fuzzer that differ in how often they choose each kind of op."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 
 class HarnessError(Exception):
-    """No harness has that name."""
+    """There is no harness with the given name."""
 
 
 class Harness(NamedTuple):
     """One entry point of the fuzzer.
 
-    `weights` says how often the generator and the mutator choose a kind or a family of ops (a kind's own name wins;
-    what is absent gets the weight of "*", or else the default). The decoder stays total: a seed may hold any op.
+    `weights` maps kinds and families of ops to the relative frequency with which generator and mutator choose them. A
+    kind takes precedence over its family; the weight of "*", or else the default, applies to all others. Weights do
+    not limit the decoder: a seed may contain any op.
     """
 
     name: str
@@ -38,7 +39,7 @@ HARNESSES: Mapping[str, Harness] = MappingProxyType(
             ),
             Harness(
                 "translation",
-                "page tables and TLB: stage-1 edits, accesses, invalidation, and what changes stage 2",
+                "page tables and TLB: stage-1 edits, accesses, invalidation, and changes of stage 2",
                 {
                     "access": 8,
                     "memory": 6,
@@ -84,7 +85,7 @@ HARNESSES: Mapping[str, Harness] = MappingProxyType(
 
 
 def find_harness(name: str) -> Harness:
-    """The harness called `name` (``fuzz_`` in front is passed over); raises `HarnessError` with the nearest name."""
+    """The harness called `name`, with or without ``fuzz_``; raises `HarnessError`, which suggests a similar name."""
     harness = HARNESSES.get(name.removeprefix("fuzz_"))
     if harness is None:
         near = get_close_matches(name.removeprefix("fuzz_"), HARNESSES, 1, 0.5)

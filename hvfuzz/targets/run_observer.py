@@ -1,4 +1,4 @@
-"""Who is told of a whole run, op by op, beside what the hypervisor tells any observer."""
+"""Interface for observing a run op by op, in addition to the events of the hypervisor's observers."""
 
 from collections.abc import Sequence
 
@@ -10,25 +10,25 @@ from hvfuzz.machine.machine import Machine
 from hvfuzz.oracles.framework.finding import Finding
 
 
-class RunWatcher(Observer):
-    """Override what is of interest; watching changes nothing in a run."""
+class RunObserver(Observer):
+    """Every method does nothing by default. An observer must not change the run."""
 
     __slots__ = ()
 
     def attach(self, machine: Machine) -> None:
-        """A machine was booted that programs will run on."""
+        """A world was booted on `machine`, and programs will run there."""
 
     def begin(self) -> None:
-        """A run begins."""
+        """A run is about to start."""
 
     def op_started(self, index: int, op: Op) -> None:
-        """An op begins."""
+        """Op number `index` is about to run."""
 
     def exit_started(self, vcpu: VCpu) -> None:
         """A VM exit is about to be handled."""
 
     def op_finished(self, program: Program, outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> None:
-        """The op is over, with the outcomes of all that belonged to it; `findings` are all of the run so far."""
+        """The op is over. `outcomes` include its race and its batched calls; `findings` are those of the run so far."""
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        """The run is over; these are all of its findings."""
+        """The run is over, with all its findings."""

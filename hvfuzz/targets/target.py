@@ -1,4 +1,4 @@
-"""What a program runs against: the protocol between engines and a hypervisor, emulated or real."""
+"""The interface between engines and a hypervisor, emulated or real, that programs run against."""
 
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -10,35 +10,35 @@ from hvfuzz.oracles.framework.finding import Finding
 
 
 class Run(NamedTuple):
-    """What one execution of a program gave."""
+    """The result of one execution of a program."""
 
     trace: Trace
     findings: tuple[Finding, ...]
-    """In the order in which the oracles reported them; one of each identity."""
+    """One finding for each identity, in the order in which the oracles reported them."""
     features: tuple[int, ...]
-    """Numbers below `features.SPACE`, one for each thing of interest that happened; repeats count."""
+    """State features: distinct numbers below `state_features.SPACE`."""
     ops: int
-    """Ops executed, races and batched calls included."""
+    """Number of ops executed, with races and batched calls."""
 
 
 class Target(Protocol):
-    """Something that programs run against, always from the same booted state."""
+    """A system that runs each program from the same booted state."""
 
     @property
     def catalogue(self) -> Catalogue:
-        """The kinds of ops that its programs are made of."""
+        """The kinds of ops of its programs."""
         ...
 
     def run(self, program: Program, *, audit: bool = True, digest: bool = False) -> Run:
         """Execute `program` from the booted state of its world.
 
-        With `audit`, each access of the host's is looked at all the way, and the oracles' full audit cross-checks
-        the incremental one at the end; with `digest`, the trace also names the final contents of memory.
+        With `audit`, oracles check each memory access of the host during the run, and recompute at its end what they
+        tracked incrementally. With `digest`, the trace has a digest of the final contents of memory.
         """
         ...
 
     def close(self) -> None:
-        """Give back what the target holds; a planted bug is removed."""
+        """Release the target's resources, and remove a planted bug."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.references.reference import REFERENCES, Difference, Quirk, ReferenceError, Report, load_reference, program
+from hvfuzz.references.reference import (
+    REFERENCES,
+    Difference,
+    Quirk,
+    ReferenceError,
+    Report,
+    find_program,
+    load_reference,
+)
 
 Run = Callable[..., Any]
 
@@ -15,7 +23,7 @@ class Fake:
     """A reference that differs in so many cases."""
 
     name = "stage1"
-    needs = "nothing"
+    installation = "nothing"
     quirks: tuple[Quirk, ...] = ()
 
     def __init__(self, differences: int) -> None:
@@ -43,17 +51,17 @@ def test_what_a_comparison_found(run: Run, monkeypatch: pytest.MonkeyPatch, diff
     assert (document["cases"], document["seed"], len(document["differences"])) == (2000, 1, differences)
 
 
-def test_each_reference_says_what_it_needs() -> None:
+def test_each_reference_names_its_installation() -> None:
     for name in REFERENCES:
         reference = load_reference(name)
         assert reference.name == name
-        assert "install" in reference.needs
+        assert "install" in reference.installation
         assert len({quirk.name for quirk in reference.quirks}) == len(reference.quirks) > 0
 
 
 def test_a_missing_program_is_named_with_its_package(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ReferenceError, match=r"^no-such-tool is not installed: apt-get install some-package$"):
-        program("no-such-tool", "some-package")
+        find_program("no-such-tool", "some-package")
     monkeypatch.setenv("PATH", "/nowhere")
     for name in ("ept", "vtd"):
         done = run("reference", name, "--cases", 10)

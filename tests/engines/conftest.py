@@ -1,4 +1,4 @@
-"""What the tests of engines share: a session whose sink keeps everything."""
+"""Fixtures for the tests of engines: a session whose sink keeps everything."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,13 +12,13 @@ from hvfuzz.bugs import find_bug
 from hvfuzz.engines.engine import BudgetSpent, Job, Progress, Session, load_engine
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
 from hvfuzz.targets.target import Run
 
 
 class Kept:
-    """A sink that keeps what it is told."""
+    """A sink that keeps all events."""
 
     def __init__(self) -> None:
         self.findings: list[tuple[Finding, Program, Progress]] = []
@@ -49,7 +49,7 @@ class Recording(EmulatedTarget):
 
 
 class Outcome(NamedTuple):
-    """What an engine did."""
+    """A session, with what its sink got and the programs it ran."""
 
     session: Session
     sink: Kept
@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
-    """session(bug=..., **job) makes a session and its sink, without an engine."""
+    """session(bug=..., **job) returns a session and its sink, without an engine."""
     targets = []
 
     def make(bug: str | None = None, harness: str = "hypercalls", **given: object) -> Outcome:
@@ -81,7 +81,7 @@ def session(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
 
 @pytest.fixture
 def fuzz(session: Callable[..., Outcome]) -> Iterator[Callable[..., Outcome]]:
-    """fuzz(engine, bug=..., **job) runs an engine in this process to the end of its budget."""
+    """fuzz(engine, bug=..., **job) runs an engine in this process until its budget is spent."""
 
     def run(engine: str, **given: object) -> Outcome:
         outcome = session(**given)
@@ -90,4 +90,4 @@ def fuzz(session: Callable[..., Outcome]) -> Iterator[Callable[..., Outcome]]:
         return outcome
 
     yield run
-    set_hypothesis_home_dir(None)  # the engine moved it, for its process
+    set_hypothesis_home_dir(None)  # the engine changed it for the whole process

@@ -1,4 +1,4 @@
-"""The atheris engine, each in a process of its own, as it ends the process that it runs in."""
+"""The atheris engine. Each run has its own process, since the engine ends it."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ import json, sys
 from pathlib import Path
 from hvfuzz.bugs import find_bug
 from hvfuzz.engines.engine import Feedback, Job, Session, load_engine
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
 
 given = json.loads(sys.argv[1])
@@ -51,7 +51,7 @@ print("came back")
 
 
 def fuzz(out: Path, **given: Any) -> tuple[list[dict[str, Any]], str]:
-    """(events, what libFuzzer printed) of a run of the engine."""
+    """(events, output of libFuzzer) of a run of the engine."""
     job = {
         "out": str(out),
         "bug": None,
@@ -69,7 +69,7 @@ def fuzz(out: Path, **given: Any) -> tuple[list[dict[str, Any]], str]:
 
 
 def units(out: Path) -> list[str]:
-    """The names of the corpus' units: each is the hash of its contents."""
+    """The names of the units in the corpus; each is the SHA-1 of its contents."""
     paths = sorted((out / "corpus").iterdir())
     assert all(path.name == hashlib.sha1(path.read_bytes()).hexdigest() for path in paths)
     return [path.name for path in paths]
@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_run(feedback: str, tmp_path: Path) -> None
     assert runs[0][2], "feedback: some inputs are new"
 
 
-def test_it_goes_on_after_a_finding_and_ends_by_itself(tmp_path: Path) -> None:
+def test_it_goes_on_after_a_finding_and_keeps_the_budget_of_runs(tmp_path: Path) -> None:
     events, _ = fuzz(tmp_path, bug="xsa-221", runs=500)
     found = [event for event in events if "found" in event]
     assert "host_memory/null/sched.poll" in [event["found"] for event in found]
@@ -95,13 +95,13 @@ def test_it_goes_on_after_a_finding_and_ends_by_itself(tmp_path: Path) -> None:
     assert events[-1]["runs"] == 500 > found[0]["runs"]
 
 
-def test_it_ends_in_time(tmp_path: Path) -> None:
+def test_it_keeps_the_budget_of_time(tmp_path: Path) -> None:
     events, _ = fuzz(tmp_path, runs=None, seconds=0.5)
     assert 0.4 < events[-1]["seconds"] < 5
     assert events[-1]["runs"] > 0
 
 
-def test_units_are_programs_that_people_can_read(tmp_path: Path) -> None:
+def test_units_can_be_read_as_programs(tmp_path: Path) -> None:
     fuzz(tmp_path, runs=200)
     assert all(read_program(tmp_path / "corpus" / name, catalogue(ABI)).ops is not None for name in units(tmp_path))
 
@@ -122,5 +122,5 @@ def test_a_mutator_that_fails_does_not_hang_the_engine(tmp_path: Path) -> None:
 def test_a_comma_in_the_name_of_the_folder_does_no_harm(tmp_path: Path) -> None:
     seed = "# hvp 1\nworld pair\nsched.poll(dom1, ports=[5], count=1, timeout=0)\n"
     events, _ = fuzz(tmp_path / "a,b", bug="xsa-221", seeds=[seed], runs=5)
-    first = next(event for event in events if "found" in event)  # how often progress is told is a matter of time
+    first = next(event for event in events if "found" in event)  # the number of progress events depends on time
     assert first["runs"] <= 3

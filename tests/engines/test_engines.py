@@ -1,4 +1,4 @@
-"""The engines that run in this process: random, hypothesis, replay. (Atheris ends its process: see test_atheris.)"""
+"""The engines random, hypothesis and replay. (Atheris ends its process: see test_atheris.)"""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ def test_programs_are_well_formed_and_differ(engine: str, fuzz: Callable[..., An
 
 
 @pytest.mark.parametrize("engine", ["random", "hypothesis"])
-def test_seeds_come_first_as_they_are(engine: str, fuzz: Callable[..., Any]) -> None:
+def test_seeds_are_run_first_and_unchanged(engine: str, fuzz: Callable[..., Any]) -> None:
     program = parse(SEED, CATALOGUE)
     seeds = [SEED.encode(), encode(program, CATALOGUE)]
     assert fuzz(engine, seeds=seeds, runs=5).programs[:2] == [program, program]

@@ -1,4 +1,4 @@
-"""The session: budgets, counting, and each identity told once; and what a file on disk looks like to a reader."""
+"""The session: budgets, statistics, each identity reported once; and atomic file writes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.engines.engine import BudgetSpent, EngineError, load_engine, write_whole
+from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.engines.engine import BudgetSpent, EngineError, load_engine
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.program import Program
 
@@ -14,7 +15,7 @@ POLL = "# hvp 1\nworld pair\nsched.poll(dom1, ports=[5], count=1, timeout=0)\n"
 
 
 def poll(outcome: Any) -> Program:
-    """A program that shows the bug of XSA-221."""
+    """A program that triggers the bug of XSA-221."""
     return parse(POLL, outcome.session.target.catalogue)
 
 
@@ -37,7 +38,7 @@ def test_the_budget_of_time_is_kept(session: Callable[..., Any]) -> None:
     assert outcome.session.progress().seconds < 5
 
 
-def test_no_engine_takes_the_end_of_the_budget_for_a_mistake() -> None:
+def test_engines_do_not_catch_the_end_of_the_budget() -> None:
     assert not issubclass(BudgetSpent, Exception)
 
 
@@ -49,7 +50,7 @@ def test_a_session_can_be_stopped(session: Callable[..., Any]) -> None:
         outcome.session.run(poll(outcome))
 
 
-def test_an_identity_is_told_once_and_the_session_goes_on(session: Callable[..., Any]) -> None:
+def test_an_identity_is_reported_once_and_the_session_goes_on(session: Callable[..., Any]) -> None:
     outcome = session(bug="xsa-221")
     for _ in range(5):
         outcome.session.run(poll(outcome))
@@ -67,7 +68,7 @@ def test_features_are_counted_once(session: Callable[..., Any]) -> None:
     assert outcome.session.features == first
 
 
-def test_a_failure_of_ours_names_its_program(session: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_names_its_program(session: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = session()
 
     def fail(*args: object, **given: object) -> None:
@@ -79,22 +80,22 @@ def test_a_failure_of_ours_names_its_program(session: Callable[..., Any], monkey
     assert outcome.sink.errors[0][1] == poll(outcome)
 
 
-def test_an_unknown_engine_has_a_neighbour() -> None:
+def test_an_unknown_engine_gets_a_suggestion() -> None:
     with pytest.raises(EngineError, match="did you mean 'hypothesis'"):
         load_engine("hypotesis")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"one")
+    write_atomically(path, b"one")
     with pytest.raises(TypeError):
-        write_whole(path, "no bytes")  # type: ignore[arg-type]
+        write_atomically(path, "no bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"one"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_is_named_as_the_caller_knows_it(tmp_path: Path) -> None:
+def test_a_failed_write_names_the_path_of_the_caller(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "file"
     with pytest.raises(OSError, match="No such file") as raised:
-        write_whole(path, b"")
+        write_atomically(path, b"")
     assert raised.value.filename == str(path)

@@ -1,4 +1,4 @@
-"""Units: the byte side of an engine, canonical and within its bounds."""
+"""Units are canonical encodings of programs, and keep to the limits of size and number."""
 
 import random
 from pathlib import Path
@@ -18,7 +18,7 @@ CATALOGUE = catalogue(ABI)
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 40, 200, 4096])
 @pytest.mark.parametrize("ops", [0, 1, 5, 40])
-def test_what_fits_is_a_beginning_of_the_program(limit: int, ops: int) -> None:
+def test_a_limited_unit_is_a_prefix_of_the_program(limit: int, ops: int) -> None:
     units = Units(CATALOGUE)
     program = generate(random.Random(3), CATALOGUE, ops=30)
     data = units.fit(program, limit, ops)
@@ -30,7 +30,7 @@ def test_what_fits_is_a_beginning_of_the_program(limit: int, ops: int) -> None:
         assert encode(kept, CATALOGUE) == data
 
 
-def test_what_is_kept_is_what_would_be_decoded() -> None:
+def test_cached_programs_equal_decoded_ones() -> None:
     units = Units(CATALOGUE)
     rng = random.Random(4)
     for _ in range(200):
@@ -38,14 +38,14 @@ def test_what_is_kept_is_what_would_be_decoded() -> None:
         assert units.program(data) == decode(data, CATALOGUE)
 
 
-def test_memory_does_not_grow_without_end() -> None:
+def test_the_cache_is_bounded() -> None:
     units = Units(CATALOGUE)
     for number in range(KEPT_PROGRAMS * 2 + 5):
         units.program(number.to_bytes(3, "little"))
     assert len(units._decoded) <= KEPT_PROGRAMS
 
 
-def test_without_seeds_there_are_first_programs(tmp_path: Path) -> None:
+def test_without_seeds_programs_are_generated(tmp_path: Path) -> None:
     job = Job(find_harness("dma"), [], tmp_path / "corpus", tmp_path / "scratch", seed=5)
     first, again = (Units(CATALOGUE).write_seeds(job) for _ in range(2))
     other = Units(CATALOGUE).write_seeds(job._replace(seed=6))

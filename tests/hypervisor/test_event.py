@@ -13,8 +13,8 @@ from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.ipc import event_channels
 from hvfuzz.hypervisor.memory.frames import FrameState
-from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.cpu.processor_state import RunState
 from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]

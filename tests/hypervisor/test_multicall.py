@@ -14,8 +14,8 @@ from hvfuzz.hypervisor.core.boot import guest_address
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_SIZE
+from hvfuzz.machine.cpu.processor_state import RunState
 from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]

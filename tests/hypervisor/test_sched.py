@@ -10,7 +10,7 @@ from hvfuzz.abi.boot import HYPERVISOR_HOLE_START
 from hvfuzz.abi.limits import TIME_SLICE
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.hypervisor.vcpu.scheduler import RunState
+from hvfuzz.machine.cpu.processor_state import RunState
 from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]

@@ -8,7 +8,7 @@ import pytest
 
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.hypervisor.hypercalls.time import quantised
+from hvfuzz.hypervisor.vcpu.guest_clock import quantised
 from hvfuzz.machine.cpu.vcpu import VCpu
 
 GuestCall = Callable[..., tuple[Status, int]]

@@ -83,7 +83,7 @@ def test_file_imports_only_what_its_layer_may(path: str) -> None:
         ("hvfuzz/oracles/contract/spec/calls/grant.py", "from hvfuzz.hypervisor.core import domains"),
         ("hvfuzz/engines/random.py", "import atheris"),
         ("hvfuzz/guest/generate/generation.py", "from hypothesis import strategies"),
-        ("hvfuzz/targets/emulated/emulated.py", "from hvfuzz.cli import main"),
+        ("hvfuzz/targets/emulated_target.py", "from hvfuzz.cli import main"),
     ],
 )
 def test_the_rule_sees_a_breach(path: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""References run where they are installed; where HVFUZZ_REFERENCES=required, one that is missing is a failure."""
+"""Tests of a reference are skipped if it is not installed; with HVFUZZ_REFERENCES=required they fail instead."""
 
 import os
 from collections.abc import Callable
@@ -11,12 +11,12 @@ REQUIRED = os.environ.get("HVFUZZ_REFERENCES") == "required"
 
 
 def silent(_done: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 @pytest.fixture
 def compare() -> Callable[..., Report]:
-    """compare(name, cases, seed): the report, or a skip where the reference is not installed."""
+    """compare(name, cases, seed) returns the report, or skips the test if the reference is not installed."""
 
     def run(name: str, cases: int, seed: int) -> Report:
         reference: Reference = load_reference(name)

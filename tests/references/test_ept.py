@@ -1,4 +1,4 @@
-"""EPT against Bochs: no unexplained difference, faults of the model are caught, and Bochs is left as it was found."""
+"""EPT compared with Bochs: quirks explain every difference, faults of the model are detected, Bochs leaves no files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hvfuzz.machine.mmu import ept, ept_walk, paging
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, SecondStage
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.references.ept import bochs, disk_image
-from hvfuzz.references.ept.boundary import boundary_cases
 from hvfuzz.references.ept.case import Case, Kind, Stop
-from hvfuzz.references.ept.case_builder import EPT_TABLES_BIT
-from hvfuzz.references.ept.comparison import Answered, Judge, ask
+from hvfuzz.references.ept.cases.boundary_cases import boundary_cases
+from hvfuzz.references.ept.cases.case_builder import EPT_TABLES_BIT
+from hvfuzz.references.ept.cases.random_cases import mixed_cases
+from hvfuzz.references.ept.comparison import BochsAnswer, Comparator, run_in_bochs
 from hvfuzz.references.ept.memory_map import MEMORY, NAMES, REGION, REGION_SIZE, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import EXPLAINING, QUIRKS
-from hvfuzz.references.ept.sampling import sample
-from hvfuzz.references.reference import MOST_DIFFERENCES, ReferenceError, Report
+from hvfuzz.references.reference import MAX_DIFFERENCES, ReferenceError, Report
 
 ALL_QUIRKS = {quirk.name for quirk in EXPLAINING}
 
@@ -44,10 +44,10 @@ def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
 
 
 @pytest.fixture(scope="module")
-def answers() -> list[Answered]:
-    """What Bochs makes of some thousand cases."""
+def answers() -> list[BochsAnswer]:
+    """The outcomes of 4,000 cases in Bochs."""
     try:
-        return ask(list(sample(4_000, 5)))
+        return run_in_bochs(list(mixed_cases(4_000, 5)))
     except ReferenceError as missing:
         if os.environ.get("HVFUZZ_REFERENCES") == "required":
             raise
@@ -55,15 +55,15 @@ def answers() -> list[Answered]:
 
 
 @pytest.fixture(scope="module")
-def judge(answers: list[Answered]) -> Judge:
-    return Judge()
+def comparator(answers: list[BochsAnswer]) -> Comparator:
+    return Comparator()
 
 
-def is_caught(judge: Judge, answers: list[Answered]) -> bool:
-    """Whether an answer of Bochs differs from the model's, or a quirk of Bochs is the model's too."""
+def is_caught(comparator: Comparator, answers: list[BochsAnswer]) -> bool:
+    """Whether an outcome of Bochs differs from the model's, or the model shares a quirk of Bochs."""
     seen = set()
     for answer in answers:
-        expected, quirks = judge.judge(answer)
+        expected, quirks = comparator.expect(answer)
         if expected != answer.reference:
             return True
         seen.update(quirk.name for quirk in quirks)
@@ -141,11 +141,11 @@ FAULTS: list[tuple[str, Owner, str, str, str]] = [
     ("any walk length enters", ept, "is_valid_eptp", "(ADDRESS |", "(ADDRESS | 0x38 |"),
     ("VM entry takes any EPTP", vmx_transitions, "exit_and_enter", "not is_valid_eptp(cpu.eptp)", "False"),
 ]
-"""(what is wrong, whose, function, its text, the text instead)"""
+"""(name of the fault, class or module, function, piece of its source, replacement)"""
 
 
 def break_function(patch: pytest.MonkeyPatch, owner: Owner, name: str, old: str, new: str) -> None:
-    """Replace a piece of a function's source, in place of it."""
+    """Replace a piece of a function's source."""
     found = inspect.getattr_static(owner, name)
     function = found.__func__ if isinstance(found, staticmethod) else found
     source = textwrap.dedent(inspect.getsource(function))
@@ -162,17 +162,23 @@ def break_function(patch: pytest.MonkeyPatch, owner: Owner, name: str, old: str,
 
 
 @pytest.mark.ref_ept
-def test_the_model_as_it_is_is_not_caught(judge: Judge, answers: list[Answered]) -> None:
-    assert not is_caught(judge, answers)
+def test_the_unchanged_model_is_not_caught(comparator: Comparator, answers: list[BochsAnswer]) -> None:
+    assert not is_caught(comparator, answers)
 
 
 @pytest.mark.ref_ept
 @pytest.mark.parametrize(("owner", "name", "old", "new"), [fault[1:] for fault in FAULTS], ids=[f[0] for f in FAULTS])
 def test_a_fault_of_the_model_is_caught(
-    judge: Judge, answers: list[Answered], monkeypatch: pytest.MonkeyPatch, owner: Owner, name: str, old: str, new: str
+    comparator: Comparator,
+    answers: list[BochsAnswer],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Owner,
+    name: str,
+    old: str,
+    new: str,
 ) -> None:
     break_function(monkeypatch, owner, name, old, new)
-    assert is_caught(judge, answers)
+    assert is_caught(comparator, answers)
 
 
 # ------------------------------------------------- quirks
@@ -193,33 +199,33 @@ def model() -> Model:
 
 
 @pytest.mark.parametrize("source", ["boundary", "random"])
-def test_cases_keep_to_the_region_or_to_no_memory_at_all(model: Model, source: str) -> None:
-    """Else a guest could reach the stub, or words that the model does not know."""
-    cases = boundary_cases() if source == "boundary" else sample(6_000, 11)
+def test_cases_stay_within_the_region_or_outside_memory(model: Model, source: str) -> None:
+    """Otherwise a guest could reach the stub, or words unknown to the model."""
+    cases = boundary_cases() if source == "boundary" else mixed_cases(6_000, 11)
     region = range(REGION, REGION + REGION_SIZE)
     mmu = model.machine.mmu
     for case in cases:
         mmu.record = []
         model.run(case)
-        reached = [table for _, _, table, _, _ in mmu.record] + model.touched
+        reached = [table for _, _, table, _, _ in mmu.record] + model.guest.touched
         assert all(hpa in region or hpa >= MEMORY for hpa in reached), str(case)
         for stage, _, table, _, entry in mmu.record:
             is_over_ept = stage == STAGE_1 and table < REGION + (1 << EPT_TABLES_BIT)
             assert not (is_over_ept and entry & paging.P), f"guest flags would go to EPT tables: {case}"
-        assert len(model.stored) <= disk_image.STORED
+        assert len(model.guest.stored) <= disk_image.STORED
     mmu.record = None
 
 
 def test_cases_follow_from_the_seed() -> None:
-    cases = [list(sample(300, seed)) for seed in (7, 7, 8)]
+    cases = [list(mixed_cases(300, seed)) for seed in (7, 7, 8)]
     assert cases[0] == cases[1] != cases[2]
 
 
-def test_cases_meet_every_end(model: Model) -> None:
-    """Each way to end, each access and CPL, and each kind of qualification."""
+def test_cases_reach_every_stop(model: Model) -> None:
+    """Each stop, for each access and CPL; and each bit of the exit qualification, set and clear."""
     ends = set()
     bits = [0, 0]
-    for case in sample(3_000, 1):
+    for case in mixed_cases(3_000, 1):
         outcome = model.run(case)
         ends.add((case.kind, outcome.stop, case.user and case.kind is not Kind.PDPTES))
         if outcome.stop is Stop.EPT_VIOLATION:
@@ -231,7 +237,7 @@ def test_cases_meet_every_end(model: Model) -> None:
     assert bits[0] & 0x1BF == bits[1] & 0x1BF == 0x1BF
 
 
-def test_a_case_says_what_it_is() -> None:
+def test_the_text_of_a_case() -> None:
     case = Case("a title", Kind.STORE, user=True, entries=((WATCHED[0], 0x123),))
     text = str(case)
     assert text.startswith("a title: store at 0x")
@@ -244,7 +250,7 @@ def test_a_case_says_what_it_is() -> None:
 
 @pytest.fixture
 def written() -> tuple[bytearray, list[tuple[Case, tuple[int, ...]]]]:
-    """Results of two cases as the stub writes them, and the cases."""
+    """The results of two cases, as the stub writes them, and the cases."""
     questions = [(Case("first", Kind.LOAD), ()), (Case("second", Kind.STORE), (REGION,))]
     disk, results = disk_image.encode_disk(b"stub", tables(b""), questions)
     data = bytearray(disk[results * disk_image.SECTOR :])
@@ -273,7 +279,7 @@ def test_results_are_read(written: Written) -> None:
     assert len(second.memory) == len(WATCHED) + 1
 
 
-def test_what_the_manual_leaves_undefined_is_not_read(written: Written) -> None:
+def test_fields_that_the_manual_leaves_undefined_are_zero(written: Written) -> None:
     data, questions = written
     for word, value in ((3, 0x81), (4, 0x1234), (5, 0x5678), (6, 0x80000B0E), (7, 5)):
         put(data, 0, word, value)
@@ -294,12 +300,12 @@ def test_what_the_manual_leaves_undefined_is_not_read(written: Written) -> None:
 @pytest.mark.parametrize(
     ("word", "value", "message"),
     [
-        (0, 1, "bochs leaves no outcome of case 1: second: store"),
-        (2, 0x80000021, "bochs takes an exit with reason 0x80000021, for which there is no cause: second"),
-        (2, 2, "bochs takes an exit with reason 0x2, for which there is no cause: second"),
+        (0, 1, "bochs left no outcome of case 1: second: store"),
+        (2, 0x80000021, "bochs reported an impossible exit reason 0x80000021: second"),
+        (2, 2, "bochs reported an impossible exit reason 0x2: second"),
     ],
 )
-def test_a_result_that_cannot_be_is_told_in_one_line(written: Written, word: int, value: int, message: str) -> None:
+def test_an_impossible_result_gives_an_error_of_one_line(written: Written, word: int, value: int, message: str) -> None:
     put(written[0], 1, word, value)
     with pytest.raises(ReferenceError, match=message):
         disk_image.decode_results(*written)
@@ -312,7 +318,7 @@ def test_a_stub_that_fails_says_at_which_step(written: Written) -> None:
 
 
 @pytest.mark.parametrize(("name", "room"), [("RESULTS", disk_image.CASES), ("REGION", disk_image.RESULTS)])
-def test_no_batch_outgrows_its_memory(monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> None:
+def test_a_batch_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> None:
     monkeypatch.setattr(disk_image, name, room + 4096)
     disk_image.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.LOAD), ())])
     with pytest.raises(ValueError, match="too many"):
@@ -334,7 +340,7 @@ DISK = bytes(2 * disk_image.SECTOR - len(disk_image.UNWRITTEN)) + disk_image.UNW
 
 @pytest.fixture
 def fake_bochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """fake_bochs(script): a shell script as the `bochs` that runs; where its temporary files would be."""
+    """fake_bochs(script) installs a shell script as `bochs`; returns the folder of its temporary files."""
     programs, scratch = tmp_path / "programs", tmp_path / "scratch"
     programs.mkdir()
     scratch.mkdir()
@@ -352,7 +358,7 @@ def fake_bochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 
 
 def is_gone(pid: Path) -> bool:
-    """Whether there is no such process any more."""
+    """Whether the process has ended."""
     return not Path(f"/proc/{int(pid.read_text())}").exists()
 
 
@@ -362,7 +368,7 @@ def test_the_disk_goes_in_and_comes_out(fake_bochs: Callable[[str], Path]) -> No
     assert list(scratch.iterdir()) == []
 
 
-def test_a_bochs_that_dies_is_told_in_one_line(fake_bochs: Callable[[str], Path]) -> None:
+def test_a_bochs_that_dies_gives_an_error_of_one_line(fake_bochs: Callable[[str], Path]) -> None:
     scratch = fake_bochs("echo noise; echo '00000p[CPU0 ] >>PANIC<< exception(): 3rd (13)' > log; exit 3")
     with pytest.raises(ReferenceError, match=r"^bochs ended \(3\) without results: 0.*3rd \(13\)$"):
         bochs.run(DISK[: disk_image.SECTOR] + disk_image.UNWRITTEN, 1, 60)
@@ -371,7 +377,7 @@ def test_a_bochs_that_dies_is_told_in_one_line(fake_bochs: Callable[[str], Path]
 
 def test_a_bochs_that_hangs_is_ended(fake_bochs: Callable[[str], Path], tmp_path: Path) -> None:
     scratch = fake_bochs(f"echo $$ > {tmp_path}/pid; exec sleep 60")
-    with pytest.raises(ReferenceError, match=r"^bochs does not end within 1 s$"):
+    with pytest.raises(ReferenceError, match=r"^bochs did not end within 1 s$"):
         bochs.run(DISK, 1, 1.0)
     assert is_gone(tmp_path / "pid")
     assert list(scratch.iterdir()) == []
@@ -394,7 +400,7 @@ def test_a_bochs_that_is_interrupted_is_ended(
     assert list(scratch.iterdir()) == []
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_program_or_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     bochs.assembled.cache_clear()
     for missing in (lambda: bochs.run(DISK, 1, 60), bochs.version, lambda: bochs.assembled("stub.asm")):
@@ -408,11 +414,11 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 @pytest.mark.ref_ept
-def test_differences_are_told_up_to_a_limit(compare: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_stops_at_a_limit(compare: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
     broken = next(fault for fault in FAULTS if fault[0] == "the rights are not reported")
     break_function(monkeypatch, *broken[1:])
     report = compare("ept", 2_000, 1)
-    assert len(report.differences) == MOST_DIFFERENCES
+    assert len(report.differences) == MAX_DIFFERENCES
     assert report.cases == report.differences[-1].number + 1 < 2_000
     for difference in report.differences:
         assert "qualification=" in difference.model != difference.reference

@@ -1,4 +1,4 @@
-"""Our stage 1 and Unicorn's agree, and a stage 1 with a fault in it would not: each of the faults below is caught."""
+"""Stage 1 compared with Unicorn: quirks explain every difference, and each planted fault below is detected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from hvfuzz.references.reference import ReferenceError, Report, load_reference
-from hvfuzz.references.stage1.generation import cases
+from hvfuzz.references.stage1.random_cases import cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.ref_stage1
 CASES = 2500
-#: A fault has to show within so many cases.
 CASES_FOR_A_FAULT = 2000
+"""Number of cases within which a fault of the model must be detected."""
 
 
 class Fault(NamedTuple):
-    """One line of a module of hvfuzz.machine, wrong."""
+    """A fault in a module of hvfuzz.machine: a piece of its source, and the wrong replacement."""
 
     name: str
     module: str
@@ -35,7 +35,7 @@ class Fault(NamedTuple):
 
 
 FAULTS = (
-    # Which bits are looked at.
+    # Bits that are checked.
     Fault("present", "mmu.stage1", "if not entry & paging.P:", "if not entry & (paging.P | paging.RW):"),
     Fault("the PML4E may have PS", "mmu.paging", "PHYSICAL_RESERVED | PS", "PHYSICAL_RESERVED"),
     Fault("bit 13 of a 1 GiB leaf", "mmu.paging", "((1 << 30) - (1 << 13))", "((1 << 30) - (1 << 14))"),
@@ -49,7 +49,7 @@ FAULTS = (
     ),
     Fault("NX without NXE", "mmu.stage1", "no_nx = 0 if vcpu.efer & paging.EFER_NXE else paging.NX", "no_nx = 0"),
     Fault("ordinary entries may have NX", "mmu.stage1", "paging.PS | paging.NX | _ORDINARY", "paging.PS | _ORDINARY"),
-    # Which rights are needed.
+    # Rights that are required.
     Fault("WP", "mmu.stage1", "not writable and (user or vcpu.cr0 & paging.CR0_WP)", "not writable and user"),
     Fault("upper NX", "mmu.stage1", "some_nx |= entry & paging.NX", "some_nx = entry & paging.NX"),
     Fault(
@@ -61,7 +61,7 @@ FAULTS = (
     Fault("SMAP for fetches", "mmu.stage1", "if access & EXEC:", "if False:"),
     Fault("AC", "mmu.stage1", " and not vcpu.regs[RFLAGS] & paging.RFLAGS_AC", ""),
     Fault("user bit", "mmu.stage1", "(not user_page if user else user_page and", "(user_page and"),
-    # What a fault says.
+    # Contents of a fault.
     Fault(
         "error code I",
         "mmu.stage1",
@@ -83,7 +83,7 @@ FAULTS = (
     ),
     Fault("CR2 of #GP", "cpu.exceptions", "if fault.vector == Vector.PF:", "if True:"),
     Fault("canonical", "addresses", "top = address >> 47", "top = address >> 48 << 1 | address >> 48 & 1"),
-    # Which flags are set, and when.
+    # Accessed and dirty flags.
     Fault("accessed in tables", "mmu.stage1", "if not entry & paging.A:", "if not entry & (paging.A | paging.US):"),
     Fault("dirty by reads", "mmu.stage1", "(paging.D if access & WRITE else 0)", "paging.D"),
     Fault(
@@ -123,7 +123,7 @@ FAULTS = (
         "entry = words[hpa >> 3] if hpa < size else U64",
         "entry = words[hpa >> 3] if hpa < size else 0",
     ),
-    # What the TLB remembers.
+    # Contents of the TLB.
     Fault(
         "TLB: clean pages are writable", "mmu.stage1", "if not (writable and wanted & paging.D):", "if not writable:"
     ),
@@ -142,7 +142,7 @@ FAULTS = (
     Fault("TLB: SMAP", "mmu.stage1", "(entry[2] is user or (not user and not", "(entry[2] is user or (not user or not"),
     Fault("flags of CR3", "mmu.stage1", "table = vcpu.cr3 & paging.ADDRESS", "table = vcpu.cr3 & ~7"),
     Fault("PAT of a 2 MiB page", "mmu.stage1", "paging.ADDRESS & ~((1 << 21) - 1)", "paging.ADDRESS"),
-    # What the paging-structure caches remember.
+    # Contents of the paging-structure caches.
     Fault(
         "cached tables: rights above",
         "mmu.stage1",
@@ -192,13 +192,13 @@ class _FaultyImport(MetaPathFinder, Loader):
 
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
-    """plant(fault): from now on, until the test ends, the reference compares a machine that has this fault."""
+    """plant(fault): until the end of the test, the reference compares a machine with this fault."""
 
     def plant_one(fault: Fault) -> None:
         for name, module in list(sys.modules.items()):
             if name.startswith(("hvfuzz.machine", "hvfuzz.references.stage1", "hvfuzz.references.stage1.unicorn")):
                 parent, _, child = name.rpartition(".")
-                monkeypatch.setattr(f"{parent}.{child}", module)  # The same one, again when the test is over.
+                monkeypatch.setattr(f"{parent}.{child}", module)  # Restores the original module at the end of the test.
                 monkeypatch.delitem(sys.modules, name)
         monkeypatch.setattr(sys, "meta_path", [_FaultyImport(fault), *sys.meta_path])
 

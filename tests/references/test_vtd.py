@@ -1,4 +1,4 @@
-"""The IOMMU against QEMU: no difference that no quirk explains, and no fault of the model that goes unseen."""
+"""The IOMMU compared with QEMU: quirks explain every difference, and every fault planted in the model is detected."""
 
 import inspect
 import os
@@ -25,20 +25,20 @@ from hvfuzz.machine.vtd.unit import Iommu
 from hvfuzz.machine.vtd.walker import VtdTables
 from hvfuzz.references.reference import ReferenceError, Report
 from hvfuzz.references.vtd import REFERENCE
-from hvfuzz.references.vtd.cases.probe_faults import BENDS
-from hvfuzz.references.vtd.cases.single_faults import singles
+from hvfuzz.references.vtd.cases.random_faults import FAULT_WEIGHTS
+from hvfuzz.references.vtd.cases.single_faults import single_faults
 from hvfuzz.references.vtd.comparison import WIDTHS, cases_of
 from hvfuzz.references.vtd.qemu import Qemu, version
-from hvfuzz.references.vtd.qemu_caches import Cached, IotlbShadow
+from hvfuzz.references.vtd.qemu_iotlb import IotlbEntry, QemuIotlb
 
 pytestmark = pytest.mark.ref_vtd
 
 CASES = 6000
 """3,000 at each width."""
-ENOUGH = 1500
-"""Cases within which a fault of the model must show."""
+CASES_FOR_A_FAULT = 1500
+"""Number of cases within which a fault of the model must be detected."""
 Mutation = tuple[int, Callable[..., Any], str, str]
-"""(width at which it is looked for, function, piece of its source, what stands there instead)"""
+"""(address width of the comparison, function, piece of its source, replacement)"""
 
 MUTATIONS: list[Mutation] = [
     (39, VtdTables.page, "entry & access != access", "not entry & access and not entry & 3"),
@@ -95,7 +95,7 @@ def mutated(function: Callable[..., Any], old: str, new: str) -> Any:
 
 @pytest.fixture(scope="module")
 def installed() -> None:
-    """Skips where QEMU is not installed, unless it must be."""
+    """Skip the test if QEMU is not installed, unless HVFUZZ_REFERENCES=required."""
     try:
         version()
     except ReferenceError as missing:
@@ -109,7 +109,7 @@ def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
     assert report.differences == ()
     assert report.cases == CASES
     unseen = {quirk.name for quirk in REFERENCE.quirks} - set(report.quirks)
-    assert unseen == {"wait-one-effect"}  # it would end QEMU
+    assert unseen == {"wait-one-effect"}  # such a case would end QEMU
 
 
 @pytest.mark.usefixtures("installed")
@@ -117,7 +117,7 @@ def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
 def test_a_fault_of_the_model_is_seen(monkeypatch: pytest.MonkeyPatch, mutation: Mutation) -> None:
     width, function, old, new = mutation
     monkeypatch.setattr(function, "__code__", mutated(function, old, new))
-    report = REFERENCE.compare(ENOUGH, 1, lambda _: None, widths=(width,), most_differences=1)
+    report = REFERENCE.compare(CASES_FOR_A_FAULT, 1, lambda _: None, widths=(width,), max_differences=1)
     assert len(report.differences) == 1
 
 
@@ -125,7 +125,7 @@ def test_a_fault_of_the_model_is_seen(monkeypatch: pytest.MonkeyPatch, mutation:
 def test_after_a_difference_the_comparison_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     function, old, new = FaultRecord.words, "| self.bdf", "| self.bdf ^ 1"
     monkeypatch.setattr(function, "__code__", mutated(function, old, new))
-    report = REFERENCE.compare(100, 1, lambda _: None, most_differences=3)
+    report = REFERENCE.compare(100, 1, lambda _: None, max_differences=3)
     assert len(report.differences) == 3
     assert len({difference.number for difference in report.differences}) == 3
     assert report.differences[0].model != report.differences[0].reference
@@ -141,19 +141,19 @@ def test_cases_depend_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize(("width", "count"), [(39, 700), (48, 1616)])
 def test_every_single_fault_is_among_the_cases(width: int, count: int) -> None:
-    expected = list(singles(width))
+    expected = list(single_faults(width))
     assert len(set(expected)) == len(expected) == count
     seen = Counter(case.name for case in cases_of(width, 1, CASES // 2))
     assert Counter(single.name for single in expected) == {name: seen[name] for name in {s.name for s in expected}}
     assert seen["sequence"] > 300
-    assert set(seen) >= {bend.__name__ for bend in BENDS}
+    assert set(seen) >= {fault.__name__ for fault in FAULT_WEIGHTS}
 
 
 # Failures of the reference itself
 
 
 def marked(mark: str) -> list[int]:
-    """Processes that have `mark` in their environment."""
+    """Ids of the processes with `mark` in their environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -163,7 +163,7 @@ def marked(mark: str) -> list[int]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is the case, half a minute at most."""
+    """Wait until `condition()` is true; fail after 30 seconds."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
@@ -210,33 +210,33 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, end: signal.Signals)
     assert list(tmp_path.iterdir()) == []
 
 
-# What QEMU's cache is said to do
+# The copy of QEMU's IOTLB
 
 
-def test_shadow_of_the_iotlb() -> None:
-    shadow = IotlbShadow()
-    small, large = Cached(1, 1, 0x12345, 0x1000, 3), Cached(1, 2, 0x20000, 0x200000, 3)
-    shadow.fill(0x20, small, 0x12345)
-    shadow.fill(0x20, large, 0x20007)
-    assert shadow.lookup(0x20, 0x12345) == small
-    assert shadow.lookup(0x28, 0x12345) is None
-    assert shadow.lookup(0x20, 0x201FF) == large
+def test_iotlb_of_the_iotlb() -> None:
+    iotlb = QemuIotlb()
+    small, large = IotlbEntry(1, 1, 0x12345, 0x1000, 3), IotlbEntry(1, 2, 0x20000, 0x200000, 3)
+    iotlb.fill(0x20, small, 0x12345)
+    iotlb.fill(0x20, large, 0x20007)
+    assert iotlb.lookup(0x20, 0x12345) == small
+    assert iotlb.lookup(0x28, 0x12345) is None
+    assert iotlb.lookup(0x20, 0x201FF) == large
     assert large.of_page(0x20003) == (0x203000, 3)
-    assert shadow.used(0x20, large, 0x20007)
-    assert not shadow.used(0x20, large, 0x20008)
-    assert shadow.invalidate_pages(2, 0x12345, 18) == []
-    assert shadow.invalidate_pages(1, 0x99945, 0) == [small]
-    assert shadow.invalidate_pages(1, 0x20007, 0) == [large]
-    assert shadow.lookup(0x20, 0x20000) is None
-    shadow.fill(0x20, small, 0x12345)
-    assert shadow.invalidate_pages(1, 0x12345, 0) == []
-    assert shadow.lookup(0x20, 0x12345) is None
+    assert iotlb.used(0x20, large, 0x20007)
+    assert not iotlb.used(0x20, large, 0x20008)
+    assert iotlb.invalidate_pages(2, 0x12345, 18) == []
+    assert iotlb.invalidate_pages(1, 0x99945, 0) == [small]
+    assert iotlb.invalidate_pages(1, 0x20007, 0) == [large]
+    assert iotlb.lookup(0x20, 0x20000) is None
+    iotlb.fill(0x20, small, 0x12345)
+    assert iotlb.invalidate_pages(1, 0x12345, 0) == []
+    assert iotlb.lookup(0x20, 0x12345) is None
 
 
-def test_where_a_page_leads_to_interrupts() -> None:
-    assert [Cached(1, 1, 0, page << 12, 3).hits_interrupts() for page in (0xFEDFF, 0xFEE00, 0xFEEFF, 0xFEF00)] == [
+def test_pages_that_map_to_the_interrupt_range() -> None:
+    assert [IotlbEntry(1, 1, 0, page << 12, 3).hits_interrupts() for page in (0xFEDFF, 0xFEE00, 0xFEEFF, 0xFEF00)] == [
         *(False, True, True, False)
     ]
-    assert Cached(1, 2, 0, 0xFEE0_0000, 3).hits_interrupts()
-    assert not Cached(1, 2, 0, 0xFEC0_0000, 3).hits_interrupts()
-    assert Cached(1, 3, 0, 0xC000_0000, 3).hits_interrupts()
+    assert IotlbEntry(1, 2, 0, 0xFEE0_0000, 3).hits_interrupts()
+    assert not IotlbEntry(1, 2, 0, 0xFEC0_0000, 3).hits_interrupts()
+    assert IotlbEntry(1, 3, 0, 0xC000_0000, 3).hits_interrupts()

@@ -1,7 +1,7 @@
-"""Everything that can be reached from some objects, written down: a second pair of eyes beside the snapshot's own walk.
+"""The graph of all objects reachable from some roots, as a list of lines; an independent check of the snapshot's walk.
 
-It shares no code with `machine/snapshot.py`, and goes where that does not: into `__dict__`s, closures, defaults of
-functions, class attributes and the globals of modules. What it cannot see into is a TypeError and no silence.
+It shares no code with `machine/snapshot.py`, and also enters `__dict__`s, closures, defaults of functions, class
+attributes and the globals of modules. An object that it cannot enter raises a TypeError.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from types import (
 from typing import Any, NamedTuple
 
 Item = tuple[str, object]
-"""How to get there from the object that it is in, and what is there."""
+"""(label of the reference in the containing object, the object)."""
 
 _GETTERS = (attrgetter, itemgetter)
 _VALUES = (int, str, bytes, float, complex, type(None), range, slice, Enum, Struct, re.Pattern, PurePath, *_GETTERS)
@@ -47,25 +47,25 @@ _CODE = (
     WrapperDescriptorType,
 )
 _IMMUTABLE = 1 << 8
-"""Of `__flags__`: the class is one of C (Py_TPFLAGS_IMMUTABLETYPE)."""
+"""Bit of `__flags__`: the class is written in C (Py_TPFLAGS_IMMUTABLETYPE)."""
 _SPECIAL = ("typing", "_collections", "types", "_abc", "__future__", "weakref", "collections.abc", "abc", "signal")
-"""Modules whose objects say how the program is written, and hold nothing that it does."""
+"""Modules whose objects describe code, and hold no state."""
 
 
 class Line(NamedTuple):
-    """One object, or one more reference to it."""
+    """An object, or another reference to it."""
 
     parent: int
-    """The line of what it is in; -1 for a root."""
+    """Index of the line of the containing object; -1 for a root."""
     label: str
     what: object
 
 
-class Unseen(TypeError):
-    """State that the walk cannot look into."""
+class CannotWalk(TypeError):
+    """The walk cannot enter an object."""
 
 
-def written_down(
+def state_lines(
     roots: Iterable[Item],
     package: str,
     *,
@@ -73,17 +73,17 @@ def written_down(
     ignored: frozenset[tuple[str, str]] = frozenset(),
     ordered: bool = True,
 ) -> list[Line]:
-    """The graph behind `roots`, line by line, in one order: equal lists are equal states.
+    """The graph reachable from `roots`, in a fixed order; equal lists mean equal states.
 
-    Of code, that of `package` alone is walked. Instances of classes that modules `beyond` define are named and not
-    looked into; `ignored` are (class, attribute) pairs to leave out. The order of a dict counts if it is `ordered`.
-    Objects that can change are told apart by the order in which they are met; values are not.
+    Code is walked only if it belongs to `package`. Instances of classes defined in modules `beyond` are named but not
+    entered; (class, attribute) pairs in `ignored` are left out. The order of dicts is compared if `ordered`. Mutable
+    objects are identified by the order in which they are reached, immutable ones by their value.
     """
     return list(_Walk(package, beyond, ignored, ordered).lines(roots))
 
 
 def path_of(lines: list[Line], number: int) -> str:
-    """The way to a line from its root."""
+    """The path from the root to a line."""
     labels = []
     while number >= 0:
         labels.append(lines[number].label)
@@ -92,14 +92,14 @@ def path_of(lines: list[Line], number: int) -> str:
 
 
 def first_difference(before: list[Line], after: list[Line]) -> str | None:
-    """The first place at which two states differ, in words; None if they do not."""
+    """The first difference between two states as text, or None."""
     if before == after:
         return None
     for number, (old, new) in enumerate(zip(before, after, strict=False)):
         if old != new:
             return f"{path_of(before, number)}: {old.what!r} before, {path_of(after, number)}: {new.what!r} after"
     longer = before if len(before) > len(after) else after
-    return f"{path_of(longer, min(len(before), len(after)))} is in one of the two only"
+    return f"{path_of(longer, min(len(before), len(after)))} is in one state only"
 
 
 class _Walk:
@@ -138,7 +138,7 @@ class _Walk:
         return isinstance(module, str) and (module + ".").startswith(self._package + ".")
 
     def _look(self, item: Any) -> tuple[object, list[Item]]:
-        """What an object is by itself, and what it refers to."""
+        """(content of an object itself, the objects that it refers to)."""
         cls = type(item)
         name = f"{cls.__module__}.{cls.__qualname__}"
         if isinstance(item, ModuleType):
@@ -155,7 +155,7 @@ class _Walk:
             return name, []
         if isinstance(item, _CODE) or cls.__module__ in _SPECIAL:
             return name, []
-        if hasattr(item, "cache_info"):  # what a function gave, which it would give again
+        if hasattr(item, "cache_info"):  # a cache of a pure function
             return name, [(".__wrapped__", item.__wrapped__)]
         children = [
             (f".{attribute}", getattr(item, attribute, _UNSET))
@@ -167,7 +167,7 @@ class _Walk:
                 children.append((f".{attribute}", value))
         what, inside = _contents(item, self._ordered)
         if what is None and not _is_transparent(cls):
-            raise Unseen(f"cannot look into a {name}")
+            raise CannotWalk(f"cannot enter a {name}")
         return (name, what), children + inside
 
     def _members(self, cls: type) -> tuple[str, ...]:
@@ -214,14 +214,14 @@ def _without_dunders(names: Any) -> list[Item]:
 
 
 def _is_transparent(cls: type) -> bool:
-    """Whether all that instances hold is in slots and `__dict__`: no class on the way is written in C."""
+    """Whether slots and `__dict__` hold all state of instances, because no base class is written in C."""
     return all(
         base is object or ("__module__" in vars(base) and not base.__flags__ & _IMMUTABLE) for base in cls.__mro__
     )
 
 
 def _contents(item: Any, ordered: bool) -> tuple[object, list[Item]]:
-    """What a container, or something else that is written in C, holds; None if it is neither."""
+    """(content, children) of a container or another object written in C; (None, []) for any other object."""
     if isinstance(item, (list, tuple, deque)):
         return len(item), [(f"[{index}]", value) for index, value in enumerate(item)]
     if isinstance(item, (dict, MappingProxyType)):

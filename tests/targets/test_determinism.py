@@ -1,4 +1,4 @@
-"""The same program gives the same trace: twice in a process, in other processes, and on every Python version."""
+"""The same program gives the same trace: twice in one process, in other processes, and on every Python version."""
 
 import sys
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from hvfuzz.campaign.bench.trace_equality import OtherProcess, lines, sample, shuffled
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
 
 PROGRAMS = 100
 SEED = 11
@@ -14,18 +14,18 @@ SEED = 11
 
 @pytest.fixture(scope="module")
 def expected() -> list[str]:
-    """What each program gives here; the clean hypervisor has no findings."""
+    """The line of each program in this process; the clean hypervisor has no findings."""
     found = list(lines(PROGRAMS, SEED))
     assert all(line.endswith(" []") for line in found)
     return found
 
 
 def test_a_run_leaves_nothing_behind(expected: list[str]) -> None:
-    """In any order, after any other program: the machine starts from the same state."""
+    """Programs give the same lines in any order, since each starts from the same state."""
     assert shuffled(PROGRAMS, SEED) == expected
 
 
-def test_oracles_do_not_change_what_they_watch(expected: list[str]) -> None:
+def test_oracles_do_not_change_a_run(expected: list[str]) -> None:
     with EmulatedTarget(oracles=frozenset()) as target:
         for number, program in enumerate(sample(PROGRAMS, SEED, target)):
             assert target.run(program, digest=True).trace.digest() == expected[number].split()[0]
@@ -37,5 +37,5 @@ def test_another_process_gives_the_same(hash_seed: int, expected: list[str]) -> 
 
 
 def test_another_python_gives_the_same(expected: list[str], golden: Callable[[str, str], None]) -> None:
-    """The golden file was written by one Python version; continuous integration compares it on all of them."""
+    """One Python version wrote the golden file; continuous integration compares it on all versions."""
     golden("traces.txt", "".join(f"{line}\n" for line in expected))

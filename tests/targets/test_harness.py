@@ -1,4 +1,4 @@
-"""The harnesses: their weights name what there is, and a mistyped name gets its neighbour."""
+"""The harnesses: weights name existing kinds and families, and a mistyped name gets a suggestion."""
 
 import random
 
@@ -25,6 +25,6 @@ def test_a_harness_is_found_by_its_name_and_by_its_file() -> None:
     assert find_harness("dma") is find_harness("fuzz_dma")
 
 
-def test_a_mistyped_harness_has_a_neighbour() -> None:
+def test_a_mistyped_harness_gets_a_suggestion() -> None:
     with pytest.raises(HarnessError, match="did you mean 'translation'"):
         find_harness("translate")

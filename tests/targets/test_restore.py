@@ -1,7 +1,7 @@
-"""A run leaves nothing behind: every piece of state is as it was after boot, and the same run comes out again.
+"""A run leaves nothing behind: all state is as it was after boot, and the same run has the same result again.
 
-The graph of the state is walked by `graph.py`, which knows nothing of the snapshot, nor of what devices there are: what
-is added to the machine, the hypervisor or the oracles is looked at without a change here.
+`graph.py` walks the graph of the state without any knowledge of the snapshot or of the devices. So state that is added
+to the machine, the hypervisor or the oracles is checked without a change here.
 """
 
 import sys
@@ -24,32 +24,33 @@ from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import sched
 from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.machine import Machine
-from hvfuzz.targets.emulated.emulated import EmulatedTarget, System
+from hvfuzz.targets.booted_system import System
+from hvfuzz.targets.emulated_target import EmulatedTarget
 
-from .graph import Line, Unseen, first_difference, written_down
+from .graph import CannotWalk, Line, first_difference, state_lines
 
 CORPUS = Path(__file__).parents[2] / "corpus"
 WATCHERS = ("hvfuzz.oracles", "hvfuzz.targets", "hvfuzz.guest", "hvfuzz.bugs")
 WATCHED = ("hvfuzz.machine", "hvfuzz.hypervisor", "hvfuzz.abi")
 TOGETHER = 8
-"""Programs of the corpus after which the machine is looked at once, for all of them."""
+"""Number of programs of the corpus for which the state is compared once."""
 MEMOS = frozenset(
     {
-        # What was computed once, of names and counts alone: it would be the same again.
+        # Caches of pure functions of names and counts.
         ("Dispatched", "_known"),
         ("StateFeatures", "_kinds"),
         ("StateFeatures", "_numbers"),
         ("StateFeatures", "_rows"),
-        # A copy, equal to the one made at boot, or that one.
+        # A copy that equals the one made at boot, or is that one.
         ("Deltas", "_buckets"),
-        # Frames that were found to be, at boot, without a secret.
+        # Frames that were found at boot to hold no secret.
         ("Secrets", "_pristine"),
-        # The watchdog looks at whether it stands still.
+        # The watchdog only checks whether it changes.
         ("Watchdog", "beat"),
     }
 )
 SCRATCH = MEMOS | {
-    # What an op or an exit notes when it begins, and nobody reads before the next one has.
+    # Written at the start of an op or exit, and not read before it is written again.
     ("CallStack", "cycles"),
     ("CallStack", "left"),
     ("CallStack", "since"),
@@ -66,32 +67,32 @@ SCRATCH = MEMOS | {
 
 
 def modules(*layers: str) -> list[tuple[str, object]]:
-    """The modules of these layers that are loaded."""
+    """(name, module) of the loaded modules of these layers."""
     prefixes = tuple(f"hvfuzz.{layer}" for layer in layers)
     return [(name, module) for name, module in sorted(sys.modules.items()) if name.startswith(prefixes)]
 
 
 def host_of(system: System) -> list[Line]:
-    """The state of machine and hypervisor, and what their code keeps."""
+    """The state of machine and hypervisor, and of their modules."""
     roots = [("machine", system.machine), ("hypervisor", system.hypervisor), *modules("machine", "hypervisor", "abi")]
-    return written_down(roots, "hvfuzz", beyond=WATCHERS)
+    return state_lines(roots, "hvfuzz", beyond=WATCHERS)
 
 
 def watchers_of(system: System, ignored: frozenset[tuple[str, str]] = MEMOS) -> list[Line]:
-    """The state of the oracles, with their shadows, and of who else looks on."""
+    """The state of the oracles, with their shadows, and of other observers."""
     roots = [("system", system), *modules("oracles", "targets", "guest")]
-    return written_down(roots, "hvfuzz", beyond=WATCHED, ignored=ignored, ordered=False)
+    return state_lines(roots, "hvfuzz", beyond=WATCHED, ignored=ignored, ordered=False)
 
 
 class Checked:
-    """The emulated target, with the booted state of each world written down."""
+    """The emulated target, with the booted state of each world as lines."""
 
     def __init__(self, worlds: Iterable[int] = range(len(WORLDS))) -> None:
         self.target = EmulatedTarget()
         self._booted: dict[int, tuple[list[Line], list[Line]]] = {}
         empty = [Program(world, ()) for world in worlds]
         for program in empty:
-            # The first run of all makes what is made once; what is loaded by it stands in the lines of each world.
+            # The first runs load modules and fill caches, which must be in the lines of each world.
             self.target.run(program)
         for program in empty:
             self.target.run(program)
@@ -104,26 +105,26 @@ class Checked:
         return system
 
     def run(self, program: Program) -> tuple[str, list[Line], list[Line]]:
-        """All that a run shows, and all that it leaves."""
+        """(result of a run, state of the host after it, state of the observers after it)."""
         shown = line_of(self.target.run(program, digest=True))
         system = self.target.system(program.world)
         return shown, host_of(system), watchers_of(system)
 
-    def what_stays(self, program: Program) -> str | None:
-        """What is not as it was after boot; None if all is well."""
+    def difference_from_boot(self, program: Program) -> str | None:
+        """The first difference from the booted state after a restore, or None."""
         host, watchers = self._booted[program.world]
         system = self._restored(program)
         return first_difference(host, host_of(system)) or first_difference(watchers, watchers_of(system, SCRATCH))
 
-    def what_is_wrong(self, program: Program) -> str | None:
-        """What stays of a run, or comes out differently the second time; None if all is well."""
+    def first_problem(self, program: Program) -> str | None:
+        """The first difference that a run leaves, or that a second run shows, or None."""
         first = self.run(program)
-        stays = self.what_stays(program)
+        stays = self.difference_from_boot(program)
         if stays:
             return f"not restored: {stays}"
         second = self.run(program)
         if first[0] != second[0]:
-            return f"shows {first[0]} and then {second[0]}"
+            return f"result {first[0]} and then {second[0]}"
         differs = first_difference(first[1], second[1]) or first_difference(first[2], second[2])
         return differs and f"not the same again: {differs}"
 
@@ -138,7 +139,7 @@ def test_any_program_leaves_nothing_and_runs_the_same_again(checked: Checked, wo
     @settings(max_examples=6, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
     @given(dice())
     def law(rng: Any) -> None:
-        assert checked.what_is_wrong(generate(rng, checked.target.catalogue, worlds=[world])) is None
+        assert checked.first_problem(generate(rng, checked.target.catalogue, worlds=[world])) is None
 
     law()
 
@@ -152,10 +153,10 @@ def test_the_corpus_leaves_nothing_and_runs_the_same_again(checked: Checked, har
         again = [line_of(checked.target.run(entry.program, digest=True)) for entry in some]
         assert again == shown[first : first + TOGETHER]
         for program in {entry.program.world: entry.program for entry in some}.values():
-            assert checked.what_stays(program) is None, [entry.path.stem for entry in some]
+            assert checked.difference_from_boot(program) is None, [entry.path.stem for entry in some]
 
 
-# The walk sees what the snapshot would miss: each of these keeps something for the next run.
+# The walk of `graph.py` finds state that the snapshot would miss. Each of these functions keeps some for the next run.
 
 Hiding = Callable[[Machine], Callable[[], None]]
 
@@ -178,7 +179,7 @@ def in_a_class(machine: Machine) -> Callable[[], None]:
 
 
 def in_a_closure(machine: Machine) -> Callable[[], None]:
-    """A variable of a function that made the handler."""
+    """A variable of an enclosing function."""
     hidden: dict[int, int] = {}
 
     def note() -> None:
@@ -197,7 +198,7 @@ def in_a_default(machine: Machine) -> Callable[[], None]:
 
 
 class Leaf(Device):
-    """A device with a `__dict__` that claims to have no state."""
+    """A device with state in its `__dict__`, which is declared a leaf for the snapshot."""
 
     __snapshot_leaf__ = True
 
@@ -206,7 +207,7 @@ Leaf.__module__ = "hvfuzz.machine.devices.leaf"
 
 
 def in_a_dict(machine: Machine) -> Callable[[], None]:
-    """The `__dict__` of something that the snapshot is told to leave alone."""
+    """The `__dict__` of an object that the snapshot does not enter."""
     leaf = machine.add_device(Leaf(machine, 0x00F8, "leaf"))
     leaf.seen = 0  # type: ignore[attr-defined]
 
@@ -218,7 +219,7 @@ def in_a_dict(machine: Machine) -> Callable[[], None]:
 
 @pytest.fixture
 def clean_module() -> Any:
-    """Takes back what the tests hang onto modules and classes."""
+    """Remove what the tests add to modules and classes."""
     yield
     for owner, name in ((sched, "CACHE"), (sched.EndSlice, "count")):
         if name in vars(owner):
@@ -227,25 +228,25 @@ def clean_module() -> Any:
 
 @pytest.mark.usefixtures("clean_module")
 @pytest.mark.parametrize("hide", [in_a_module, in_a_class, in_a_closure, in_a_default])
-def test_state_that_the_snapshot_does_not_know_is_seen(hide: Hiding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_outside_the_snapshot_is_found(hide: Hiding, monkeypatch: pytest.MonkeyPatch) -> None:
     checked = planted(hide, monkeypatch)
-    stays = checked.what_is_wrong(parse("# hvp 1\nworld pair\nsched.yield(dom1)\n", checked.target.catalogue))
+    stays = checked.first_problem(parse("# hvp 1\nworld pair\nsched.yield(dom1)\n", checked.target.catalogue))
     assert stays
     assert "hypercalls.sched." in stays
 
 
-def test_a_machine_with_an_attribute_that_is_not_restored_is_seen() -> None:
+def test_an_attribute_that_is_not_restored_is_found() -> None:
     machine = Machine(1 << 20)
     note = in_a_dict(machine)
-    before = written_down([("machine", machine)], "hvfuzz")
-    assert first_difference(before, written_down([("machine", machine)], "hvfuzz")) is None
+    before = state_lines([("machine", machine)], "hvfuzz")
+    assert first_difference(before, state_lines([("machine", machine)], "hvfuzz")) is None
     note()
-    differs = first_difference(before, written_down([("machine", machine)], "hvfuzz"))
+    differs = first_difference(before, state_lines([("machine", machine)], "hvfuzz"))
     assert differs == "machine.devices[0].seen: ('int', 0) before, machine.devices[0].seen: ('int', 1) after"
 
 
 def planted(hide: Hiding, monkeypatch: pytest.MonkeyPatch) -> Checked:
-    """Worlds of a hypervisor whose `sched.yield` keeps something somewhere."""
+    """The worlds of a hypervisor whose `sched.yield` keeps state."""
     original = sched.EndSlice.apply
     note = hide(Machine(1 << 20))
 
@@ -260,6 +261,6 @@ def planted(hide: Hiding, monkeypatch: pytest.MonkeyPatch) -> Checked:
     return Checked((0,))
 
 
-def test_what_cannot_be_looked_into_is_no_silence() -> None:
-    with pytest.raises(Unseen, match="list_iterator"):
-        written_down([("root", iter([1]))], "hvfuzz")
+def test_an_object_that_cannot_be_walked_is_an_error() -> None:
+    with pytest.raises(CannotWalk, match="list_iterator"):
+        state_lines([("root", iter([1]))], "hvfuzz")

@@ -18,7 +18,7 @@ from hvfuzz.cli.bench.bugs import bugs
 from hvfuzz.cli.bench.clean import clean
 from hvfuzz.cli.bench.traces import traces
 from hvfuzz.engines.engine import Feedback
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
 
 
 @click.group("bench", short_help="Measure: speed, bugs found, false alarms, determinism.")

@@ -16,8 +16,8 @@ from hvfuzz.campaign.program_files import read_program
 from hvfuzz.cli.repro import bug_for
 from hvfuzz.guest.format.text import render_op
 from hvfuzz.machine.clock import Cost
-from hvfuzz.targets.emulated.cycle_account import KINDS, Costs, OpCost
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.inspect.cycle_account import KINDS, CycleAccount, OpCost
 
 OP_WIDTH = 40
 """Columns that an op needs beside its figures; with fewer, they go to a line of their own."""
@@ -50,8 +50,8 @@ def command(file: Path | None, as_table: bool, bug: str | None, as_json: bool) -
             _show_table(console)
     if file is not None:
         planted = bug_for(file, bug)
-        costs = Costs(render_op)
-        with EmulatedTarget(planted, oracles=frozenset(), recorder=costs) as target:
+        costs = CycleAccount(render_op)
+        with EmulatedTarget(planted, oracles=frozenset(), observer=costs) as target:
             stopped = target.run(read_program(file, target.catalogue), audit=False).trace.stopped
         total: Counter[str] = Counter()
         for op in costs.ops:

@@ -20,7 +20,8 @@ from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.guest.format.argument_encoding import Layout, Producers, new_tuple
-from hvfuzz.guest.format.text import MAGIC, TextError, parse
+from hvfuzz.guest.format.scanner import TextError
+from hvfuzz.guest.format.text import MAGIC, parse
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_FETCH, MAX_OPS, Actor, Mangle, Op, Program, Race, Value
 

@@ -12,7 +12,6 @@ from hvfuzz.hypervisor.core.domains import Bucket, Port, PortState
 from hvfuzz.hypervisor.core.effects import Effect, Refused, Step
 from hvfuzz.hypervisor.core.host import HostArray, HostBug
 from hvfuzz.hypervisor.ipc import event_channels
-from hvfuzz.hypervisor.ipc.event_channels import Deliver, attach, deref, detach, port_entry, set_port
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Domain
@@ -59,7 +58,7 @@ class FreeBucket(NamedTuple):
     def apply(self, hv: Hypervisor) -> None:
         """Unlink the bucket, then free the page: nothing may still point there when it goes."""
         buckets = hv.domains[self.domain].buckets
-        page = deref(buckets[self.bucket]).page
+        page = event_channels.deref(buckets[self.bucket]).page
         buckets[self.bucket] = None
         hv.allocator.free_heap_page(page)
 
@@ -98,7 +97,7 @@ class SetPort(NamedTuple):
 
     def apply(self, hv: Hypervisor) -> None:
         """Replace the entry."""
-        set_port(hv, self.domain, self.port, self.entry)
+        event_channels.set_port(hv, self.domain, self.port, self.entry)
 
 
 @hypercall(
@@ -146,8 +145,8 @@ class Connect(NamedTuple):
 
     def apply(self, hv: Hypervisor) -> None:
         """Both ends at once: a pair always points both ways."""
-        attach(hv, self.remote, self.remote_port, self.domain, self.port)
-        set_port(hv, self.domain, self.port, Port(PortState.CONNECTED, self.remote, self.remote_port))
+        event_channels.attach(hv, self.remote, self.remote_port, self.domain, self.port)
+        event_channels.set_port(hv, self.domain, self.port, Port(PortState.CONNECTED, self.remote, self.remote_port))
 
 
 @hypercall(0x32, errors=(Status.NO_PORT,))
@@ -167,7 +166,7 @@ class Send:
         entry = event_channels.lookup(caller, self.port)
         if entry is None or entry.state is not PortState.CONNECTED:
             return Refused(Status.NO_PORT, "port not connected")
-        return Effect((Deliver(entry.remote, entry.remote_port),))
+        return Effect((event_channels.Deliver(entry.remote, entry.remote_port),))
 
 
 @hypercall(0x33, errors=(Status.NO_PORT,))
@@ -198,8 +197,8 @@ class Disconnect(NamedTuple):
     def apply(self, hv: Hypervisor) -> None:
         """Both ends at once; an event that the peer has not seen yet is not lost."""
         domain = hv.domains[self.domain]
-        entry = port_entry(domain, self.port)
+        entry = event_channels.port_entry(domain, self.port)
         if entry is not None and entry.state is PortState.CONNECTED:
-            detach(hv, entry.remote, entry.remote_port)
-        set_port(hv, self.domain, self.port, None)
+            event_channels.detach(hv, entry.remote, entry.remote_port)
+        event_channels.set_port(hv, self.domain, self.port, None)
         hv.scheduler.port_closed(domain.vcpus, self.port)

@@ -1,4 +1,4 @@
-"""Intel EPT under VMX against Debian's Bochs, which boots a stub of our own that runs guests case by case."""
+"""Intel EPT under VMX compared with Debian's Bochs, which boots a stub that runs guests, case by case."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Debian's Bochs as a process: the stub is assembled, a disk goes in, and what the stub wrote on it comes out."""
+"""Assembles the stub, and runs Debian's Bochs on a disk image; the stub writes its results to the disk."""
 
 import os
 import pty
@@ -13,17 +13,17 @@ from typing import Final
 
 from hvfuzz.references.ept import memory_map
 from hvfuzz.references.ept.disk_image import SECTOR, UNWRITTEN
-from hvfuzz.references.reference import ReferenceError, program
+from hvfuzz.references.reference import ReferenceError, find_program
 
-NEEDS: Final = "apt-get install bochs bochsbios vgabios bochs-term nasm"
+INSTALLATION: Final = "apt-get install bochs bochsbios vgabios bochs-term nasm"
 CPU: Final = "corei7_skylake_x"
-"""Of its processors, one that has all of EPT that the model has, and nothing that changes it: no CET."""
+"""A Bochs processor with all EPT features of our model, and without CET, which would change them."""
 _BIOS: Final = {"/usr/share/bochs/BIOS-bochs-latest": "bochsbios", "/usr/share/bochs/VGABIOS-lgpl-latest": "vgabios"}
 _HEADS: Final = 16
 _SECTORS_PER_TRACK: Final = 63
 _DEFINED: Final = ("HEADER_SECTOR", "CASES", "RESULTS", "REGION", "REGION_SIZE", "TABLES_SIZE")
-# Of the display libraries, this one needs no screen and opens no port; it wants a terminal. The clock must not wait for
-# the wall's. Each EPT violation is an "error" to Bochs, hence not reported.
+# The display library "term" needs neither a screen nor a port, only a terminal. Without clock synchronisation Bochs
+# runs as fast as it can. Bochs logs each EPT violation as an error, so errors are ignored.
 _CONFIGURATION: Final = """
 plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=0, iodebug=1, usb_uhci=0, e1000=0, sb16=0
 display_library: term
@@ -46,35 +46,35 @@ sound: driver=dummy
 
 @cache
 def assembled(source: str) -> bytes:
-    """`source`, an assembly file of this package, as flat bytes. Raises ReferenceError without nasm."""
-    nasm = program("nasm", "nasm")
-    with as_file(files(__package__)) as folder, TemporaryDirectory(prefix="hvfuzz-") as scratch:
+    """The flat binary of `source`, a file in the folder assembly. Raises ReferenceError if nasm is not installed."""
+    nasm = find_program("nasm", "nasm")
+    with as_file(files(__package__) / "assembly") as folder, TemporaryDirectory(prefix="hvfuzz-") as scratch:
         output = Path(scratch) / "flat.bin"
         defines = [f"-D{name}={getattr(memory_map, name):#x}" for name in _DEFINED]
         command = [nasm, "-f", "bin", "-Wall", "-Werror", *defines, "-I", f"{folder}/", "-o", str(output)]
         done = subprocess.run([*command, str(folder / source)], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise ReferenceError(f"nasm does not assemble {source}: {done.stderr.strip().splitlines()[-1]}")
+            raise ReferenceError(f"nasm failed to assemble {source}: {done.stderr.strip().splitlines()[-1]}")
         return output.read_bytes()
 
 
 def version() -> str:
-    """Name and version of the Bochs that runs. Raises ReferenceError if there is none."""
-    bochs = program("bochs", "bochs")
+    """Name and version of the installed Bochs. Raises ReferenceError if it is not installed."""
+    bochs = find_program("bochs", "bochs")
     text = subprocess.run([bochs, "--help"], capture_output=True, text=True, check=False)
     for line in (text.stderr + text.stdout).splitlines():
         if "Bochs x86 Emulator" in line:
             return line.strip()
-    return "Bochs of an unknown version"
+    return "Bochs, unknown version"
 
 
 def run(disk: bytes, results: int, timeout: float) -> bytes:
-    """Boot from `disk` and return what it holds from sector `results` on when Bochs ends.
+    """Boot from `disk`; returns the contents of the disk from sector `results` when Bochs has ended.
 
-    Raises ReferenceError if something is not installed, or if Bochs dies or takes more than `timeout` seconds. Whatever
-    happens, neither the process nor a file remains.
+    Raises ReferenceError if a program or file is not installed, or if Bochs dies or takes more than `timeout` seconds.
+    The process and all its files are removed in any case.
     """
-    bochs = program("bochs", "bochs")
+    bochs = find_program("bochs", "bochs")
     for path, package in _BIOS.items():
         if not Path(path).exists():
             raise ReferenceError(f"{path} is not installed: apt-get install {package}")
@@ -105,12 +105,12 @@ def run(disk: bytes, results: int, timeout: float) -> bytes:
             data = written.read(len(disk) - results * SECTOR)
         if data[: len(UNWRITTEN)] == UNWRITTEN:
             last = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-            raise ReferenceError(f"bochs ended ({status}) without results: {last[-1] if last else 'it says nothing'}")
+            raise ReferenceError(f"bochs ended ({status}) without results: {last[-1] if last else 'its log is empty'}")
         return data
 
 
 def _wait(command: list[str], folder: Path, timeout: float) -> int:
-    """Run Bochs on a terminal of its own, whose contents are dropped, and return its exit status."""
+    """Run Bochs on a new pseudo-terminal, whose output is discarded; returns its exit status."""
     deadline = time.monotonic() + timeout
     ours, its = pty.openpty()
     try:
@@ -131,15 +131,15 @@ def _wait(command: list[str], folder: Path, timeout: float) -> int:
     try:
         while process.poll() is None:
             if time.monotonic() > deadline:
-                raise ReferenceError(f"bochs does not end within {timeout:.0f} s")
+                raise ReferenceError(f"bochs did not end within {timeout:.0f} s")
             if select.select([ours], [], [], 0.05)[0]:
                 try:
                     os.read(ours, 1 << 16)
-                except OSError:  # the terminal has no other side any more
+                except OSError:  # Bochs has closed the terminal
                     process.wait(max(0.0, deadline - time.monotonic()))
         return process.returncode
     except subprocess.TimeoutExpired:
-        raise ReferenceError(f"bochs does not end within {timeout:.0f} s") from None
+        raise ReferenceError(f"bochs did not end within {timeout:.0f} s") from None
     finally:
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""A case, one access of a guest under its own EPT and control registers, and the outcome of it."""
+"""A case: one access of a guest under its own EPT and control registers; and its outcome."""
 
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -8,32 +8,32 @@ from hvfuzz.machine.mmu import ept, paging
 from hvfuzz.references.ept.memory_map import EPT_ROOT, GVA_LOW, NAMES, Part, gpa_of
 
 RAX: Final = 0x5A5A_5A5A_5A5A_5A5A
-"""What RAX holds before the access; not canonical, so that code of zeros (ADD [RAX], AL) ends in #GP(0)."""
+"""RAX before the access; not canonical, so that code of zeros (ADD [RAX], AL) ends in #GP(0)."""
 SIZE: Final = 8
 """Bytes of every load and store."""
 
 
 class Kind(IntEnum):
-    """What the guest does; the value times 16 is where guest.asm does it."""
+    """The guest's access; its routine in guest.asm is at offset 16 times the value."""
 
     LOAD = 0
     STORE = 1
     FETCH = 2
     UPDATE = 3
-    """A load, then a store of what was loaded plus 1: of one translation, the second use needs the dirty flags."""
+    """A load, then a store of the loaded value plus 1, which must set dirty flags through a cached translation."""
     PDPTES = 4
-    """MOV to CR3 in PAE paging: an access to guest-physical memory without a linear address."""
+    """MOV to CR3 with PAE paging, which loads the PDPTEs: a guest-physical access without a linear address."""
 
 
 class Case(NamedTuple):
-    """What one VM entry starts from; what is not said here is as in `layout.TEMPLATE`."""
+    """Registers and table entries of one VM entry; all other entries are those of `memory_map.TEMPLATE`."""
 
     what: str
-    """What it varies."""
+    """What the case varies."""
     kind: Kind
     user: bool = False
     gva: int = GVA_LOW
-    """Linear address of the access; of PDPTES the Gpa."""
+    """Linear address of the access; for PDPTES the gpa."""
     eptp: int = ept.eptp_of(EPT_ROOT)
     cr0: int = CR0_AT_START
     cr3: int = gpa_of(Part.PML4)
@@ -41,7 +41,7 @@ class Case(NamedTuple):
     efer: int = EFER_AT_START
     rflags: int = RFLAGS_FIXED
     entries: tuple[tuple[int, int], ...] = ()
-    """(Hpa, value) of the entries that differ from the template, by Hpa."""
+    """(hpa, value) of the entries that differ from the template, in ascending order."""
 
     def __str__(self) -> str:
         entries = " ".join(f"{NAMES[hpa]}={value:#x}" for hpa, value in self.entries)
@@ -53,24 +53,24 @@ class Case(NamedTuple):
 
 
 class Stop(IntEnum):
-    """How a case ends."""
+    """How a case ends: the basic exit reason, or a failed VM entry."""
 
     VMCALL = 18
-    """The access went through, and the guest said so."""
+    """The access succeeded, and the guest went on to its VMCALL."""
     EXCEPTION = 0
     EPT_VIOLATION = 48
     EPT_MISCONFIGURATION = 49
     ENTRY_FAILURE = -1
-    """There was no VM entry."""
+    """VM entry failed."""
 
 
 class Outcome(NamedTuple):
-    """All that a case leaves behind; what the manual leaves undefined for its `stop` is 0."""
+    """The result of a case; fields that the manual leaves undefined for `stop` are 0."""
 
     stop: Stop
     rax: int
     memory: tuple[int, ...]
-    """The words of `layout.WATCHED`, and then those that the case stores to."""
+    """The words at `memory_map.WATCHED`, then the words that the case stores to."""
     vector: int = 0
     error: int = 0
     """Error code of an exception, VM-instruction error of a failed entry."""

@@ -1,4 +1,4 @@
-"""The comparison: batches of cases go through our machine and through Bochs, and whole outcomes must be equal."""
+"""Compares our machine with Bochs: both run batches of cases, and whole outcomes must be equal."""
 
 import time
 from collections import Counter
@@ -8,56 +8,56 @@ from typing import NamedTuple
 
 from hvfuzz.references.ept import bochs, disk_image
 from hvfuzz.references.ept.case import Case, Kind, Outcome
+from hvfuzz.references.ept.cases.random_cases import mixed_cases
 from hvfuzz.references.ept.memory_map import NAMES, WATCHED, tables
 from hvfuzz.references.ept.model import Model
-from hvfuzz.references.ept.quirks import QUIRKS, as_taken, with_quirks
-from hvfuzz.references.ept.sampling import sample
-from hvfuzz.references.reference import MOST_DIFFERENCES, Difference, Quirk, Report
+from hvfuzz.references.ept.quirks import QUIRKS, bochs_equivalent, with_quirks
+from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report
 
 BATCH = 20_000
-"""Cases that one start of Bochs runs."""
+"""Number of cases for which Bochs is started once."""
 _START_TIMEOUT = 120.0
 _CASE_TIMEOUT = 0.01
-"""Seconds that Bochs may take to boot, and for a case: some hundred times what it takes."""
+"""Seconds that Bochs may take to boot, and for each case: about a hundred times what it usually takes."""
 
 
-class Answered(NamedTuple):
-    """A case, the words that it may store to, and what Bochs made of it."""
+class BochsAnswer(NamedTuple):
+    """A case, the hpas of the words that it may store to, and its outcome in Bochs."""
 
     case: Case
     stored: tuple[int, ...]
     reference: Outcome
 
 
-def ask(cases: list[Case]) -> list[Answered]:
-    """What Bochs makes of cases, at most BATCH. Raises ReferenceError if it is not installed, or dies."""
+def run_in_bochs(cases: list[Case]) -> list[BochsAnswer]:
+    """Run at most BATCH cases in Bochs. Raises ReferenceError if it is not installed, or fails."""
     code = bochs.assembled("guest.asm")
     model = Model(tables(code))
     questions = [(case, _stored(model, case)) for case in cases]
     disk, results = disk_image.encode_disk(bochs.assembled("stub.asm"), tables(code), questions)
     data = bochs.run(disk, results, _START_TIMEOUT + len(cases) * _CASE_TIMEOUT)
     outcomes = disk_image.decode_results(data, questions)
-    return [Answered(case, stored, outcome) for (case, stored), outcome in zip(questions, outcomes, strict=True)]
+    return [BochsAnswer(case, stored, outcome) for (case, stored), outcome in zip(questions, outcomes, strict=True)]
 
 
 def _stored(model: Model, case: Case) -> tuple[int, ...]:
-    """Hpas of the words that a case stores to, by the manual or by the quirks."""
+    """Hpas of the words that a case stores to, on our machine or with the quirks of Bochs."""
     stored: set[int] = set()
     if case.kind in (Kind.STORE, Kind.UPDATE):
-        for taken in (case, as_taken(case)):
-            model.run(taken)
-            stored.update(model.stored)
+        for variant in (case, bochs_equivalent(case)):
+            model.run(variant)
+            stored.update(model.guest.stored)
     return tuple(sorted(stored))
 
 
-class Judge:
-    """Compares answers of Bochs with a machine of ours."""
+class Comparator:
+    """Compares outcomes of Bochs with those of our machine."""
 
     def __init__(self) -> None:
         self._model = Model(tables(bochs.assembled("guest.asm")))
 
-    def judge(self, answer: Answered) -> tuple[Outcome, tuple[Quirk, ...]]:
-        """Our outcome, as the quirks that it returns make it; unequal to that of Bochs where nothing explains it."""
+    def expect(self, answer: BochsAnswer) -> tuple[Outcome, tuple[Quirk, ...]]:
+        """(expected outcome, quirks that change it): ours, or with quirks if they explain the outcome of Bochs."""
         case, stored, reference = answer
         ours = self._model.run(case, stored)
         if ours == reference:
@@ -69,7 +69,7 @@ class Judge:
 
 
 def describe(outcome: Outcome, other: Outcome, stored: tuple[int, ...]) -> str:
-    """One line: how the outcome ends, and the words in which it differs from the other one."""
+    """The outcome in one line, with the memory words in which it differs from `other`."""
     names = [*(NAMES[hpa] for hpa in WATCHED), *(f"[{hpa:#x}]" for hpa in stored)]
     parts = [outcome.stop.name]
     parts += [
@@ -84,24 +84,24 @@ def describe(outcome: Outcome, other: Outcome, stored: tuple[int, ...]) -> str:
 
 
 class EptReference:
-    """EPT under VMX, in Debian's Bochs."""
+    """Debian's Bochs, which implements EPT under VMX."""
 
     name = "ept"
-    needs = bochs.NEEDS
+    installation = bochs.INSTALLATION
     quirks = QUIRKS
 
     def compare(self, cases: int, seed: int, progress: Callable[[int], None]) -> Report:
-        """As the protocol says."""
+        """See `Reference.compare`."""
         version = bochs.version()
         start = time.monotonic()
-        judge = Judge()
+        comparator = Comparator()
         differences: list[Difference] = []
         quirks: Counter[str] = Counter()
         done = 0
-        source: Iterator[Case] = sample(cases, seed)
-        while len(differences) < MOST_DIFFERENCES and (some := list(islice(source, BATCH))):
-            for answer in ask(some):
-                expected, explained = judge.judge(answer)
+        source: Iterator[Case] = mixed_cases(cases, seed)
+        while len(differences) < MAX_DIFFERENCES and (some := list(islice(source, BATCH))):
+            for answer in run_in_bochs(some):
+                expected, explained = comparator.expect(answer)
                 quirks.update(quirk.name for quirk in explained)
                 if expected != answer.reference:
                     differences.append(
@@ -115,7 +115,7 @@ class EptReference:
                 done += 1
                 if done % 500 == 0:
                     progress(done)
-                if len(differences) == MOST_DIFFERENCES:
+                if len(differences) == MAX_DIFFERENCES:
                     break
         seconds = time.monotonic() - start
         return Report(self.name, version, seed, done, seconds, tuple(differences), dict(quirks))

@@ -1,4 +1,4 @@
-"""Cases as the bytes of a disk, and outcomes from the bytes that the stub leaves there; stub.asm says the same."""
+"""The disk of the stub: encodes cases, and decodes the results that the stub writes. The format is that of stub.asm."""
 
 from collections.abc import Sequence
 from struct import Struct
@@ -23,26 +23,26 @@ from hvfuzz.references.reference import ReferenceError
 
 SECTOR: Final = 512
 UNWRITTEN: Final = b"\xff" * WORD
-"""In place of the status, with which the results begin: the stub has written none."""
+"""The initial status word, with which the results begin: the stub has not written its status yet."""
 STORED: Final = 2
-"""Words that a case may store to."""
+"""Greatest number of words that a case may store to."""
 
 _HEADER: Final = Struct("<5Q")
 _CASE: Final = Struct("<18Q")
 _RESULT: Final = Struct(f"<{11 + len(WATCHED)}Q")
 _ENTRY_CONTROLS: Final = 0x11FF | 1 << 15
-"""VM-entry controls: those that must be set, and EFER is loaded."""
+"""VM-entry controls: the bits that must be 1, and 'load IA32_EFER'."""
 _ENTER_IA32E: Final = 1 << 9
 _CR4_VMXE: Final = 1 << 13
 _CODE_RIGHTS: Final = {Kind.PDPTES: 0xC09B}
-"""Access rights of CS (SDM Vol. 3C, table 25-2): 32-bit code where it says so, else 64-bit code."""
+"""Access rights of CS (SDM Vol. 3C, table 25-2) for the kinds with 32-bit code; all others have 64-bit code."""
 _ERROR_CODE_VALID: Final = 1 << 11
 _ENTRY_FAILED: Final = 1 << 31
 _BASIC_REASON: Final = 0xFFFF
 
 
 def encode_disk(stub: bytes, tables: bytes, cases: Sequence[tuple[Case, tuple[int, ...]]]) -> tuple[bytes, int]:
-    """The disk for cases, each with the words that it stores to; and the sector at which results will begin."""
+    """(disk, first sector of the results) for cases, each with the hpas of the words that it stores to."""
     body = bytearray(
         b"".join(hpa.to_bytes(WORD, "little") + word.to_bytes(WORD, "little") for hpa, word in TEMPLATE.items())
     )
@@ -51,7 +51,7 @@ def encode_disk(stub: bytes, tables: bytes, cases: Sequence[tuple[Case, tuple[in
     table_sectors, case_sectors = _sectors(len(tables)), _sectors(len(body))
     result_sectors = 1 + _sectors(len(cases) * _RESULT.size)
     if len(stub) > HEADER_SECTOR * SECTOR:
-        raise ValueError(f"the stub has {len(stub)} bytes")
+        raise ValueError(f"the stub has {len(stub)} bytes, more than {HEADER_SECTOR * SECTOR}")
     if CASES + (1 + case_sectors) * SECTOR > RESULTS or RESULTS + result_sectors * SECTOR > REGION:
         raise ValueError(f"{len(cases)} cases are too many for one batch")
     header = _HEADER.pack(len(cases), len(WATCHED), table_sectors, case_sectors, result_sectors)
@@ -76,7 +76,7 @@ def _encode(case: Case, stored: tuple[int, ...]) -> bytes:
     pae = case.kind is Kind.PDPTES
     cpl = 3 if case.user else 0
     if len(stored) > STORED:
-        raise ValueError(f"a case that stores to {len(stored)} words: {case}")
+        raise ValueError(f"a case stores to {len(stored)} words, more than {STORED}: {case}")
     hpas = (*stored, *[WATCHED[0]] * (STORED - len(stored)))
     return _CASE.pack(
         len(case.entries),
@@ -100,15 +100,15 @@ def _encode(case: Case, stored: tuple[int, ...]) -> bytes:
 
 
 def decode_results(data: bytes, cases: Sequence[tuple[Case, tuple[int, ...]]]) -> list[Outcome]:
-    """The outcomes in the results, which `data` begins with. Raises ReferenceError if one is missing or strange."""
+    """The outcomes of cases from `data`, the results. Raises ReferenceError if one is missing or impossible."""
     status = int.from_bytes(data[:WORD], "little")
     if status:
-        raise ReferenceError(f"the stub does not get into VMX operation: step {status} of stub.asm fails")
+        raise ReferenceError(f"the stub cannot enter VMX operation: step {status} of stub.asm failed")
     outcomes = []
     for number, (case, stored) in enumerate(cases):
         words = _RESULT.unpack_from(data, SECTOR + number * _RESULT.size)
         if words[0] != number + 1:
-            raise ReferenceError(f"bochs leaves no outcome of case {number}: {case}")
+            raise ReferenceError(f"bochs left no outcome of case {number}: {case}")
         outcomes.append(_decode(words, len(stored), case))
     return outcomes
 
@@ -125,7 +125,7 @@ def _decode(words: tuple[int, ...], stored: int, case: Case) -> Outcome:
         Stop.EPT_VIOLATION,
         Stop.EPT_MISCONFIGURATION,
     ):
-        raise ReferenceError(f"bochs takes an exit with reason {reason:#x}, for which there is no cause: {case}")
+        raise ReferenceError(f"bochs reported an impossible exit reason {reason:#x}: {case}")
     stop = Stop(basic)
     if stop is Stop.EXCEPTION:
         vector = interruption & 0xFF

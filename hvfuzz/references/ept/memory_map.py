@@ -1,16 +1,17 @@
-"""Where everything lies: the memory that model and Bochs share, and the tables that every case starts from.
+"""Memory map shared by our model and Bochs, and the tables that every case starts from.
 
-Host memory (Hpa), the same in the model and in Bochs, which has MEMORY bytes and lets reads beyond float high:
+Host memory (hpa) is the same in the model and in Bochs: MEMORY bytes; reads above it give all ones.
 
-    CASES     what the stub reads from the disk
-    RESULTS   what it writes back
-    REGION    all that guests reach: EPT tables, guest tables, code, data; 4 MiB of known contents, so that an entry
-              with one address bit changed leads to words that both sides know, or to no memory at all
+    CASES     cases, which the stub reads from the disk
+    RESULTS   results, which it writes back
+    REGION    all memory that guests can reach: EPT tables, guest tables, code and data. These 4 MiB have known
+              contents, so an entry with one changed address bit leads to known words, or to no memory
 
-The guest reaches six *parts*, each through EPT tables of its own below level 4, so that an EPT entry can be spoilt for
-one of them alone: its four tables, the data page, and the code with the two tables that map it. A Gpa is
-`slot << 39 | PDPT index << 30 | offset`; the two slots are the two EPT PML4 entries that 40 bits allow. The offset of
-a table or of code is its Hpa, so an EPT leaf of any size finds it; that of data is not, and each size finds other data.
+The guest reaches six *parts*: its four tables, the data page, and the code with the two tables that map it. Each part
+has EPT tables of its own below level 4, so that an EPT entry can be changed for one part only. A gpa is
+`slot << 39 | PDPT index << 30 | offset`; the two slots are the two EPT PML4 entries that 40-bit addresses allow. For
+tables and code the offset equals the hpa, so an EPT leaf of any size maps them to the same place. For the data it does
+not, so each leaf size maps to different data.
 """
 
 from enum import IntEnum
@@ -26,7 +27,7 @@ RESULTS: Final = 0x500_0000
 REGION: Final = 0x800_0000
 REGION_SIZE: Final = 4 << 20
 HEADER_SECTOR: Final = 32
-"""Of the disk: the stub lies before it."""
+"""Sector of the disk header; the stub lies before it."""
 TABLES_SIZE: Final = 0x1_8000
 """Bytes of tables and code at the start of REGION; the rest of it holds `pattern`."""
 
@@ -38,7 +39,7 @@ TABLE: Final = paging.P | paging.RW | paging.US | paging.A
 
 
 class Part(IntEnum):
-    """What stage 2 maps for the guest."""
+    """A piece of the guest's memory with its own EPT tables."""
 
     PML4 = 0
     PDPT = 1
@@ -50,40 +51,40 @@ class Part(IntEnum):
 
 GUEST_TABLES: Final = (Part.PML4, Part.PDPT, Part.PD, Part.PT)
 _EPT_PDPT: Final = (REGION + 0x1000, REGION + 0x2000)
-"""By slot."""
+"""Hpas, by slot."""
 _PDPT_INDEX: Final = (0x05, 0x09, 0x21, 0x42, 0x03, 0x101)
-"""By part; index 3 keeps the data below 4 GiB in slot 0, for PAE paging. Index 0 stays empty."""
+"""By part. The data has index 3, below 4 GiB in slot 0, as PAE paging needs it; no part has index 0."""
 _EPT_PD: Final = REGION + 0x4000
 _EPT_PT: Final = REGION + 0x5000
-"""Of the first part; those of the next are two pages on."""
+"""Hpas for the first part; each following part has its tables 0x2000 bytes further."""
 _HPA: Final = tuple(REGION + offset for offset in (0x1_0000, 0x1_1000, 0x1_2000, 0x1_3000, 0x2_0000, 0x1_6000))
 CODE_PDPT: Final = REGION + 0x1_4000
 CODE_PD: Final = REGION + 0x1_5000
 PDPTES: Final = REGION + 0x1_7000
 PDPTES_OFFSET: Final = 0x7E0
-"""A page, and where on it there is a PAE page-directory-pointer table that goes on to the code."""
+"""Hpa of a page, and the offset in it of a PAE page-directory-pointer table that maps the code."""
 DATA_OFFSET: Final = REGION + 0x2B_7000
-"""Low 30 bits of the Gpa of the data."""
+"""Low 30 bits of the gpa of the data."""
 
 DATA_INDEX: Final = 0x15C
-"""Bits 20..12 of the linear address of the data; not those of its Gpa, so a large guest page finds another page."""
+"""Bits 20..12 of the data's linear address; they differ in its gpa, so a large guest page maps to other data."""
 GVA_LOW: Final = 0xFA << 39 | 0xD3 << 30 | (DATA_OFFSET >> 21) << 21 | DATA_INDEX << PAGE_SHIFT
 GVA_HIGH: Final = (U64 << 48 & U64) | 0x19E << 39 | (GVA_LOW & ((1 << 39) - 1))
-"""The same data, in the upper half of the linear addresses."""
+"""A linear address of the same data in the upper half."""
 USER_CODE: Final = 7
 KERNEL_CODE: Final = 9
-"""Indexes of the code's PDE for either CPL: SMEP forbids the kernel to run a user page."""
+"""Indexes of the PDEs that map the code for CPL 3 and CPL 0: with SMEP, the kernel cannot run a user page."""
 
 _HOME_SLOT: Final = (0, 0, 0, 0, 1, 0)
 
 
 def hpa_of(part: Part) -> int:
-    """Hpa of the first byte of a part, as EPT leaves of 4 KiB have it."""
+    """Hpa of the first byte of a part under an EPT leaf of 4 KiB."""
     return _HPA[part]
 
 
 def gpa_of(part: Part, slot: int | None = None) -> int:
-    """Gpa of the first byte of a part, in its usual slot or another."""
+    """Gpa of the first byte of a part in `slot` (None: its usual slot)."""
     offset = DATA_OFFSET if part is Part.DATA else _HPA[part]
     return (_HOME_SLOT[part] if slot is None else slot) << 39 | _PDPT_INDEX[part] << 30 | offset
 
@@ -92,27 +93,24 @@ CODE_PD_GPA: Final = gpa_of(Part.CODE) - _HPA[Part.CODE] + CODE_PD
 
 
 def code_gva(user: bool) -> int:
-    """Linear address of the code page for that CPL."""
+    """Linear address of the code page for CPL 3 (`user`) or CPL 0."""
     return (USER_CODE if user else KERNEL_CODE) << 21 | _HPA[Part.CODE] & 0x1F_FFFF
 
 
 def ept_entry(part: Part, level: int, slot: int | None = None) -> int:
-    """Hpa of the EPT entry of `level` that translates a part."""
+    """Hpa of the level-`level` EPT entry that translates a part in `slot` (None: its usual slot)."""
     gpa = gpa_of(part, slot)
     table = {4: EPT_ROOT, 3: _EPT_PDPT[gpa >> 39], 2: _EPT_PD + 0x2000 * part, 1: _EPT_PT + 0x2000 * part}[level]
     return table | (gpa >> PAGE_SHIFT + 9 * (level - 1) & 511) << 3
 
 
 def guest_entry(level: int, gva: int = GVA_LOW) -> int:
-    """Hpa of the guest's paging-structure entry of `level` that translates `gva`, an address of the data."""
+    """Hpa of the level-`level` guest paging-structure entry that translates `gva`, an address of the data."""
     return _HPA[4 - level] | (gva >> PAGE_SHIFT + 9 * (level - 1) & 511) << 3
 
 
 def pattern(hpa: int) -> int:
-    """The word at `hpa` in REGION behind its tables: as data its address, as code MOV EAX, hpa >> 3; VMCALL.
-
-    As an entry of either stage it is not present.
-    """
+    """The word at `hpa` in REGION after the tables: as code, MOV EAX, hpa >> 3; VMCALL; as an entry, not present."""
     return 0xC1010F << 40 | (hpa >> 3 & 0xFFFF_FFFF) << 8 | 0xB8
 
 
@@ -150,13 +148,14 @@ def _template() -> dict[int, tuple[str, int]]:
 
 _WORDS: Final = _template()
 TEMPLATE: Final = MappingProxyType({hpa: value for hpa, (_, value) in _WORDS.items()})
-"""Hpa and usual value of every entry: a case starts from these, and all of them are read back after it."""
+"""{hpa: value} of every entry at the start of a case; all of them are compared after it."""
 NAMES: Final = MappingProxyType({hpa: name for hpa, (name, _) in _WORDS.items()})
+"""{hpa: name} of every entry."""
 WATCHED: Final = tuple(TEMPLATE)
 
 
 def tables(guest_code: bytes) -> bytes:
-    """The first TABLES_SIZE bytes of REGION."""
+    """The first TABLES_SIZE bytes of REGION: the entries of TEMPLATE, and the guest's code."""
     region = bytearray(TABLES_SIZE)
     words = TEMPLATE | {PDPTES + PDPTES_OFFSET: CODE_PD_GPA | paging.P}
     for hpa, value in words.items():

@@ -1,4 +1,4 @@
-"""Stage 1 of the MMU, x86-64 4-level paging, against Unicorn."""
+"""Stage 1 of the MMU, x86-64 4-level paging, compared with Unicorn."""
 
 from typing import Final
 

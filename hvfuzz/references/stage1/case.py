@@ -1,7 +1,7 @@
-"""What a case of the comparison is, and its outcome: the words that both implementations speak.
+"""A case and its outcome, in terms that our model and Unicorn share.
 
-Both have the same physical memory: RAM from 0 up to RAM_SIZE, then nothing. All of it is compared after each case,
-so every accessed and dirty flag counts, and every word that should not have changed.
+Both have the same physical memory: RAM_SIZE bytes of RAM from address 0, and nothing above. After each case all of RAM
+is compared, so each accessed and dirty flag counts, and so does any word that changes by mistake.
 """
 
 from collections.abc import Iterable
@@ -12,25 +12,27 @@ from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.mmu import paging
 
 RAM_SIZE: Final = 20 * PAGE_SIZE
-"""Bytes of RAM, from physical 0 on."""
+"""Bytes of RAM, which starts at physical address 0."""
 FRAMES: Final = range(4, 16)
-"""Where a case may put its tables and its pages: frames from which no single address bit leads to the EPT."""
+"""Frames for the tables and pages of a case: no single changed address bit leads from one of them to the EPT."""
 EPT_ROOT: Final = 16 << PAGE_SHIFT
-"""Address of our model's EPT, three frames: what it translates through, and to the reference plain memory."""
+"""Address of our model's EPT, which has three frames; to Unicorn these are plain memory."""
 
 STUB_SLOT: Final = 0x1A7
-"""Entry of the PML4 table that leads to the instructions of the reference; no index of a case is this one."""
+"""Index of the PML4 entry that maps Unicorn's instructions; no case uses it for anything else."""
 STUB: Final = 0xFE_DCBA_0000
-"""Physical address of the page table of those instructions, outside RAM; our model never goes there."""
+"""Physical address of the page table of these instructions, outside RAM; our model never reads it."""
 STUB_ENTRY: Final = STUB | 0x67
-"""Present, writable, user, accessed, dirty: as numbers, for the reference has to work whatever our model thinks."""
+"""Present, writable, user, accessed, dirty. Written as a number, to be independent of our model's constants."""
 
 CR2_BEFORE: Final = 0xC2_C2C2
-"""CR2 before each access: what it still is, unless there is a page fault."""
+"""CR2 before each access; only a page fault changes it."""
 NO_EXCEPTION: Final = -1
+"""Instead of a vector: the access succeeds."""
 VM_EXIT: Final = -2
-"""In place of a vector: our model exits, which it never should, for its EPT allows everything."""
+"""Instead of a vector: our model exits. It never should, since its EPT allows every access."""
 NO_ADDRESS: Final = -1
+"""Instead of a physical address: there was an exception."""
 
 _KINDS: Final = {READ: "read", WRITE: "write", EXEC: "fetch"}
 _CONTROLS: Final = (
@@ -48,13 +50,13 @@ class Access(NamedTuple):
     kind: int
     """READ, WRITE or EXEC."""
     user: bool
-    """At CPL 3; else at CPL 0."""
+    """Whether the access is made at CPL 3; otherwise at CPL 0."""
     rflags: int
     gva: int
     size: int
     """Bytes: 1, 2, 4 or 8; 1 for a fetch."""
     value: int
-    """RAX before: what is stored, and what a load replaces."""
+    """RAX before the access: the value of a store; a load replaces it."""
 
     def __str__(self) -> str:
         mode = "user" if self.user else "supervisor"
@@ -63,14 +65,14 @@ class Access(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Control registers, words to put into RAM, and accesses, one after the other, without a flush in between."""
+    """Control registers, words of RAM, and accesses that are made in order, without a TLB flush in between."""
 
     cr0: int
     cr3: int
     cr4: int
     efer: int
     entries: tuple[tuple[int, int], ...]
-    """(physical address, word): what differs from `initial_memory`."""
+    """(physical address, word) of the words that differ from `initial_memory`."""
     accesses: tuple[Access, ...]
 
     def __str__(self) -> str:
@@ -81,16 +83,16 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an access did, but for what it did to RAM."""
+    """The result of an access; RAM is compared separately."""
 
     vector: int
-    """Of the exception; or NO_EXCEPTION, VM_EXIT."""
+    """Vector of the exception, or NO_EXCEPTION or VM_EXIT."""
     error: int
     """Error code of the exception."""
     cr2: int
     rax: int
     hpa: int
-    """Physical address of the first byte; NO_ADDRESS if there was an exception."""
+    """Physical address of the first byte, or NO_ADDRESS."""
     unbacked: tuple[int, ...]
     """Frames outside RAM that the access reached, in ascending order."""
 
@@ -109,12 +111,12 @@ class Outcome(NamedTuple):
 
 
 def initial_memory() -> bytes:
-    """RAM between cases: an even word everywhere, each another one, so that no entry is present."""
+    """RAM between cases: all words are even, so that no entry is present, and all of them differ."""
     return b"".join((hpa * 0x9E37_79B9_7F4A_7C16 & U64).to_bytes(WORD, "little") for hpa in range(0, RAM_SIZE, WORD))
 
 
 def changes(before: Iterable[tuple[int, int]], initial: bytes, after: bytes) -> str:
-    """The words in which RAM `after` a case differs from RAM `before` it, which is `initial` with its entries."""
+    """The words that a case wrote, as text: RAM `after` it, compared with `initial` and the entries `before` it."""
     memory = bytearray(initial)
     for hpa, word in before:
         memory[hpa : hpa + WORD] = word.to_bytes(WORD, "little")

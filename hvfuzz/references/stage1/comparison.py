@@ -1,43 +1,44 @@
-"""Stage 1 of our MMU against Unicorn: the same cases to both, and whole outcomes compared, all of RAM among them."""
+"""Compares stage 1 of our MMU with Unicorn: outcomes of each case, and all of RAM after it."""
 
 import time
 from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from hvfuzz.references.reference import MOST_DIFFERENCES, Difference, Quirk, Report
+from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report
 from hvfuzz.references.stage1.case import Case, Outcome, changes
-from hvfuzz.references.stage1.generation import cases as generate
 from hvfuzz.references.stage1.model import Model
 from hvfuzz.references.stage1.quirks import EARLY_ACCESSED, without_early_accessed
-from hvfuzz.references.stage1.unicorn import NEEDS, Unicorn
+from hvfuzz.references.stage1.random_cases import cases as random_cases
+from hvfuzz.references.stage1.unicorn import INSTALLATION, Unicorn
 
 _REPORTED_EVERY: Final = 256
+"""Cases between two progress reports."""
 
 
 class Stage1:
-    """x86-64 4-level paging (SDM Vol. 3A, 4.5 to 4.8) as Unicorn, which shares no code with us, implements it."""
+    """Unicorn's implementation of x86-64 4-level paging (SDM Vol. 3A, 4.5 to 4.8)."""
 
     @property
     def name(self) -> str:
         return "stage1"
 
     @property
-    def needs(self) -> str:
-        return NEEDS
+    def installation(self) -> str:
+        return INSTALLATION
 
     @property
     def quirks(self) -> tuple[Quirk, ...]:
         return (EARLY_ACCESSED,)
 
     def compare(self, cases: int, seed: int, progress: Callable[[int], None]) -> Report:
-        """Compare that many cases; raises ReferenceError if Unicorn is not installed, or cannot go on."""
+        """See `Reference.compare`."""
         model = Model()
         unicorn = Unicorn(model.initial)
         differences: list[Difference] = []
         started = time.perf_counter()
         done = early = 0
-        for number, case in enumerate(islice(generate(seed), cases)):
+        for number, case in enumerate(islice(random_cases(seed), cases)):
             ours = model.run(case)
             unicorn.load(case.entries)
             theirs = [unicorn.access(case, access) for access in case.accesses]
@@ -54,7 +55,7 @@ class Stage1:
                         _describe(case, theirs, model.initial, their_ram),
                     )
                 )
-                if len(differences) == MOST_DIFFERENCES:
+                if len(differences) == MAX_DIFFERENCES:
                     break
             if not done % _REPORTED_EVERY:
                 progress(done)

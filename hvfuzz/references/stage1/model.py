@@ -1,4 +1,4 @@
-"""Our own machine, as a comparison runs it: one vCPU whose EPT maps every guest-physical address to itself."""
+"""Runs a case on our own machine: one vCPU, whose EPT maps every guest-physical address to itself."""
 
 from typing import Final
 
@@ -31,7 +31,7 @@ class _ExitError(Exception):
 
 
 class Model:
-    """Runs the accesses of a case through both stages; the first stage is the one that matters."""
+    """Runs the accesses of a case through both stages; stage 2 is the identity, so that only stage 1 is tested."""
 
     def __init__(self) -> None:
         machine = Machine(RAM_SIZE)
@@ -41,7 +41,7 @@ class Model:
         self._vcpu = machine.add_vcpu(1)
         self._vcpu.eptp = _identity_ept(machine)
         self._pieces: list[tuple[int, int]] = []
-        """(physical address, bytes) of what the access reached."""
+        """(physical address, size) of each part of the access; one that crosses a page has two."""
         machine.access_observer = lambda _vcpu, hpa, size, _access: self._pieces.append((hpa, size))
         machine.exit_handler = _refuse_exit
         machine.memory.snapshot()
@@ -49,7 +49,7 @@ class Model:
         """RAM before the entries of a case are written."""
 
     def run(self, case: Case) -> list[Outcome]:
-        """The outcome of each access, from RAM in its initial state with the entries of the case, and an empty TLB."""
+        """The outcome of each access; RAM first holds its initial contents with the entries of the case."""
         self._memory.restore()
         for hpa, word in case.entries:
             self._memory.store64(hpa, word)
@@ -84,7 +84,6 @@ class Model:
             return Outcome(fault.vector, fault.error, vcpu.cr2, vcpu.regs[RAX], NO_ADDRESS, ())
         except _ExitError:
             return Outcome(VM_EXIT, 0, vcpu.cr2, vcpu.regs[RAX], NO_ADDRESS, ())
-        # An access that crosses a page has two pieces, each within a frame.
         unbacked = sorted({hpa >> PAGE_SHIFT for hpa, _ in pieces if hpa >= RAM_SIZE})
         return Outcome(NO_EXCEPTION, 0, vcpu.cr2, vcpu.regs[RAX], pieces[0][0], tuple(unbacked))
 
@@ -94,7 +93,7 @@ def _refuse_exit(_vcpu: VCpu) -> None:
 
 
 def _identity_ept(machine: Machine) -> int:
-    """Write an EPT of 1 GiB pages that maps each address up to MAXPHYADDR to itself; the EPTP."""
+    """Write an EPT of 1 GiB pages that maps each address below 2**MAXPHYADDR to itself; returns the EPTP."""
     store = machine.memory.store64
     machine.memory.fill(EPT_ROOT >> PAGE_SHIFT)
     for number in range(1 << MAXPHYADDR - _TABLE_SHIFT):

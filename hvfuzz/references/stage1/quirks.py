@@ -1,4 +1,4 @@
-"""Where Unicorn does not do what the manual says, and how such a case is compared all the same."""
+"""Known deviations of Unicorn from the manual, and the comparison of cases that they affect."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,23 +11,23 @@ from hvfuzz.references.stage1.case import Case, Outcome
 
 EARLY_ACCESSED: Final = Quirk(
     name="early-accessed",
-    reference="a PDPTE that maps a 1 GiB page gets its accessed flag before its reserved bits and the rights are "
-    "checked, so it gets it from an access that faults",
-    manual="SDM Vol. 3A, 4.8: the flag is set in an entry that is used for a translation; where a reserved bit is set, "
-    "there is no translation, and where rights are missing, it is not used (4.7). A PDE or a PTE that maps a page is "
-    "left alone by Unicorn, too",
+    reference="the accessed flag of a PDPTE that maps a 1 GiB page is set before reserved bits and rights are checked, "
+    "even if the access then faults",
+    manual="the accessed flag is set when an entry is used for a translation (SDM Vol. 3A, 4.8); an entry with a "
+    "reserved bit set gives no translation, and one that lacks rights is not used (4.7). Unicorn follows this for "
+    "a PDE or PTE that maps a page",
 )
 _LEAF_BITS: Final = paging.P | paging.PS | paging.A
 _NOT_ACCESSED_LEAF: Final = paging.P | paging.PS
 
 
 def without_early_accessed(case: Case, outcomes: Sequence[Outcome], memory: bytes) -> bytes:
-    """`memory`, which is RAM of the reference after the case, without the flags that it sets too early.
+    """`memory`, Unicorn's RAM after the case, without accessed flags that were set too early.
 
-    If there are none, it is the same object. A model that sets the flag early, too, then differs.
+    Returns `memory` itself if there are none. A model with the same quirk differs from the result, so it is caught.
     """
     if any(outcome.vector != Vector.PF for outcome in outcomes):
-        return memory  # An access of the case succeeds, and sets the flag for good.
+        return memory  # An access of the case succeeds, and rightly sets the flag.
     words = dict(case.entries)
     for outcome in outcomes:
         pml4e = words.get(_slot(case.cr3, outcome.cr2, 4), 0)
@@ -39,5 +39,5 @@ def without_early_accessed(case: Case, outcomes: Sequence[Outcome], memory: byte
 
 
 def _slot(table: int, gva: int, level: int) -> int:
-    """Physical address of the entry for `gva`, of that level, of the table that CR3 or an entry names."""
+    """Physical address of the entry for `gva` in a level-`level` table; `table` is CR3 or the entry above."""
     return table & paging.ADDRESS | (gva >> paging.LEVEL_SHIFTS[4 - level] & 511) * WORD

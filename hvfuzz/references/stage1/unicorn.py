@@ -1,8 +1,8 @@
-"""An x86-64 processor in Unicorn: one memory access at a time, translated by a real walk of real page tables.
+"""An x86-64 processor in Unicorn that makes one memory access at a time, through Unicorn's own page walk.
 
-Unicorn runs an instruction that makes the access, from a page that every case maps at STUB_SLOT. A fetch starts at the
-address itself; it ends where the processor would decode the first byte, for RAM is not executable to Unicorn
-(which is a matter of its memory map, not of paging), so what lies there is never run.
+Unicorn runs an instruction of the stub that makes the access. A fetch starts at its target address. It ends when the
+processor reads the first byte, because RAM is not executable in Unicorn's memory map (which is independent of paging).
+So whatever lies at the target is never run.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Any, Final
 
-from hvfuzz.machine.addresses import EXEC, PAGE_SIZE, READ, WRITE
+from hvfuzz.machine.addresses import EXEC, PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.references.reference import ReferenceError
 from hvfuzz.references.stage1.case import (
     CR2_BEFORE,
@@ -26,33 +26,12 @@ from hvfuzz.references.stage1.case import (
     Case,
     Outcome,
 )
+from hvfuzz.references.stage1.stub_code import STUB_SIZE, SYSRET_CODE, USER_CODE, start_address, stub_pages
 
-NEEDS: Final = "pip install unicorn==2.1.4"
+INSTALLATION: Final = "pip install unicorn==2.1.4"
 _BEYOND: Final = 1 << 40
-"""First address that the processor does not have: MAXPHYADDR is 40."""
-_ONES: Final = (1 << 64) - 1
+"""First address beyond the processor's physical address space: MAXPHYADDR is 40."""
 _WORD: Final = Struct("<Q")
-_BASE: Final = 0xFFFF << 48 | STUB_SLOT << 39
-"""Linear address of the first page of the stub: its table maps itself at every level, then the code twice."""
-_SUPERVISOR_CODE: Final = _BASE + PAGE_SIZE
-_USER_CODE: Final = _BASE + 2 * PAGE_SIZE
-_SLOT_SIZE: Final = 16
-_LOOP: Final = b"\xeb\xfe"
-"""JMP to itself: ends what is translated; one instruction only is run, so it never is."""
-_INSTRUCTIONS: Final = {
-    (READ, 1): b"\x0f\xb6\x07",  # MOVZX EAX, byte [RDI]
-    (READ, 2): b"\x0f\xb7\x07",  # MOVZX EAX, word [RDI]
-    (READ, 4): b"\x8b\x07",  # MOV EAX, [RDI]
-    (READ, 8): b"\x48\x8b\x07",  # MOV RAX, [RDI]
-    (WRITE, 1): b"\x88\x07",  # MOV [RDI], AL
-    (WRITE, 2): b"\x66\x89\x07",  # MOV [RDI], AX
-    (WRITE, 4): b"\x89\x07",  # MOV [RDI], EAX
-    (WRITE, 8): b"\x48\x89\x07",  # MOV [RDI], RAX
-}
-_OFFSETS: Final = {key: _SLOT_SIZE * number for number, key in enumerate(_INSTRUCTIONS)}
-_SYSRET: Final = b"\x48\x0f\x07"
-_SYSRET_OFFSET: Final = _SLOT_SIZE * len(_INSTRUCTIONS)
-
 _EFER: Final = 0xC000_0080
 _STAR: Final = 0xC000_0081
 _SELECTORS: Final = 0x13 << 48 | 8 << 32
@@ -64,15 +43,15 @@ _PAGE_FAULT: Final = 14
 
 
 class Unicorn:
-    """One instance of Unicorn, with RAM and nothing but all-ones beyond it; for one comparison."""
+    """An instance of Unicorn with RAM; reads beyond RAM give all ones."""
 
     def __init__(self, initial: bytes) -> None:
-        """`initial` is RAM between cases. Raises ReferenceError if Unicorn is not installed, or not as expected."""
+        """`initial` is RAM between cases. Raises ReferenceError if Unicorn is not installed, or is unsuitable."""
         try:
             api: Any = importlib.import_module("unicorn")
             self._x86: Any = importlib.import_module("unicorn.x86_const")
         except ImportError as missing:
-            raise ReferenceError(f"unicorn is not installed: {NEEDS}") from missing
+            raise ReferenceError(f"unicorn is not installed: {INSTALLATION}") from missing
         self.version: str = f"Unicorn {api.__version__}"
         self._failure: Any = api.UcError
         self._expected: tuple[int, ...] = (api.UC_ERR_FETCH_PROT, api.UC_ERR_FETCH_UNMAPPED)
@@ -80,9 +59,9 @@ class Unicorn:
         self._ram = mmap.mmap(-1, RAM_SIZE)
         self._vectors: list[int] = []
         self._accessed: list[int] = []
-        """Physical address of each access but those of the walk."""
+        """Physical address of each access, without those of page walks."""
         self._beyond: list[int] = []
-        """Physical address of each access outside RAM, those of the walk too."""
+        """Physical address of each access outside RAM, with those of page walks."""
         self._uc: Any = api.Uc(api.UC_ARCH_X86, api.UC_MODE_64, self._x86.UC_CPU_X86_ICELAKE_SERVER)
         self._map(api)
         self._contexts: dict[tuple[int, int, int, int, bool], Any] = {}
@@ -92,7 +71,7 @@ class Unicorn:
         self._error_code = self._find_error_code()
 
     def load(self, entries: Iterable[tuple[int, int]]) -> None:
-        """RAM in its initial state, but for these (physical address, word)."""
+        """Restore RAM to its initial contents, then write these (physical address, word) pairs."""
         self._ram[:] = self._initial
         for hpa, word in entries:
             _WORD.pack_into(self._ram, hpa, word)
@@ -102,9 +81,9 @@ class Unicorn:
         return self._ram[:]
 
     def access(self, case: Case, access: Access) -> Outcome:
-        """What this access of the case does, from an empty TLB; all addresses in bytes.
+        """The outcome of an access of the case, with an empty TLB.
 
-        Raises ReferenceError if Unicorn stops for a reason of its own.
+        Raises ReferenceError if Unicorn stops for any other reason than the access.
         """
         key = (case.cr0, case.cr4, case.efer, access.rflags, access.user)
         context = self._contexts.get(key)
@@ -117,49 +96,39 @@ class Unicorn:
         if self._vectors:
             return Outcome(self._vectors[0], self._saved_word(self._error_code), cr2, rax, NO_ADDRESS, ())
         if not self._accessed:
-            raise ReferenceError(f"Unicorn neither made the access nor refused it: {access}")
+            raise ReferenceError(f"Unicorn neither performed the access nor raised an exception: {access}")
         hpa = self._accessed[0]
         beyond = {address // PAGE_SIZE for address in (*self._beyond, hpa) if address >= RAM_SIZE}
         return Outcome(NO_EXCEPTION, 0, cr2, rax, hpa, tuple(sorted(beyond)))
 
     def _run(self, context: Any, cr3: int, access: Access) -> None:
-        """Make the access; what it did is then in the processor and in the three lists."""
+        """Make the access; its effects are then in the processor's registers and in the three lists."""
         self._vectors.clear()
         self._accessed.clear()
         self._beyond.clear()
         uc = self._uc
         x86 = self._x86
         uc.context_restore(context)
-        uc.reg_write(x86.UC_X86_REG_CR3, cr3)  # Empties the TLB, too.
-        if access.kind == EXEC:
-            start = access.gva
-        else:
+        uc.reg_write(x86.UC_X86_REG_CR3, cr3)  # This also empties the TLB.
+        if access.kind != EXEC:
             uc.reg_write(x86.UC_X86_REG_RDI, access.gva)
-            start = (_USER_CODE if access.user else _SUPERVISOR_CODE) + _OFFSETS[access.kind, access.size]
         uc.reg_write(x86.UC_X86_REG_RAX, access.value)
         try:
-            uc.emu_start(start, 0, count=1)
+            uc.emu_start(start_address(access), 0, count=1)
         except self._failure as failure:
             if access.kind != EXEC or failure.errno not in self._expected:
-                raise ReferenceError(f"Unicorn stops ({failure}) at a {access}") from None
+                raise ReferenceError(f"Unicorn stopped ({failure}) at this access: {access}") from None
 
     def _map(self, api: Any) -> None:
-        """Lay out physical memory, and ask to be told of every access and exception."""
+        """Map physical memory, and install hooks for every access and exception."""
         uc = self._uc
-        # No address to stop at, which 0 would be otherwise: Unicorn would walk the tables for it, too.
+        # With no exit address enabled, Unicorn does not walk the tables for the `until` address 0 of emu_start.
         uc.ctl_exits_enabled(True)
-        stub = self._stub = mmap.mmap(-1, 2 * PAGE_SIZE)
-        table, code = STUB, STUB + PAGE_SIZE
-        rights = STUB_ENTRY & (PAGE_SIZE - 1)
-        for index, entry in enumerate((table | rights, code | rights & ~4, code | rights)):
-            _WORD.pack_into(stub, _WORD.size * index, entry)
-        for key, instruction in _INSTRUCTIONS.items():
-            start = PAGE_SIZE + _OFFSETS[key]
-            stub[start : start + len(instruction + _LOOP)] = instruction + _LOOP
-        stub[PAGE_SIZE + _SYSRET_OFFSET : PAGE_SIZE + _SYSRET_OFFSET + len(_SYSRET)] = _SYSRET
+        self._stub = mmap.mmap(-1, STUB_SIZE)
+        self._stub[:] = stub_pages()
         self._map_memory(0, self._ram, api.UC_PROT_READ | api.UC_PROT_WRITE)
-        self._map_memory(STUB, stub, api.UC_PROT_ALL)
-        for start, end in ((RAM_SIZE, STUB), (STUB + 2 * PAGE_SIZE, _BEYOND)):
+        self._map_memory(STUB, self._stub, api.UC_PROT_ALL)
+        for start, end in ((RAM_SIZE, STUB), (STUB + STUB_SIZE, _BEYOND)):
             uc.mmio_map(start, end - start, self._read_beyond, start, self._write_beyond, start)
         uc.hook_add(api.UC_HOOK_INTR, self._on_exception)
         uc.hook_add(api.UC_HOOK_MEM_READ | api.UC_HOOK_MEM_WRITE, self._on_access)
@@ -170,7 +139,7 @@ class Unicorn:
 
     def _read_beyond(self, _uc: Any, offset: int, _size: int, start: int) -> int:
         self._beyond.append(start + offset)
-        return _ONES  # Where no memory answers, the bus floats high.
+        return U64  # Reads without memory give all ones.
 
     def _write_beyond(self, _uc: Any, offset: int, _size: int, _value: int, start: int) -> None:
         self._beyond.append(start + offset)
@@ -189,8 +158,8 @@ class Unicorn:
     def _enter_modes(self) -> dict[bool, Any]:
         """Saved states of 64-bit supervisor and user mode.
 
-        User mode is entered by SYSRET, once, while SMEP is clear: what Unicorn looks up right after SYSRET, it looks
-        up as the supervisor still, and a page fault there, which nobody is told of, makes the next one a double fault.
+        User mode is entered by SYSRET once, with SMEP clear. Unicorn makes the lookup right after SYSRET still as the
+        supervisor; a page fault there is not reported to hooks, and would turn the next fault into a double fault.
         """
         uc = self._uc
         x86 = self._x86
@@ -203,15 +172,15 @@ class Unicorn:
         uc.reg_write(x86.UC_X86_REG_CR0, _CR0)
         uc.reg_write(x86.UC_X86_REG_RFLAGS, _RFLAGS)
         supervisor = uc.context_save()
-        uc.reg_write(x86.UC_X86_REG_RCX, _USER_CODE)
+        uc.reg_write(x86.UC_X86_REG_RCX, USER_CODE)
         uc.reg_write(x86.UC_X86_REG_R11, _RFLAGS)
-        uc.emu_start(_SUPERVISOR_CODE + _SYSRET_OFFSET, 0, count=1)
+        uc.emu_start(SYSRET_CODE, 0, count=1)
         if self._vectors or uc.reg_read(x86.UC_X86_REG_CS) & 3 != 3:
-            raise ReferenceError("Unicorn does not enter user mode")
+            raise ReferenceError("Unicorn does not enter user mode after SYSRET")
         return {False: supervisor, True: uc.context_save()}
 
     def _context(self, cr0: int, cr4: int, efer: int, rflags: int, user: bool) -> Any:
-        """The saved state of a mode with these control registers."""
+        """The saved state of supervisor or user mode with these control registers."""
         uc = self._uc
         x86 = self._x86
         uc.context_restore(self._modes[user])
@@ -223,12 +192,12 @@ class Unicorn:
         return uc.context_save()
 
     def _saved_word(self, offset: int) -> int:
-        """The 32-bit word at `offset` of the saved state of the processor as it is now."""
+        """The 32-bit word at `offset` in the processor's state, as Unicorn saves it."""
         self._uc.context_update(self._scratch)
         return int(ctypes.c_uint32.from_address(self._scratch.context.value + offset).value)
 
     def _find_error_code(self) -> int:
-        """Where in a saved state the error code is: no register shows it, so look where those of known faults are."""
+        """Offset of the error code in a saved state, found by faults with known codes, since no register shows it."""
         root = RAM_SIZE - PAGE_SIZE
         offsets: set[int] = set(range(0, self._scratch.size - 3, 4))
         for kind, user, code in (
@@ -242,8 +211,8 @@ class Unicorn:
             context = self._context(_CR0, _CR4, _EFER_VALUE, _RFLAGS, user)
             self._run(context, root, Access(kind, user, _RFLAGS, PAGE_SIZE, 1, 0))
             if self._vectors != [_PAGE_FAULT]:
-                raise ReferenceError(f"Unicorn has {self._vectors} where there is a page fault")
+                raise ReferenceError(f"Unicorn raises exceptions {self._vectors} instead of a page fault")
             offsets = {offset for offset in offsets if self._saved_word(offset) == code}
         if len(offsets) != 1:
-            raise ReferenceError(f"{self.version} has its error code at one of {len(offsets)} places")
+            raise ReferenceError(f"{self.version}: found {len(offsets)} offsets of the error code instead of one")
         return offsets.pop()

@@ -1,4 +1,4 @@
-"""The IOMMU (VT-d, legacy mode) against QEMU's intel-iommu and its edu device."""
+"""The IOMMU model (VT-d, legacy mode) compared with QEMU's intel-iommu and edu devices."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
 """A QEMU process with an Intel IOMMU and two edu devices, driven by qtest commands over a socket pair.
 
-The processor halts at once; whatever happens, happens because a command asks for it. Nothing of the process has a
-name: the socket, the firmware and the error output are file descriptors, so nothing can be left behind.
+The processor halts at once, so only commands make anything happen. The socket, the firmware and the error output are
+file descriptors without a name in the file system, so no file can be left behind.
 """
 
 import os
@@ -15,18 +15,18 @@ from functools import cache
 from types import TracebackType
 from typing import Final, Self
 
-from hvfuzz.references.reference import ReferenceError, program
+from hvfuzz.references.reference import ReferenceError, find_program
 
 PROGRAM: Final = "qemu-system-x86_64"
 PACKAGE: Final = "qemu-system-x86"
 MEMORY: Final = 2 << 30
-"""Bytes of RAM: all of it below the PCI hole, and two 1 GiB pages."""
+"""Bytes of RAM: all below the PCI hole, and enough for two 1 GiB pages."""
 VTD_BASE: Final = 0xFED9_0000
 DEVICES: Final = (4 << 3, 5 << 3)
 """Requester ids of the edu devices: 00:04.0 and 00:05.0."""
 EDU_IDENTITY: Final = 0x010000ED
 EDU_BUFFER: Final = 0x40000
-"""Where a device's own buffer starts, as it names it in its DMA registers."""
+"""Start address of a device's internal buffer, as its DMA registers name it."""
 EDU_SOURCE, EDU_DESTINATION, EDU_COUNT, EDU_COMMAND = 0x80, 0x88, 0x90, 0x98
 EDU_RUN: Final = 1
 EDU_TO_MEMORY: Final = 2
@@ -36,19 +36,21 @@ _RESET_VECTOR: Final = 0xFFF0
 _HALT: Final = bytes([0xFA, 0xF4, 0xEB, 0xFD])
 """cli; hlt; jmp to the hlt."""
 _BATCH: Final = 200
-"""Commands under way at once; their answers must fit the socket's buffer while nobody reads."""
+"""Commands sent before their answers are read; all the answers must fit into the socket's buffer."""
 _SECONDS: Final = 20.0
-_MOST_POLLS: Final = 20_000
+"""Timeout of an answer."""
+_MAX_POLLS: Final = 20_000
+"""Reads of a device's command register before a DMA counts as hung."""
 
 
 class Qemu:
-    """A running process, as a context manager. Raises ReferenceError if it is missing, dies or does not answer.
+    """A running QEMU, as a context manager. Raises ReferenceError if it is not installed, dies or does not answer.
 
-    `width` is 39 or 48: the address width of the IOMMU, guest and host alike.
+    `width` is the guest and host address width of the IOMMU: 39 or 48.
     """
 
     def __init__(self, width: int) -> None:
-        path = program(PROGRAM, PACKAGE)
+        path = find_program(PROGRAM, PACKAGE)
         firmware = os.memfd_create("firmware")
         ours, theirs = socket.socketpair()
         self._socket = ours
@@ -58,12 +60,12 @@ class Qemu:
         try:
             os.write(firmware, (bytes(_RESET_VECTOR) + _HALT).ljust(_FIRMWARE_SIZE, b"\xf4"))
             self._process = subprocess.Popen(
-                [*_die_with_us(), path, *_arguments(width, firmware, theirs.fileno())],
+                [*_die_with_parent(), path, *_arguments(width, firmware, theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._errors,
                 stderr=self._errors,
                 pass_fds=(firmware, theirs.fileno()),
-                start_new_session=True,  # an interrupt from the keyboard is for us, and we end it
+                start_new_session=True,  # Ctrl-C must reach this process only, which then ends QEMU
             )
         except BaseException:
             self._errors.close()
@@ -88,14 +90,14 @@ class Qemu:
         self.close()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._socket.close()
         self._process.kill()
         self._process.wait()
         self._errors.close()
 
     def run(self, commands: Sequence[str]) -> list[str]:
-        """Send qtest commands; the answer of each, without its "OK"."""
+        """Send qtest commands; returns the answer of each, without its "OK"."""
         answers: list[str] = []
         for start in range(0, len(commands), _BATCH):
             batch = commands[start : start + _BATCH]
@@ -111,7 +113,7 @@ class Qemu:
         return answers
 
     def dma(self, number: int, buffer: int, address: int, size: int, *, to_memory: bool) -> list[str]:
-        """The commands that start a DMA of device `number` between its buffer, from that offset on, and `address`."""
+        """The commands that start a DMA of device `number` between offset `buffer` in its buffer and `address`."""
         base = edu_base(number)
         ends = (EDU_BUFFER + buffer, address)
         source, destination = ends if to_memory else ends[::-1]
@@ -123,13 +125,13 @@ class Qemu:
         ]
 
     def finish(self, number: int, observe: Sequence[str]) -> list[str]:
-        """Wait until the DMA is over; the answers of the commands `observe` after that."""
+        """Wait for the end of the DMA of device `number`; returns the answers of the commands `observe` after it."""
         status = f"readq {edu_base(number) + EDU_COMMAND:#x}"
-        for _ in range(_MOST_POLLS):
+        for _ in range(_MAX_POLLS):
             answers = self.run([status, *observe])
             if not int(answers[0], 16) & EDU_RUN:
                 return answers[1:]
-        raise ReferenceError(f"{PROGRAM}: a DMA of edu does not end")
+        raise ReferenceError(f"{PROGRAM}: a DMA of the edu device does not end")
 
     def _receive(self, count: int) -> list[str]:
         while self._answers.count(b"\n") < count:
@@ -141,17 +143,17 @@ class Qemu:
         return [line.decode() for line in lines]
 
     def _fate(self, error: OSError) -> str:
-        """What became of the process, in a line."""
+        """What happened to the process, as the end of a one-line message."""
         if isinstance(error, TimeoutError):
             return f"does not answer within {_SECONDS:.0f} s"
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"ended with status {self._process.poll()}" + (f": {said[-1]}" if said else "")
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"ended with status {self._process.poll()}" + (f": {lines[-1]}" if lines else "")
 
     def _plug_in(self, number: int) -> None:
-        """Give the device its window, and let it be a master of the bus."""
+        """Assign the device's register window, and enable memory access and bus mastering."""
         config = 1 << 31 | DEVICES[number] << 8
         commands = []
         for offset, value in ((0x10, edu_base(number)), (0x04, 6)):
@@ -162,23 +164,23 @@ class Qemu:
 
 
 def edu_base(number: int) -> int:
-    """Where the registers of device `number` are."""
+    """Physical address of the registers of device `number`."""
     return 0xFE00_0000 + (number << 20)
 
 
 @cache
 def version() -> str:
-    """What the program says that it is."""
-    path = program(PROGRAM, PACKAGE)
+    """Name and version of the installed QEMU."""
+    path = find_program(PROGRAM, PACKAGE)
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise ReferenceError(f"{PROGRAM} does not run: {error}") from None
-    return said.splitlines()[0].removesuffix(")").replace("emulator version ", "").split(" (")[0]
+    return done.stdout.splitlines()[0].removesuffix(")").replace("emulator version ", "").split(" (")[0]
 
 
-def _die_with_us() -> list[str]:
-    """What makes the kernel end the process with its parent, should that be killed, where there is such a program."""
+def _die_with_parent() -> list[str]:
+    """A command prefix that makes the kernel kill QEMU when its parent dies; empty without the program setpriv."""
     path = shutil.which("setpriv")
     return [path, "--pdeathsig", "KILL"] if path is not None else []
 
@@ -186,7 +188,7 @@ def _die_with_us() -> list[str]:
 def _arguments(width: int, firmware: int, channel: int) -> list[str]:
     devices = [f"edu,addr={bdf >> 3:02x}.0,dma_mask={2**64 - 1}" for bdf in DEVICES]
     options = {
-        # With sleep=off virtual time jumps to the next timer while the processor is halted: a DMA takes no time.
+        # With sleep=off, virtual time jumps to the next timer while the processor is halted, so a DMA takes no time.
         "-accel": ["tcg"],
         "-icount": ["shift=0,sleep=off"],
         "-machine": ["q35,memory-backend=ram,hpet=off,pit=off"],
@@ -196,7 +198,7 @@ def _arguments(width: int, firmware: int, channel: int) -> list[str]:
         "-device": [f"intel-iommu,aw-bits={width},intremap=off", *devices],
         "-chardev": [f"socket,id=channel,fd={channel}"],
         "-object": [
-            # Anonymous memory would come in huge pages, and a case touches a page here and a page there.
+            # Anonymous memory would come in huge pages, each cleared as a whole when a case touches a small page.
             f"memory-backend-memfd,id=ram,size={MEMORY}",
             "qtest,id=qtest,chardev=channel,log=/dev/null",
         ],

@@ -20,9 +20,9 @@ from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.boot import guest_address
 from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_SIZE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
+from hvfuzz.machine.cpu.processor_state import RunState
 from hvfuzz.machine.cpu.registers import RAX, RCX, RIP, Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import ExitReason

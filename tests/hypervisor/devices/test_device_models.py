@@ -27,9 +27,9 @@ from hvfuzz.hypervisor.devices.fdc import (
 from hvfuzz.hypervisor.devices.ioapic import ENTRY, ID_BITS, MASKED, PINS, SELECT, VERSION_VALUE, WINDOW, IoApic
 from hvfuzz.hypervisor.devices.timer import Register, Timer
 from hvfuzz.hypervisor.ipc import event_channels
-from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, U64, Gva
 from hvfuzz.machine.clock import Clock, Cost
+from hvfuzz.machine.cpu.processor_state import RunState
 from hvfuzz.machine.cpu.registers import RAX
 from hvfuzz.oracles.contract.spec.platform.timer import TimerModel
 from hvfuzz.oracles.exits.models.fdc import Floppy

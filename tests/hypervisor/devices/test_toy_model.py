@@ -14,7 +14,7 @@ from hvfuzz.machine.addresses import SIZE_MASK
 from hvfuzz.machine.clock import Clock
 from hvfuzz.oracles.exits.models import all_models as all_second_models
 from hvfuzz.oracles.exits.models.second_model import SecondModel
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
 
 LATCH = 0x120
 PAGE = 0x20

@@ -8,8 +8,8 @@ import pytest
 
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.vcpu import apic
-from hvfuzz.hypervisor.vcpu.scheduler import RunState
 from hvfuzz.machine.cpu.faults import GuestFault
+from hvfuzz.machine.cpu.processor_state import RunState
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.oracles.contract.spec.platform import apic as specified
 

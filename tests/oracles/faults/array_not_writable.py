@@ -1,8 +1,9 @@
 """That the entries can be written is not checked before the calls are made."""
 
 from hvfuzz.abi.decode import struct
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.hypercalls import multicall
 from hvfuzz.hypervisor.memory import guest_access
 

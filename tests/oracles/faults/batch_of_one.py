@@ -1,7 +1,7 @@
 """Calls that came with version 2 are not made from a batch."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Status
 from hvfuzz.hypervisor.hypercalls import multicall
 
 ORIGINAL = multicall.run_entry

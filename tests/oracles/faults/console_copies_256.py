@@ -1,7 +1,8 @@
 """256 bytes are read whatever the length, and cut."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.hypercalls import console
 from hvfuzz.hypervisor.memory import guest_access
 

@@ -1,8 +1,8 @@
 """A refused call from user mode gets #UD as well as its status (and the host forgets that VMCALL is no fault)."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core import dispatch
-from hvfuzz.hypervisor.core.effects import Status
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.registers import RAX

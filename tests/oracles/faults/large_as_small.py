@@ -1,7 +1,8 @@
 """A block is mapped by small leaves (superpages are lost)."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory.table_tree import RIGHTS, FrameState
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS
 
 
 def replacement(self, hv):

@@ -1,8 +1,9 @@
 """A refused send leaves its own port pending."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core import domains
-from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.ipc import event_channels
 
 

@@ -1,11 +1,12 @@
 """A port is looked up ahead of the check; the null dereference is swallowed."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor import hypercalls
 from hvfuzz.hypervisor.core import dispatch
-from hvfuzz.hypervisor.core.effects import Refused, Status
+from hvfuzz.hypervisor.core.effects import Refused
+from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.ipc import event_channels
-from hvfuzz.hypervisor.memory.table_tree import HostFault
 
 
 def replacement(hv, vcpu, number, pointer):

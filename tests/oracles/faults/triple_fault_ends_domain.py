@@ -1,7 +1,7 @@
 """A triple fault of one vCPU stops all of its domain."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.vcpu.scheduler import RunState
+from hvfuzz.machine.cpu.processor_state import RunState
 
 
 def replacement(self, vcpu):

@@ -16,7 +16,7 @@ from hvfuzz.hypervisor.ipc import grants
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.targets.emulated.emulated import EmulatedTarget
+from hvfuzz.targets.emulated_target import EmulatedTarget
 
 DIRECT = 0xFFFF_8800_0000_0000
 COPY = "grant.copy(dom1, flags=0, from=0x40, to=0x41, length=1)"

@@ -1,1 +1,1 @@
-"""The cases of the comparison with QEMU."""
+"""Cases of the comparison with QEMU: single requests with a fault, and sequences of requests and changes."""

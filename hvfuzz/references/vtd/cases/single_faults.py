@@ -1,6 +1,6 @@
-"""Every single fault of a walk: each bit of each entry of each walk, each pair of rights, each width and type.
+"""All single faults of a walk: each bit of each entry, each value of R and W, each address width and type.
 
-The random cases come on top of these, which leave nothing to chance.
+They cover single faults exhaustively; random faults come in addition.
 """
 
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from enum import Enum
 from typing import NamedTuple
 
 from hvfuzz.machine.vtd.legacy_mode import TT_SHIFT
-from hvfuzz.references.vtd.cases.probe import RIGHTS, Probe
-from hvfuzz.references.vtd.cases.steps import ROOT
+from hvfuzz.references.vtd.cases.request_builder import RIGHTS, RequestBuilder
+from hvfuzz.references.vtd.memory_map import ROOT
 
 
-class Where(Enum):
-    """The words that a walk reads."""
+class TableWord(Enum):
+    """The kinds of words that a walk reads."""
 
     ROOT_LOW = "root low"
     ROOT_HIGH = "root high"
@@ -22,52 +22,52 @@ class Where(Enum):
     ENTRY = "entry"
 
 
-class Single(NamedTuple):
-    """A fault: `clear` and then flip bits of one word."""
+class SingleFault(NamedTuple):
+    """A fault in one word: the bits of `clear` are cleared, then those of `flip` are inverted."""
 
     levels: int
     leaf: int
     to_memory: bool | None
-    """Whether the device writes; None: either."""
-    where: Where
+    """Whether the device writes; None: at random."""
+    where: TableWord
     level: int
-    """Of the entry."""
+    """Of the entry, if `where` is ENTRY."""
     clear: int
     flip: int
 
     @property
     def name(self) -> str:
-        """What is wrong."""
-        level = f" {self.level}" if self.where is Where.ENTRY else ""
+        """The word with the fault, as text."""
+        level = f" {self.level}" if self.where is TableWord.ENTRY else ""
         return f"{self.where.value}{level} of {self.levels} levels, leaf {self.leaf}"
 
-    def apply(self, probe: Probe) -> None:
-        """Do it to the tables of a probe."""
+    def apply(self, builder: RequestBuilder) -> None:
+        """Add the fault to the tables of a request."""
         hpa = {
-            Where.ROOT_LOW: ROOT,
-            Where.ROOT_HIGH: ROOT + 8,
-            Where.CONTEXT_LOW: probe.context,
-            Where.CONTEXT_HIGH: probe.context + 8,
+            TableWord.ROOT_LOW: ROOT,
+            TableWord.ROOT_HIGH: ROOT + 8,
+            TableWord.CONTEXT_LOW: builder.context,
+            TableWord.CONTEXT_HIGH: builder.context + 8,
         }.get(self.where)
         if hpa is None:
-            hpa = probe.entry(self.level)
-        probe.words[hpa] = probe.words.get(hpa, 0) & ~self.clear ^ self.flip
+            hpa = builder.entry(self.level)
+        builder.words[hpa] = builder.words.get(hpa, 0) & ~self.clear ^ self.flip
 
 
-def singles(width: int) -> Iterator[Single]:
-    """All of them for an IOMMU of that width: 700 for 39 bits, 1,616 for 48."""
+def single_faults(width: int) -> Iterator[SingleFault]:
+    """All single faults for an IOMMU of `width` bits: 700 for 39 bits, 1,616 for 48."""
     for levels in range(3, 4 + (width == 48)):
-        for where in (Where.ROOT_LOW, Where.ROOT_HIGH, Where.CONTEXT_LOW, Where.CONTEXT_HIGH):
+        for where in (TableWord.ROOT_LOW, TableWord.ROOT_HIGH, TableWord.CONTEXT_LOW, TableWord.CONTEXT_HIGH):
             for bit in range(64):
-                yield Single(levels, 1 + bit % 3, None, where, 0, 0, 1 << bit)
+                yield SingleFault(levels, 1 + bit % 3, None, where, 0, 0, 1 << bit)
         for kind in range(4):
-            yield Single(levels, 1, None, Where.CONTEXT_LOW, 0, 3 << TT_SHIFT, kind << TT_SHIFT)
+            yield SingleFault(levels, 1, None, TableWord.CONTEXT_LOW, 0, 3 << TT_SHIFT, kind << TT_SHIFT)
         for code in range(8):
-            yield Single(levels, 1, None, Where.CONTEXT_HIGH, 0, 7, code)
+            yield SingleFault(levels, 1, None, TableWord.CONTEXT_HIGH, 0, 7, code)
         for leaf in (1, 2, 3):
             for level in range(leaf, levels + 1):
                 for bit in range(64):
-                    yield Single(levels, leaf, None, Where.ENTRY, level, 0, 1 << bit)
+                    yield SingleFault(levels, leaf, None, TableWord.ENTRY, level, 0, 1 << bit)
                 for rights in range(4):
                     for to_memory in (False, True):
-                        yield Single(levels, leaf, to_memory, Where.ENTRY, level, RIGHTS, rights)
+                        yield SingleFault(levels, leaf, to_memory, TableWord.ENTRY, level, RIGHTS, rights)

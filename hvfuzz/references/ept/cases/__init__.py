@@ -1,0 +1,1 @@
+"""Cases of the comparison with Bochs, and the builder that makes them."""

@@ -1,0 +1,163 @@
+"""One booted world of the emulated hypervisor: machine, hypervisor and oracles, restored before every run."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+from hvfuzz.abi.boot import World
+from hvfuzz.guest.program.ops import Catalogue
+from hvfuzz.guest.program.program import Actor, Op, Program
+from hvfuzz.guest.run.interpreter import HostBusy, HostStopped, Interpreter
+from hvfuzz.guest.run.trace import Outcome, Trace
+from hvfuzz.hypervisor.core.boot import boot
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.hypervisor.core.observer import Observer
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.cpu.faults import INVALID_CONTROL, VmEntryFailure
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.machine.machine import Machine
+from hvfuzz.machine.mmu.ept import is_valid_eptp
+from hvfuzz.machine.snapshot import Snapshot
+from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.oracles.framework.suite import OracleSuite
+from hvfuzz.targets.run_observer import RunObserver
+from hvfuzz.targets.state_features import StateFeatures
+from hvfuzz.targets.target import Run
+from hvfuzz.targets.watchdog import Hang, Watchdog
+
+
+class System:
+    """A booted world: machine, hypervisor, oracles, and the snapshot that every run starts from."""
+
+    def __init__(
+        self,
+        world: World,
+        memory_size: int,
+        ops: Catalogue,
+        oracles: frozenset[str] | None,
+        observer: RunObserver | None,
+        watchdog: Watchdog | None,
+        *,
+        planted: bool = False,
+    ) -> None:
+        self.hypervisor: Final[Hypervisor] = boot(world, memory_size)
+        self.machine: Final[Machine] = self.hypervisor.machine
+        self.interpreter: Final = Interpreter(self.machine, ops, world)
+        self._vcpus: Final[dict[tuple[int, int], VCpu]] = {
+            (each.domain, each.index): each for each in self.machine.vcpus
+        }
+        self.features: Final = StateFeatures(self.machine, self.hypervisor)
+        self.observer: Final = observer
+        self.watchdog: Final = Watchdog() if watchdog is None else watchdog
+        observers: tuple[Observer, ...] = (self.features,) if observer is None else (self.features, observer)
+        self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers, planted=planted)
+        self.suite.attach()
+        handle_exit: Callable[[VCpu], None] = self.suite.handle_exit
+        self._watched: Final = bool(self.suite.oracles) or observer is not None
+        if observer is not None:
+            observer.attach(self.machine)
+        elif not self._watched:
+            # Without oracles the suite reports nothing, so it is bypassed, and only state features cost time.
+            self.hypervisor.observer = self.features
+            handle_exit = self.machine.exit_handler
+        self._in_host = False
+        eptps = [vcpu.eptp for vcpu in self.machine.vcpus]
+
+        def guarded(vcpu: VCpu) -> None:
+            """Handle an exit; an exception that escapes from the host's code stops the host, and is a finding."""
+            if self._in_host:
+                raise HostBusy
+            self._in_host = True
+            if observer is not None:
+                observer.exit_started(vcpu)
+            try:
+                handle_exit(vcpu)
+                if vcpu.eptp != eptps[vcpu.id] and not is_valid_eptp(vcpu.eptp):
+                    raise VmEntryFailure(INVALID_CONTROL)  # VM entry would raise it where no code handles it
+            except Exception as fault:  # whatever stopped the host: an oracle classifies it
+                self.suite.host_exception(fault)
+                raise HostStopped from fault
+            finally:
+                self._in_host = False
+
+        self.machine.exit_handler = guarded
+        self.snapshot: Final = Snapshot.take(self.machine, self.hypervisor)
+
+    def restore(self) -> None:
+        """Restore the booted state; the time depends on how much the last run changed."""
+        self.snapshot.restore()
+        self.suite.reset()
+        self.features.reset()
+
+    def run(self, program: Program, audit: bool, digest: bool) -> Run:
+        """Run `program` from the booted state; see `Target.run`."""
+        self.restore()
+        if self._watched:
+            self.suite.watch_closely(audit)
+        suite, features, observer, watchdog = self.suite, self.features, self.observer, self.watchdog
+        if observer is not None:
+            observer.begin()
+        watched, vcpus = self._watched, self._vcpus
+        at = 0
+
+        def before(index: int, op: Op) -> None:
+            nonlocal at
+            at = index
+            watchdog.beat += 1
+            if watched:
+                suite.op_started(index, op.kind.name, _acting_vcpus(op))
+            if observer is not None:
+                observer.op_started(index, op)
+
+        def after(index: int, op: Op, outcomes: list[Outcome]) -> None:
+            if watched:
+                suite.op_finished()
+            last = outcomes[-1]
+            vcpu = vcpus.get(op.actor)
+            features.op_finished(last.code, last.how, last.status, vcpu is not None and vcpu.cpl != 0)
+            if observer is not None:
+                observer.op_finished(program, outcomes, suite.findings)
+
+        watchdog.running = True
+        try:
+            trace = self.interpreter.run(program, before, after)
+            suite.program_finished()
+            if audit and not trace.stopped:
+                # After a host fault the machine is in the middle of a change, so an audit would report false errors.
+                suite.audit()
+        except Hang:
+            return self._hung(program.ops[at], at)
+        finally:
+            watchdog.running = False
+        if observer is not None:
+            observer.findings(suite.findings)
+        if digest:
+            trace.final = self.memory_digest()
+        return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes))
+
+    def _hung(self, op: Op, index: int) -> Run:
+        """The result of a run whose op number `index` did not end."""
+        trace = Trace()
+        trace.stopped = "an op did not end"
+        message = f"the host did not finish the op within {self.watchdog.limit:.0f} s of processor time"
+        finding = Finding("work", "hang", op.kind.name, message, index)
+        findings = (*self.suite.findings, finding)
+        if self.observer is not None:
+            self.observer.findings(findings)
+        return Run(trace, findings, tuple(self.features.hits), index + 1)
+
+    def memory_digest(self) -> str:
+        """SHA-256 of the frames written since boot, each with its number, in ascending order."""
+        memory = self.machine.memory
+        digest = hashlib.sha256()
+        for hfn in sorted(memory.dirty):
+            digest.update(hfn.to_bytes(8, "little"))
+            digest.update(memory.read(hfn << PAGE_SHIFT, PAGE_SIZE))
+        return digest.hexdigest()
+
+
+def _acting_vcpus(op: Op) -> tuple[Actor, ...] | None:
+    """The vCPUs that may act in an op; None for a batch, since any of its ops may have a race."""
+    if op.kind.follow is not None:
+        return None
+    return (op.actor,) if op.race is None else (op.actor, op.race.op.actor)

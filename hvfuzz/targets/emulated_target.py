@@ -1,0 +1,95 @@
+"""The emulated hypervisor as a target: one booted system for each world, and the planted bug."""
+
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Final, Self
+
+from hvfuzz.abi.boot import WORLDS
+from hvfuzz.bugs import Bug, Plant
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.guest.program.program import Program
+from hvfuzz.guest.run.trace import Trace
+from hvfuzz.hypervisor.core.host import HostFault
+from hvfuzz.hypervisor.hypercalls import ABI
+from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.targets.booted_system import System
+from hvfuzz.targets.run_observer import RunObserver
+from hvfuzz.targets.target import Run
+from hvfuzz.targets.watchdog import Watchdog
+
+MEMORY_SIZE: Final = 16 << 20
+"""Bytes of host memory, by default."""
+
+
+def _dead_at_boot(fault: Exception) -> Run:
+    """The result of a program on a hypervisor that a planted bug stops at boot."""
+    trace = Trace()
+    trace.stopped = "the host died at boot"
+    rule = "fault" if isinstance(fault, HostFault) else f"exception:{type(fault).__name__}"
+    return Run(trace, (Finding("host_memory", rule, "boot", str(fault), -1),), (), 0)
+
+
+class EmulatedTarget:
+    """The emulated hypervisor, with one bug planted or none; the bug is in place only while a program runs.
+
+    `oracles` names the oracles to run (None: all; the empty set: none). `observer` gets the events of each run. With an
+    entered `watchdog`, an op that does not end is a finding. A world is booted when it is first used.
+    """
+
+    def __init__(
+        self,
+        bug: Bug | None = None,
+        *,
+        memory_size: int = MEMORY_SIZE,
+        oracles: frozenset[str] | None = None,
+        observer: RunObserver | None = None,
+        watchdog: Watchdog | None = None,
+    ) -> None:
+        self.catalogue: Final = catalogue(ABI)
+        self.bug: Final = bug
+        self._memory_size: Final = memory_size
+        self._oracles: Final = oracles
+        self._observer: Final = observer
+        self._watchdog: Final = watchdog
+        self._systems: Final[dict[int, System]] = {}
+        self._planted: Final[AbstractContextManager[None]] = nullcontext() if bug is None else Plant(bug)
+
+    def system(self, world: int) -> System:
+        """The booted system of world number `world`."""
+        system = self._systems.get(world)
+        if system is None:
+            with self._planted:
+                system = System(
+                    WORLDS[world],
+                    self._memory_size,
+                    self.catalogue,
+                    self._oracles,
+                    self._observer,
+                    self._watchdog,
+                    planted=self.bug is not None,
+                )
+            self._systems[world] = system
+        return system
+
+    def run(self, program: Program, *, audit: bool = True, digest: bool = False) -> Run:
+        """Execute `program` from the booted state of its world; see `Target.run`."""
+        try:
+            system = self.system(program.world)
+        except Exception as fault:
+            if self.bug is None:
+                raise
+            return _dead_at_boot(fault)
+        with self._planted:
+            return system.run(program, audit, digest)
+
+    def close(self) -> None:
+        """Release the booted systems."""
+        self._systems.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
