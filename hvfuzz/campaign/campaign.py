@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from hvfuzz.bugs import find_bug
-from hvfuzz.campaign.confirm import Reported, confirm_all, unconfirmed
+from hvfuzz.campaign.confirm import ReportedFinding, confirm_all, unconfirmed
 from hvfuzz.campaign.report import Summary, write_report
-from hvfuzz.campaign.workers.pool import Broken, Pool, PoolError
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.pool import Pool, PoolError, WorkerInternalError
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.engines.engine import write_whole
 
@@ -17,7 +17,7 @@ from hvfuzz.engines.engine import write_whole
 class Campaign:
     """`fuzz`, then `finish`. Whatever happens in the first, the second reports all that was found until then."""
 
-    def __init__(self, job: WorkerJob, workers: int, stop: Stop) -> None:
+    def __init__(self, job: WorkerJob, workers: int, stop: StopSignal) -> None:
         self.job: Final = job
         self.workers: Final = workers
         self.stop: Final = stop
@@ -25,7 +25,7 @@ class Campaign:
         self.pool: Final = Pool(job, workers)
         self.error: str | None = None
         """Why the campaign could not go on, if it could not."""
-        self.broken = False
+        self.internal_error_seen = False
         """Whether that was a mistake of hvfuzz itself."""
         self.report: Path | None = None
 
@@ -35,10 +35,10 @@ class Campaign:
             with closing(self.pool.run()) as run:
                 for _ in run:
                     yield
-                    if self.stop.wanted():
+                    if self.stop.requested():
                         break
-        except Broken as error:
-            self.error, self.broken = str(error), True
+        except WorkerInternalError as error:
+            self.error, self.internal_error_seen = str(error), True
             with suppress(OSError):
                 write_whole(self.out / "broken.hvp", error.program.encode())
                 self.error += f"; the program is {self.out / 'broken.hvp'}"
@@ -51,8 +51,8 @@ class Campaign:
         """Confirm and minimise what was found (unless a signal came), and write the report."""
         pool, job = self.pool, self.job
         discoveries = list(pool.discoveries.values())
-        if minimise and discoveries and not self.stop.wanted():
-            findings = confirm_all(discoveries, job.bug, self.out, self.workers, lambda: not self.stop.wanted())
+        if minimise and discoveries and not self.stop.requested():
+            findings = confirm_all(discoveries, job.bug, self.out, self.workers, lambda: not self.stop.requested())
         else:
             findings = [unconfirmed(discovery, job.bug, self.out) for discovery in discoveries]
         notices = list(pool.notices)
@@ -82,5 +82,5 @@ class Campaign:
         return summary
 
 
-def _saved(findings: list[Reported], identity: str) -> bool:
+def _saved(findings: list[ReportedFinding], identity: str) -> bool:
     return any(finding.identity == identity and finding.file is not None for finding in findings)

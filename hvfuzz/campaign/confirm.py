@@ -14,7 +14,7 @@ from hvfuzz.bugs import BugError, find_bug
 from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name
 from hvfuzz.campaign.minimise.minimiser import minimise
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
-from hvfuzz.campaign.workers.child_process import Channel, begin, end, launch
+from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, launch_child, start_child
 from hvfuzz.campaign.workers.pool import END_SECONDS, Discovery
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.ops import catalogue
@@ -31,7 +31,7 @@ GRACE_SECONDS: Final = 30.0
 """How much longer than its time for minimising a confirmation may take before it is given up."""
 
 
-class Reported(NamedTuple):
+class ReportedFinding(NamedTuple):
     """A finding as a campaign reports it at its end."""
 
     identity: str
@@ -57,7 +57,7 @@ class ConfirmJob(NamedTuple):
     seconds: float
 
 
-def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> Reported:
+def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> ReportedFinding:
     """The finding as the worker told it; saved here, if the worker did not come to that."""
     program = parse(discovery.text, catalogue(ABI))
     ops = len(program.ops)
@@ -66,7 +66,7 @@ def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> Reported:
         record = Record(discovery.identity, discovery.message, bug, discovery.runs, discovery.seconds, False, ops)
         with suppress(OSError):
             file = str(FindingStore(out / "findings").save(record, program))
-    return Reported(
+    return ReportedFinding(
         discovery.identity,
         discovery.message,
         file,
@@ -78,11 +78,11 @@ def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> Reported:
     )
 
 
-def _shown(program: Program, identity: str, target: EmulatedTarget) -> Finding | None:
+def _find(program: Program, identity: str, target: EmulatedTarget) -> Finding | None:
     return next((finding for finding in target.run(program).findings if finding.identity == identity), None)
 
 
-def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> Reported:
+def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
     """Replay the program, minimise it while `proceed` agrees, and keep the result in its bucket."""
     discovery = Discovery(**job.discovery)
     store = FindingStore(Path(job.out) / "findings")
@@ -92,18 +92,18 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> Reported:
         EmulatedTarget(None if job.bug is None else find_bug(job.bug), watchdog=watchdog) as target,
     ):
         program = found = parse(discovery.text, target.catalogue)
-        finding = _shown(program, identity, target)
+        finding = _find(program, identity, target)
         message = discovery.message if finding is None else finding.message
         stale = False
         if finding is not None:
             program = minimise(program, identity, target, seconds=job.seconds, proceed=proceed)
             if program != found:
-                message = (_shown(program, identity, target) or finding).message
+                message = (_find(program, identity, target) or finding).message
             # A bucket of an earlier campaign may hold what this build does not show any more.
             kept = store.root / bucket_name(identity, job.bug) / PROGRAM
             try:
                 old = read_program(kept, target.catalogue) if kept.exists() else found
-                stale = old != found and _shown(old, identity, target) is None
+                stale = old != found and _find(old, identity, target) is None
             except ProgramFileError:
                 stale = True
         confirmed = finding is not None
@@ -117,7 +117,9 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> Reported:
         except (OSError, ProgramFileError):
             pass  # the parent gets the text
     text = render(program)
-    return Reported(identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed)
+    return ReportedFinding(
+        identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed
+    )
 
 
 def confirm_all(
@@ -126,7 +128,7 @@ def confirm_all(
     out: Path,
     workers: int,
     proceed: Callable[[], bool],
-) -> list[Reported]:
+) -> list[ReportedFinding]:
     """Confirm all findings, `workers` at a time; what `proceed` ends is reported as it was found."""
     reported = {each.identity: unconfirmed(each, bug, out) for each in discoveries}
     left = list(discoveries)
@@ -137,24 +139,24 @@ def confirm_all(
             while left and len(running) < workers:
                 discovery = left.pop(0)
                 job = ConfirmJob(discovery._asdict(), bug, str(out), seconds)
-                process = launch("hvfuzz.campaign.confirm", job._asdict(), out / "logs" / "confirm.log")
+                process = launch_child("hvfuzz.campaign.confirm", job._asdict(), out / "logs" / "confirm.log")
                 running.append((process, discovery, time.monotonic() + seconds + GRACE_SECONDS))
             for process, discovery, deadline in running:
-                if not _take(process, discovery, reported, 0.05) and time.monotonic() > deadline:
+                if not _collect(process, discovery, reported, 0.05) and time.monotonic() > deadline:
                     process.kill()
             running = [each for each in running if each[0].returncode is None]
     finally:
         for process, _, _ in running:
             process.terminate()
         for process, discovery, _ in running:
-            if not _take(process, discovery, reported, END_SECONDS):
+            if not _collect(process, discovery, reported, END_SECONDS):
                 process.kill()
                 process.communicate()
     return list(reported.values())
 
 
-def _take(
-    process: subprocess.Popen[bytes], discovery: Discovery, reported: dict[str, Reported], seconds: float
+def _collect(
+    process: subprocess.Popen[bytes], discovery: Discovery, reported: dict[str, ReportedFinding], seconds: float
 ) -> bool:
     """Wait for the end of a process and take in what it said (nothing, if it died); False if it has not ended."""
     try:
@@ -164,24 +166,24 @@ def _take(
     for line in output.splitlines():
         event = json.loads(line)
         if event.pop("event") == "confirmed":
-            reported[discovery.identity] = Reported(**event)
+            reported[discovery.identity] = ReportedFinding(**event)
     return True
 
 
 def main(arguments: list[str]) -> NoReturn:
     """Entry point of ``python -m hvfuzz.campaign.confirm JOB PARENT``."""
-    fields, channel = begin(arguments)
+    fields, channel = start_child(arguments)
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    _report(fields, channel, lambda: not told)
+    _run_job(fields, channel, lambda: not told)
     sys.exit(0)
 
 
-def _report(fields: dict[str, Any], channel: Channel, proceed: Callable[[], bool]) -> None:
+def _run_job(fields: dict[str, Any], channel: Channel, proceed: Callable[[], bool]) -> None:
     try:
-        channel.tell({"event": "confirmed", **confirm(ConfirmJob(**fields), proceed)._asdict()})
+        channel.send({"event": "confirmed", **confirm(ConfirmJob(**fields), proceed)._asdict()})
     except (BugError, OSError) as error:
-        end(channel, error)
+        exit_with_error(channel, error)
 
 
 if __name__ == "__main__":

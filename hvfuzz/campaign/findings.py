@@ -87,7 +87,7 @@ class FindingStore:
         self.root: Final = root
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Until the end of the block no other process writes a bucket: program and record belong together."""
         self.root.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.root, os.O_RDONLY)
@@ -105,9 +105,9 @@ class FindingStore:
         """
         folder = self.root / bucket_name(record.identity, record.bug)
         path = folder / PROGRAM
-        with self._alone():
+        with self._locked():
             folder.mkdir(exist_ok=True)
-            known = None if replace else self._known(folder)
+            known = None if replace else self._existing_record(folder)
             if known is not None:
                 if (known.confirmed, -known.ops) >= (record.confirmed, -record.ops):
                     return path
@@ -116,7 +116,7 @@ class FindingStore:
             write_whole(folder / RECORD, (json.dumps(record._asdict(), indent=2) + "\n").encode())
         return path
 
-    def _known(self, folder: Path) -> Record | None:
+    def _existing_record(self, folder: Path) -> Record | None:
         """The record of a complete bucket; a damaged one is as good as none."""
         if not (folder / PROGRAM).exists():
             return None

@@ -12,7 +12,7 @@ EXIT_INTERNAL: Final = 70
 """The exit status of a mistake of ours (EX_SOFTWARE of sysexits.h): neither a finding nor bad input."""
 
 
-def mistake(error: Exception) -> str:
+def record_internal_error(error: Exception) -> str:
     """Write down where the error comes from; the line that says so."""
     handle, path = tempfile.mkstemp(prefix="hvfuzz-error-", suffix=".txt")
     os.close(handle)

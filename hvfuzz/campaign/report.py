@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hvfuzz.campaign.confirm import Reported
+from hvfuzz.campaign.confirm import ReportedFinding
 from hvfuzz.engines.engine import write_whole
 
 VERDICTS = {
@@ -32,7 +32,7 @@ class Summary(NamedTuple):
     corpus: int
     notices: Sequence[str]
     """What a person should know about the campaign itself: workers replaced, files that could not be written."""
-    findings: Sequence[Reported]
+    findings: Sequence[ReportedFinding]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

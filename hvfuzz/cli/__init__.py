@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 import click
 
 import hvfuzz
-from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, mistake
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record_internal_error
 
 COMMANDS: Final = MappingProxyType(
     {
@@ -23,7 +23,7 @@ COMMANDS: Final = MappingProxyType(
         "bugs": "bugs",
         "corpus": "corpus",
         "bench": "bench.bench",
-        "reference": "reference",
+        "reference": "reference_check",
         "doctor": "doctor",
         "abi": "abi",
     }
@@ -126,4 +126,4 @@ def main() -> NoReturn:
     except Exception as error:
         if isinstance(error, _user_errors()):
             _fail(str(error), EXIT_BAD_INPUT)
-        _fail(mistake(error), EXIT_INTERNAL)
+        _fail(record_internal_error(error), EXIT_INTERNAL)

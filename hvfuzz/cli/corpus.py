@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hvfuzz.campaign import corpus
+from hvfuzz.campaign import seed_corpus
 from hvfuzz.targets.emulated.emulated import EmulatedTarget
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
@@ -47,7 +47,7 @@ def stats(root: Path, as_json: bool) -> None:
             folder = root / harness
             if not folder.is_dir():
                 continue
-            entries = corpus.measure(corpus.read_entries([folder], target.catalogue), target)
+            entries = seed_corpus.measure(seed_corpus.read_entries([folder], target.catalogue), target)
             features = frozenset[int]().union(*(entry.features for entry in entries))
             everything |= features
             ops = sum(len(entry.program.ops) for entry in entries)
@@ -87,7 +87,7 @@ def add(files: tuple[Path, ...], harness: str, root: Path, as_json: bool) -> Non
     """
     name = find_harness(harness).name
     with EmulatedTarget() as target:
-        paths = [str(corpus.add(file, root / name, target.catalogue)) for file in files]
+        paths = [str(seed_corpus.add(file, root / name, target.catalogue)) for file in files]
     print(json.dumps(paths) if as_json else "\n".join(paths))
 
 
@@ -103,8 +103,8 @@ def prune(folder: Path, dry_run: bool, as_json: bool) -> None:
       hvfuzz corpus prune out/corpus/hypercalls --dry-run
     """
     with EmulatedTarget() as target:
-        entries = corpus.measure(corpus.read_entries([folder], target.catalogue), target)
-    kept, dropped = corpus.cover(entries)
+        entries = seed_corpus.measure(seed_corpus.read_entries([folder], target.catalogue), target)
+    kept, dropped = seed_corpus.cover(entries)
     if not dry_run:
         for entry in dropped:
             entry.path.unlink()

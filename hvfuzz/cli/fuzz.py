@@ -12,11 +12,11 @@ from rich.console import Console
 
 from hvfuzz.bugs import Plant, find_bug
 from hvfuzz.campaign.campaign import Campaign
-from hvfuzz.campaign.corpus import seed_bytes, seed_folders
 from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.seed_corpus import seed_bytes, seed_folders
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob, bug_argument
-from hvfuzz.cli.live_view import say, watch
+from hvfuzz.cli.live_view import print_summary, run_with_view
 from hvfuzz.engines.engine import ENGINES, EngineError, Feedback, load_engine
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
@@ -122,12 +122,12 @@ def command(
         seeds=folders,
     )
     console = Console(stderr=as_json, highlight=False)
-    with Stop() as stop:
+    with StopSignal() as stop:
         # Each seed is to be replayed once, whatever the number of workers.
         campaign = Campaign(job, 1 if engine == "replay" else workers, stop)
         title = f"hvfuzz {harness}, engine {engine}, seed {seed}" + (f", bug {planted.name}" if planted else "")
-        watch(campaign, title, console, as_json=as_json)
-        if campaign.pool.discoveries and minimise and not stop.wanted():
+        run_with_view(campaign, title, console, as_json=as_json)
+        if campaign.pool.discoveries and minimise and not stop.requested():
             console.print(f"confirming and minimising {len(campaign.pool.discoveries)} finding(s)", style="dim")
         summary = campaign.finish(minimise=minimise)
         if campaign.error is not None:
@@ -138,9 +138,9 @@ def command(
                 document["error"] = campaign.error
             print(json.dumps(document), flush=True)
         else:
-            say(console, summary, out, campaign.report)
+            print_summary(console, summary, out, campaign.report)
     if stop.status:
         sys.exit(stop.status)
     if campaign.error is not None:
-        sys.exit(EXIT_INTERNAL if campaign.broken else EXIT_BAD_INPUT)
+        sys.exit(EXIT_INTERNAL if campaign.internal_error_seen else EXIT_BAD_INPUT)
     sys.exit(1 if summary.findings else 0)

@@ -29,7 +29,7 @@ COLUMN_WIDTH: Final = 25
 SHOWN_FINDINGS: Final = 8
 
 
-def count(number: float) -> str:
+def format_count(number: float) -> str:
     """`number` as people read it: 950, 12.3k, 4.56M."""
     for limit, scale, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if number >= limit:
@@ -37,7 +37,7 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`seconds` as minutes:seconds, with hours where there are some."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -65,19 +65,19 @@ class View:
     def _figures(self, progress: Progress) -> list[tuple[str, str | Text]]:
         runs, ops = self._rates(progress)
         seconds = self.campaign.job.seconds
-        quiet = f"{clock(max(0.0, progress.seconds - progress.last_new))} ago" if progress.features else "-"
+        quiet = f"{format_duration(max(0.0, progress.seconds - progress.last_new))} ago" if progress.features else "-"
         found = len(self.campaign.pool.discoveries)
         return [
-            ("programs", count(progress.runs)),
-            ("ops", count(progress.ops)),
-            ("programs/s", count(runs)),
-            ("ops/s", count(ops)),
-            ("features", count(progress.features)),
-            ("corpus", count(progress.corpus)),
+            ("programs", format_count(progress.runs)),
+            ("ops", format_count(progress.ops)),
+            ("programs/s", format_count(runs)),
+            ("ops/s", format_count(ops)),
+            ("features", format_count(progress.features)),
+            ("corpus", format_count(progress.corpus)),
             ("last new", quiet),
             ("findings", Text(str(found), "bold red" if found else "green")),
-            ("time", clock(progress.seconds)),
-            ("of", "-" if seconds is None else clock(seconds)),
+            ("time", format_duration(progress.seconds)),
+            ("of", "-" if seconds is None else format_duration(seconds)),
             ("workers", str(self.campaign.workers)),
             ("", ""),
         ]
@@ -111,7 +111,7 @@ class View:
             table.add_column("after", justify="right", min_width=7)
             table.add_column("programs", justify="right", min_width=8)
             for discovery in found[-SHOWN_FINDINGS:]:
-                table.add_row(discovery.identity, clock(discovery.seconds), count(discovery.runs))
+                table.add_row(discovery.identity, format_duration(discovery.seconds), format_count(discovery.runs))
             parts += [Text(), table]
             if len(found) > SHOWN_FINDINGS:
                 parts.append(Text(f"and {len(found) - SHOWN_FINDINGS} before", "dim"))
@@ -119,7 +119,7 @@ class View:
         yield Panel(Group(*parts), title=escape(self.title), title_align="left", padding=(0, 1))
 
 
-def watch(campaign: Campaign, title: str, console: Console, *, as_json: bool) -> None:
+def run_with_view(campaign: Campaign, title: str, console: Console, *, as_json: bool) -> None:
     """Run the campaign's fuzzing to its end, showing how far it is in the way that fits where our output goes."""
     if not as_json and console.is_terminal and not console.is_dumb_terminal:
         console.width = min(console.width, MAX_WIDTH)
@@ -135,13 +135,13 @@ def watch(campaign: Campaign, title: str, console: Console, *, as_json: bool) ->
     if not as_json:
         console.print(title, markup=False, soft_wrap=True)
     due = PLAIN_SECONDS
-    told = 0
+    reported = 0
     for _ in campaign.fuzz():
         found = list(campaign.pool.discoveries.values())
         if not as_json:
-            for discovery in found[told:]:
+            for discovery in found[reported:]:
                 console.print(f"FINDING {discovery.identity}", style="bold red", markup=False, soft_wrap=True)
-            told = len(found)
+            reported = len(found)
         progress = campaign.pool.progress()
         if progress.seconds < due:
             continue
@@ -150,18 +150,19 @@ def watch(campaign: Campaign, title: str, console: Console, *, as_json: bool) ->
             print(json.dumps({**progress._asdict(), "findings": [each.identity for each in found]}), flush=True)
         else:
             line = (
-                f"{clock(progress.seconds)}  programs {count(progress.runs)}  ops {count(progress.ops)}  "
-                f"features {progress.features}  corpus {progress.corpus}  findings {len(found)}"
+                f"{format_duration(progress.seconds)}  programs {format_count(progress.runs)}  "
+                f"ops {format_count(progress.ops)}  features {progress.features}  "
+                f"corpus {progress.corpus}  findings {len(found)}"
             )
             console.print(line, soft_wrap=True)
 
 
-def say(console: Console, summary: Summary, out: Path, report: Path | None) -> None:
+def print_summary(console: Console, summary: Summary, out: Path, report: Path | None) -> None:
     """Say what a campaign found, and where it lies."""
     seconds = max(summary.seconds, 0.001)
     console.print(
-        f"{count(summary.runs)} programs, {count(summary.ops)} ops in {clock(seconds)} "
-        f"({count(summary.ops / seconds)} ops/s), {summary.features} features, seed {summary.seed}",
+        f"{format_count(summary.runs)} programs, {format_count(summary.ops)} ops in {format_duration(seconds)} "
+        f"({format_count(summary.ops / seconds)} ops/s), {summary.features} features, seed {summary.seed}",
         soft_wrap=True,
     )
     for notice in summary.notices:

@@ -10,7 +10,7 @@ from rich.console import Console
 from hvfuzz.campaign.findings import record_beside
 from hvfuzz.campaign.minimise.minimiser import minimise
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.cli.repro import bug_for
 from hvfuzz.engines.engine import write_whole
 from hvfuzz.guest.format.text import render
@@ -47,7 +47,7 @@ def command(
     """
     console = Console(stderr=True, highlight=False)
     with (
-        Stop() as stop,
+        StopSignal() as stop,
         Watchdog() as watchdog,
         EmulatedTarget(bug_for(file, bug), watchdog=watchdog) as target,
     ):
@@ -63,13 +63,15 @@ def command(
         before = len(program.ops)
         tried = 0
 
-        def say(smaller: Program, count: int) -> None:
+        def show_progress(smaller: Program, count: int) -> None:
             nonlocal tried
             tried = count
             status.update(f"{len(smaller.ops)} ops after {count} programs")
 
         with console.status("minimising") as status:
-            program = minimise(program, kept, target, seconds=seconds, proceed=lambda: not stop.wanted(), step=say)
+            program = minimise(
+                program, kept, target, seconds=seconds, proceed=lambda: not stop.requested(), on_progress=show_progress
+            )
     text = render(program)
     if output is not None:
         try:

@@ -8,7 +8,7 @@ import pytest
 from hvfuzz.abi.limits import BATCH
 from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug, BugError, find_bug, known_bugs, planted
-from hvfuzz.campaign.corpus import read_entries
+from hvfuzz.campaign.seed_corpus import read_entries
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import sched

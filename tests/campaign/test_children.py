@@ -16,7 +16,7 @@ import hvfuzz.campaign.workers.pool
 from hvfuzz.campaign.confirm import confirm_all
 from hvfuzz.campaign.findings import PROGRAM, bucket_name
 from hvfuzz.campaign.workers.pool import Discovery, Pool
-from hvfuzz.campaign.workers.shutdown import SIGNALS, Stop
+from hvfuzz.campaign.workers.shutdown import SIGNALS, StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 
 IDENTITY = "host_memory/null/sched.poll"
@@ -214,10 +214,10 @@ def heard_by_children() -> Iterator[None]:
 
 STOPPING = """\
 import time
-from hvfuzz.campaign.workers.shutdown import Stop
-with Stop() as stop:
+from hvfuzz.campaign.workers.shutdown import StopSignal
+with StopSignal() as stop:
     print("ready", flush=True)
-    while not stop.wanted():
+    while not stop.requested():
         time.sleep(0.01)
     print("stopping", flush=True)
     time.sleep(1000)
@@ -239,11 +239,11 @@ def test_a_signal_is_noted_and_what_was_before_comes_back(number: signal.Signals
     heard: list[int] = []
     before = signal.signal(number, lambda number, frame: heard.append(number))
     try:
-        with Stop() as stop:
-            assert not stop.wanted()
+        with StopSignal() as stop:
+            assert not stop.requested()
             assert stop.status == 0
             signal.raise_signal(number)
-            assert stop.wanted()
+            assert stop.requested()
             assert (stop.signal, stop.status) == (number, 128 + number)
         assert heard == []
         signal.raise_signal(number)
@@ -255,9 +255,9 @@ def test_a_signal_is_noted_and_what_was_before_comes_back(number: signal.Signals
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Stop() as stop:
+        with StopSignal() as stop:
             signal.raise_signal(signal.SIGHUP)
-            assert not stop.wanted()
+            assert not stop.requested()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -7,11 +7,11 @@ import pytest
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.campaign import Campaign
-from hvfuzz.campaign.confirm import Reported, confirm_all, unconfirmed
+from hvfuzz.campaign.confirm import ReportedFinding, confirm_all, unconfirmed
 from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name, load_record
 from hvfuzz.campaign.report import Summary, render_report, write_report
-from hvfuzz.campaign.workers.pool import Broken, Discovery, Pool, PoolError
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.pool import Discovery, Pool, PoolError, WorkerInternalError
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
@@ -27,7 +27,7 @@ def discovery(text: Callable[..., str]) -> Discovery:
     return Discovery(IDENTITY, "a message", None, program, 7, 1.5, "cannot write: No space left on device")
 
 
-def confirmed(discovery: Discovery, out: Path, bug: str | None = "xsa-221", *, proceed: bool = True) -> Reported:
+def confirmed(discovery: Discovery, out: Path, bug: str | None = "xsa-221", *, proceed: bool = True) -> ReportedFinding:
     """What comes of one discovery."""
     (reported,) = confirm_all([discovery], bug, out, 1, lambda: proceed)
     return reported
@@ -80,7 +80,7 @@ def test_unconfirmed_findings_count_their_ops(discovery: Discovery, tmp_path: Pa
 
 def summary(**changes: object) -> Summary:
     """A campaign's summary."""
-    reported = Reported(IDENTITY, "a `message`", None, "# hvp 1\nworld pair\n", 7, 1.5, 0, None)
+    reported = ReportedFinding(IDENTITY, "a `message`", None, "# hvp 1\nworld pair\n", 7, 1.5, 0, None)
     given = {
         "harness": "dma",
         "engine": "random",
@@ -155,14 +155,14 @@ BUG = Bug("broken", "hvfuzz.oracles.framework.suite:OracleSuite.op_finished", ca
 def test_a_mistake_of_ours_is_no_finding_and_keeps_its_program(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text(BROKEN)
-    with pytest.raises(Broken, match="ZeroDivisionError: oracles divide by zero"):
+    with pytest.raises(WorkerInternalError, match="ZeroDivisionError: oracles divide by zero"):
         for _ in Pool(job(tmp_path, bug=str(path)), 1).run():
             pass
-    with Stop() as stop:
+    with StopSignal() as stop:
         campaign = Campaign(job(tmp_path, bug=str(path)), 1, stop)
         for _ in campaign.fuzz():
             pass
-        assert campaign.broken
+        assert campaign.internal_error_seen
         assert "a mistake of ours" in (campaign.error or "")
         assert (tmp_path / "broken.hvp").read_text().startswith("# hvp 1")
         assert campaign.finish(minimise=True).findings == []

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.workers.pool import Discovery
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.cli.live_view import View, clock, count
+from hvfuzz.cli.live_view import View, format_count, format_duration
 from hvfuzz.engines.engine import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +135,7 @@ def test_ctrl_c_ends_a_benchmark_with_what_is_measured(terminal: Callable[..., T
 def campaign(tmp_path: Path) -> Campaign:
     """A campaign that has not begun."""
     job = WorkerJob("dma", "atheris", 1, 3600.0, None, None, "state", str(tmp_path), [])
-    return Campaign(job, 2, Stop())
+    return Campaign(job, 2, StopSignal())
 
 
 def drawn(campaign: Campaign, width: int) -> list[str]:
@@ -182,9 +182,9 @@ def test_the_view_shows_the_latest_findings(campaign: Campaign) -> None:
     ("number", "words"), [(0, "0"), (999, "999"), (9_999, "9999"), (12_345, "12.3k"), (5_600_000, "5.6M"), (7e9, "7G")]
 )
 def test_counts(number: float, words: str) -> None:
-    assert count(number) == words
+    assert format_count(number) == words
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.9, "0:00"), (61, "1:01"), (3600 * 25 + 5, "25:00:05")])
 def test_clocks(seconds: float, words: str) -> None:
-    assert clock(seconds) == words
+    assert format_duration(seconds) == words

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hvfuzz.campaign.bench.trace_equality import OtherProcess, lines, sample, shuffled
+from hvfuzz.campaign.bench.trace_equality import OtherProcess, lines, sample, shuffled_lines
 from hvfuzz.targets.emulated.emulated import EmulatedTarget
 
 PROGRAMS = 100
@@ -22,7 +22,7 @@ def expected() -> list[str]:
 
 def test_a_run_leaves_nothing_behind(expected: list[str]) -> None:
     """In any order, after any other program: the machine starts from the same state."""
-    assert shuffled(PROGRAMS, SEED) == expected
+    assert shuffled_lines(PROGRAMS, SEED) == expected
 
 
 def test_oracles_do_not_change_what_they_watch(expected: list[str]) -> None:

@@ -28,7 +28,7 @@ class TraceError(Exception):
     """An interpreter that cannot run the programs, in one line."""
 
 
-class Twin(NamedTuple):
+class Rerun(NamedTuple):
     """One more run of all programs, and the numbers of those whose line was another one."""
 
     name: str
@@ -48,7 +48,7 @@ def sample(count: int, seed: int, target: EmulatedTarget) -> list[Program]:
     return programs
 
 
-def line_of(run: Run) -> str:
+def fingerprint(run: Run) -> str:
     """All that a run shows, in a line."""
     features = zlib.crc32(repr(run.features).encode())
     return f"{run.trace.digest()} {features:08x} {[finding.identity for finding in run.findings]}"
@@ -58,10 +58,10 @@ def lines(count: int, seed: int) -> Iterator[str]:
     """The line of each program, as they are run."""
     with EmulatedTarget() as target:
         for program in sample(count, seed, target):
-            yield line_of(target.run(program, digest=True))
+            yield fingerprint(target.run(program, digest=True))
 
 
-def shuffled(count: int, seed: int) -> list[str]:
+def shuffled_lines(count: int, seed: int) -> list[str]:
     """The same lines, but the programs were run in another order, after other ones, and every other run not audited.
 
     A run that is audited is looked at closely by hooks, others are not, as most while fuzzing: it must not matter.
@@ -72,7 +72,7 @@ def shuffled(count: int, seed: int) -> list[str]:
     with EmulatedTarget() as target:
         programs = sample(count, seed, target)
         for place, number in enumerate(order):
-            found[number] = line_of(target.run(programs[number], audit=bool(place & 1), digest=True))
+            found[number] = fingerprint(target.run(programs[number], audit=bool(place & 1), digest=True))
     return found
 
 
@@ -105,7 +105,7 @@ class OtherProcess:
         self._process.wait()
 
 
-def unequal(expected: list[str], found: list[str]) -> tuple[int, ...]:
+def differing(expected: list[str], found: list[str]) -> tuple[int, ...]:
     """The numbers of the programs whose lines differ, or are missing."""
     return tuple(number for number, line in enumerate(expected) if number >= len(found) or found[number] != line)
 

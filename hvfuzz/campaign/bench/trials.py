@@ -71,10 +71,10 @@ class Trials:
     `job` says all but bug, seed and folder; the seeds are `job.seed` and those after it.
     """
 
-    def __init__(self, bugs: Mapping[str, Bug], job: WorkerJob, count: int, abreast: int) -> None:
+    def __init__(self, bugs: Mapping[str, Bug], job: WorkerJob, count: int, parallel: int) -> None:
         self._bugs: Final = bugs
         self._job: Final = job
-        self._abreast: Final = abreast
+        self._parallel: Final = parallel
         self.count: Final = count
         self.total: Final = count * len(bugs)
         self.done: Final[list[Trial]] = []
@@ -90,11 +90,11 @@ class Trials:
         begun: list[Generator[None, None, None]] = []
         try:
             while True:
-                while len(begun) < self._abreast and (trial := next(waiting, None)) is not None:
+                while len(begun) < self._parallel and (trial := next(waiting, None)) is not None:
                     begun.append(trial)
                 if not begun:
                     return
-                begun = [trial for trial in begun if _goes_on(trial)]
+                begun = [trial for trial in begun if _advance(trial)]
                 yield
         finally:
             for trial in begun:
@@ -109,7 +109,7 @@ class Trials:
             self.running.append(bug.name)
             try:
                 # Each waits its part of the time, so that none is heard late because of the others.
-                with closing(pool.run(POLL_SECONDS / self._abreast)) as run:
+                with closing(pool.run(POLL_SECONDS / self._parallel)) as run:
                     for _ in run:
                         own = next((each for each in pool.discoveries.values() if each.identity in bug.findings), None)
                         if own is not None:
@@ -127,12 +127,12 @@ class Trials:
         self.done.append(Trial(bug.name, seed, found, end.runs, round(end.seconds, 3), others, pool.notices))
 
 
-def _goes_on(trial: Generator[None, None, None]) -> bool:
+def _advance(trial: Generator[None, None, None]) -> bool:
     """Do a part of a trial; False once it is over."""
     return next(trial, trial) is None
 
 
-class Clean(NamedTuple):
+class CleanResult(NamedTuple):
     """What a harness did on the hypervisor without a bug."""
 
     harness: str
@@ -151,7 +151,7 @@ class CleanRun:
         self._job: Final = job
         self._workers: Final = workers
         self.ops: Final = ops
-        self.now: Clean = Clean(job.harness, 0, 0, 0.0, (), ())
+        self.now: CleanResult = CleanResult(job.harness, 0, 0, 0.0, (), ())
         """The figures so far."""
 
     def run(self) -> Generator[None, None, None]:
@@ -171,4 +171,4 @@ class CleanRun:
     def _look(self, pool: Pool) -> None:
         progress = pool.progress()
         found = tuple(pool.discoveries.values())
-        self.now = Clean(self._job.harness, progress.runs, progress.ops, progress.seconds, found, pool.notices)
+        self.now = CleanResult(self._job.harness, progress.runs, progress.ops, progress.seconds, found, pool.notices)

@@ -4,7 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from hvfuzz.campaign.minimise.reductions import plainer_fields, plainer_shapes, unraced, users, with_op, without
+from hvfuzz.campaign.minimise.reductions import (
+    dependents,
+    remove_ops,
+    replace_op,
+    serialise_race,
+    simpler_fields,
+    simpler_shapes,
+)
 from hvfuzz.guest.program.program import Op, Program, defect
 from hvfuzz.targets.target import Target
 
@@ -23,28 +30,28 @@ class Minimiser:
         identity: str,
         target: Target,
         proceed: Callable[[], bool],
-        step: Callable[[Program, int], None] | None = None,
+        on_progress: Callable[[Program, int], None] | None = None,
     ) -> None:
         self.program = program
         self.tried = 0
         self._identity: Final = identity
         self._target: Final = target
         self._proceed: Final = proceed
-        self._step: Final = step
+        self._on_progress: Final = on_progress
         self._failed: Final[set[Program]] = set()
 
     def run(self) -> Program:
         """The smallest program found; `program` if nothing smaller shows the finding."""
-        self._cut_tail()
+        self._truncate()
         before = None
         while before != self.program and self._proceed():
             before = self.program
-            self._fewer()
-            self._plainer()
-            self._worlds()
+            self._remove_ops()
+            self._simplify_ops()
+            self._simplify_world()
         return self.program
 
-    def _holds(self, candidate: Program) -> bool:
+    def _accept(self, candidate: Program) -> bool:
         """Whether `candidate` shows the finding; then it is the best so far."""
         if candidate == self.program or candidate in self._failed or defect(candidate) is not None:
             return False
@@ -55,56 +62,56 @@ class Minimiser:
             self._failed.add(candidate)
             return False
         self.program = candidate
-        if self._step is not None:
-            self._step(candidate, self.tried)
+        if self._on_progress is not None:
+            self._on_progress(candidate, self.tried)
         return True
 
-    def _cut_tail(self) -> None:
+    def _truncate(self) -> None:
         """What comes after the finding is of no use."""
         if not self._proceed():
             return
         findings = self._target.run(self.program).findings
         at = next((finding.op for finding in findings if finding.identity == self._identity), -1)
         if 0 <= at < len(self.program.ops) - 1:
-            self._holds(self.program._replace(ops=self.program.ops[: at + 1]))
+            self._accept(self.program._replace(ops=self.program.ops[: at + 1]))
 
-    def _fewer(self) -> None:
+    def _remove_ops(self) -> None:
         """Take out ever smaller pieces, from the end on; at last each op with all that use its result."""
         size = len(self.program.ops) // 2
         while size >= 1:
             start = len(self.program.ops) - size
             while start > -size:
                 piece = frozenset(range(max(start, 0), start + size))
-                self._holds(without(self.program, piece))
+                self._accept(remove_ops(self.program, piece))
                 start -= size
             size //= 2
         index = len(self.program.ops) - 1
         while index >= 0:
-            group = users(self.program, index)
+            group = dependents(self.program, index)
             if len(group) > 1:
-                self._holds(without(self.program, group))
+                self._accept(remove_ops(self.program, group))
             index = min(index, len(self.program.ops)) - 1
 
-    def _plainer(self) -> None:
+    def _simplify_ops(self) -> None:
         """Make each op as plain as it can be, without and with its race."""
         place = 0
         while place < len(self.program.ops) and self._proceed():
             if self.program.ops[place].race is not None:
-                self._holds(unraced(self.program, place))
-            self._exhaust(place, plainer_shapes)
+                self._accept(serialise_race(self.program, place))
+            self._simplify_while(place, simpler_shapes)
             for field in range(len(self.program.ops[place].values)):
-                self._exhaust(place, lambda op, field=field: plainer_fields(op, field))  # type: ignore[misc]
+                self._simplify_while(place, lambda op, field=field: simpler_fields(op, field))  # type: ignore[misc]
             place += 1
 
-    def _exhaust(self, place: int, plainer: Callable[[Op], Iterator[Op]]) -> None:
+    def _simplify_while(self, place: int, plainer: Callable[[Op], Iterator[Op]]) -> None:
         """Take what is plainer for op `place`, until nothing is. (What failed before is not run again.)"""
-        while any(self._holds(with_op(self.program, place, op)) for op in plainer(self.program.ops[place])):
+        while any(self._accept(replace_op(self.program, place, op)) for op in plainer(self.program.ops[place])):
             pass
 
-    def _worlds(self) -> None:
+    def _simplify_world(self) -> None:
         """The worlds come in the order in which they are plain."""
         for world in range(self.program.world):
-            if self._holds(self.program._replace(world=world)):
+            if self._accept(self.program._replace(world=world)):
                 break
 
 
@@ -115,7 +122,7 @@ def minimise(
     *,
     seconds: float = 30.0,
     proceed: Callable[[], bool] = lambda: True,
-    step: Callable[[Program, int], None] | None = None,
+    on_progress: Callable[[Program, int], None] | None = None,
 ) -> Program:
     """The smallest program found within `seconds` that still gives the finding `identity` on `target`.
 
@@ -123,4 +130,4 @@ def minimise(
     number of programs tried so far.
     """
     deadline = time.monotonic() + seconds
-    return Minimiser(program, identity, target, lambda: time.monotonic() < deadline and proceed(), step).run()
+    return Minimiser(program, identity, target, lambda: time.monotonic() < deadline and proceed(), on_progress).run()

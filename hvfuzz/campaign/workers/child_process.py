@@ -14,7 +14,7 @@ EXIT_ERROR: Final = 2
 PR_SET_PDEATHSIG: Final = 1
 
 
-def launch(module: str, job: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
+def launch_child(module: str, job: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
     """Start ``python -m module`` on `job`; its events come as JSON lines from `stdout`, all else goes to `log`.
 
     The child has a session of its own: Ctrl-C on a terminal reaches the parent alone, which then ends its children in
@@ -39,7 +39,7 @@ class Channel:
         self._events: Final = os.dup(1)
         os.dup2(2, 1)
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def send(self, event: dict[str, Any]) -> None:
         """Send one event; a parent that is gone ends this process."""
         data = (json.dumps(event) + "\n").encode()
         try:
@@ -49,7 +49,7 @@ class Channel:
             os._exit(EXIT_ERROR)
 
 
-def begin(arguments: list[str]) -> tuple[dict[str, Any], Channel]:
+def start_child(arguments: list[str]) -> tuple[dict[str, Any], Channel]:
     """What a child does first: make sure that it ends with its parent, and take over the job."""
     parent = int(arguments[1])
     with suppress(OSError, AttributeError):  # Linux; elsewhere a broken pipe ends the child a little later
@@ -60,11 +60,11 @@ def begin(arguments: list[str]) -> tuple[dict[str, Any], Channel]:
     return job, Channel()
 
 
-def end(channel: Channel, error: Exception) -> NoReturn:
+def exit_with_error(channel: Channel, error: Exception) -> NoReturn:
     """Tell the parent of an error that it or its user can do something about, and end."""
     if isinstance(error, OSError):
         message = f"{error.filename or 'output'}: {error.strerror}"
     else:
         message = str(error)
-    channel.tell({"event": "error", "message": message})
+    channel.send({"event": "error", "message": message})
     sys.exit(EXIT_ERROR)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from hvfuzz.bugs import BugError, find_bug
-from hvfuzz.campaign.corpus import seed_bytes
 from hvfuzz.campaign.findings import FindingStore, record_of
-from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, mistake
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record_internal_error
 from hvfuzz.campaign.program_files import ProgramFileError
+from hvfuzz.campaign.seed_corpus import seed_bytes
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session, load_engine
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
@@ -25,7 +25,7 @@ from hvfuzz.targets.emulated.emulated import EmulatedTarget
 from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.harness import find_harness
 
-ELSEWHERE: Final = {
+ALTERNATIVES: Final = {
     "-merge": "hvfuzz corpus prune",
     "-fork": "hvfuzz fuzz --workers",
     "-jobs": "hvfuzz fuzz --workers",
@@ -36,7 +36,7 @@ ELSEWHERE: Final = {
 """libFuzzer's flags that start this program again, by a name that is none in Python: what does that here."""
 
 
-class _Terminal:
+class _TerminalSink:
     """Saves findings and prints a line for each; libFuzzer prints the progress itself."""
 
     def __init__(self, store: FindingStore, bug: str | None) -> None:
@@ -80,8 +80,8 @@ def _number(flags: list[str], name: str) -> float | None:
 
 def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str | None) -> int:
     for flag in flags:
-        if flag.partition("=")[0] in ELSEWHERE and not flag.endswith("=0"):
-            raise EngineError(f"{flag} does not work here; use: {ELSEWHERE[flag.partition('=')[0]]}")
+        if flag.partition("=")[0] in ALTERNATIVES and not flag.endswith("=0"):
+            raise EngineError(f"{flag} does not work here; use: {ALTERNATIVES[flag.partition('=')[0]]}")
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise EngineError(f"{missing[0]}: no such file or folder")
@@ -101,7 +101,7 @@ def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str
             runs=None if runs is None else int(runs),
             arguments=flags,
         )
-        sink = _Terminal(FindingStore(out / "findings"), bug)
+        sink = _TerminalSink(FindingStore(out / "findings"), bug)
         session = Session(target, job, sink)
 
         def stop(number: int) -> None:
@@ -134,6 +134,6 @@ def main(harness: str, argv: Sequence[str]) -> None:
         print(f"hvfuzz: {error.filename}: {error.strerror}", file=sys.stderr)
         status = EXIT_BAD_INPUT
     except Exception as error:  # a status of 1 would be taken for a finding
-        print(f"hvfuzz: {mistake(error)}", file=sys.stderr)
+        print(f"hvfuzz: {record_internal_error(error)}", file=sys.stderr)
         status = EXIT_INTERNAL
     sys.exit(status)

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hvfuzz.campaign.workers.child_process import launch
+from hvfuzz.campaign.workers.child_process import launch_child
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.engines.engine import Progress
 
@@ -27,7 +27,7 @@ class PoolError(Exception):
     """The campaign cannot go on: what a worker said, or that workers keep dying."""
 
 
-class Broken(PoolError):
+class WorkerInternalError(PoolError):
     """The campaign cannot go on, because hvfuzz itself failed over a program (whose text is `program`)."""
 
     def __init__(self, message: str, program: str) -> None:
@@ -97,12 +97,12 @@ class Pool:
                     self._launch(number, share)
             while self._workers:
                 for key, _ in self._selector.select(poll):
-                    if self._listen(key.data):
-                        self._replace(key.data, self._remove(key.data))
+                    if self._read(key.data):
+                        self._handle_exit(key.data, self._reap(key.data))
                 self._kill_overdue()
                 yield
         finally:
-            self._end_all()
+            self._shut_down()
 
     def _launch(self, number: int, runs: int | None) -> None:
         """Start a worker that makes `runs` runs, with a seed that no other has had."""
@@ -112,21 +112,21 @@ class Pool:
         if job.seconds is not None and elapsed > 1:
             job = job._replace(seconds=max(0.5, job.seconds - elapsed))
         log = Path(job.out) / "logs" / f"worker-{number}.log"
-        worker = _Worker(number, runs, launch("hvfuzz.campaign.workers.worker", job._asdict(), log), log)
+        worker = _Worker(number, runs, launch_child("hvfuzz.campaign.workers.worker", job._asdict(), log), log)
         os.set_blocking(worker.output.fileno(), False)
         self._workers[number] = worker
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
 
-    def _listen(self, worker: _Worker) -> bool:
+    def _read(self, worker: _Worker) -> bool:
         """Take in what the worker has said; whether that was all it will ever say."""
         data: bytes | None = worker.output.read()
         if data:
             *lines, worker.pending = (worker.pending + data).split(b"\n")
             for line in lines:
-                self._hear(worker, line)
+                self._handle_event(worker, line)
         return data == b""  # None: a non-blocking pipe that has nothing after all
 
-    def _replace(self, worker: _Worker, status: int) -> None:
+    def _handle_exit(self, worker: _Worker, status: int) -> None:
         """The worker has ended with `status`: if it was not done, another takes its place."""
         if status == 0:
             return
@@ -139,7 +139,7 @@ class Pool:
             self.notices.append(f"worker {worker.number} {how}; another took its place")
             self._launch(worker.number, left)
 
-    def _hear(self, worker: _Worker, line: bytes) -> None:
+    def _handle_event(self, worker: _Worker, line: bytes) -> None:
         event: dict[str, Any] = json.loads(line)
         kind = event.pop("event")
         if kind == "progress":
@@ -157,7 +157,7 @@ class Pool:
         elif kind == "error":
             raise PoolError(event["message"])
         elif kind == "broke":
-            raise Broken(f"{event['message']} (details in {worker.log})", event["text"])
+            raise WorkerInternalError(f"{event['message']} (details in {worker.log})", event["text"])
 
     def _kill_overdue(self) -> None:
         if self._job.seconds is None or time.monotonic() - self._start < self._job.seconds + GRACE_SECONDS:
@@ -166,9 +166,9 @@ class Pool:
             # It hangs somewhere between two runs. Its findings are saved; its place is not taken again.
             self.notices.append(f"worker {worker.number} did not end in time and was stopped")
             worker.process.kill()
-            self._remove(worker)
+            self._reap(worker)
 
-    def _remove(self, worker: _Worker) -> int:
+    def _reap(self, worker: _Worker) -> int:
         """Take leave of a worker that has ended, or is about to; its exit status."""
         self._selector.unregister(worker.output)
         worker.output.close()
@@ -177,7 +177,7 @@ class Pool:
         self._done.append(worker.progress)
         return status
 
-    def _end_all(self) -> None:
+    def _shut_down(self) -> None:
         """End the workers that are left: asked first, so that their last figures and findings are heard."""
         for worker in self._workers.values():
             worker.process.terminate()
@@ -185,15 +185,15 @@ class Pool:
         while self._workers and time.monotonic() < patience:
             for key, _ in self._selector.select(POLL_SECONDS):
                 try:
-                    ended = self._listen(key.data)
+                    ended = self._read(key.data)
                 except PoolError as error:
                     self.notices.append(str(error))
                     continue
                 if ended:
-                    self._remove(key.data)
+                    self._reap(key.data)
         for worker in list(self._workers.values()):
             worker.process.kill()
-            self._remove(worker)
+            self._reap(worker)
         self._selector.close()
         self._end = time.monotonic()
 

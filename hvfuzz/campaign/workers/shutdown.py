@@ -8,7 +8,7 @@ from typing import Final, Self
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stop:
+class StopSignal:
     """While entered, the first SIGINT, SIGTERM or SIGHUP is noted in `signal`; a second one ends the process at once.
 
     What has been found is on disk by then, and children end with their parent.
@@ -29,7 +29,7 @@ class Stop:
         """The exit status that says what ended the process; 0 if nothing did."""
         return 128 + self.signal if self.signal else 0
 
-    def wanted(self) -> bool:
+    def requested(self) -> bool:
         """Whether a signal has come."""
         return self.signal != 0
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
 from hvfuzz.bugs import BugError, find_bug
-from hvfuzz.campaign.corpus import seed_bytes
 from hvfuzz.campaign.findings import FindingStore, record_of
 from hvfuzz.campaign.program_files import ProgramFileError
-from hvfuzz.campaign.workers.child_process import Channel, begin, end
+from hvfuzz.campaign.seed_corpus import seed_bytes
+from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, start_child
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Progress, Session, load_engine
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
@@ -50,7 +50,7 @@ def bug_argument(bug: str) -> str:
     return str(Path(bug).resolve()) if bug.endswith(".py") else bug
 
 
-class _Parent:
+class _ParentSink:
     """The sink of a worker: saves each finding, then tells the parent."""
 
     def __init__(self, channel: Channel, store: FindingStore, bug: str | None) -> None:
@@ -70,27 +70,27 @@ class _Parent:
             "error": None,
         }
         # Told before it is saved, and again after: whatever ends this process in between, one of the two knows.
-        self.channel.tell(event)
+        self.channel.send(event)
         try:
             event["file"] = str(self.store.save(record, program))
         except OSError as error:
             # The parent still gets the program's text: nothing is lost with the disk.
             event["error"] = f"cannot write {error.filename or self.store.root}: {error.strerror}"
-        self.channel.tell(event)
+        self.channel.send(event)
 
     def broke(self, error: Exception, program: Program) -> None:
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {error}"
-        self.channel.tell({"event": "broke", "message": message, "text": render(program)})
+        self.channel.send({"event": "broke", "message": message, "text": render(program)})
 
     def progress(self, progress: Progress) -> None:
-        self.channel.tell({"event": "progress", **progress._asdict()})
+        self.channel.send({"event": "progress", **progress._asdict()})
 
     def ended(self) -> int:
         return 0
 
 
-def work(job: WorkerJob, channel: Channel) -> None:
+def run_job(job: WorkerJob, channel: Channel) -> None:
     """Do `job`; returns when its budget is spent (the atheris engine ends the process instead)."""
     bug = None if job.bug is None else find_bug(job.bug)
     out = Path(job.out)
@@ -110,7 +110,7 @@ def work(job: WorkerJob, channel: Channel) -> None:
             feedback=Feedback(job.feedback),
             arguments=job.arguments,
         )
-        session = Session(target, task, _Parent(channel, FindingStore(out / "findings"), job.bug))
+        session = Session(target, task, _ParentSink(channel, FindingStore(out / "findings"), job.bug))
         signal.signal(signal.SIGTERM, lambda number, frame: session.stop())
         with suppress(BudgetSpent):
             engine.fuzz(task, session)
@@ -119,11 +119,11 @@ def work(job: WorkerJob, channel: Channel) -> None:
 
 def main(arguments: list[str]) -> NoReturn:
     """Entry point of ``python -m hvfuzz.campaign.workers.worker JOB PARENT``."""
-    fields, channel = begin(arguments)
+    fields, channel = start_child(arguments)
     try:
-        work(WorkerJob(**fields), channel)
+        run_job(WorkerJob(**fields), channel)
     except (BugError, EngineError, ProgramFileError, OSError) as error:
-        end(channel, error)
+        exit_with_error(channel, error)
     sys.exit(0)
 
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hvfuzz.campaign.bench.speed import measure_reset, measure_speed, typical_programs
-from hvfuzz.campaign.corpus import read_entries
+from hvfuzz.campaign.seed_corpus import read_entries
 from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.cli.bench.bugs import bugs
+from hvfuzz.cli.bench.bug_trials import bugs
 from hvfuzz.cli.bench.clean import clean
 from hvfuzz.cli.bench.traces import traces
 from hvfuzz.engines.engine import Feedback

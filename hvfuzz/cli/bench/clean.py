@@ -7,10 +7,10 @@ from contextlib import closing
 import click
 from rich.console import Console
 
-from hvfuzz.campaign.bench.trials import Clean, CleanRun
-from hvfuzz.campaign.corpus import seed_folders
-from hvfuzz.campaign.workers.shutdown import Stop
-from hvfuzz.cli.bench.measuring import MAX_SEED, Bar, campaign_of, figures
+from hvfuzz.campaign.bench.trials import CleanResult, CleanRun
+from hvfuzz.campaign.seed_corpus import seed_folders
+from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.cli.bench.progress_bar import MAX_SEED, Bar, benchmark_job, figure_table
 from hvfuzz.engines.engine import Feedback
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
@@ -33,9 +33,9 @@ def clean(harnesses: tuple[str, ...], ops: int, workers: int, seed: int, as_json
       hvfuzz bench clean dma translation --workers 2 --json
     """
     names = list(dict.fromkeys(find_harness(name).name for name in harnesses or HARNESSES))
-    jobs = [campaign_of(name, "atheris", seed, None, Feedback.STATE.value, seed_folders(name)) for name in names]
-    rows: list[Clean] = []
-    with Stop() as stop, Bar(ops * len(jobs)) as bar:
+    jobs = [benchmark_job(name, "atheris", seed, None, Feedback.STATE.value, seed_folders(name)) for name in names]
+    rows: list[CleanResult] = []
+    with StopSignal() as stop, Bar(ops * len(jobs)) as bar:
         for job in jobs:
             measured = CleanRun(job, ops, workers)
             with closing(measured.run()) as run:
@@ -43,23 +43,23 @@ def clean(harnesses: tuple[str, ...], ops: int, workers: int, seed: int, as_json
                     now = measured.now
                     words = f"{job.harness}: {now.ops:,} ops, {len(now.findings)} findings"
                     bar.show(len(rows) * ops + min(now.ops, ops), words)
-                    if stop.wanted():
+                    if stop.requested():
                         break
             rows.append(measured.now)
-            bar.say(f"{job.harness}: {measured.now.ops} ops, {len(measured.now.findings)} findings")
-            if stop.wanted():
+            bar.print_result(f"{job.harness}: {measured.now.ops} ops, {len(measured.now.findings)} findings")
+            if stop.requested():
                 break
     found = [finding for row in rows for finding in row.findings]
     if as_json:
         plain = [{**row._asdict(), "findings": [finding._asdict() for finding in row.findings]} for row in rows]
-        print(json.dumps({"ops": ops, "workers": workers, "interrupted": stop.wanted(), "harnesses": plain}))
+        print(json.dumps({"ops": ops, "workers": workers, "interrupted": stop.requested(), "harnesses": plain}))
     else:
         _print_clean(rows)
     sys.exit(stop.status or int(bool(found)))
 
 
-def _print_clean(rows: list[Clean]) -> None:
-    table = figures("harness", "programs", "ops", "seconds", "ops/s", "findings")
+def _print_clean(rows: list[CleanResult]) -> None:
+    table = figure_table("harness", "programs", "ops", "seconds", "ops/s", "findings")
     everything = ("all", sum(row.runs for row in rows), sum(row.ops for row in rows), sum(row.seconds for row in rows))
     lines = [(*row[:4], len(row.findings)) for row in rows]
     for name, runs, ops, seconds, found in (*lines, (*everything, sum(len(row.findings) for row in rows))):

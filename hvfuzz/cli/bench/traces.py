@@ -8,8 +8,8 @@ import sys
 import click
 from rich.console import Console
 
-from hvfuzz.campaign.bench.trace_equality import SHOWN, OtherProcess, Twin, lines, shuffled, unequal
-from hvfuzz.cli.bench.measuring import MAX_SEED, Bar, figures
+from hvfuzz.campaign.bench.trace_equality import SHOWN, OtherProcess, Rerun, differing, lines, shuffled_lines
+from hvfuzz.cli.bench.progress_bar import MAX_SEED, Bar, figure_table
 
 
 @click.command("traces", short_help="That the same program gives the same trace everywhere.")
@@ -32,7 +32,7 @@ def traces(programs: int, seed: int, pythons: tuple[str, ...], as_json: bool) ->
     """
     others = [("another process", sys.executable), *((f"with {path}", path) for path in pythons)]
     expected: list[str] = []
-    twins: list[Twin] = []
+    reruns: list[Rerun] = []
     running: list[OtherProcess] = []
     with Bar(programs * (2 + len(others))) as bar:
         try:
@@ -40,28 +40,28 @@ def traces(programs: int, seed: int, pythons: tuple[str, ...], as_json: bool) ->
                 expected.append(line)
                 bar.show(len(expected), f"program {len(expected):,}")
             bar.show(programs, "in another order, half of them not audited")
-            twins.append(Twin("another order", sys.executable, unequal(expected, shuffled(programs, seed))))
+            reruns.append(Rerun("another order", sys.executable, differing(expected, shuffled_lines(programs, seed))))
             for number, (name, python) in enumerate(others):
                 bar.show(programs * (2 + number), name)
                 running.append(OtherProcess(python, number + 1, programs, seed))
-                twins.append(Twin(name, python, unequal(expected, running[-1].lines())))
+                reruns.append(Rerun(name, python, differing(expected, running[-1].lines())))
         finally:
             for process in running:
                 process.stop()
     digest = hashlib.sha256("\n".join(expected).encode()).hexdigest()
-    different = sorted({number for twin in twins for number in twin.different})
+    different = sorted({number for rerun in reruns for number in rerun.different})
     if as_json:
         document = {"programs": programs, "seed": seed, "python": platform.python_version(), "digest": digest}
-        print(json.dumps({**document, "runs": [twin._asdict() for twin in twins], "different": len(different)}))
+        print(json.dumps({**document, "runs": [rerun._asdict() for rerun in reruns], "different": len(different)}))
     else:
-        _print_twins(programs, twins, digest, different)
+        _print_reruns(programs, reruns, digest, different)
     sys.exit(1 if different else 0)
 
 
-def _print_twins(programs: int, twins: list[Twin], digest: str, different: list[int]) -> None:
-    table = figures("run", "the same", "different")
-    for twin in twins:
-        table.add_row(twin.name, f"{programs - len(twin.different):,}", f"{len(twin.different):,}")
+def _print_reruns(programs: int, reruns: list[Rerun], digest: str, different: list[int]) -> None:
+    table = figure_table("run", "the same", "different")
+    for rerun in reruns:
+        table.add_row(rerun.name, f"{programs - len(rerun.different):,}", f"{len(rerun.different):,}")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     console.print(f"{programs:,} programs, digest of all {digest}")

@@ -31,11 +31,11 @@ def promises(bug: str, findings: Iterable[str], path: Path) -> str:
     return str(path)
 
 
-def measure(bug: str, count: int, abreast: int = 1, job: WorkerJob = JOB) -> list[Trial]:
+def measure(bug: str, count: int, parallel: int = 1, job: WorkerJob = JOB) -> list[Trial]:
     """The trials of one bug, by seed."""
-    trials = Trials({bug: find_bug(bug)}, job, count, abreast)
+    trials = Trials({bug: find_bug(bug)}, job, count, parallel)
     for _ in trials.run():
-        assert len(trials.running) <= abreast
+        assert len(trials.running) <= parallel
     assert trials.running == []
     return sorted(trials.done, key=lambda trial: trial.seed)
 

@@ -7,7 +7,7 @@ import pytest
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.minimise.minimiser import Minimiser, minimise
-from hvfuzz.campaign.minimise.reductions import plainer_values, unraced, users, without
+from hvfuzz.campaign.minimise.reductions import dependents, remove_ops, serialise_race, simpler_values
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.mutate.mutation import crossover
@@ -79,7 +79,7 @@ def test_work_that_is_ended_early_keeps_what_it_has(target_of: Callable[..., Emu
         "host_memory/null/sched.poll",
         target,
         proceed=lambda: len(steps) < 2,
-        step=lambda smaller, tried: steps.append(smaller),
+        on_progress=lambda smaller, tried: steps.append(smaller),
     )
     assert small == steps[-1]
     assert len(steps) == 2
@@ -99,16 +99,16 @@ pause(dom2)
 
 def test_taking_ops_out_keeps_references_right() -> None:
     program = parse(CHAIN, CATALOGUE)
-    assert "handle=r1" in render(without(program, frozenset({0})))
-    cut = without(program, frozenset({1}))
+    assert "handle=r1" in render(remove_ops(program, frozenset({0})))
+    cut = remove_ops(program, frozenset({1}))
     assert defect(cut) is None
     assert "ref=0" in render(cut)
-    assert users(program, 1) == {1, 2, 3}
-    assert users(program, 0) == {0}
+    assert dependents(program, 1) == {1, 2, 3}
+    assert dependents(program, 0) == {0}
 
 
 def test_a_race_can_be_had_without_concurrency() -> None:
-    program = unraced(parse(CHAIN, CATALOGUE), 3)
+    program = serialise_race(parse(CHAIN, CATALOGUE), 3)
     assert defect(program) is None
     assert [op.kind.name for op in program.ops][3:5] == ["store", "grant.unmap"]
     assert program.ops[3].values[2] == Ref(2)
@@ -117,7 +117,7 @@ def test_a_race_can_be_had_without_concurrency() -> None:
 
 @pytest.mark.parametrize("value", [1, 3, 0x40, 0x1234_5678, (1 << 64) - 1, (), (5, 6), (Ref(0), 9)])
 def test_plainer_values_are_plainer(value: int | tuple[int | Ref, ...]) -> None:
-    for plainer in plainer_values(value):
+    for plainer in simpler_values(value):
         if isinstance(value, int):
             assert isinstance(plainer, int)
             assert plainer < value

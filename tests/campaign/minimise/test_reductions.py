@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from hvfuzz.campaign.minimise.minimiser import minimise
-from hvfuzz.campaign.minimise.reductions import plainer_fields, plainer_shapes, relinked, unraced, with_op
+from hvfuzz.campaign.minimise.reductions import relink, replace_op, serialise_race, simpler_fields, simpler_shapes
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.mutate.mutation import mutate
@@ -46,18 +46,18 @@ def test_every_variant_is_well_formed_and_has_less() -> None:
         for place, op in enumerate(program.ops):
             raced += op.race is not None
             mangled += op.mangle is not None
-            for variants in (plainer_shapes(op), *(plainer_fields(op, field) for field in range(len(op.values)))):
+            for variants in (simpler_shapes(op), *(simpler_fields(op, field) for field in range(len(op.values)))):
                 for variant in variants:
                     # (The minimiser passes over what is the same.)
                     assert variant == op or weight(variant) < weight(op), (render(program), variant)
-                    assert defect(with_op(program, place, variant)) is None
+                    assert defect(replace_op(program, place, variant)) is None
     assert min(raced, mangled) > 5
 
 
 def test_what_an_op_can_do_without_is_tried() -> None:
     for program in programs(120):
         for op in program.ops:
-            shapes = list(plainer_shapes(op))
+            shapes = list(simpler_shapes(op))
             without = {op._replace(race=None), op._replace(mangle=None), op._replace(actor=op.actor._replace(vcpu=0))}
             assert without - {op} <= set(shapes)
             assert (shapes == []) == (without == {op})
@@ -66,7 +66,7 @@ def test_what_an_op_can_do_without_is_tried() -> None:
 def results_used(op: Op) -> list[int]:
     """The ops whose results `op` and its race use, in the order in which they stand there."""
     used: list[int] = []
-    relinked(op, lambda ref: used.append(ref.op) or ref)  # type: ignore[func-returns-value]
+    relink(op, lambda ref: used.append(ref.op) or ref)  # type: ignore[func-returns-value]
     return used
 
 
@@ -76,7 +76,7 @@ def test_a_race_that_comes_first_moves_what_others_refer_to() -> None:
         for place, op in enumerate(program.ops):
             if op.race is None:
                 continue
-            flat = unraced(program, place)
+            flat = serialise_race(program, place)
             assert defect(flat) is None
             assert flat.ops[place : place + 2] == (op.race.op, op._replace(race=None))
             for index in range(place + 1, len(program.ops)):
@@ -118,5 +118,5 @@ def test_a_race_that_matters_stays(target_of: Callable[..., EmulatedTarget]) -> 
     assert small.ops[-1].race is not None
     assert small.ops[-1].race.op.kind.name == "store"
     assert identity in {finding.identity for finding in target.run(small).findings}
-    flat = unraced(small, len(small.ops) - 1)
+    flat = serialise_race(small, len(small.ops) - 1)
     assert identity not in {finding.identity for finding in target.run(flat).findings}

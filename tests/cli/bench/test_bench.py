@@ -11,7 +11,7 @@ import pytest
 import hvfuzz.cli.bench.clean
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.cli.bench.measuring import campaign_of
+from hvfuzz.cli.bench.progress_bar import benchmark_job
 
 Run = Callable[..., Any]
 EASY = "pkvm-09cce60bddd"
@@ -69,9 +69,9 @@ def test_a_finding_of_clean_ends_in_status_1_and_is_kept(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def faulty(*arguments: Any) -> WorkerJob:
-        return campaign_of(*arguments)._replace(bug="xsa-221", engine="random")
+        return benchmark_job(*arguments)._replace(bug="xsa-221", engine="random")
 
-    monkeypatch.setattr(hvfuzz.cli.bench.clean, "campaign_of", faulty)
+    monkeypatch.setattr(hvfuzz.cli.bench.clean, "benchmark_job", faulty)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = run("bench", "clean", "hypercalls", "--ops", 500)
     assert done.status == 1

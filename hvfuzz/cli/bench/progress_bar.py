@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hvfuzz.campaign.corpus import seed_bytes
+from hvfuzz.campaign.seed_corpus import seed_bytes
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.live_view import FRAMES_PER_SECOND
 from hvfuzz.engines.engine import EngineError, load_engine
@@ -46,13 +46,13 @@ class Bar:
             self._due = time.monotonic() + 1 / FRAMES_PER_SECOND
             self._progress.update(self._task, completed=done, description=words, refresh=True)
 
-    def say(self, words: str) -> None:
+    def print_result(self, words: str) -> None:
         """A result, for those who do not see the bar."""
         if not self._console.is_terminal:
             self._console.print(words, markup=False, soft_wrap=True)
 
 
-def figures(*titles: str) -> Table:
+def figure_table(*titles: str) -> Table:
     """A table of figures, with a name in its first column."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, title in enumerate(titles):
@@ -61,7 +61,7 @@ def figures(*titles: str) -> Table:
     return table
 
 
-def campaign_of(
+def benchmark_job(
     harness: str, engine: str, seed: int, seconds: float | None, feedback: str, seeds: list[str]
 ) -> WorkerJob:
     """A job without a bug and a folder, once all that is said of it is known to be good."""

@@ -13,10 +13,10 @@ from rich.markup import escape
 
 from hvfuzz.bugs import Bug, BugError, Plant, find_bug, known_bugs
 from hvfuzz.campaign.bench.trials import Spread, Trial, Trials, spread
-from hvfuzz.campaign.corpus import seed_folders
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.seed_corpus import seed_folders
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import bug_argument
-from hvfuzz.cli.bench.measuring import MAX_SEED, Bar, campaign_of, figures
+from hvfuzz.cli.bench.progress_bar import MAX_SEED, Bar, benchmark_job, figure_table
 from hvfuzz.engines.engine import ENGINES, Feedback
 
 
@@ -77,31 +77,31 @@ def bugs(
       hvfuzz bench bugs my_bug.py --engine random --workers 2
     """
     chosen = _planted(names)
-    job = campaign_of(
+    job = benchmark_job(
         "hypercalls", engine, seed, seconds, feedback, seed_folders("hypercalls", corpora) if corpora else []
     )
     measured = Trials(chosen, job, trials, workers)
-    with Stop() as stop, Bar(measured.total) as bar, closing(measured.run()) as run:
-        told = 0
+    with StopSignal() as stop, Bar(measured.total) as bar, closing(measured.run()) as run:
+        reported = 0
         for _ in run:
-            for trial in measured.done[told:]:
-                bar.say(_told(trial))
-            told = len(measured.done)
+            for trial in measured.done[reported:]:
+                bar.print_result(_trial_line(trial))
+            reported = len(measured.done)
             found = sum(trial.found is not None for trial in measured.done)
             now = ", ".join(measured.running)
-            bar.show(told, f"{now}: {told} of {measured.total} trials, {found} found")
-            if stop.wanted():
+            bar.show(reported, f"{now}: {reported} of {measured.total} trials, {found} found")
+            if stop.requested():
                 break
     rows = [_row(bug, [trial for trial in measured.done if trial.bug == bug.name]) for bug in chosen.values()]
     if as_json:
         document = {"engine": engine, "feedback": feedback, "corpus": job.seeds, "seconds": seconds, "trials": trials}
-        print(json.dumps({**document, "interrupted": stop.wanted(), "bugs": rows}))
+        print(json.dumps({**document, "interrupted": stop.requested(), "bugs": rows}))
     else:
         _print_bugs(rows)
     sys.exit(stop.status)
 
 
-def _told(trial: Trial) -> str:
+def _trial_line(trial: Trial) -> str:
     how = "not found" if trial.found is None else f"{trial.found}"
     return f"{trial.bug} seed {trial.seed}: {how} after {trial.runs} programs, {trial.seconds:.1f} s"
 
@@ -129,7 +129,7 @@ def _cells(figures: dict[str, float] | None, digits: int) -> tuple[str, str]:
 
 
 def _print_bugs(rows: list[dict[str, Any]]) -> None:
-    table = figures("bug", "difficulty", "found", "programs", "from to", "seconds", "from to")
+    table = figure_table("bug", "difficulty", "found", "programs", "from to", "seconds", "from to")
     notes: list[str] = []
     notices: list[str] = []
     for row in rows:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hvfuzz.campaign.corpus import Entry, add, cover, measure, read_entries, seed_files
 from hvfuzz.campaign.program_files import ProgramFileError
+from hvfuzz.campaign.seed_corpus import Entry, add, cover, measure, read_entries, seed_files
 from hvfuzz.guest.format.binary import encode
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
