@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -23,11 +24,15 @@ def _from_file(path: Path) -> Bug:
     if spec is None or spec.loader is None:
         raise BugError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    sys.path.append(folder)  # last, so that a file may import its neighbours but not shadow anything installed
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever a stranger's file raises is an error of that file
         reason = str(error).partition("\n")[0]
         raise BugError(f"{path}: {type(error).__name__}: {reason}") from error
+    finally:
+        sys.path.remove(folder)
     bug = getattr(module, "BUG", None)
     if not isinstance(bug, Bug):
         raise BugError(f"{path}: defines no BUG = Bug(...)")

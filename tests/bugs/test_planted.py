@@ -1,5 +1,6 @@
 """The ground truth: each trigger raises its findings on its faulty build, and nothing on any other."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +150,16 @@ def test_a_bug_can_come_from_a_file(tmp_path: Path) -> None:
         with EmulatedTarget(build) as target:
             found = [finding.identity for finding in target.run(parse(text, target.catalogue)).findings]
         assert found == expected
+
+
+def test_a_bug_file_can_import_its_neighbours(tmp_path: Path) -> None:
+    own_bug(tmp_path)
+    (tmp_path / "other.py").write_text(
+        "from dataclasses import replace\nimport mine\nBUG = replace(mine.BUG, name='other')\n"
+    )
+    before = list(sys.path)
+    assert find_bug(str(tmp_path / "other.py")).name == "other"
+    assert sys.path == before
 
 
 @pytest.mark.parametrize(
