@@ -1,4 +1,4 @@
-"""One campaign from beginning to end: workers fuzz, findings are confirmed, a report is written."""
+"""One campaign from start to finish: workers fuzz, findings are confirmed and minimised, a report is written."""
 
 from collections.abc import Generator
 from contextlib import closing, suppress
@@ -15,7 +15,7 @@ from hvfuzz.engines.engine import write_whole
 
 
 class Campaign:
-    """`fuzz`, then `finish`. Whatever happens in the first, the second reports all that was found until then."""
+    """Call `fuzz`, then `finish`, which reports everything found so far even if `fuzz` failed or was interrupted."""
 
     def __init__(self, job: WorkerJob, workers: int, stop: StopSignal) -> None:
         self.job: Final = job
@@ -24,13 +24,13 @@ class Campaign:
         self.out: Final = Path(job.out)
         self.pool: Final = Pool(job, workers)
         self.error: str | None = None
-        """Why the campaign could not go on, if it could not."""
+        """Why the campaign ended early; None if it did not."""
         self.internal_error_seen = False
-        """Whether that was a mistake of hvfuzz itself."""
+        """Whether `error` is a bug in hvfuzz itself."""
         self.report: Path | None = None
 
     def fuzz(self) -> Generator[None, None, None]:
-        """Fuzz to the end, or until a signal comes; yields several times a second."""
+        """Fuzz until the budget is spent or a signal arrives; yields several times a second."""
         try:
             with closing(self.pool.run()) as run:
                 for _ in run:
@@ -48,7 +48,7 @@ class Campaign:
             self.error = f"{error.filename or 'worker'}: {error.strerror}"
 
     def finish(self, *, minimise: bool) -> Summary:
-        """Confirm and minimise what was found (unless a signal came), and write the report."""
+        """Confirm and minimise the findings (unless a signal arrived), and write the report."""
         pool, job = self.pool, self.job
         discoveries = list(pool.discoveries.values())
         if minimise and discoveries and not self.stop.requested():
@@ -58,7 +58,7 @@ class Campaign:
         notices = list(pool.notices)
         for discovery in discoveries:
             if discovery.error is not None and not _saved(findings, discovery.identity):
-                notices.append(f"{discovery.error}; the program that shows {discovery.identity} is in the summary")
+                notices.append(f"{discovery.error}; the program for {discovery.identity} is in the summary only")
         progress = pool.progress()
         summary = Summary(
             harness=job.harness,
@@ -78,7 +78,7 @@ class Campaign:
         try:
             self.report = write_report(self.out, summary)
         except OSError as error:
-            notices.append(f"no report: {error.filename or self.out}: {error.strerror}")
+            notices.append(f"cannot write the report: {error.filename or self.out}: {error.strerror}")
         return summary
 
 

@@ -1,4 +1,4 @@
-"""Confirms findings before they are reported: each is replayed, and minimised, in a process of its own."""
+"""Triage at the end of a campaign: each finding is replayed and minimised in a separate process."""
 
 import json
 import signal
@@ -26,30 +26,31 @@ from hvfuzz.targets.emulated.watchdog import Watchdog
 
 SECONDS_EACH: Final = 10.0
 SECONDS_ALL: Final = 60.0
-"""Time for minimising: one finding, and all of a campaign (each worker at once)."""
+"""Minimisation budget for one finding, and for all findings of a campaign per worker."""
 GRACE_SECONDS: Final = 30.0
-"""How much longer than its time for minimising a confirmation may take before it is given up."""
+"""Kill a confirming process that runs this much longer than its minimisation budget."""
 
 
 class ReportedFinding(NamedTuple):
-    """A finding as a campaign reports it at its end."""
+    """A finding in the final report. The fields are keys of `report.json`."""
 
     identity: str
     message: str
     file: str | None
-    """Where the program lies that shows it; None if it could not be written."""
+    """Path of the reproducer; None if it could not be written."""
     text: str
-    """That program."""
+    """The reproducer in text form."""
     runs: int
     seconds: float
-    """How many programs, and how much time, it took to find."""
+    """Programs run and time spent until it was found."""
     ops: int
+    """Number of ops in the reproducer."""
     confirmed: bool | None
-    """Whether another process saw the same; None if nobody looked."""
+    """Whether a second process reproduced it; None if it was not replayed."""
 
 
 class ConfirmJob(NamedTuple):
-    """What the parent asks of a confirming process."""
+    """The configuration of a confirming process."""
 
     discovery: dict[str, Any]
     bug: str | None
@@ -58,7 +59,7 @@ class ConfirmJob(NamedTuple):
 
 
 def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> ReportedFinding:
-    """The finding as the worker told it; saved here, if the worker did not come to that."""
+    """Report a finding without replaying it; saves the program if the worker died before it did."""
     program = parse(discovery.text, catalogue(ABI))
     ops = len(program.ops)
     file = discovery.file
@@ -83,7 +84,7 @@ def _find(program: Program, identity: str, target: EmulatedTarget) -> Finding | 
 
 
 def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
-    """Replay the program, minimise it while `proceed` agrees, and keep the result in its bucket."""
+    """Replay the program, minimise it until `proceed` returns False, and save the result in its bucket."""
     discovery = Discovery(**job.discovery)
     store = FindingStore(Path(job.out) / "findings")
     identity = discovery.identity
@@ -99,7 +100,7 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
             program = minimise(program, identity, target, seconds=job.seconds, proceed=proceed)
             if program != found:
                 message = (_find(program, identity, target) or finding).message
-            # A bucket of an earlier campaign may hold what this build does not show any more.
+            # The bucket may hold a program of an earlier campaign that no longer reproduces on this build.
             kept = store.root / bucket_name(identity, job.bug) / PROGRAM
             try:
                 old = read_program(kept, target.catalogue) if kept.exists() else found
@@ -113,9 +114,9 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
         try:
             path = store.save(record, program, replace=stale)
             file = str(path)
-            program = read_program(path, target.catalogue)  # a better one may have been there
+            program = read_program(path, target.catalogue)  # the bucket may have held a better one
         except (OSError, ProgramFileError):
-            pass  # the parent gets the text
+            pass  # the parent receives the text
     text = render(program)
     return ReportedFinding(
         identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed
@@ -129,7 +130,7 @@ def confirm_all(
     workers: int,
     proceed: Callable[[], bool],
 ) -> list[ReportedFinding]:
-    """Confirm all findings, `workers` at a time; what `proceed` ends is reported as it was found."""
+    """Confirm all findings, `workers` at a time. If `proceed` returns False, the rest are reported unconfirmed."""
     reported = {each.identity: unconfirmed(each, bug, out) for each in discoveries}
     left = list(discoveries)
     seconds = min(SECONDS_EACH, SECONDS_ALL * workers / max(len(left), 1))
@@ -158,7 +159,7 @@ def confirm_all(
 def _collect(
     process: subprocess.Popen[bytes], discovery: Discovery, reported: dict[str, ReportedFinding], seconds: float
 ) -> bool:
-    """Wait for the end of a process and take in what it said (nothing, if it died); False if it has not ended."""
+    """Wait for a process to end and store its report, if it sent one; False if it is still running."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -173,9 +174,9 @@ def _collect(
 def main(arguments: list[str]) -> NoReturn:
     """Entry point of ``python -m hvfuzz.campaign.confirm JOB PARENT``."""
     fields, channel = start_child(arguments)
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    _run_job(fields, channel, lambda: not told)
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    _run_job(fields, channel, lambda: not signals)
     sys.exit(0)
 
 

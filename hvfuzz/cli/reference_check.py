@@ -1,4 +1,4 @@
-"""`hvfuzz reference`: our hardware models against implementations that nobody here wrote."""
+"""`hvfuzz reference`: compares the hardware models with independent implementations."""
 
 import json
 import sys
@@ -7,24 +7,32 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from hvfuzz.campaign.report import quantity
+from hvfuzz.cli.options import Command, json_option, option, seed_option
 from hvfuzz.references.reference import REFERENCES, Report, load_reference
 
 
-@click.command("reference", short_help="Check the hardware models against Unicorn, Bochs and QEMU.")
-@click.argument("name", type=click.Choice(list(REFERENCES)))
-@click.option("--cases", type=click.IntRange(min=1), default=2000, show_default=True, help="Cases to compare.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Random seed of the cases.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.command(
+    "reference",
+    cls=Command,
+    short_help="Compare the hardware models with Unicorn, Bochs and QEMU.",
+    examples=("hvfuzz reference stage1 --cases 20000", "hvfuzz reference vtd --cases 3000 --seed 7 --json"),
+)
+@click.argument("name", metavar="MODEL", type=click.Choice(list(REFERENCES)))
+@option("--cases", metavar="N", type=click.IntRange(min=1), default=2000, show_default=True, help="Cases to compare.")
+@seed_option("Random seed of the cases.", default=1, maximum=None)
+@json_option()
 def command(name: str, cases: int, seed: int, as_json: bool) -> None:
-    """Compare a hardware model with an independent implementation, outcome by outcome.
-
-    stage1 is x86-64 paging against Unicorn, ept Intel EPT against Bochs, vtd the IOMMU against QEMU. The exit status is
-    1 if there is a difference that no named quirk of the implementation explains.
+    """Compare a hardware model with an independent implementation on random cases.
 
     \b
-    Examples:
-      hvfuzz reference stage1 --cases 20000
-      hvfuzz reference vtd --cases 3000 --seed 7 --json
+    MODEL is one of:
+      stage1  x86-64 paging, compared with Unicorn
+      ept     Intel EPT, compared with Bochs
+      vtd     the Intel VT-d IOMMU, compared with QEMU
+
+    Where the implementation is known to depart from the manual, a named quirk explains the difference. Exits with 1
+    if any difference is unexplained.
     """
     reference = load_reference(name)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
@@ -40,13 +48,13 @@ def command(name: str, cases: int, seed: int, as_json: bool) -> None:
 def _print(report: Report) -> None:
     out = Console(highlight=False, soft_wrap=True)
     rate = report.cases / report.seconds if report.seconds else 0.0
+    found = quantity(len(report.differences), "unexplained difference")
     out.print(
-        f"{report.name}: {report.cases:,} cases against {report.version} in {report.seconds:.1f} s ({rate:,.0f}/s), "
-        f"seed {report.seed}: {len(report.differences) or 'no'} unexplained "
-        f"difference{'' if len(report.differences) == 1 else 's'}"
+        f"{report.name}: {found} in {report.cases:,} cases against {report.version}, seed {report.seed} "
+        f"({report.seconds:.1f} s, {rate:,.0f} cases/s)"
     )
     for quirk, count in sorted(report.quirks.items()):
-        out.print(f"  quirk {quirk}: {count:,} cases", markup=False)
+        out.print(f"  quirk {quirk}: {quantity(count, 'case')}", markup=False)
     for difference in report.differences:
         out.print(f"  case {difference.number}: {difference.case}", markup=False)
         out.print(f"    model      {difference.model}", markup=False)

@@ -1,4 +1,4 @@
-"""Makes a program smaller and plainer while one finding of it stays: in a program's own terms, not in bytes."""
+"""Delta debugging: reduces a program, op by op and value by value, while it still shows one given finding."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ from hvfuzz.targets.target import Target
 class Minimiser:
     """One minimisation: `program` is the best so far, and always shows the finding `identity` on `target`.
 
-    Three passes run in turn until none of them gets anywhere: fewer ops, plainer ops, another world. Within a pass, a
-    success never starts the scan anew; it goes on from where it is. `tried` counts the programs run. `proceed` is
-    asked before each of them, and ends the work when it says no.
+    Three passes run in turn until none makes progress: remove ops, simplify ops, try a simpler world. Within a pass a
+    success does not restart the scan. `tried` counts the programs run. `proceed` is called before each of them;
+    minimisation stops when it returns False.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Minimiser:
         self._failed: Final[set[Program]] = set()
 
     def run(self) -> Program:
-        """The smallest program found; `program` if nothing smaller shows the finding."""
+        """Minimise, and return the smallest program found (the original one if nothing smaller shows the finding)."""
         self._truncate()
         before = None
         while before != self.program and self._proceed():
@@ -52,7 +52,7 @@ class Minimiser:
         return self.program
 
     def _accept(self, candidate: Program) -> bool:
-        """Whether `candidate` shows the finding; then it is the best so far."""
+        """Run `candidate`; if it shows the finding, make it the best so far and return True."""
         if candidate == self.program or candidate in self._failed or defect(candidate) is not None:
             return False
         if not self._proceed():
@@ -67,7 +67,7 @@ class Minimiser:
         return True
 
     def _truncate(self) -> None:
-        """What comes after the finding is of no use."""
+        """Remove the ops after the one that shows the finding."""
         if not self._proceed():
             return
         findings = self._target.run(self.program).findings
@@ -76,7 +76,7 @@ class Minimiser:
             self._accept(self.program._replace(ops=self.program.ops[: at + 1]))
 
     def _remove_ops(self) -> None:
-        """Take out ever smaller pieces, from the end on; at last each op with all that use its result."""
+        """Remove ever smaller runs of ops, from the end; finally each op together with those that use its result."""
         size = len(self.program.ops) // 2
         while size >= 1:
             start = len(self.program.ops) - size
@@ -93,7 +93,7 @@ class Minimiser:
             index = min(index, len(self.program.ops)) - 1
 
     def _simplify_ops(self) -> None:
-        """Make each op as plain as it can be, without and with its race."""
+        """Simplify each op, its race and its values."""
         place = 0
         while place < len(self.program.ops) and self._proceed():
             if self.program.ops[place].race is not None:
@@ -103,13 +103,13 @@ class Minimiser:
                 self._simplify_while(place, lambda op, field=field: simpler_fields(op, field))  # type: ignore[misc]
             place += 1
 
-    def _simplify_while(self, place: int, plainer: Callable[[Op], Iterator[Op]]) -> None:
-        """Take what is plainer for op `place`, until nothing is. (What failed before is not run again.)"""
-        while any(self._accept(replace_op(self.program, place, op)) for op in plainer(self.program.ops[place])):
+    def _simplify_while(self, place: int, variants: Callable[[Op], Iterator[Op]]) -> None:
+        """Replace op `place` by its `variants` until none is accepted. (Variants that failed are not run again.)"""
+        while any(self._accept(replace_op(self.program, place, op)) for op in variants(self.program.ops[place])):
             pass
 
     def _simplify_world(self) -> None:
-        """The worlds come in the order in which they are plain."""
+        """Try the worlds before the program's own: they are numbered from the simplest on."""
         for world in range(self.program.world):
             if self._accept(self.program._replace(world=world)):
                 break
@@ -124,10 +124,10 @@ def minimise(
     proceed: Callable[[], bool] = lambda: True,
     on_progress: Callable[[Program, int], None] | None = None,
 ) -> Program:
-    """The smallest program found within `seconds` that still gives the finding `identity` on `target`.
+    """Return the smallest program found within `seconds` that still shows the finding `identity` on `target`.
 
-    `program` must give it. `proceed` may end the work before its time; `step` is told each improvement and the
-    number of programs tried so far.
+    `program` must show it. Return False from `proceed` to stop early. `on_progress(program, tried)` is called at each
+    improvement with the number of programs tried so far.
     """
     deadline = time.monotonic() + seconds
     return Minimiser(program, identity, target, lambda: time.monotonic() < deadline and proceed(), on_progress).run()

@@ -1,4 +1,4 @@
-"""Smaller and plainer variants of a program, in a program's own terms: what the minimiser may try."""
+"""Reductions for the minimiser: smaller and simpler variants of a program, an op or a value."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -6,12 +6,13 @@ from typing import Final
 from hvfuzz.guest.program.program import Actor, Op, Program, Race, Ref, Value
 
 SIMPLE_VALUES: Final = (0, 1, 2, 8, 0x40)
-"""Numbers that a reader finds plain, tried in place of any other, in this order."""
+"""Replacements for any larger number, in the order in which they are tried."""
 PAGE: Final = 0xFFF
+"""Mask of the offset within a page."""
 
 
 def relink(op: Op, link: Callable[[Ref], int | Ref]) -> Op:
-    """`op` with every reference to an earlier result replaced, in its race too."""
+    """Replace every reference to an earlier result in `op`, and in its race, by `link(reference)`."""
 
     def value_of(value: Value) -> Value:
         if isinstance(value, Ref):
@@ -25,7 +26,7 @@ def relink(op: Op, link: Callable[[Ref], int | Ref]) -> Op:
 
 
 def remove_ops(program: Program, removed: frozenset[int]) -> Program:
-    """`program` without the ops of these indices; what referred to their results is 0."""
+    """Remove the ops with the indices `removed`; references to their results become 0."""
     kept = [index for index in range(len(program.ops)) if index not in removed]
     place = {index: new for new, index in enumerate(kept)}
 
@@ -36,7 +37,7 @@ def remove_ops(program: Program, removed: frozenset[int]) -> Program:
 
 
 def dependents(program: Program, index: int) -> frozenset[int]:
-    """Op number `index`, and all ops that use its result, directly or not."""
+    """Indices of op `index` and of all ops that use its result, directly or indirectly."""
     gone = {index}
     for later in range(index + 1, len(program.ops)):
         used: list[Ref] = []
@@ -47,12 +48,12 @@ def dependents(program: Program, index: int) -> frozenset[int]:
 
 
 def replace_op(program: Program, place: int, op: Op) -> Program:
-    """`program` with `op` at `place`."""
+    """Replace the op with index `place`."""
     return program._replace(ops=(*program.ops[:place], op, *program.ops[place + 1 :]))
 
 
 def serialise_race(program: Program, place: int) -> Program:
-    """`program` with the race of op `place` performed before that op: the same, but for the concurrency."""
+    """Turn the race of op `place` into an op that runs just before it: the same ops without concurrency."""
     ops = program.ops
     race = ops[place].race
     assert race is not None
@@ -66,7 +67,7 @@ def serialise_race(program: Program, place: int) -> Program:
 
 
 def simpler_values(value: Value) -> Iterator[Value]:
-    """Plainer values than `value`, the plainest first. A reference stays one: it says where a number comes from."""
+    """Yield simpler values than `value`, the simplest first. A reference is kept: it says where a number comes from."""
     if isinstance(value, Ref):
         return
     if isinstance(value, tuple):
@@ -76,9 +77,9 @@ def simpler_values(value: Value) -> Iterator[Value]:
         for drop in range(len(value)):
             yield value[:drop] + value[drop + 1 :]
         for place, each in enumerate(value):
-            for plainer in simpler_values(each):
-                if isinstance(plainer, int):
-                    yield (*value[:place], plainer, *value[place + 1 :])
+            for simpler in simpler_values(each):
+                if isinstance(simpler, int):
+                    yield (*value[:place], simpler, *value[place + 1 :])
     else:
         yield from (simple for simple in SIMPLE_VALUES if simple < value)
         if value > PAGE:
@@ -89,7 +90,7 @@ def simpler_values(value: Value) -> Iterator[Value]:
 
 
 def simpler_shapes(op: Op) -> Iterator[Op]:
-    """`op` with a plainer race, with less mangled, or by the first vCPU."""
+    """Yield `op` with a simpler race, with less of its header mangled, or run by vCPU 0."""
     race, mangle = op.race, op.mangle
     if race is not None:
         yield op._replace(race=None)
@@ -107,6 +108,6 @@ def simpler_shapes(op: Op) -> Iterator[Op]:
 
 
 def simpler_fields(op: Op, place: int) -> Iterator[Op]:
-    """`op` with a plainer value number `place`."""
-    for plainer in simpler_values(op.values[place]):
-        yield op._replace(values=(*op.values[:place], plainer, *op.values[place + 1 :]))
+    """Yield `op` with a simpler value in field `place`."""
+    for simpler in simpler_values(op.values[place]):
+        yield op._replace(values=(*op.values[:place], simpler, *op.values[place + 1 :]))

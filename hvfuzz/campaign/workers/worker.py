@@ -1,8 +1,8 @@
-"""A worker process: one engine on one target; tells its parent what happens.
+"""A worker process: runs one engine on one target, and reports events to its parent.
 
 Events: {"event": "progress", runs, ops, seconds, features, corpus, last_new},
-{"event": "finding", identity, message, file, text, runs, seconds, error}, {"event": "error", message} for what is
-wrong with the job or the machine, {"event": "broke", message, text} for a mistake of hvfuzz itself.
+{"event": "finding", identity, message, file, text, runs, seconds, error}, {"event": "error", message} if the job or
+the machine is at fault, {"event": "broke", message, text} for an internal error of hvfuzz.
 """
 
 import signal
@@ -27,7 +27,7 @@ from hvfuzz.targets.harness import find_harness
 
 
 class WorkerJob(NamedTuple):
-    """What the parent asks of a worker; all plain values, passed as one JSON argument."""
+    """The configuration of a worker: plain values, passed as one JSON argument."""
 
     harness: str
     engine: str
@@ -35,23 +35,24 @@ class WorkerJob(NamedTuple):
     seconds: float | None
     runs: int | None
     bug: str | None
-    """Name of a planted bug, or absolute path of a Python file that defines one."""
+    """Name of the planted bug, or absolute path of the Python file that defines it."""
     feedback: str
     out: str
     seeds: list[str]
     """Folders and files of seeds."""
     shared: bool = False
-    """Whether there are other workers, with the same output folder."""
+    """Whether other workers use the same output folder."""
     arguments: tuple[str, ...] = ()
+    """Extra arguments for the engine (libFuzzer flags)."""
 
 
 def bug_argument(bug: str) -> str:
-    """`bug`, a name or a file as its user gave it, as a worker finds it, wherever that runs."""
+    """Convert the --bug argument for a worker: a name stays, a path becomes absolute."""
     return str(Path(bug).resolve()) if bug.endswith(".py") else bug
 
 
 class _ParentSink:
-    """The sink of a worker: saves each finding, then tells the parent."""
+    """Sink that saves each finding and sends it to the parent."""
 
     def __init__(self, channel: Channel, store: FindingStore, bug: str | None) -> None:
         self.channel: Final = channel
@@ -69,12 +70,12 @@ class _ParentSink:
             "file": None,
             "error": None,
         }
-        # Told before it is saved, and again after: whatever ends this process in between, one of the two knows.
+        # Sent before and after saving: if this process dies in between, the parent still knows the finding.
         self.channel.send(event)
         try:
             event["file"] = str(self.store.save(record, program))
         except OSError as error:
-            # The parent still gets the program's text: nothing is lost with the disk.
+            # The event has the program's text, so a full disk does not lose the finding.
             event["error"] = f"cannot write {error.filename or self.store.root}: {error.strerror}"
         self.channel.send(event)
 
@@ -91,10 +92,10 @@ class _ParentSink:
 
 
 def run_job(job: WorkerJob, channel: Channel) -> None:
-    """Do `job`; returns when its budget is spent (the atheris engine ends the process instead)."""
+    """Fuzz until the budget of `job` is spent (the atheris engine exits the process instead of returning)."""
     bug = None if job.bug is None else find_bug(job.bug)
     out = Path(job.out)
-    # The engine's package is loaded first: what it hooks must be there before the target is built.
+    # Load the engine first: it installs its instrumentation before the target is built.
     engine = load_engine(job.engine)
     with Watchdog() as watchdog, EmulatedTarget(bug, watchdog=watchdog) as target:
         seeds = seed_bytes((Path(folder) for folder in job.seeds), target.catalogue)

@@ -1,27 +1,17 @@
-"""What the benchmarks that run campaigns share: their options' meaning, a bar, and a table."""
+"""The progress of a benchmark: a bar on a terminal, one line per result elsewhere, all on standard error."""
 
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from hvfuzz.campaign.seed_corpus import seed_bytes
-from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.live_view import FRAMES_PER_SECOND
-from hvfuzz.engines.engine import EngineError, load_engine
-from hvfuzz.guest.program.ops import catalogue
-from hvfuzz.hypervisor.hypercalls import ABI
-
-MAX_SEED: Final = 2**31 - 1
-LONGEST_NAME: Final = 16
 
 
 class Bar:
-    """How far a benchmark is, on a terminal; a line for each result elsewhere. All of it on standard error."""
+    """Context in which a benchmark shows its progress."""
 
     def __init__(self, total: int) -> None:
         self._console: Final = Console(stderr=True, highlight=False)
@@ -38,35 +28,16 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._console.is_terminal:  # elsewhere `stop` would print an empty line
+            self._progress.stop()
 
-    def show(self, done: float, words: str) -> None:
-        """Draw it anew, if the last time is long enough ago."""
+    def show(self, done: float, description: str) -> None:
+        """Redraw the bar, at most `FRAMES_PER_SECOND` times a second."""
         if self._console.is_terminal and time.monotonic() >= self._due:
             self._due = time.monotonic() + 1 / FRAMES_PER_SECOND
-            self._progress.update(self._task, completed=done, description=words, refresh=True)
+            self._progress.update(self._task, completed=done, description=description, refresh=True)
 
-    def print_result(self, words: str) -> None:
-        """A result, for those who do not see the bar."""
+    def print_result(self, line: str) -> None:
+        """Print an intermediate result, unless the bar is shown."""
         if not self._console.is_terminal:
-            self._console.print(words, markup=False, soft_wrap=True)
-
-
-def figure_table(*titles: str) -> Table:
-    """A table of figures, with a name in its first column."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, title in enumerate(titles):
-        # The longest names of bugs, in full, where the screen is narrow.
-        table.add_column(title, justify="right" if number else "left", min_width=None if number else LONGEST_NAME)
-    return table
-
-
-def benchmark_job(
-    harness: str, engine: str, seed: int, seconds: float | None, feedback: str, seeds: list[str]
-) -> WorkerJob:
-    """A job without a bug and a folder, once all that is said of it is known to be good."""
-    load_engine(engine)
-    if engine == "replay" and not seeds:
-        raise EngineError("engine 'replay' needs seeds: give some with --corpus")
-    seed_bytes(map(Path, seeds), catalogue(ABI))
-    return WorkerJob(harness, engine, seed, seconds, None, None, feedback, "", seeds)
+            self._console.print(line, markup=False, soft_wrap=True)

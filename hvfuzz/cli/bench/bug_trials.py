@@ -1,4 +1,4 @@
-"""`hvfuzz bench bugs`: how soon an engine finds each planted bug."""
+"""`hvfuzz bench bugs`: measures the effort that an engine needs to find each planted bug."""
 
 import json
 import sys
@@ -13,45 +13,70 @@ from rich.markup import escape
 
 from hvfuzz.bugs import Bug, BugError, Plant, find_bug, known_bugs
 from hvfuzz.campaign.bench.trials import Spread, Trial, Trials, spread
+from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import seed_folders
 from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import bug_argument
-from hvfuzz.cli.bench.progress_bar import MAX_SEED, Bar, benchmark_job, figure_table
-from hvfuzz.engines.engine import ENGINES, Feedback
+from hvfuzz.cli.bench.benchmark_job import benchmark_job
+from hvfuzz.cli.bench.benchmark_progress import Bar
+from hvfuzz.cli.figure_table import figure_table
+from hvfuzz.cli.options import (
+    Command,
+    Real,
+    corpus_option,
+    engine_option,
+    feedback_option,
+    json_option,
+    option,
+    seed_option,
+    workers_option,
+)
 
 
 def _planted(names: tuple[str, ...]) -> dict[str, Bug]:
-    """The bugs to find, by what a worker finds them with."""
+    """Map the --bug argument of the workers to the bug, for each of `names` (default: all)."""
     chosen = {bug_argument(name): find_bug(name) for name in names or known_bugs()}
     for bug in chosen.values():
         Plant(bug)
         if not bug.findings:
-            raise BugError(f"{bug.name} names no findings: nothing says when it is found")
+            raise BugError(f"{bug.name}: `findings` is empty; a trial needs the findings to wait for")
     return chosen
 
 
-@click.command("bugs", short_help="How soon an engine finds each planted bug.")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("--trials", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Trials of each bug.")
-@click.option("--time", "seconds", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Of a trial.")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of the first trial.")
-@click.option("--engine", default="atheris", show_default=True, help=f"One of {', '.join(ENGINES)}.")
-@click.option(
-    "--feedback",
-    type=click.Choice([feedback.value for feedback in Feedback]),
-    default="state",
+@click.command(
+    "bugs",
+    cls=Command,
+    short_help="Measure how soon an engine finds each planted bug.",
+    examples=(
+        "hvfuzz bench bugs",
+        "hvfuzz bench bugs xsa-212 xsa-222 --trials 20 --time 120 --json",
+        "hvfuzz bench bugs my_bug.py --engine random --workers 2",
+    ),
+)
+@click.argument("names", metavar="[NAME|FILE.py]...", nargs=-1)
+@option(
+    "--trials",
+    metavar="N",
+    type=click.IntRange(1, 10_000),
+    default=10,
     show_default=True,
-    help="What tells the atheris engine that an input is new.",
+    help="Number of trials for each bug.",
 )
-@click.option(
-    "--corpus",
-    "corpora",
-    type=click.Path(path_type=Path, exists=True),
-    multiple=True,
-    help="Folder or file of seeds (default: none at all, since some seed of ours trips nearly every bug at once).",
+@option(
+    "--time",
+    "seconds",
+    metavar="SECONDS",
+    type=Real(min=0.1),
+    default=60.0,
+    show_default=True,
+    help="Time limit of a trial.",
 )
-@click.option("--workers", type=click.IntRange(1, 256), default=1, help="Trials side by side.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every trial.")
+@seed_option("Random seed of the first trial; the others count up from it.", default=0)
+@engine_option
+@feedback_option
+@corpus_option("Seed file or folder; may be repeated. [default: none, since the shipped seeds trip most bugs at once]")
+@workers_option("Number of trials to run in parallel.")
+@json_option("Print one JSON object with every trial.")
 def bugs(
     names: tuple[str, ...],
     trials: int,
@@ -63,18 +88,16 @@ def bugs(
     workers: int,
     as_json: bool,
 ) -> None:
-    """Measure how soon an engine finds each planted bug NAME (default: all), over trials with different seeds.
+    """Measure how soon an engine finds each planted bug (default: all), over trials with different random seeds.
 
-    A trial is `hvfuzz fuzz --bug NAME` from an empty corpus until it finds what the bug promises (`hvfuzz bugs
-    list`); another finding does not count, and is noted. Programs are the figure that a busy machine does not
-    change; seconds include the start of the worker. A median counts a trial without success as longer than all
-    others; the ranges are those of the successes. Ctrl-C gives what has been measured until then.
+    A trial fuzzes with the bug planted and an empty corpus until one of the expected findings of the bug appears.
+    Other findings are listed below the table.
 
-    \b
-    Examples:
-      hvfuzz bench bugs
-      hvfuzz bench bugs xsa-212 xsa-222 --trials 20 --time 120 --json
-      hvfuzz bench bugs my_bug.py --engine random --workers 2
+    The table gives the median and the range of the programs and the seconds needed. A trial that finds nothing counts
+    as infinite in the median; the range covers the successful trials. The number of programs does not depend on the
+    load of the machine; seconds include the start of the worker.
+
+    Ctrl-C stops early and prints the figures so far.
     """
     chosen = _planted(names)
     job = benchmark_job(
@@ -102,8 +125,9 @@ def bugs(
 
 
 def _trial_line(trial: Trial) -> str:
-    how = "not found" if trial.found is None else f"{trial.found}"
-    return f"{trial.bug} seed {trial.seed}: {how} after {trial.runs} programs, {trial.seconds:.1f} s"
+    effort = f"{quantity(trial.runs, 'program')}, {trial.seconds:.1f} s"
+    found = f"not found in {effort}" if trial.found is None else f"found {trial.found} after {effort}"
+    return f"{trial.bug}, seed {trial.seed}: {found}"
 
 
 def _row(bug: Bug, trials: list[Trial]) -> dict[str, Any]:
@@ -121,15 +145,15 @@ def _row(bug: Bug, trials: list[Trial]) -> dict[str, Any]:
 
 
 def _cells(figures: dict[str, float] | None, digits: int) -> tuple[str, str]:
-    """Median and range."""
+    """Format the median and the range."""
     if figures is None:
         return "-", "-"
     median, low, high = Spread(**figures)
-    return "-" if median is None else f"{median:,.{digits}f}", f"{low:,.{digits}f} to {high:,.{digits}f}"
+    return "-" if median is None else f"{median:,.{digits}f}", f"{low:,.{digits}f}-{high:,.{digits}f}"
 
 
 def _print_bugs(rows: list[dict[str, Any]]) -> None:
-    table = figure_table("bug", "difficulty", "found", "programs", "from to", "seconds", "from to")
+    table = figure_table("bug", "difficulty", "found", "programs", "range", "seconds", "range")
     notes: list[str] = []
     notices: list[str] = []
     for row in rows:
@@ -137,9 +161,10 @@ def _print_bugs(rows: list[dict[str, Any]]) -> None:
         cells = *_cells(row["programs"], 0), *_cells(row["seconds"], 1)
         table.add_row(escape(row["bug"]), str(row["difficulty"] or "-"), found, *cells)
         others = Counter(identity for trial in row["trials"] for identity in trial["others"])
-        notes += [f"{row['bug']}: also {each}, in {times} of {len(row['trials'])}" for each, times in others.items()]
+        trials = quantity(len(row["trials"]), "trial")
+        notes += [f"{row['bug']}: also found {each} in {times} of {trials}" for each, times in others.items()]
         for trial in row["trials"]:
-            notices += [f"{row['bug']} seed {trial['seed']}: {notice}" for notice in trial["notices"]]
+            notices += [f"warning: {row['bug']}, seed {trial['seed']}: {notice}" for notice in trial["notices"]]
     console = Console(highlight=False)
     console.print(table)
     for note in notes:

@@ -1,4 +1,4 @@
-"""The minimiser: smaller, plainer, well-formed, the same finding, and quick about it."""
+"""The minimiser: its result is smaller, simpler and well-formed, shows the same finding, and comes quickly."""
 
 import random
 from collections.abc import Callable
@@ -21,7 +21,7 @@ NOISY = ("xsa-221", "xsa-100", "xsa-78", "xsa-224")
 
 
 def ballast(trigger: str, seed: int) -> Program:
-    """The program with others before, between and after its ops."""
+    """The program with extra ops before, between and after its own."""
     rng = random.Random(seed)
     program = parse(trigger, CATALOGUE)
     while len(program.ops) < 60:
@@ -30,7 +30,7 @@ def ballast(trigger: str, seed: int) -> Program:
 
 
 def identities(program: Program, target: EmulatedTarget) -> set[str]:
-    """What a run shows."""
+    """The identities of the findings of a run."""
     return {finding.identity for finding in target.run(program).findings}
 
 
@@ -44,8 +44,8 @@ def test_a_program_gets_as_small_as_its_bug_needs(bug: str, target_of: Callable[
     small = work.run()
     assert identity in identities(small, target)
     assert defect(small) is None
-    # No op can be left out, but what was found may have come about by a longer way than the trigger's: by a device's
-    # registers, say, one by one, and not by a call.
+    # No op can be removed, but the program may reach the bug by a longer way than the trigger, for example by the
+    # registers of a device instead of a call.
     assert len(small.ops) <= 2 * len(parse(wanted.trigger, CATALOGUE).ops)
     assert not any(op.race or op.mangle for op in small.ops)
     assert parse(render(small), CATALOGUE) == small
