@@ -1,4 +1,5 @@
-# Everything a newcomer needs: `make fuzz` and `make test`. Both make .venv first, from nothing but Python 3.11 or later.
+# `make fuzz` and `make test` are all a newcomer needs; `make help` lists the rest. Each target first creates .venv, which
+# needs nothing but Python 3.11 or later.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,42 +8,42 @@ TIME ?= 60
 JOBS ?= 2
 HARNESS ?= hypercalls
 
-.PHONY: fuzz fuzz-nightly test coverage check lint types doctor clean docs
+.PHONY: fuzz fuzz-nightly test coverage check lint types doctor docs clean help
 
-fuzz: $(STAMP) ## Fuzz the emulated hypervisor for a minute, with a live view, and leave a report in out/.
+fuzz: $(STAMP) ## Fuzz the emulated hypervisor for a minute, with a live view; the report goes to out/.
 	$(BIN)/hvfuzz fuzz hypercalls --time $(TIME) --out out
 
-fuzz-nightly: $(STAMP) ## One harness for TIME seconds on all cores, without a view: what the nightly workflow runs.
+fuzz-nightly: $(STAMP) ## Fuzz HARNESS for TIME seconds with JOBS workers, as the nightly workflow does.
 	$(BIN)/hvfuzz fuzz $(HARNESS) --time $(TIME) --workers $(JOBS) --out out
 
-test: $(STAMP) ## The whole test-suite.
+test: $(STAMP) ## Run the whole test suite with JOBS processes.
 	$(BIN)/python -m pytest -n $(JOBS)
 
-# The report stands in a pipe, which hides its status: the last line is there to fail if the total is too low.
-coverage: $(STAMP) ## The test-suite with its coverage of hvfuzz/: lists the files below 90 %, fails if the total is.
+# The pipe hides the exit status of the report, so the last line checks the total again.
+coverage: $(STAMP) ## Run the tests with coverage of hvfuzz/; list the files below 90 %, fail if the total is.
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(JOBS)
 	$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report | awk '$$1 == "TOTAL" || $$4 + 0 < 90'
 	@$(BIN)/coverage report --format=total
 
-check: $(STAMP) ## The one gate before a commit: format, lint, types, tests.
+check: $(STAMP) ## Check format, lint, types and tests, as before a commit.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS)
 
-lint: $(STAMP)
+lint: $(STAMP) ## Format all files and fix lint errors.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-types: $(STAMP)
+types: $(STAMP) ## Check the types.
 	$(BIN)/mypy
 
-doctor: $(STAMP)
+doctor: $(STAMP) ## Check that hvfuzz works on this machine.
 	$(BIN)/hvfuzz doctor
 
-docs: $(STAMP) ## Write ABI.md anew from the declarations.
+docs: $(STAMP) ## Regenerate ABI.md from the declarations.
 	$(BIN)/python -m hvfuzz.cli abi --write ABI.md
 
 $(STAMP): pyproject.toml
@@ -50,5 +51,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,report]'
 	@touch $@
 
-clean:
+clean: ## Remove .venv, out/ and all caches.
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

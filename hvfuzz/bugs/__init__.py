@@ -1,8 +1,9 @@
-"""Planted bugs: the ground truth that shows what fuzzer and oracles can find. One file each."""
+"""Planted bugs, one file each: the ground truth against which the fuzzer and the oracles are measured."""
 
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,7 +13,7 @@ __all__ = ["Bug", "BugError", "Plant", "find_bug", "known_bugs", "planted"]
 
 
 def known_bugs() -> dict[str, Bug]:
-    """The bugs of this package by name, in order of name."""
+    """The bugs in this package, by name and sorted by name."""
     modules = [found.name for found in pkgutil.walk_packages(__path__, f"{__name__}.") if not found.ispkg]
     bugs = [importlib.import_module(name).BUG for name in modules if name != Bug.__module__]
     return {bug.name: bug for bug in sorted(bugs, key=lambda bug: bug.name)}
@@ -23,21 +24,27 @@ def _from_file(path: Path) -> Bug:
     if spec is None or spec.loader is None:
         raise BugError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    sys.path.append(folder)  # last, so that a file can import its neighbours but not shadow an installed module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever a stranger's file raises is an error of that file
+    except ModuleNotFoundError as error:
+        raise BugError(f"{path}: imports module {error.name!r}, which does not exist") from error
+    except (Exception, SystemExit) as error:  # anything that a user's file raises is an error in that file
         reason = str(error).partition("\n")[0]
         raise BugError(f"{path}: {type(error).__name__}: {reason}") from error
+    finally:
+        sys.path.remove(folder)
     bug = getattr(module, "BUG", None)
     if not isinstance(bug, Bug):
-        raise BugError(f"{path}: defines no BUG = Bug(...)")
+        raise BugError(f"{path}: must define BUG = Bug(...)")
     return bug
 
 
 def find_bug(name: str) -> Bug:
-    """The bug called `name`, or the one that the Python file at path `name` defines.
+    """Return the bug called `name`, or the bug that the Python file `name` defines (if it ends in .py).
 
-    Raises `BugError` with the nearest known name.
+    Raises `BugError`, which suggests the nearest name.
     """
     if name.endswith(".py"):
         path = Path(name)
@@ -49,4 +56,4 @@ def find_bug(name: str) -> Bug:
         return bugs[name]
     near = get_close_matches(name.lower().replace("_", "-"), bugs, 1, 0.5)
     hint = f", did you mean {near[0]!r}?" if near else ""
-    raise BugError(f"no bug {name!r}{hint} (`hvfuzz bugs list` lists them; a file of your own ends in .py)")
+    raise BugError(f"no bug {name!r}{hint} (see `hvfuzz bugs list`, or name a .py file)")

@@ -1,8 +1,8 @@
-"""A planted bug: one named function of the hypervisor, replaced while a program runs.
+"""A planted bug: one function of the hypervisor, replaced while a program runs.
 
-The hypervisor's source has no ``if bug``: a switch there would be a branch that rewards the fuzzer for nothing. So a
-bug is a substitution from outside, put in before each run and taken out after it: a faulty build and a clean one can
-live side by side in one process.
+The hypervisor's source contains no ``if bug``, since such a branch would reward a coverage-guided fuzzer. A bug is
+substituted from outside instead, before each run, and removed after it. So a faulty build and the clean one can exist
+side by side in one process.
 """
 
 import importlib
@@ -16,17 +16,17 @@ from typing import Any, Final
 
 
 class BugError(Exception):
-    """A bug that cannot be loaded or planted: what is wrong, and in which bug."""
+    """A bug that cannot be loaded or planted. The message names the bug or its file."""
 
 
 @dataclass(frozen=True)
 class Bug:
-    """One vulnerability of the ground truth.
+    """One planted vulnerability.
 
-    `replaces` is ``package.module:Class.method`` or ``package.module:function``; `replacement` takes the same
-    arguments. `trigger` is the shortest program (text form) that shows it, and `findings` all that this program must
-    give, as ``oracle/rule/operation``: the oracle of the first is the one that the bug is there for. `story` is the
-    text for people: the advisory's true cause, and what is simplified or scaled down here.
+    `replaces` is ``package.module:Class.method`` or ``package.module:function``, and `replacement` takes the same
+    arguments. `trigger` is the shortest program (text form) that shows the bug. `findings` are all the findings of that
+    program, as ``oracle/rule/operation``; the bug demonstrates the oracle of the first. `story` describes the bug for
+    people: the cause given in the advisory, and what is simplified or scaled down here.
     """
 
     name: str
@@ -36,18 +36,18 @@ class Bug:
     advisory: str = ""
     findings: tuple[str, ...] = ()
     difficulty: int = 0
-    """How hard it is to find for a coverage-guided fuzzer, from 1 (easy) to 5; 0 if nobody has judged."""
+    """How hard it is to find for a coverage-guided fuzzer, from 1 (easy) to 5; 0 if unrated."""
     trigger: str = ""
     story: str = ""
 
     @property
     def oracle(self) -> str:
-        """The oracle that must find it; empty if none is named."""
+        """The oracle that the bug demonstrates; "" if `findings` is empty."""
         return self.findings[0].split("/")[0] if self.findings else ""
 
 
 def _parameters(function: Any) -> tuple[int, int] | None:
-    """(fewest, most) positional arguments that `function` takes; None if that cannot be told."""
+    """(minimum, maximum) number of positional arguments of `function`; None if unknown or unlimited."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -59,9 +59,9 @@ def _parameters(function: Any) -> tuple[int, int] | None:
 
 
 class Plant:
-    """The substitution of one bug; use it as a context in which the bug is there. Raises `BugError` when made.
+    """Context in which a bug is planted. The constructor raises `BugError` if it cannot be.
 
-    A function is replaced wherever a module of hvfuzz has imported it by name, or lists it in a table (a dict), too.
+    A function is also replaced in every hvfuzz module that has imported it by name or lists it in a table (a dict).
     """
 
     __slots__ = ("_original", "_places", "_replacement")
@@ -71,18 +71,18 @@ class Plant:
         original = vars(holder)[name]
         replacement: Any = bug.replacement
         if not callable(replacement):
-            raise BugError(f"{bug.name}: its replacement is not a function")
+            raise BugError(f"{bug.name}: the replacement is not a function")
         if isinstance(original, staticmethod | classmethod):
             inner: Any = original.__func__
         else:
             inner = original
         if not isinstance(original, property):
             if not callable(inner) or isinstance(inner, type):
-                raise BugError(f"{bug.name}: {bug.replaces} is not a function, and cannot be replaced")
+                raise BugError(f"{bug.name}: {bug.replaces} is not a function")
             takes, wanted = _parameters(replacement), _parameters(inner)
             if takes is not None and wanted is not None and not takes[0] <= wanted[0] <= wanted[1] <= takes[1]:
                 raise BugError(
-                    f"{bug.name}: its replacement takes {takes[1]} arguments, and {bug.replaces} takes {wanted[1]}"
+                    f"{bug.name}: the replacement takes {takes[1]} arguments, but {bug.replaces} takes {wanted[1]}"
                 )
         if inner is not original:
             replacement = type(original)(replacement)
@@ -129,25 +129,25 @@ def _bind(place: Any, key: Any, value: Any) -> None:
 
 
 def _resolve(bug: Bug) -> tuple[Any, str]:
-    """The class or module that holds what `bug` replaces, and the attribute's name."""
+    """Find the class or module that holds the function `bug` replaces, and the function's name in it."""
     module_name, _, path = bug.replaces.partition(":")
     if not path or not module_name:
-        raise BugError(f"{bug.name}: replaces {bug.replaces!r}, expected 'module:Class.method' or 'module:function'")
+        raise BugError(f"{bug.name}: replaces {bug.replaces!r}; expected 'module:Class.method' or 'module:function'")
     try:
         holder: Any = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:
-        raise BugError(f"{bug.name}: no module {module_name!r} to plant it in ({error})") from error
+        raise BugError(f"{bug.name}: replaces {bug.replaces!r}, but there is no module {module_name!r}") from error
     *parents, name = path.split(".")
     for parent in parents:
         holder = getattr(holder, parent, None)
     if holder is None or name not in getattr(holder, "__dict__", ()):
-        raise BugError(f"{bug.name}: {module_name} defines no {path!r}")
+        raise BugError(f"{bug.name}: replaces {bug.replaces!r}, but {module_name} defines no {path!r}")
     return holder, name
 
 
 @contextmanager
 def planted(bug: Bug | None) -> Iterator[None]:
-    """Replace the function that `bug` names for the length of the block."""
+    """Plant `bug` for the length of the block; None plants nothing."""
     if bug is None:
         yield
         return

@@ -1,1 +1,1 @@
-"""Campaigns: the corpus, findings and their minimisation, and the worker processes that fuzz."""
+"""Fuzzing campaigns: the seed corpus, worker processes, findings on disk, minimisation and the report."""

@@ -1,4 +1,4 @@
-"""One campaign from beginning to end: workers fuzz, findings are confirmed, a report is written."""
+"""One campaign from start to finish: workers fuzz, findings are confirmed and minimised, a report is written."""
 
 from collections.abc import Generator
 from contextlib import closing, suppress
@@ -6,39 +6,39 @@ from pathlib import Path
 from typing import Final
 
 from hvfuzz.bugs import find_bug
-from hvfuzz.campaign.confirm import Reported, confirm_all, unconfirmed
+from hvfuzz.campaign.confirm import ReportedFinding, confirm_all, unconfirmed
 from hvfuzz.campaign.report import Summary, write_report
-from hvfuzz.campaign.workers.pool import Broken, Pool, PoolError
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.pool import Pool, PoolError, WorkerInternalError
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.engines.atomic_file import write_atomically
 
 
 class Campaign:
-    """`fuzz`, then `finish`. Whatever happens in the first, the second reports all that was found until then."""
+    """Call `fuzz`, then `finish`, which reports everything found so far even if `fuzz` failed or was interrupted."""
 
-    def __init__(self, job: WorkerJob, workers: int, stop: Stop) -> None:
+    def __init__(self, job: WorkerJob, workers: int, stop: StopSignal) -> None:
         self.job: Final = job
         self.workers: Final = workers
         self.stop: Final = stop
         self.out: Final = Path(job.out)
         self.pool: Final = Pool(job, workers)
         self.error: str | None = None
-        """Why the campaign could not go on, if it could not."""
-        self.broken = False
-        """Whether that was a mistake of hvfuzz itself."""
+        """Why the campaign ended early; None if it did not."""
+        self.internal_error_seen = False
+        """Whether `error` is a bug in hvfuzz itself."""
         self.report: Path | None = None
 
     def fuzz(self) -> Generator[None, None, None]:
-        """Fuzz to the end, or until a signal comes; yields several times a second."""
+        """Fuzz until the budget is spent or a signal arrives; yields several times a second."""
         try:
             with closing(self.pool.run()) as run:
                 for _ in run:
                     yield
-                    if self.stop.wanted():
+                    if self.stop.requested():
                         break
-        except Broken as error:
-            self.error, self.broken = str(error), True
+        except WorkerInternalError as error:
+            self.error, self.internal_error_seen = str(error), True
             with suppress(OSError):
                 write_atomically(self.out / "broken.hvp", error.program.encode())
                 self.error += f"; the program is {self.out / 'broken.hvp'}"
@@ -48,17 +48,17 @@ class Campaign:
             self.error = f"{error.filename or 'worker'}: {error.strerror}"
 
     def finish(self, *, minimise: bool) -> Summary:
-        """Confirm and minimise what was found (unless a signal came), and write the report."""
+        """Confirm and minimise the findings (unless a signal arrived), and write the report."""
         pool, job = self.pool, self.job
         discoveries = list(pool.discoveries.values())
-        if minimise and discoveries and not self.stop.wanted():
-            findings = confirm_all(discoveries, job.bug, self.out, self.workers, lambda: not self.stop.wanted())
+        if minimise and discoveries and not self.stop.requested():
+            findings = confirm_all(discoveries, job.bug, self.out, self.workers, lambda: not self.stop.requested())
         else:
             findings = [unconfirmed(discovery, job.bug, self.out) for discovery in discoveries]
         notices = list(pool.notices)
         for discovery in discoveries:
             if discovery.error is not None and not _saved(findings, discovery.identity):
-                notices.append(f"{discovery.error}; the program that shows {discovery.identity} is in the summary")
+                notices.append(f"{discovery.error}; the program for {discovery.identity} is in the summary only")
         progress = pool.progress()
         summary = Summary(
             harness=job.harness,
@@ -78,9 +78,9 @@ class Campaign:
         try:
             self.report = write_report(self.out, summary)
         except OSError as error:
-            notices.append(f"no report: {error.filename or self.out}: {error.strerror}")
+            notices.append(f"cannot write the report: {error.filename or self.out}: {error.strerror}")
         return summary
 
 
-def _saved(findings: list[Reported], identity: str) -> bool:
+def _saved(findings: list[ReportedFinding], identity: str) -> bool:
     return any(finding.identity == identity and finding.file is not None for finding in findings)

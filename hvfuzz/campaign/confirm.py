@@ -1,4 +1,4 @@
-"""Confirms findings before they are reported: each is replayed, and minimised, in a process of its own."""
+"""Triage at the end of a campaign: each finding is replayed and minimised in a separate process."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ from hvfuzz.bugs import BugError, find_bug
 from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name
 from hvfuzz.campaign.minimise.minimiser import minimise
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
-from hvfuzz.campaign.workers.child_process import Channel, begin, end, launch
+from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, launch_child, start_child
 from hvfuzz.campaign.workers.pool import END_SECONDS, Discovery
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.ops import catalogue
@@ -26,30 +26,31 @@ from hvfuzz.targets.watchdog import Watchdog
 
 SECONDS_EACH: Final = 10.0
 SECONDS_ALL: Final = 60.0
-"""Time for minimising: one finding, and all of a campaign (each worker at once)."""
+"""Minimisation budget for one finding, and for all findings of a campaign per worker."""
 GRACE_SECONDS: Final = 30.0
-"""How much longer than its time for minimising a confirmation may take before it is given up."""
+"""Kill a confirming process that runs this much longer than its minimisation budget."""
 
 
-class Reported(NamedTuple):
-    """A finding as a campaign reports it at its end."""
+class ReportedFinding(NamedTuple):
+    """A finding in the final report. The fields are keys of `report.json`."""
 
     identity: str
     message: str
     file: str | None
-    """Where the program lies that shows it; None if it could not be written."""
+    """Path of the reproducer; None if it could not be written."""
     text: str
-    """That program."""
+    """The reproducer in text form."""
     runs: int
     seconds: float
-    """How many programs, and how much time, it took to find."""
+    """Programs run and time spent until it was found."""
     ops: int
+    """Number of ops in the reproducer."""
     confirmed: bool | None
-    """Whether another process saw the same; None if nobody looked."""
+    """Whether a second process reproduced it; None if it was not replayed."""
 
 
 class ConfirmJob(NamedTuple):
-    """What the parent asks of a confirming process."""
+    """The configuration of a confirming process."""
 
     discovery: dict[str, Any]
     bug: str | None
@@ -57,8 +58,8 @@ class ConfirmJob(NamedTuple):
     seconds: float
 
 
-def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> Reported:
-    """The finding as the worker told it; saved here, if the worker did not come to that."""
+def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> ReportedFinding:
+    """Report a finding without replaying it; saves the program if the worker died before it did."""
     program = parse(discovery.text, catalogue(ABI))
     ops = len(program.ops)
     file = discovery.file
@@ -66,7 +67,7 @@ def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> Reported:
         record = Record(discovery.identity, discovery.message, bug, discovery.runs, discovery.seconds, False, ops)
         with suppress(OSError):
             file = str(FindingStore(out / "findings").save(record, program))
-    return Reported(
+    return ReportedFinding(
         discovery.identity,
         discovery.message,
         file,
@@ -78,12 +79,12 @@ def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> Reported:
     )
 
 
-def _shown(program: Program, identity: str, target: EmulatedTarget) -> Finding | None:
+def _find(program: Program, identity: str, target: EmulatedTarget) -> Finding | None:
     return next((finding for finding in target.run(program).findings if finding.identity == identity), None)
 
 
-def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> Reported:
-    """Replay the program, minimise it while `proceed` agrees, and keep the result in its bucket."""
+def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
+    """Replay the program, minimise it until `proceed` returns False, and save the result in its bucket."""
     discovery = Discovery(**job.discovery)
     store = FindingStore(Path(job.out) / "findings")
     identity = discovery.identity
@@ -92,18 +93,18 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> Reported:
         EmulatedTarget(None if job.bug is None else find_bug(job.bug), watchdog=watchdog) as target,
     ):
         program = found = parse(discovery.text, target.catalogue)
-        finding = _shown(program, identity, target)
+        finding = _find(program, identity, target)
         message = discovery.message if finding is None else finding.message
         stale = False
         if finding is not None:
             program = minimise(program, identity, target, seconds=job.seconds, proceed=proceed)
             if program != found:
-                message = (_shown(program, identity, target) or finding).message
-            # A bucket of an earlier campaign may hold what this build does not show any more.
+                message = (_find(program, identity, target) or finding).message
+            # The bucket may hold a program of an earlier campaign that no longer reproduces on this build.
             kept = store.root / bucket_name(identity, job.bug) / PROGRAM
             try:
                 old = read_program(kept, target.catalogue) if kept.exists() else found
-                stale = old != found and _shown(old, identity, target) is None
+                stale = old != found and _find(old, identity, target) is None
             except ProgramFileError:
                 stale = True
         confirmed = finding is not None
@@ -113,11 +114,13 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> Reported:
         try:
             path = store.save(record, program, replace=stale)
             file = str(path)
-            program = read_program(path, target.catalogue)  # a better one may have been there
+            program = read_program(path, target.catalogue)  # the bucket may have held a better one
         except (OSError, ProgramFileError):
-            pass  # the parent gets the text
+            pass  # the parent receives the text
     text = render(program)
-    return Reported(identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed)
+    return ReportedFinding(
+        identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed
+    )
 
 
 def confirm_all(
@@ -126,8 +129,8 @@ def confirm_all(
     out: Path,
     workers: int,
     proceed: Callable[[], bool],
-) -> list[Reported]:
-    """Confirm all findings, `workers` at a time; what `proceed` ends is reported as it was found."""
+) -> list[ReportedFinding]:
+    """Confirm all findings, `workers` at a time. If `proceed` returns False, the rest are reported unconfirmed."""
     reported = {each.identity: unconfirmed(each, bug, out) for each in discoveries}
     left = list(discoveries)
     seconds = min(SECONDS_EACH, SECONDS_ALL * workers / max(len(left), 1))
@@ -137,26 +140,26 @@ def confirm_all(
             while left and len(running) < workers:
                 discovery = left.pop(0)
                 job = ConfirmJob(discovery._asdict(), bug, str(out), seconds)
-                process = launch("hvfuzz.campaign.confirm", job._asdict(), out / "logs" / "confirm.log")
+                process = launch_child("hvfuzz.campaign.confirm", job._asdict(), out / "logs" / "confirm.log")
                 running.append((process, discovery, time.monotonic() + seconds + GRACE_SECONDS))
             for process, discovery, deadline in running:
-                if not _take(process, discovery, reported, 0.05) and time.monotonic() > deadline:
+                if not _collect(process, discovery, reported, 0.05) and time.monotonic() > deadline:
                     process.kill()
             running = [each for each in running if each[0].returncode is None]
     finally:
         for process, _, _ in running:
             process.terminate()
         for process, discovery, _ in running:
-            if not _take(process, discovery, reported, END_SECONDS):
+            if not _collect(process, discovery, reported, END_SECONDS):
                 process.kill()
                 process.communicate()
     return list(reported.values())
 
 
-def _take(
-    process: subprocess.Popen[bytes], discovery: Discovery, reported: dict[str, Reported], seconds: float
+def _collect(
+    process: subprocess.Popen[bytes], discovery: Discovery, reported: dict[str, ReportedFinding], seconds: float
 ) -> bool:
-    """Wait for the end of a process and take in what it said (nothing, if it died); False if it has not ended."""
+    """Wait for a process to end and store its report, if it sent one; False if it is still running."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -164,24 +167,24 @@ def _take(
     for line in output.splitlines():
         event = json.loads(line)
         if event.pop("event") == "confirmed":
-            reported[discovery.identity] = Reported(**event)
+            reported[discovery.identity] = ReportedFinding(**event)
     return True
 
 
 def main(arguments: list[str]) -> NoReturn:
     """Entry point of ``python -m hvfuzz.campaign.confirm JOB PARENT``."""
-    fields, channel = begin(arguments)
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    _report(fields, channel, lambda: not told)
+    fields, channel = start_child(arguments)
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    _run_job(fields, channel, lambda: not signals)
     sys.exit(0)
 
 
-def _report(fields: dict[str, Any], channel: Channel, proceed: Callable[[], bool]) -> None:
+def _run_job(fields: dict[str, Any], channel: Channel, proceed: Callable[[], bool]) -> None:
     try:
-        channel.tell({"event": "confirmed", **confirm(ConfirmJob(**fields), proceed)._asdict()})
+        channel.send({"event": "confirmed", **confirm(ConfirmJob(**fields), proceed)._asdict()})
     except (BugError, OSError) as error:
-        end(channel, error)
+        exit_with_error(channel, error)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The findings of a campaign on disk: one folder a bucket, holding the program and what it showed."""
+"""Findings on disk: one folder (bucket) for each identity and bug, with the reproducer and its record."""
 
 import fcntl
 import json
@@ -18,20 +18,21 @@ RECORD: Final = "finding.json"
 
 
 class FindingFileError(Exception):
-    """A bucket whose record cannot be read: which, and why."""
+    """A `finding.json` that cannot be read: its path and the reason."""
 
 
 class Record(NamedTuple):
-    """What `finding.json` says: the finding, the bug that was planted, and when it was seen first."""
+    """The contents of `finding.json`: the finding, the planted bug, and when it was first seen."""
 
     identity: str
     message: str
     bug: str | None
-    """Name of the planted bug, or the path of the Python file that defines it."""
+    """Name of the planted bug, or path of the Python file that defines it; None for the clean hypervisor."""
     runs: int
+    """Programs run before the finding was first seen."""
     seconds: float
     confirmed: bool
-    """Whether the program was replayed in another process with the same finding."""
+    """Whether another process reproduced the finding."""
     ops: int
 
 
@@ -47,9 +48,9 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 
 
 def bucket_name(identity: str, bug: str | None) -> str:
-    """The name of the folder for findings of `identity`: letters, digits, dots and dashes.
+    """Name of the folder for findings of `identity`: letters, digits, dots, dashes, underscores and @.
 
-    What a planted bug showed has the bug's name behind an @, so that it never takes the place of a real finding.
+    A planted bug's name is appended after an @, so that its findings never overwrite those of the clean hypervisor.
     """
     name = identity if bug is None else f"{identity}@{Path(bug).stem}"
     return "".join(
@@ -59,7 +60,7 @@ def bucket_name(identity: str, bug: str | None) -> str:
 
 
 def load_record(folder: Path) -> Record:
-    """The record of the bucket `folder`. Raises `FindingFileError`."""
+    """Read the record in the bucket `folder`. Raises `FindingFileError`."""
     path = folder / RECORD
     try:
         fields: Any = json.loads(path.read_text())
@@ -68,27 +69,27 @@ def load_record(folder: Path) -> Record:
     except ValueError as error:
         raise FindingFileError(f"{path}: not JSON ({error})") from error
     if not isinstance(fields, dict):
-        raise FindingFileError(f"{path}: not a finding's record")
+        raise FindingFileError(f"{path}: expected a JSON object")
     for name, types in _TYPES.items():
         if not isinstance(fields.get(name), types):
-            raise FindingFileError(f"{path}: not a finding's record ({name!r} is missing or wrong)")
+            raise FindingFileError(f"{path}: {name!r} is missing or has the wrong type")
     return Record(**{name: fields[name] for name in _TYPES})
 
 
 def record_beside(program: Path) -> Record | None:
-    """The record of the bucket that `program` lies in, if it lies in one."""
+    """Read the record in the folder of `program`; None if that folder has none. Raises `FindingFileError`."""
     return load_record(program.parent) if (program.parent / RECORD).is_file() else None
 
 
 class FindingStore:
-    """The buckets below `root`. Each file is written whole or not at all; workers may write at the same time."""
+    """The buckets below the folder `root`. Writes are atomic, and several processes may write at the same time."""
 
     def __init__(self, root: Path) -> None:
         self.root: Final = root
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Until the end of the block no other process writes a bucket: program and record belong together."""
+    def _locked(self) -> Iterator[None]:
+        """Lock out other writers for the block, so that a program and its record always match."""
         self.root.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.root, os.O_RDONLY)
         try:
@@ -98,16 +99,16 @@ class FindingStore:
             os.close(handle)
 
     def save(self, record: Record, program: Program, *, replace: bool = False) -> Path:
-        """Keep `program` as the reproducer of its bucket, unless a better one is there; its path.
+        """Save `program` as the reproducer of its bucket unless a better one exists, and return its path.
 
-        Better is: confirmed, or as well confirmed and not longer. The record keeps when the finding was seen first.
-        With `replace`, what is there is known not to show the finding (any more).
+        A confirmed program is better than an unconfirmed one; then a shorter one is better than a longer one. The
+        record keeps the time of the first sighting. Pass `replace` if the existing program no longer reproduces.
         """
         folder = self.root / bucket_name(record.identity, record.bug)
         path = folder / PROGRAM
-        with self._alone():
+        with self._locked():
             folder.mkdir(exist_ok=True)
-            known = None if replace else self._known(folder)
+            known = None if replace else self._existing_record(folder)
             if known is not None:
                 if (known.confirmed, -known.ops) >= (record.confirmed, -record.ops):
                     return path
@@ -116,8 +117,8 @@ class FindingStore:
             write_atomically(folder / RECORD, (json.dumps(record._asdict(), indent=2) + "\n").encode())
         return path
 
-    def _known(self, folder: Path) -> Record | None:
-        """The record of a complete bucket; a damaged one is as good as none."""
+    def _existing_record(self, folder: Path) -> Record | None:
+        """The record of a complete bucket; None if the bucket is missing or damaged."""
         if not (folder / PROGRAM).exists():
             return None
         try:
@@ -127,7 +128,7 @@ class FindingStore:
 
 
 def record_of(finding: Finding, program: Program, bug: str | None, runs: int, seconds: float) -> Record:
-    """The record of a finding as it was first seen."""
+    """Make the record of a finding that was just seen for the first time."""
     return Record(
         finding.identity, finding.message, bug, runs, round(seconds, 3), confirmed=False, ops=len(program.ops)
     )

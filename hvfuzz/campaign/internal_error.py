@@ -1,4 +1,4 @@
-"""What a user is told when hvfuzz itself is wrong: one line, and a file with the rest."""
+"""Exit statuses for errors, and the report of an internal error: one line for the user, the traceback in a file."""
 
 import os
 import tempfile
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Final
 
 EXIT_BAD_INPUT: Final = 2
-"""The exit status of a mistake of the user's, and of files and folders that are not as they must be."""
+"""Bad command line, or a file or folder that cannot be used."""
 EXIT_INTERNAL: Final = 70
-"""The exit status of a mistake of ours (EX_SOFTWARE of sysexits.h): neither a finding nor bad input."""
+"""A bug in hvfuzz itself (EX_SOFTWARE of sysexits.h), as opposed to a finding (1) or bad input (2)."""
 
 
-def mistake(error: Exception) -> str:
-    """Write down where the error comes from; the line that says so."""
+def record_internal_error(error: Exception) -> str:
+    """Save the traceback of `error` to a temporary file and return the one-line message for the user."""
     handle, path = tempfile.mkstemp(prefix="hvfuzz-error-", suffix=".txt")
     os.close(handle)
     Path(path).write_text("".join(traceback.format_exception(error)))
-    return f"internal error, a mistake of ours and not of yours: {type(error).__name__}: {error} (details in {path})"
+    return f"internal error; please report it: {type(error).__name__}: {error} (details in {path})"

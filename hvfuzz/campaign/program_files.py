@@ -1,4 +1,4 @@
-"""Programs in files: reading what people hand in, with one clear line when it is no program."""
+"""Reading program files from users, in text or byte form, with a one-line error for anything else."""
 
 import os
 from pathlib import Path
@@ -12,18 +12,18 @@ from hvfuzz.guest.program.program import Program
 
 SUFFIX: Final = ".hvp"
 MAX_FILE: Final = 1 << 20
-"""Largest program file in bytes; the longest program is a small part of this."""
+"""Size limit of a program file in bytes, far above the longest program."""
 
 
 class ProgramFileError(Exception):
-    """A file that holds no program: which file, and what is wrong with it."""
+    """A file that is not a program: its path and what is wrong with it."""
 
 
 def read_program(path: Path, catalogue: Catalogue) -> Program:
-    """The program in `path`, text or bytes. Raises `ProgramFileError`.
+    """Read the program in `path`, in text or byte form. Raises `ProgramFileError`.
 
-    Every byte string is a program for an engine; for a person who names the wrong file, that would hide the
-    mistake. So here a file must be text with the magic line, or bytes in the canonical form.
+    The decoder accepts any byte string, as an engine needs. To catch a wrong file name, this function accepts only
+    text that begins with the magic line, and bytes in canonical form (those that `encode` produces).
     """
     data = _read(path)
     if data.startswith(MAGIC.encode()):
@@ -31,15 +31,15 @@ def read_program(path: Path, catalogue: Catalogue) -> Program:
     program = decode(data, catalogue)
     if encode(program, catalogue) != data:
         raise ProgramFileError(
-            f"{path}: not a program, neither as text (its first line would be '{MAGIC}1') nor in the fuzzer's byte form"
+            f"{path}: not a program (expected text that begins with '{MAGIC}1', or the fuzzer's byte form)"
         )
     return program
 
 
 def read_seed(path: Path, catalogue: Catalogue) -> bytes:
-    """The bytes of a seed: any at all, but for text that is no program. Raises `ProgramFileError`.
+    """Read the bytes of a seed. Raises `ProgramFileError` for text that does not parse.
 
-    An engine would take a text with a typing error for a program in byte form.
+    Without this check an engine would decode a text with a typing error as a program in byte form.
     """
     data = _read(path)
     if path.suffix == SUFFIX or data.startswith(MAGIC.encode()):
@@ -58,18 +58,18 @@ def _parsed(path: Path, data: bytes, catalogue: Catalogue) -> Program:
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a file of a sensible size; never more than that is read, whatever `path` is."""
+    """Read a file of at most `MAX_FILE` bytes; never reads more than that, even from a device or a pipe."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
             size = os.fstat(file.fileno()).st_size
     except IsADirectoryError as error:
-        raise ProgramFileError(f"{path}: is a folder, expected a program file") from error
+        raise ProgramFileError(f"{path}: is a folder; expected a program file") from error
     except OSError as error:
         raise ProgramFileError(f"{path}: {error.strerror}") from error
     if len(data) > MAX_FILE:
         much = f"{size} bytes" if size > MAX_FILE else f"more than {MAX_FILE} bytes"
-        raise ProgramFileError(f"{path}: {much}, and a program has at most {MAX_FILE}")
+        raise ProgramFileError(f"{path}: too large for a program: {much}, but at most {MAX_FILE} are allowed")
     if not data:
-        raise ProgramFileError(f"{path}: is empty")
+        raise ProgramFileError(f"{path}: the file is empty")
     return data

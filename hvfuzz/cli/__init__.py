@@ -1,4 +1,8 @@
-"""The command line: `hvfuzz COMMAND`. Every command ends with 0, with 1 for a finding, or with 2 and one clear line."""
+"""The command line, `hvfuzz COMMAND`.
+
+Exit status: 0 for success, 1 for findings or a failed check, 2 for bad input (with a one-line message), 70 for an
+internal error, 128 + N after signal N.
+"""
 
 import importlib
 import os
@@ -10,7 +14,7 @@ from typing import Final, NoReturn
 import click
 
 import hvfuzz
-from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, mistake
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record_internal_error
 
 COMMANDS: Final = MappingProxyType(
     {
@@ -23,24 +27,30 @@ COMMANDS: Final = MappingProxyType(
         "bugs": "bugs",
         "corpus": "corpus",
         "bench": "bench.bench",
-        "reference": "reference",
+        "reference": "reference_check",
         "doctor": "doctor",
         "abi": "abi",
     }
 )
-"""Command -> its module under `hvfuzz.cli`; `--help` lists them in this order."""
+"""Command -> its module below `hvfuzz.cli`, in the order in which `--help` lists them."""
 EXAMPLES: Final = """\b
-Examples:
-  hvfuzz fuzz hypercalls --time 60           fuzz for a minute with a live view
-  hvfuzz fuzz --bug xsa-212 --time 60        does the fuzzer find this planted bug?
-  hvfuzz repro out/findings/*/program.hvp    does a finding still happen?
-  hvfuzz bugs list                           the planted vulnerabilities
-  hvfuzz doctor                              does everything work on this machine?
+hvfuzz fuzz hypercalls --time 60           fuzz for a minute, with a live view
+hvfuzz fuzz --bug xsa-212 --time 60        see whether a planted bug is found
+hvfuzz repro program.hvp --trace           replay a program and explain every op
+hvfuzz bugs list                           list the planted bugs
+hvfuzz doctor                              check that hvfuzz works on this machine
 """
+EXIT_STATUS: Final = (
+    ("0", "success, no findings"),
+    ("1", "findings, or a failed check"),
+    ("2", "bad input"),
+    ("70", "internal error of hvfuzz"),
+    ("130", "interrupted by Ctrl-C"),
+)
 
 
 class _Commands(click.Group):
-    """The commands, each imported only when it is called: `--help` stays quick."""
+    """The commands, each imported only when it is called, so that `--help` stays fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -61,15 +71,25 @@ class _Commands(click.Group):
         command: click.Command = importlib.import_module(f"hvfuzz.cli.{COMMANDS[cmd_name]}").command
         return command
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            formatter.write_text(EXAMPLES)
+        with formatter.section("Exit status"):
+            formatter.write_dl(EXIT_STATUS)
 
-@click.group(cls=_Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(hvfuzz.__version__, "-V", "--version", prog_name="hvfuzz")
 def cli() -> None:
-    """Fuzz an emulated hypervisor, with oracles for every way in which a guest could escape."""
+    """Fuzz an emulated hypervisor with hostile guest programs.
+
+    Oracles report every way in which a guest reaches memory that is not its own, learns a secret, stops the host or
+    breaks the hypercall contract.
+    """
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    """The exceptions whose message is for the user: what they gave us is wrong, or the machine refuses."""
+    """Exceptions whose message is for the user: bad input, or something missing on this machine."""
     from hvfuzz.bugs import BugError
     from hvfuzz.campaign.bench.trace_equality import TraceError
     from hvfuzz.campaign.findings import FindingFileError
@@ -98,11 +118,11 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Entry point: runs a command and turns what it raises into one line and an exit status."""
+    """Run a command; turn any exception into one line on standard error and an exit status."""
     try:
         if "_HVFUZZ_COMPLETE" in os.environ:
-            cli.main(standalone_mode=False)  # A shell asks how a line could go on.
-        # Not by `main` otherwise: it ends with 1, which means a finding here, when a reader of our output has left.
+            cli.main(standalone_mode=False)  # shell completion
+        # Not `cli.main` in general: on a broken pipe it exits with 1, which means a finding here.
         with cli.make_context("hvfuzz", sys.argv[1:]) as context:
             cli.invoke(context)
         sys.exit(0)
@@ -112,13 +132,16 @@ def main() -> NoReturn:
         click.echo(error.format_message(), err=True)
         sys.exit(EXIT_BAD_INPUT)
     except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            _fail(f"{error.format_message()} (see {error.ctx.command_path} --help)", EXIT_BAD_INPUT)
-        _fail(error.format_message(), EXIT_BAD_INPUT)
+        message = error.format_message()
+        if isinstance(error, click.UsageError):
+            message = message[:1].lower() + message[1:].rstrip(".")
+            if error.ctx is not None:
+                message += f" (see {error.ctx.command_path} --help)"
+        _fail(message, EXIT_BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader of our output is gone (`hvfuzz show … | head`): nothing to say, and nobody to say it to.
+        # The reader of our output has gone (`hvfuzz abi | head`): end quietly, as if by SIGPIPE.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
@@ -126,4 +149,4 @@ def main() -> NoReturn:
     except Exception as error:
         if isinstance(error, _user_errors()):
             _fail(str(error), EXIT_BAD_INPUT)
-        _fail(mistake(error), EXIT_INTERNAL)
+        _fail(record_internal_error(error), EXIT_INTERNAL)

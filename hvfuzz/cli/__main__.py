@@ -1,4 +1,4 @@
-"""``python -m hvfuzz.cli``: the same as the command ``hvfuzz``."""
+"""Entry point of ``python -m hvfuzz.cli``, which is the command ``hvfuzz``."""
 
 from hvfuzz.cli import main
 

@@ -7,22 +7,24 @@ from pathlib import Path
 import click
 
 from hvfuzz.abi.document import render
+from hvfuzz.cli.options import PATH, Command, json_option, option
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.hypervisor.hypercalls import ABI
 
 
-@click.command("abi", short_help="The hypercall contract: print, write or check ABI.md.")
-@click.option("--write", type=click.Path(path_type=Path), help="Write the document to this file.")
-@click.option("--check", type=click.Path(path_type=Path), help="Exit 1 if this file is not up to date.")
-@click.option("--json", "as_json", is_flag=True, help="Print the calls as JSON.")
+@click.command(
+    "abi",
+    cls=Command,
+    short_help="Print, write or check the hypercall contract (ABI.md).",
+    examples=("hvfuzz abi | less", "hvfuzz abi --write ABI.md", "hvfuzz abi --check ABI.md"),
+)
+@option("--write", metavar="FILE", type=PATH, help="Write the contract to FILE.")
+@option("--check", metavar="FILE", type=PATH, help="Exit with 1 if FILE is out of date.")
+@json_option("Print the calls as a JSON list.")
 def command(write: Path | None, check: Path | None, as_json: bool) -> None:
-    """Print the contract of every hypercall, from the same declarations that the hypervisor runs on.
+    """Print the contract of every hypercall as Markdown.
 
-    \b
-    Examples:
-      hvfuzz abi | less
-      hvfuzz abi --write ABI.md
-      hvfuzz abi --check ABI.md
+    The contract is generated from the declarations that the hypervisor decodes and dispatches with.
     """
     if as_json:
         calls = [
@@ -43,7 +45,7 @@ def command(write: Path | None, check: Path | None, as_json: bool) -> None:
         write_atomically(write, text.encode())
     elif check is not None:
         if check.read_text() != text:
-            print(f"{check}: out of date; run: hvfuzz abi --write {check}", file=sys.stderr)
+            print(f"{check} is out of date; update it with: hvfuzz abi --write {check}", file=sys.stderr)
             sys.exit(1)
     else:
         click.echo(text, nl=False)

@@ -1,4 +1,4 @@
-"""`hvfuzz bugs`: the planted vulnerabilities, and whether oracles and hypervisor agree on each."""
+"""`hvfuzz bugs`: lists the planted bugs and verifies that the oracles find each of them."""
 
 import inspect
 import json
@@ -10,125 +10,132 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from hvfuzz.bugs import Bug, BugError, find_bug, known_bugs
+from hvfuzz.bugs import Bug, BugError, Plant, find_bug, known_bugs
+from hvfuzz.cli.options import Group, json_option
 from hvfuzz.guest.format.scanner import TextError
 from hvfuzz.guest.format.text import parse
 from hvfuzz.targets.emulated_target import EmulatedTarget
 
 
-@click.group("bugs", short_help="The planted bugs: list, show, verify.")
+@click.group(
+    "bugs",
+    cls=Group,
+    short_help="List, show and verify the planted bugs.",
+    examples=("hvfuzz bugs list", "hvfuzz bugs show xsa-212", "hvfuzz bugs verify"),
+)
 def command() -> None:
-    """The planted bugs: published vulnerabilities, each as one replaced function.
+    """List, show and verify the planted bugs.
 
-    \b
-    Examples:
-      hvfuzz bugs list
-      hvfuzz bugs show xsa-212
-      hvfuzz bugs verify
+    A planted bug is a published vulnerability, recreated by replacing one function of the hypervisor. Plant one with
+    `hvfuzz fuzz --bug NAME`.
     """
 
 
-@command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@command.command(
+    "list",
+    short_help="List all planted bugs.",
+    examples=("hvfuzz bugs list", "hvfuzz bugs list --json | jq -r '.[].name'"),
+)
+@json_option("Print a JSON list with all fields of each bug.")
 def list_bugs(as_json: bool) -> None:
-    """List the bugs with their advisory, difficulty (1 easy, 5 hard) and the finding each must give.
-
-    \b
-    Example:
-      hvfuzz bugs list
-    """
+    """List all planted bugs: name, difficulty from 1 (easy) to 5, expected finding, advisory and title."""
     bugs = known_bugs()
     if as_json:
         print(json.dumps([_plain(bug) for bug in bugs.values()]))
         return
     console = Console(highlight=False)
     width = max(map(len, bugs))
+    console.print(f"[dim]{'BUG':{width}}  DIFFICULTY  FINDING[/]", soft_wrap=True)
     for bug in bugs.values():
-        console.print(f"[bold]{bug.name:{width}}[/]  D{bug.difficulty}  {bug.findings[0]}", soft_wrap=True)
-        console.print(f"{'':{width}}  [dim]{escape(bug.advisory)}: {escape(bug.title)}[/]", soft_wrap=True)
+        console.print(f"[bold]{bug.name:{width}}[/]  {bug.difficulty:^10}  {bug.findings[0]}", soft_wrap=True)
+        console.print(f"  [dim]{escape(bug.advisory)}: {escape(bug.title)}[/]", soft_wrap=True)
 
 
-@command.command("show")
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@command.command(
+    "show",
+    short_help="Show the cause and the trigger of one bug.",
+    examples=("hvfuzz bugs show xsa-212", "hvfuzz bugs show my_bug.py --json"),
+)
+@click.argument("name", metavar="NAME|FILE.py")
+@json_option()
 def show(name: str, as_json: bool) -> None:
-    """Show one bug: cause, simplification, and the program that triggers it.
-
-    \b
-    Examples:
-      hvfuzz bugs show xsa-212
-      hvfuzz bugs show my_bug.py --json
-    """
+    """Show one bug: its cause, the function it replaces, the expected findings and the program that triggers it."""
     bug = find_bug(name)
     if as_json:
         print(json.dumps(_plain(bug)))
         return
     console = Console(highlight=False)
-    console.print(f"[bold]{escape(bug.name)}[/]  {escape(bug.advisory)}  (difficulty {bug.difficulty})", soft_wrap=True)
-    console.print(bug.title, markup=False, soft_wrap=True)
+    console.print(f"[bold]{escape(bug.name)}[/]: {escape(bug.title)}", soft_wrap=True)
     console.print()
     console.print(escape(inspect.cleandoc(bug.story)), soft_wrap=True)
     console.print()
-    console.print(f"[bold]replaces[/]  {escape(bug.replaces)}", soft_wrap=True)
-    for finding in bug.findings:
-        console.print(f"[bold]finding[/]   {escape(finding)}", soft_wrap=True)
-    console.print()
-    click.echo(bug.trigger.strip())
+    rows = [("advisory", bug.advisory), ("difficulty", f"{bug.difficulty} of 5" if bug.difficulty else "")]
+    rows += [("replaces", bug.replaces), *(("finding", finding) for finding in bug.findings)]
+    for label, text in rows:
+        if text:
+            console.print(f"[bold]{label:10}[/]  {escape(text)}", soft_wrap=True)
+    if bug.trigger:
+        console.print()
+        click.echo(bug.trigger.strip())
 
 
-@command.command("verify")
-@click.argument("names", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@command.command(
+    "verify",
+    short_help="Verify that each bug is found, and only where it is planted.",
+    examples=("hvfuzz bugs verify", "hvfuzz bugs verify xsa-78 my_bug.py"),
+)
+@click.argument("names", metavar="[NAME|FILE.py]...", nargs=-1)
+@json_option("Print a JSON list.")
 def verify(names: tuple[str, ...], as_json: bool) -> None:
-    """Run each trigger on the faulty build and on the clean one: exactly its finding, and nothing.
+    """Run the trigger of each bug (default: all) on the hypervisor with the bug and without it.
 
-    Ends with status 1 if any bug does not behave.
-
-    \b
-    Examples:
-      hvfuzz bugs verify
-      hvfuzz bugs verify xsa-78 my_bug.py
+    With the bug, the oracles must report exactly the expected findings; without it, none. Exits with 1 if they do not.
     """
     bugs = [find_bug(name) for name in names] or list(known_bugs().values())
+    for bug in bugs:
+        Plant(bug)  # raises BugError for a target that does not exist
     console = Console(highlight=False, stderr=as_json)
+    width = max(len(bug.name) for bug in bugs)
     rows: list[dict[str, Any]] = []
     for bug in bugs:
         faulty, clean = findings_of(bug, planted=True), findings_of(bug, planted=False)
         good = behaves(bug, faulty, clean)
         rows.append({"bug": bug.name, "good": good, "expected": bug.findings, "faulty": faulty, "clean": clean})
         mark = "[green]ok[/]  " if good else "[bold red]BAD[/] "
-        console.print(f"{mark}{bug.name:17} {_verdict(bug, faulty, clean)}", soft_wrap=True)
+        console.print(f"{mark}{escape(bug.name):{width}}  {_verdict(bug, faulty, clean)}", soft_wrap=True)
+    verified = sum(row["good"] for row in rows)
+    console.print(f"{verified} of {len(rows)} verified", style="green" if verified == len(rows) else "bold red")
     if as_json:
         print(json.dumps(rows))
-    sys.exit(0 if all(row["good"] for row in rows) else 1)
+    sys.exit(0 if verified == len(rows) else 1)
 
 
 def _verdict(bug: Bug, faulty: list[str], clean: list[str]) -> str:
-    """What was found, and what was not as it should be."""
+    """Describe what the trigger showed, and how that differs from what is expected."""
     if not bug.trigger:
-        return "it has no trigger"
+        return "has no trigger to run"
     parts = [f"finds {', '.join(faulty) or 'nothing'}"]
     if sorted(faulty) != sorted(bug.findings):
-        parts.append(f"should find {', '.join(bug.findings) or 'nothing'}")
+        parts.append(f"expected {', '.join(bug.findings) or 'nothing'}")
     if clean:
-        parts.append(f"the clean hypervisor gives {', '.join(clean)}")
+        parts.append(f"without the bug it finds {', '.join(clean)}")
     return "; ".join(parts)
 
 
 def findings_of(bug: Bug, *, planted: bool) -> list[str]:
-    """The identities that the trigger of `bug` gives, with the bug planted or without. Raises `BugError`."""
+    """Run the trigger of `bug`, with the bug planted or not; returns the identities found. Raises `BugError`."""
     if not bug.trigger:
         return []
     with EmulatedTarget(bug if planted else None) as target:
         try:
             program = parse(bug.trigger, target.catalogue)
         except TextError as error:
-            raise BugError(f"{bug.name}: its trigger: {error}") from error
+            raise BugError(f"{bug.name}: trigger: {error}") from error
         return [finding.identity for finding in target.run(program).findings]
 
 
 def behaves(bug: Bug, faulty: list[str], clean: list[str]) -> bool:
-    """Whether these findings of its trigger, planted and not, are what `bug` promises."""
+    """Whether the trigger gives the expected findings with the bug (`faulty`), and none without it (`clean`)."""
     return bool(faulty) and sorted(faulty) == sorted(bug.findings) and not clean
 
 

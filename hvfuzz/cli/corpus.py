@@ -1,4 +1,4 @@
-"""`hvfuzz corpus`: what the seeds are worth, and keeping them few."""
+"""`hvfuzz corpus`: counts, extends and prunes the seeds."""
 
 import json
 from pathlib import Path
@@ -6,40 +6,47 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from hvfuzz.campaign import corpus
+from hvfuzz.campaign import seed_corpus
+from hvfuzz.campaign.report import quantity
+from hvfuzz.cli.figure_table import figure_table
+from hvfuzz.cli.options import PATH, Group, json_option, option
 from hvfuzz.targets.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
-@click.group("corpus", short_help="The corpus: stats, add, prune.")
-def command() -> None:
-    """The corpus of seed programs.
-
-    \b
-    Examples:
-      hvfuzz corpus stats
-      hvfuzz corpus add found.hvp --harness dma
-      hvfuzz corpus prune out/corpus/hypercalls --dry-run
-    """
-
-
-@command.command("stats")
-@click.option(
-    "--root", type=FOLDER, default=Path("corpus"), show_default=True, help="Folder with one folder a harness."
+@click.group(
+    "corpus",
+    cls=Group,
+    short_help="Count, add and prune seed programs.",
+    examples=(
+        "hvfuzz corpus stats",
+        "hvfuzz corpus add found.hvp --harness dma",
+        "hvfuzz corpus prune out/corpus/hypercalls --dry-run",
+    ),
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def stats(root: Path, as_json: bool) -> None:
-    """Count programs, ops and the state features that they reach, for each harness and for all.
+def command() -> None:
+    """Count, add and prune the seed programs that campaigns start from (corpus/HARNESS)."""
 
-    \b
-    Examples:
-      hvfuzz corpus stats
-      hvfuzz corpus stats --root my-corpus --json
-    """
+
+@command.command(
+    "stats",
+    short_help="Count programs, ops and features of the seeds.",
+    examples=("hvfuzz corpus stats", "hvfuzz corpus stats --root my-corpus --json"),
+)
+@option(
+    "--root",
+    metavar="FOLDER",
+    type=FOLDER,
+    default=Path("corpus"),
+    show_default=True,
+    help="Folder that holds one folder for each harness.",
+)
+@json_option("Print a JSON list.")
+def stats(root: Path, as_json: bool) -> None:
+    """Count the programs, their ops, and the state features they reach, for each harness and in total."""
     rows: list[dict[str, Any]] = []
     everything: set[int] = set()
     with EmulatedTarget() as target:
@@ -47,7 +54,7 @@ def stats(root: Path, as_json: bool) -> None:
             folder = root / harness
             if not folder.is_dir():
                 continue
-            entries = corpus.measure(corpus.read_entries([folder], target.catalogue), target)
+            entries = seed_corpus.measure(seed_corpus.read_entries([folder], target.catalogue), target)
             features = frozenset[int]().union(*(entry.features for entry in entries))
             everything |= features
             ops = sum(len(entry.program.ops) for entry in entries)
@@ -63,54 +70,58 @@ def stats(root: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("harness")
-    for title in ("programs", "ops", "features"):
-        table.add_column(title, justify="right")
+    table = figure_table("harness", "programs", "ops", "features")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        name, *figures = row.values()
+        table.add_row(name, *(f"{figure:,}" for figure in figures))
     Console(highlight=False).print(table)
 
 
-@command.command("add")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--harness", default="hypercalls", show_default=True, help="Whose seeds they become.")
-@click.option("--root", type=click.Path(path_type=Path), default=Path("corpus"), show_default=True, help="The corpus.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of the paths written.")
+@command.command(
+    "add",
+    short_help="Add programs to the seeds of a harness.",
+    examples=(
+        "hvfuzz corpus add found.hvp --harness dma",
+        "hvfuzz corpus add out/corpus/hypercalls/* --root my-corpus",
+    ),
+)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=PATH)
+@option("--harness", metavar="NAME", default="hypercalls", show_default=True, help="Harness to add the seeds to.")
+@option(
+    "--root", metavar="FOLDER", type=PATH, default=Path("corpus"), show_default=True, help="Root folder of the corpus."
+)
+@json_option("Print a JSON list of the paths written.")
 def add(files: tuple[Path, ...], harness: str, root: Path, as_json: bool) -> None:
-    """Add programs, bytes or text, to the seeds of a harness, as text.
+    """Add programs, in text or byte form, to the seeds of a harness; prints the paths of the seeds.
 
-    \b
-    Examples:
-      hvfuzz corpus add found.hvp --harness dma
-      hvfuzz corpus add out/corpus/hypercalls/* --root my-corpus
+    Seeds are stored as text under their own name. A name that a different program uses is an error.
     """
     name = find_harness(harness).name
     with EmulatedTarget() as target:
-        paths = [str(corpus.add(file, root / name, target.catalogue)) for file in files]
+        paths = [str(seed_corpus.add(file, root / name, target.catalogue)) for file in files]
     print(json.dumps(paths) if as_json else "\n".join(paths))
 
 
-@command.command("prune")
+@command.command(
+    "prune",
+    short_help="Delete programs that add no features.",
+    examples=("hvfuzz corpus prune out/corpus/hypercalls --dry-run", "hvfuzz corpus prune out/corpus/hypercalls"),
+)
 @click.argument("folder", type=FOLDER)
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option("--dry-run", is_flag=True, help="List the programs without deleting them.")
+@json_option()
 def prune(folder: Path, dry_run: bool, as_json: bool) -> None:
-    """Delete the programs of FOLDER that add no state feature to the others.
-
-    \b
-    Example:
-      hvfuzz corpus prune out/corpus/hypercalls --dry-run
-    """
+    """Delete the programs in FOLDER that reach no state feature beyond those of the programs kept."""
     with EmulatedTarget() as target:
-        entries = corpus.measure(corpus.read_entries([folder], target.catalogue), target)
-    kept, dropped = corpus.cover(entries)
+        entries = seed_corpus.measure(seed_corpus.read_entries([folder], target.catalogue), target)
+    kept, dropped = seed_corpus.cover(entries)
     if not dry_run:
         for entry in dropped:
             entry.path.unlink()
     if as_json:
         print(json.dumps({"kept": [str(e.path) for e in kept], "dropped": [str(e.path) for e in dropped]}))
         return
+    verb = "would delete" if dry_run else "deleted"
     for entry in dropped:
-        print(f"{'would drop' if dry_run else 'dropped'} {entry.path}")
-    print(f"{len(kept)} kept, {len(dropped)} {'to drop' if dry_run else 'dropped'}")
+        print(f"{verb} {entry.path}")
+    print(f"{verb} {len(dropped)} of {quantity(len(entries), 'program')}")

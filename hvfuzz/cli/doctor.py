@@ -1,4 +1,4 @@
-"""`hvfuzz doctor`: proves in a minute that the fuzzer and its oracles work on this machine."""
+"""`hvfuzz doctor`: checks within a minute that the fuzzer and its oracles work on this machine."""
 
 import importlib.metadata
 import json
@@ -18,6 +18,7 @@ from hvfuzz.bugs import known_bugs
 from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bugs import behaves, findings_of
+from hvfuzz.cli.options import Command, json_option
 from hvfuzz.engines.engine import ENGINES, EngineError, load_engine
 
 PACKAGES: Final = ("click", "rich", "construct", "hypothesis", "atheris")
@@ -27,7 +28,7 @@ CLEAN_SECONDS: Final = 8.0
 
 
 class Check(NamedTuple):
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     good: bool
@@ -41,7 +42,7 @@ def _packages() -> Iterator[Check]:
         try:
             yield Check(package, True, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
-            yield Check(package, False, "not installed: pip install hvfuzz installs it where it is to be had")
+            yield Check(package, False, "not installed; run `pip install hvfuzz` on a platform with wheels for it")
 
 
 def _bugs() -> Iterator[Check]:
@@ -50,8 +51,8 @@ def _bugs() -> Iterator[Check]:
     for bug in bugs.values():
         if not behaves(bug, findings_of(bug, planted=True), findings_of(bug, planted=False)):
             bad.append(bug.name)
-    detail = f"{len(bugs) - len(bad)} of {len(bugs)} found by their oracle, and silent on the clean build"
-    yield Check("planted bugs", not bad, detail + (f"; not so: {', '.join(bad)}" if bad else ""))
+    detail = f"the oracles find {len(bugs) - len(bad)} of {len(bugs)}, and nothing without the bug"
+    yield Check("planted bugs", not bad, detail + (f"; failed: {', '.join(bad)}" if bad else ""))
 
 
 def _campaign(engine: str, bug: str | None, seconds: float) -> tuple[Pool, float]:
@@ -79,7 +80,7 @@ def _campaign(engine: str, bug: str | None, seconds: float) -> tuple[Pool, float
 def _engines() -> Iterator[Check]:
     for engine in ENGINES:
         if engine == "replay":
-            continue  # it finds what it is given: the check of the bugs has done that
+            continue  # it finds nothing that it is not given
         try:
             load_engine(engine)
         except EngineError as error:
@@ -87,9 +88,8 @@ def _engines() -> Iterator[Check]:
             continue
         pool, seconds = _campaign(engine, EASY_BUG, ENGINE_SECONDS)
         found = ", ".join(pool.discoveries)
-        detail = (
-            f"finds {EASY_BUG} in {seconds:.1f} s ({found})" if found else f"{EASY_BUG} not found in {seconds:.1f} s"
-        )
+        verdict = f"finds planted bug {EASY_BUG}" if found else f"does not find planted bug {EASY_BUG}"
+        detail = f"{verdict} in {seconds:.1f} s" + (f" ({found})" if found else "")
         yield Check(f"engine {engine}", bool(found), detail)
 
 
@@ -97,20 +97,20 @@ def _clean() -> Iterator[Check]:
     pool, _ = _campaign("atheris", None, CLEAN_SECONDS)
     progress = pool.progress()
     found = ", ".join(pool.discoveries)
-    detail = found or f"no findings in {progress.ops} ops"
+    detail = f"unexpected findings: {found}" if found else f"no findings in {progress.ops:,} ops"
     yield Check("clean hypervisor", not found and progress.ops > 0, detail)
 
 
-@click.command("doctor", short_help="Check that everything works on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.command(
+    "doctor", cls=Command, short_help="Check that hvfuzz works on this machine.", examples=("hvfuzz doctor",)
+)
+@json_option()
 def command(as_json: bool) -> None:
-    """Check packages and engines, that each engine finds a planted bug, and that the clean hypervisor is clean.
+    """Check that hvfuzz works on this machine.
 
-    Takes about a minute; ends with status 1 if anything is wrong.
-
-    \b
-    Example:
-      hvfuzz doctor
+    Checks that the packages are installed, that the oracles find every planted bug, that each engine finds an easy
+    one, and that fuzzing the hypervisor without a bug finds nothing. Takes about a minute; exits with 1 if a check
+    fails.
     """
     console = Console(stderr=as_json, highlight=False)
     checks = []
@@ -120,7 +120,11 @@ def command(as_json: bool) -> None:
                 checks.append(check)
                 mark = "[green]ok[/] " if check.good else "[bold red]BAD[/]"
                 console.print(f"{mark} {check.name:18} {escape(check.detail)}", soft_wrap=True)
-    good = all(check.good for check in checks)
+    failed = [check.name for check in checks if not check.good]
     if as_json:
-        print(json.dumps({"good": good, "checks": [check._asdict() for check in checks]}))
-    sys.exit(0 if good else 1)
+        print(json.dumps({"good": not failed, "checks": [check._asdict() for check in checks]}))
+    elif failed:
+        console.print(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}", style="bold red")
+    else:
+        console.print(f"all {len(checks)} checks passed", style="green")
+    sys.exit(1 if failed else 0)

@@ -1,4 +1,4 @@
-"""`hvfuzz fuzz`: a campaign of worker processes with a live view, its findings confirmed and minimised at the end."""
+"""`hvfuzz fuzz`: runs a campaign with a live view; confirms and minimises the findings at its end."""
 
 import json
 import random
@@ -12,22 +12,34 @@ from rich.console import Console
 
 from hvfuzz.bugs import Plant, find_bug
 from hvfuzz.campaign.campaign import Campaign
-from hvfuzz.campaign.corpus import seed_bytes, seed_folders
 from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.report import quantity
+from hvfuzz.campaign.seed_corpus import seed_bytes, seed_folders
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob, bug_argument
-from hvfuzz.cli.live_view import say, watch
-from hvfuzz.engines.engine import ENGINES, EngineError, Feedback, load_engine
+from hvfuzz.cli.live_view import print_summary, run_with_view
+from hvfuzz.cli.options import (
+    PATH,
+    Command,
+    Real,
+    corpus_option,
+    engine_option,
+    feedback_option,
+    json_option,
+    option,
+    seed_option,
+    workers_option,
+)
+from hvfuzz.engines.engine import EngineError, load_engine
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.harness import find_harness
 
 DEFAULT_SECONDS: Final = 60.0
-FILE: Final = click.Path(path_type=Path)
 
 
 def _check_writable(out: Path) -> None:
-    """Fail before the campaign and not at its first finding."""
+    """Raise OSError now, rather than at the first finding."""
     probe = out / ".writable"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -40,32 +52,46 @@ def _check_writable(out: Path) -> None:
             probe.unlink(missing_ok=True)
 
 
-@click.command("fuzz", short_help="Fuzz with worker processes and a live view.")
+@click.command(
+    "fuzz",
+    cls=Command,
+    short_help="Fuzz the hypervisor, with a live view.",
+    examples=(
+        "hvfuzz fuzz                                   fuzz whole programs for a minute",
+        "hvfuzz fuzz dma --time 600 --workers 2        fuzz devices and the IOMMU for ten minutes",
+        "hvfuzz fuzz --bug xsa-212                     see whether a planted bug is found",
+        "hvfuzz fuzz --bug my_bug.py --seed 1          plant a bug of your own",
+        "hvfuzz fuzz --engine random --runs 20000 --json > progress.jsonl",
+    ),
+)
 @click.argument("harness", default="hypercalls")
-@click.option("--engine", default="atheris", show_default=True, help=f"One of {', '.join(ENGINES)}.")
-@click.option("--time", "seconds", type=click.FloatRange(min=0.1), help="Seconds to fuzz (default 60, unless --runs).")
-@click.option("--runs", type=click.IntRange(min=1), help="Programs to run, all workers together.")
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Random seed (default: a fresh one, printed).")
-@click.option("--bug", help="Plant this bug: a name (see `hvfuzz bugs list`), or a Python file that defines one.")
-@click.option(
-    "--feedback",
-    type=click.Choice([feedback.value for feedback in Feedback]),
-    default="state",
+@engine_option
+@option(
+    "--time",
+    "seconds",
+    metavar="SECONDS",
+    type=Real(min=0.1),
+    help="Time limit. [default: 60, or none with --runs]",
+)
+@option("--runs", metavar="N", type=click.IntRange(min=1), help="Number of programs to run, over all workers together.")
+@workers_option()
+@seed_option("Random seed. [default: a new one, printed at the start]", default=None)
+@option("--bug", metavar="NAME|FILE.py", help="Plant this bug (see `hvfuzz bugs list`).")
+@feedback_option
+@option(
+    "--out",
+    metavar="FOLDER",
+    type=PATH,
+    default=Path("out"),
     show_default=True,
-    help="What tells the atheris engine that an input is new.",
+    help="Folder for findings, new inputs, logs and the report.",
 )
-@click.option("--out", type=FILE, default=Path("out"), show_default=True, help="Output folder.")
-@click.option(
-    "--corpus",
-    "corpora",
-    type=click.Path(path_type=Path, exists=True),
-    multiple=True,
-    help="Folder or file of seeds; may be repeated (default: corpus/HARNESS, if there).",
+@corpus_option("Seed file or folder; may be repeated. [default: corpus/HARNESS, if it exists]")
+@option("--no-corpus", is_flag=True, help="Start without seeds.")
+@option(
+    "--minimise/--no-minimise", default=True, show_default=True, help="Confirm and minimise the findings at the end."
 )
-@click.option("--no-corpus", is_flag=True, help="Begin with no seeds.")
-@click.option("--minimise/--no-minimise", default=True, help="Confirm and minimise each finding at the end.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines; the last one is the summary.")
+@json_option("Print progress as JSON lines; the last line is the summary.")
 def command(
     harness: str,
     engine: str,
@@ -81,33 +107,35 @@ def command(
     minimise: bool,
     as_json: bool,
 ) -> None:
-    """Fuzz the emulated hypervisor with HARNESS (hypercalls, abi, translation, dma or multicall).
-
-    Ends with status 1 if anything was found, 0 if nothing was. Findings lie in OUT/findings, each with a
-    minimised program; new inputs in OUT/corpus, so that the next run goes on from there. Ctrl-C ends the
-    campaign early and keeps everything.
+    """Fuzz the emulated hypervisor and report every finding with a minimised program.
 
     \b
-    Examples:
-      hvfuzz fuzz hypercalls --time 60
-      hvfuzz fuzz dma --engine random --runs 20000 --seed 1
-      hvfuzz fuzz --bug xsa-212 --time 60 --json
-      hvfuzz fuzz --bug my_bug.py --workers 2
+    HARNESS selects what the programs are made of:
+      hypercalls   every hypercall, instruction and race (default)
+      abi          malformed structs, raw VMCALLs, hostile buffers
+      translation  page tables, TLB and stage 2
+      dma          devices and the IOMMU
+      multicall    many calls in one exit
+
+    Findings are saved to OUT/findings, and new inputs to OUT/corpus, where the next campaign picks them up. Ctrl-C
+    stops the campaign and keeps everything.
+
+    Exits with 1 if there are findings, with 0 if there are none.
     """
     harness = find_harness(harness).name
     load_engine(engine)
     planted = None
     if bug is not None:
         planted = find_bug(bug)
-        Plant(planted)  # fails here rather than in every worker
+        Plant(planted)  # fail here rather than in every worker
     if seconds is None and runs is None and engine != "replay":
         seconds = DEFAULT_SECONDS
     if seed is None:
         seed = random.SystemRandom().randrange(1 << 30)
     folders = [] if no_corpus else seed_folders(harness, corpora)
-    seeds = seed_bytes(map(Path, folders), catalogue(ABI))  # fails here rather than in every worker
+    seeds = seed_bytes(map(Path, folders), catalogue(ABI))  # fail here rather than in every worker
     if engine == "replay" and not seeds:
-        raise EngineError("engine 'replay' needs seeds: give some with --corpus")
+        raise EngineError("engine 'replay' needs seeds; name some with --corpus")
     out = out.resolve()
     _check_writable(out)
     job = WorkerJob(
@@ -122,13 +150,14 @@ def command(
         seeds=folders,
     )
     console = Console(stderr=as_json, highlight=False)
-    with Stop() as stop:
-        # Each seed is to be replayed once, whatever the number of workers.
+    with StopSignal() as stop:
+        # The replay engine runs each seed once, so more workers would repeat the work.
         campaign = Campaign(job, 1 if engine == "replay" else workers, stop)
         title = f"hvfuzz {harness}, engine {engine}, seed {seed}" + (f", bug {planted.name}" if planted else "")
-        watch(campaign, title, console, as_json=as_json)
-        if campaign.pool.discoveries and minimise and not stop.wanted():
-            console.print(f"confirming and minimising {len(campaign.pool.discoveries)} finding(s)", style="dim")
+        run_with_view(campaign, title, console, as_json=as_json)
+        if campaign.pool.discoveries and minimise and not stop.requested():
+            found = quantity(len(campaign.pool.discoveries), "finding")
+            console.print(f"confirming and minimising {found}", style="dim")
         summary = campaign.finish(minimise=minimise)
         if campaign.error is not None:
             print(f"hvfuzz: {campaign.error}", file=sys.stderr)
@@ -138,9 +167,9 @@ def command(
                 document["error"] = campaign.error
             print(json.dumps(document), flush=True)
         else:
-            say(console, summary, out, campaign.report)
+            print_summary(console, summary, out, campaign.report)
     if stop.status:
         sys.exit(stop.status)
     if campaign.error is not None:
-        sys.exit(EXIT_INTERNAL if campaign.broken else EXIT_BAD_INPUT)
+        sys.exit(EXIT_INTERNAL if campaign.internal_error_seen else EXIT_BAD_INPUT)
     sys.exit(1 if summary.findings else 0)

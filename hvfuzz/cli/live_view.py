@@ -1,8 +1,10 @@
-"""What a campaign shows while it runs, and at its end: redrawn in place on a terminal, lines elsewhere."""
+"""The view of a running campaign and its final summary: drawn in place on a terminal, as plain lines elsewhere."""
 
 import json
+import shlex
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,38 +16,39 @@ from rich.table import Table
 from rich.text import Text
 
 from hvfuzz.campaign.campaign import Campaign
-from hvfuzz.campaign.report import Summary
+from hvfuzz.campaign.report import Summary, quantity
 from hvfuzz.engines.engine import Progress
 
 PLAIN_SECONDS: Final = 5.0
-"""How often a run without a terminal says how far it is."""
+"""Interval between progress lines without a terminal."""
 RATE_SECONDS: Final = 3.0
-"""Rates are over so long a time."""
+"""Window over which rates are averaged."""
 FRAMES_PER_SECOND: Final = 4
 MAX_WIDTH: Final = 100
 FRAME_WIDTH: Final = 4
+"""Columns taken by the border and its padding."""
 COLUMN_WIDTH: Final = 25
-"""What a figure needs with its name."""
+"""Columns needed by one figure with its label."""
 SHOWN_FINDINGS: Final = 8
 
 
-def count(number: float) -> str:
-    """`number` as people read it: 950, 12.3k, 4.56M."""
+def format_count(number: float) -> str:
+    """Format a number in at most five characters: 950, 12.3k, 4.56M."""
     for limit, scale, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if number >= limit:
             return f"{number / scale:.3g}{unit}"
     return f"{number:.0f}"
 
 
-def clock(seconds: float) -> str:
-    """`seconds` as minutes:seconds, with hours where there are some."""
+def format_duration(seconds: float) -> str:
+    """Format `seconds` as M:SS, or H:MM:SS from one hour on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class View:
-    """Draws a campaign."""
+    """The live view of a campaign, as a rich renderable."""
 
     def __init__(self, campaign: Campaign, title: str) -> None:
         self.campaign: Final = campaign
@@ -53,7 +56,7 @@ class View:
         self._past: Final[deque[Progress]] = deque()
 
     def _rates(self, progress: Progress) -> tuple[float, float]:
-        """Programs and ops a second, of late."""
+        """Programs and ops per second over the last `RATE_SECONDS`."""
         past = self._past
         past.append(progress)
         while len(past) > 2 and progress.seconds - past[1].seconds >= RATE_SECONDS:
@@ -65,19 +68,19 @@ class View:
     def _figures(self, progress: Progress) -> list[tuple[str, str | Text]]:
         runs, ops = self._rates(progress)
         seconds = self.campaign.job.seconds
-        quiet = f"{clock(max(0.0, progress.seconds - progress.last_new))} ago" if progress.features else "-"
+        quiet = f"{format_duration(max(0.0, progress.seconds - progress.last_new))} ago" if progress.features else "-"
         found = len(self.campaign.pool.discoveries)
         return [
-            ("programs", count(progress.runs)),
-            ("ops", count(progress.ops)),
-            ("programs/s", count(runs)),
-            ("ops/s", count(ops)),
-            ("features", count(progress.features)),
-            ("corpus", count(progress.corpus)),
+            ("programs", format_count(progress.runs)),
+            ("ops", format_count(progress.ops)),
+            ("programs/s", format_count(runs)),
+            ("ops/s", format_count(ops)),
+            ("features", format_count(progress.features)),
+            ("corpus", format_count(progress.corpus)),
             ("last new", quiet),
             ("findings", Text(str(found), "bold red" if found else "green")),
-            ("time", clock(progress.seconds)),
-            ("of", "-" if seconds is None else clock(seconds)),
+            ("time", format_duration(progress.seconds)),
+            ("time limit", "-" if seconds is None else format_duration(seconds)),
             ("workers", str(self.campaign.workers)),
             ("", ""),
         ]
@@ -89,7 +92,7 @@ class View:
         rows = -(-len(figures) // columns)
         grid = Table.grid(padding=(0, 1), expand=True)
         for _ in range(columns):
-            # Figures have columns of their own, as wide as they ever get: nothing moves when a number grows.
+            # The columns of the figures are wide enough for any figure, so that nothing moves while numbers grow.
             grid.add_column(style="dim", no_wrap=True)
             grid.add_column(justify="right", min_width=9, no_wrap=True)
             grid.add_column(ratio=1)
@@ -108,19 +111,19 @@ class View:
         if found:
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
             table.add_column("finding", style="bold red", overflow="ellipsis", no_wrap=True, ratio=1)
-            table.add_column("after", justify="right", min_width=7)
+            table.add_column("time", justify="right", min_width=7)
             table.add_column("programs", justify="right", min_width=8)
             for discovery in found[-SHOWN_FINDINGS:]:
-                table.add_row(discovery.identity, clock(discovery.seconds), count(discovery.runs))
+                table.add_row(discovery.identity, format_duration(discovery.seconds), format_count(discovery.runs))
             parts += [Text(), table]
             if len(found) > SHOWN_FINDINGS:
-                parts.append(Text(f"and {len(found) - SHOWN_FINDINGS} before", "dim"))
+                parts.append(Text(f"and {len(found) - SHOWN_FINDINGS} earlier", "dim"))
         parts += [Text(notice, style="yellow") for notice in self.campaign.pool.notices[-3:]]
         yield Panel(Group(*parts), title=escape(self.title), title_align="left", padding=(0, 1))
 
 
-def watch(campaign: Campaign, title: str, console: Console, *, as_json: bool) -> None:
-    """Run the campaign's fuzzing to its end, showing how far it is in the way that fits where our output goes."""
+def run_with_view(campaign: Campaign, title: str, console: Console, *, as_json: bool) -> None:
+    """Fuzz to the end of the campaign; show progress in place on a terminal, as lines or as JSON lines elsewhere."""
     if not as_json and console.is_terminal and not console.is_dumb_terminal:
         console.width = min(console.width, MAX_WIDTH)
         view = View(campaign, title)
@@ -135,13 +138,13 @@ def watch(campaign: Campaign, title: str, console: Console, *, as_json: bool) ->
     if not as_json:
         console.print(title, markup=False, soft_wrap=True)
     due = PLAIN_SECONDS
-    told = 0
+    reported = 0
     for _ in campaign.fuzz():
         found = list(campaign.pool.discoveries.values())
         if not as_json:
-            for discovery in found[told:]:
+            for discovery in found[reported:]:
                 console.print(f"FINDING {discovery.identity}", style="bold red", markup=False, soft_wrap=True)
-            told = len(found)
+            reported = len(found)
         progress = campaign.pool.progress()
         if progress.seconds < due:
             continue
@@ -150,34 +153,47 @@ def watch(campaign: Campaign, title: str, console: Console, *, as_json: bool) ->
             print(json.dumps({**progress._asdict(), "findings": [each.identity for each in found]}), flush=True)
         else:
             line = (
-                f"{clock(progress.seconds)}  programs {count(progress.runs)}  ops {count(progress.ops)}  "
-                f"features {progress.features}  corpus {progress.corpus}  findings {len(found)}"
+                f"{format_duration(progress.seconds)}  programs {format_count(progress.runs)}  "
+                f"ops {format_count(progress.ops)}  features {progress.features}  "
+                f"corpus {progress.corpus}  findings {len(found)}"
             )
             console.print(line, soft_wrap=True)
 
 
-def say(console: Console, summary: Summary, out: Path, report: Path | None) -> None:
-    """Say what a campaign found, and where it lies."""
-    seconds = max(summary.seconds, 0.001)
-    console.print(
-        f"{count(summary.runs)} programs, {count(summary.ops)} ops in {clock(seconds)} "
-        f"({count(summary.ops / seconds)} ops/s), {summary.features} features, seed {summary.seed}",
-        soft_wrap=True,
-    )
-    for notice in summary.notices:
-        console.print(escape(notice), style="yellow", soft_wrap=True)
+def print_summary(console: Console, summary: Summary, out: Path, report: Path | None) -> None:
+    """Print the findings of a campaign with the commands that replay them, its figures, and where its files are."""
     for finding in summary.findings:
-        note = {True: "", False: "  [yellow](not seen again on replay)[/]", None: "  [dim](not replayed)[/]"}
+        note = {True: "", False: "  [yellow](not reproduced on replay)[/]", None: "  [dim](not replayed)[/]"}
         console.print(f"[bold red]{escape(finding.identity)}[/]{note[finding.confirmed]}", soft_wrap=True)
         console.print(f"  {finding.message}", markup=False, soft_wrap=True)
+        console.print(f"  {quantity(finding.ops, 'op')}, found after {quantity(finding.runs, 'program')}", style="dim")
         if finding.file is not None:
-            console.print(f"  {finding.ops} ops: hvfuzz repro {finding.file}", markup=False, soft_wrap=True)
+            path = shlex.quote(_shortest_path(Path(finding.file)))
+            console.print(f"  hvfuzz repro {path}", markup=False, soft_wrap=True)
         else:
             console.print(finding.text, markup=False, soft_wrap=True)
-    if not summary.findings:
-        console.print("no findings", style="green")
+    if summary.findings:
+        console.print()
+    for notice in summary.notices:
+        console.print(f"warning: {escape(notice)}", style="yellow", soft_wrap=True)
+    seconds = max(summary.seconds, 0.001)
+    found = quantity(len(summary.findings), "finding")
+    console.print(
+        f"{found} in {quantity(summary.runs, 'program')} and {quantity(summary.ops, 'op')} "
+        f"({format_duration(seconds)}, {summary.ops / seconds:,.0f} ops/s, {summary.features:,} features, "
+        f"seed {summary.seed})",
+        style="bold red" if summary.findings else "bold green",
+        soft_wrap=True,
+    )
     for name, folder in (("findings", out / "findings"), ("corpus", out / "corpus" / summary.harness)):
         if folder.is_dir():
-            console.print(f"{name:9} {folder}", markup=False, soft_wrap=True)
+            console.print(f"{name:9} {_shortest_path(folder)}", markup=False, soft_wrap=True)
     if report is not None:
-        console.print(f"report    {report}", markup=False, soft_wrap=True)
+        console.print(f"report    {_shortest_path(report)}", markup=False, soft_wrap=True)
+
+
+def _shortest_path(path: Path) -> str:
+    """`path` relative to the current folder if it lies below it, else absolute."""
+    with suppress(ValueError, OSError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

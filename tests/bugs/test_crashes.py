@@ -1,4 +1,4 @@
-"""Every reproducer in crashes/ still shows its finding with its bug, and nothing without."""
+"""Every reproducer in crashes/ shows its finding with its bug planted, and none without."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FOLDERS = sorted(path.parent for path in CRASHES.glob(f"*/{PROGRAM}"))
 
 
 def oracle(identity: str) -> str:
-    """The oracle of a finding's identity."""
+    """The oracle in an identity."""
     return identity.split("/", maxsplit=1)[0]
 
 
@@ -28,7 +28,7 @@ def test_a_crash_is_still_found(folder: Path) -> None:
         program = read_program(folder / PROGRAM, target.catalogue)
         found = {finding.identity for finding in target.run(program).findings}
     assert record.identity in found
-    # A smaller program may break other rules on the way than the trigger does, but of the same oracles.
+    # A smaller program may break other rules than the trigger does, but only rules of the same oracles.
     assert {oracle(identity) for identity in found} <= {oracle(identity) for identity in bug.findings}
     with EmulatedTarget() as target:
         assert target.run(program).findings == ()

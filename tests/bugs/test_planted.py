@@ -1,5 +1,6 @@
-"""The ground truth: each trigger raises its findings on its faulty build, and nothing on any other."""
+"""The planted bugs: each trigger gives its findings on its own faulty build, and none on any other."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hvfuzz.abi.limits import BATCH
 from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug, BugError, find_bug, known_bugs, planted
-from hvfuzz.campaign.corpus import read_entries
+from hvfuzz.campaign.seed_corpus import read_entries
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import sched
@@ -19,11 +20,11 @@ from hvfuzz.targets.target import Run
 ROOT = Path(__file__).parents[2]
 BUGS = known_bugs()
 WITHOUT_BUG = {"audit"}
-"""Not an oracle of the hypervisor but of the oracles: it compares what they found with a full recomputation."""
+"""It judges the other oracles instead of the hypervisor, by comparing them with a full recomputation."""
 
 
 def findings(trigger: Bug, build: Bug | None, oracles: frozenset[str] | None = None) -> list[str]:
-    """The identities that the trigger of one bug gives on the build of another."""
+    """The identities that the trigger of bug `trigger` gives on `build`."""
     with EmulatedTarget(build, oracles=oracles) as target:
         return [finding.identity for finding in target.run(parse(trigger.trigger, target.catalogue)).findings]
 
@@ -47,13 +48,13 @@ def test_a_trigger_raises_its_findings_on_its_own_build_only(
 
 
 def results(run: Run) -> list[tuple[int, ...]]:
-    """What the guests of a run saw. (How long it took them is not the same in a faulty build.)"""
+    """What the guests of a run observe, without the time it took: that differs in a faulty build."""
     return [(each.op, each.code, each.how, each.status, each.result) for each in run.trace.outcomes]
 
 
 @pytest.fixture(scope="module")
 def seeds() -> list[tuple[Program, list[tuple[int, ...]]]]:
-    """The programs of the corpus, with what the clean hypervisor answers."""
+    """The programs of the corpus, with their results on the clean hypervisor."""
     with EmulatedTarget() as target:
         entries = read_entries(sorted((ROOT / "corpus").iterdir()), target.catalogue)
         return [(entry.program, results(target.run(entry.program, audit=False))) for entry in entries]
@@ -62,7 +63,7 @@ def seeds() -> list[tuple[Program, list[tuple[int, ...]]]]:
 def test_a_bug_is_one_difference_and_no_other(
     build: tuple[str | None, EmulatedTarget], seeds: list[tuple[Program, list[tuple[int, ...]]]]
 ) -> None:
-    """Where no oracle sees the faulty build at fault, guests cannot tell it from the clean one."""
+    """If no oracle reports a finding, guests cannot distinguish the faulty build from the clean one."""
     quiet = 0
     for program, expected in seeds:
         run = build[1].run(program, audit=False)
@@ -119,11 +120,11 @@ def test_planting_is_undone() -> None:
     assert sched.polled_port is original
 
 
-OWN = '''"""A bug of somebody's own."""
+OWN = '''"""A user's own bug."""
 from hvfuzz.bugs import Bug
 
 def nothing_is_pending(domain):
-    """Forget all events."""
+    """Report no pending events."""
     return {result}
 
 BUG = Bug(name="mine", advisory="none", title="events are lost", replaces="{replaces}", replacement=nothing_is_pending,
@@ -132,7 +133,7 @@ BUG = Bug(name="mine", advisory="none", title="events are lost", replaces="{repl
 
 
 def own_bug(folder: Path, **changes: str) -> str:
-    """The path of a file that defines a bug."""
+    """Write a bug file; returns its path."""
     given = {"replaces": "hvfuzz.hypervisor.ipc.event_channels:any_pending", "result": "False"} | changes
     path = folder / "mine.py"
     path.write_text(OWN.format(**given))
@@ -151,6 +152,16 @@ def test_a_bug_can_come_from_a_file(tmp_path: Path) -> None:
         assert found == expected
 
 
+def test_a_bug_file_can_import_its_neighbours(tmp_path: Path) -> None:
+    own_bug(tmp_path)
+    (tmp_path / "other.py").write_text(
+        "from dataclasses import replace\nimport mine\nBUG = replace(mine.BUG, name='other')\n"
+    )
+    before = list(sys.path)
+    assert find_bug(str(tmp_path / "other.py")).name == "other"
+    assert sys.path == before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -167,7 +178,11 @@ def test_a_bug_that_replaces_nothing_is_refused(tmp_path: Path, changes: dict[st
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("def broken(:", "SyntaxError"), ("import no_such_thing", "ModuleNotFoundError"), ("BUG = 3", "defines no BUG")],
+    [
+        ("def broken(:", "SyntaxError"),
+        ("import no_such_thing", "imports module 'no_such_thing', which does not exist"),
+        ("BUG = 3", "must define BUG"),
+    ],
 )
 def test_a_file_that_defines_no_bug_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.py"

@@ -1,4 +1,4 @@
-"""What the tests of campaigns share."""
+"""Fixtures for the tests of campaigns."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,7 @@ from hvfuzz.targets.emulated_target import EmulatedTarget
 
 @pytest.fixture(scope="session")
 def target_of() -> Iterator[Callable[[str | None], EmulatedTarget]]:
-    """target_of(bug) is a target with that bug planted (None: the clean one), made once."""
+    """target_of(bug) returns a target with that bug planted (None: the clean one); each is built once."""
     made: dict[str | None, EmulatedTarget] = {}
 
     def target(bug: str | None = None) -> EmulatedTarget:
@@ -25,5 +25,5 @@ def target_of() -> Iterator[Callable[[str | None], EmulatedTarget]]:
 
 @pytest.fixture
 def text() -> Callable[..., str]:
-    """text(line, ...) is a program in world pair."""
+    """text(line, ...) returns the text of a program in the world `pair`."""
     return lambda *lines: "\n".join(("# hvp 1", "world pair", *lines)) + "\n"

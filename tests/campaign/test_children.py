@@ -1,4 +1,4 @@
-"""Child processes at their limits: a parent that is gone, a child that hangs, a second signal."""
+"""Child processes in unusual cases: the parent is gone, the child hangs, a second signal arrives."""
 
 import json
 import os
@@ -16,11 +16,11 @@ import hvfuzz.campaign.workers.pool
 from hvfuzz.campaign.confirm import confirm_all
 from hvfuzz.campaign.findings import PROGRAM, bucket_name
 from hvfuzz.campaign.workers.pool import Discovery, Pool
-from hvfuzz.campaign.workers.shutdown import SIGNALS, Stop
+from hvfuzz.campaign.workers.shutdown import SIGNALS, StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 
 IDENTITY = "host_memory/null/sched.poll"
-HANGING = '''"""A bug that is found, and whose worker then does not hear, and hangs between two programs."""
+HANGING = '''"""A bug that is found, but whose worker then ignores SIGTERM and hangs between two programs."""
 import signal
 import time
 
@@ -30,7 +30,7 @@ from hvfuzz.engines.engine import Session
 run = Session.run
 
 def run_once(self, program):
-    """Run the first program only."""
+    """Run the first program, then hang."""
     run(self, program)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     time.sleep(1000)
@@ -41,7 +41,7 @@ Session.run = run_once
 
 @pytest.fixture
 def job(tmp_path: Path, text: Callable[..., str]) -> Callable[..., WorkerJob]:
-    """job(**changes) is one of the random engine, whose first program shows the bug of XSA-221."""
+    """job(**changes) is a job of the random engine whose first program shows XSA-221."""
     trigger = tmp_path / "trigger.hvp"
     trigger.write_text(text("sched.poll(dom1, ports=[], count=1, timeout=0)"))
     given = {
@@ -60,7 +60,7 @@ def job(tmp_path: Path, text: Callable[..., str]) -> Callable[..., WorkerJob]:
 
 @contextmanager
 def running(*arguments: str, output: int = subprocess.PIPE) -> "Iterator[subprocess.Popen[str]]":
-    """A Python process that does not outlive its test."""
+    """A Python process that is killed at the end of the test."""
     with subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -69,7 +69,7 @@ def running(*arguments: str, output: int = subprocess.PIPE) -> "Iterator[subproc
 
 
 def worker(job: WorkerJob, parent: int) -> tuple[str, ...]:
-    """The command line of a worker that takes `parent` for its parent."""
+    """The command line of a worker whose parent is process `parent`."""
     return ("-m", "hvfuzz.campaign.workers.worker", json.dumps(job._asdict()), str(parent))
 
 
@@ -97,7 +97,7 @@ def hanging(tmp_path: Path) -> str:
 
 
 def living(out: str) -> list[str]:
-    """The command lines of the processes that work for the campaign in `out`."""
+    """The command lines of the processes of the campaign in `out`."""
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -112,7 +112,7 @@ def test_a_worker_that_hangs_is_stopped_and_keeps_its_findings(
     for _ in pool.run():
         if pool.discoveries:
             monkeypatch.setattr(hvfuzz.campaign.workers.pool, "GRACE_SECONDS", -1000.0)
-    assert pool.notices == ["worker 0 did not end in time and was stopped"]
+    assert pool.notices == ["worker 0 did not end in time and was killed"]
     assert list(pool.discoveries) == [IDENTITY]
     assert living(job().out) == []
 
@@ -132,12 +132,12 @@ def test_a_worker_that_does_not_hear_is_killed(
 
 
 def discovery(text: str) -> Discovery:
-    """A finding of a worker that could not save it."""
+    """A finding that the worker could not save."""
     return Discovery(IDENTITY, "a message", None, text, 7, 1.5, "no space")
 
 
 def test_confirming_is_given_up_in_order(job: Callable[..., WorkerJob], text: Callable[..., str]) -> None:
-    """A signal while a finding is minimised: what there is by then is reported, and no process is left."""
+    """A signal during minimisation: the result so far is reported, and no process is left."""
     out = Path(job().out)
     busy = text(*["cpuid(dom1, leaf=11)"] * 200, "sched.poll(dom1, ports=[5, 6], count=1, timeout=0)")
     asked = []
@@ -206,7 +206,7 @@ def test_a_damaged_reproducer_makes_place(job: Callable[..., WorkerJob], text: C
 
 @pytest.fixture
 def heard_by_children() -> Iterator[None]:
-    """Whoever runs the tests under nohup has hang-ups ignored, and children inherit that."""
+    """Under nohup SIGHUP is ignored, and children inherit that."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -214,10 +214,10 @@ def heard_by_children() -> Iterator[None]:
 
 STOPPING = """\
 import time
-from hvfuzz.campaign.workers.shutdown import Stop
-with Stop() as stop:
+from hvfuzz.campaign.workers.shutdown import StopSignal
+with StopSignal() as stop:
     print("ready", flush=True)
-    while not stop.wanted():
+    while not stop.requested():
         time.sleep(0.01)
     print("stopping", flush=True)
     time.sleep(1000)
@@ -239,11 +239,11 @@ def test_a_signal_is_noted_and_what_was_before_comes_back(number: signal.Signals
     heard: list[int] = []
     before = signal.signal(number, lambda number, frame: heard.append(number))
     try:
-        with Stop() as stop:
-            assert not stop.wanted()
+        with StopSignal() as stop:
+            assert not stop.requested()
             assert stop.status == 0
             signal.raise_signal(number)
-            assert stop.wanted()
+            assert stop.requested()
             assert (stop.signal, stop.status) == (number, 128 + number)
         assert heard == []
         signal.raise_signal(number)
@@ -255,9 +255,9 @@ def test_a_signal_is_noted_and_what_was_before_comes_back(number: signal.Signals
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Stop() as stop:
+        with StopSignal() as stop:
             signal.raise_signal(signal.SIGHUP)
-            assert not stop.wanted()
+            assert not stop.requested()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

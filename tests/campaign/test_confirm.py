@@ -1,4 +1,4 @@
-"""Findings are replayed and minimised in other processes before they are reported; nothing found is lost on the way."""
+"""Findings are replayed and minimised in separate processes before they are reported, and none is lost."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.campaign import Campaign
-from hvfuzz.campaign.confirm import Reported, confirm_all, unconfirmed
+from hvfuzz.campaign.confirm import ReportedFinding, confirm_all, unconfirmed
 from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name, load_record
 from hvfuzz.campaign.report import Summary, render_report, write_report
-from hvfuzz.campaign.workers.pool import Broken, Discovery, Pool, PoolError
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.pool import Discovery, Pool, PoolError, WorkerInternalError
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
@@ -22,13 +22,13 @@ IDENTITY = "host_memory/null/sched.poll"
 
 @pytest.fixture
 def discovery(text: Callable[..., str]) -> Discovery:
-    """What a worker said about the bug of XSA-221, which it could not save."""
+    """A finding of XSA-221 that the worker could not save."""
     program = text("pause(dom1)", "sched.poll(dom1, ports=[5, 6], count=1, timeout=0)", "pause(dom2)")
     return Discovery(IDENTITY, "a message", None, program, 7, 1.5, "cannot write: No space left on device")
 
 
-def confirmed(discovery: Discovery, out: Path, bug: str | None = "xsa-221", *, proceed: bool = True) -> Reported:
-    """What comes of one discovery."""
+def confirmed(discovery: Discovery, out: Path, bug: str | None = "xsa-221", *, proceed: bool = True) -> ReportedFinding:
+    """Confirm one discovery."""
     (reported,) = confirm_all([discovery], bug, out, 1, lambda: proceed)
     return reported
 
@@ -79,8 +79,8 @@ def test_unconfirmed_findings_count_their_ops(discovery: Discovery, tmp_path: Pa
 
 
 def summary(**changes: object) -> Summary:
-    """A campaign's summary."""
-    reported = Reported(IDENTITY, "a `message`", None, "# hvp 1\nworld pair\n", 7, 1.5, 0, None)
+    """The summary of a campaign with one finding."""
+    reported = ReportedFinding(IDENTITY, "a `message`", None, "# hvp 1\nworld pair\n", 7, 1.5, 0, None)
     given = {
         "harness": "dma",
         "engine": "random",
@@ -93,7 +93,7 @@ def summary(**changes: object) -> Summary:
         "seconds": 0.0,
         "features": 5,
         "corpus": 6,
-        "notices": ["worker 0 was killed by SIGKILL; another took its place"],
+        "notices": ["worker 0 was killed by SIGKILL and was replaced"],
         "findings": [reported],
     }
     return Summary(**{**given, **changes})  # type: ignore[arg-type]
@@ -141,29 +141,29 @@ def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:
             pass
 
 
-BROKEN = '''"""A bug that breaks hvfuzz itself, not the hypervisor."""
+BROKEN = '''"""A bug in hvfuzz itself rather than in the hypervisor."""
 from hvfuzz.bugs import Bug
 
 def capture(*args):
-    """Fail outside host context."""
+    """Raise an exception outside host context."""
     raise ZeroDivisionError("oracles divide by zero")
 
 BUG = Bug("broken", "hvfuzz.oracles.framework.suite:OracleSuite.op_finished", capture)
 '''
 
 
-def test_a_mistake_of_ours_is_no_finding_and_keeps_its_program(tmp_path: Path) -> None:
+def test_an_internal_error_is_not_a_finding_and_keeps_its_program(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text(BROKEN)
-    with pytest.raises(Broken, match="ZeroDivisionError: oracles divide by zero"):
+    with pytest.raises(WorkerInternalError, match="ZeroDivisionError: oracles divide by zero"):
         for _ in Pool(job(tmp_path, bug=str(path)), 1).run():
             pass
-    with Stop() as stop:
+    with StopSignal() as stop:
         campaign = Campaign(job(tmp_path, bug=str(path)), 1, stop)
         for _ in campaign.fuzz():
             pass
-        assert campaign.broken
-        assert "a mistake of ours" in (campaign.error or "")
+        assert campaign.internal_error_seen
+        assert "internal error; please report it" in (campaign.error or "")
         assert (tmp_path / "broken.hvp").read_text().startswith("# hvp 1")
         assert campaign.finish(minimise=True).findings == []
 
@@ -172,7 +172,7 @@ def test_workers_that_keep_dying_are_given_up(tmp_path: Path) -> None:
     path = tmp_path / "deadly.py"
     path.write_text('import os\nos.kill(os.getpid(), 9)\n"""Kills whoever loads it."""\n')
     pool = Pool(job(tmp_path, bug=str(path)), 1)
-    with pytest.raises(PoolError, match="workers keep ending: worker 0 was killed by SIGKILL"):
+    with pytest.raises(PoolError, match="workers keep dying: worker 0 was killed by SIGKILL"):
         for _ in pool.run():
             pass
     assert len(pool.notices) == 2

@@ -1,4 +1,4 @@
-"""The findings store: one bucket an identity and bug, the best program kept, and no half-written file believed."""
+"""The findings store: one bucket per identity and bug, the best program kept, damaged files ignored."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ IDENTITY = "stale/iotlb/device.dma_unmap"
 
 
 def program(ops: int) -> Program:
-    """A program of so many ops."""
+    """A program of `ops` ops."""
     return parse("# hvp 1\nworld pair\n" + "pause(dom1)\n" * ops, CATALOGUE)
 
 
@@ -38,7 +38,7 @@ def record(ops: int, *, confirmed: bool = False, bug: str | None = None, runs: i
 
 
 def kept(path: Path) -> int:
-    """How many ops the program in a bucket has."""
+    """Number of ops of the program at `path`."""
     return len(read_program(path, CATALOGUE).ops)
 
 

@@ -1,4 +1,4 @@
-"""A campaign is processes: they end in order, are replaced when killed, and lose nothing."""
+"""The processes of a campaign: they end in order, are replaced when killed, and lose no findings."""
 
 import json
 import os
@@ -17,19 +17,19 @@ EASY = "pkvm-09cce60bddd"
 
 
 def command(out: Path, *arguments: str) -> list[str]:
-    """A campaign as a user starts it."""
+    """The command line of a campaign."""
     return [sys.executable, "-m", "hvfuzz.cli", "fuzz", "--out", str(out), "--json", *arguments]
 
 
 def fuzz(out: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """The exit status, the last line and the errors of a campaign."""
+    """Run a campaign; returns its exit status, the JSON of its last line and its standard error."""
     done = subprocess.run(command(out, *arguments), capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
     lines = done.stdout.splitlines()
     return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
 
 
 def workers(out: Path) -> list[int]:
-    """The processes that work for the campaign in `out`."""
+    """Ids of the processes of the campaign in `out`."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
@@ -43,7 +43,7 @@ def workers(out: Path) -> list[int]:
 
 @pytest.fixture
 def campaign(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A campaign of two workers that goes on for long."""
+    """A long campaign with two workers."""
     arguments = ("--engine", "random", "--time", "100", "--workers", "2", "--bug", EASY, "--no-minimise")
     with subprocess.Popen(
         command(tmp_path / "out", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -53,7 +53,7 @@ def campaign(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for_a_finding(out: Path) -> None:
-    """Until a worker has saved one."""
+    """Wait until a worker has saved a finding."""
     for _ in range(300):
         if list(out.glob("findings/*/finding.json")):
             return

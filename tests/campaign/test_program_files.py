@@ -1,4 +1,4 @@
-"""Program files: what people hand in is a program, or gets one clear line that says why not."""
+"""Reading program files: valid ones are accepted, others give a one-line error."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ CATALOGUE = catalogue(ABI)
 GOOD = "# hvp 1\nworld pair\nsched.yield(dom1)\n"
 
 BAD = {
-    "empty": (b"", "is empty"),
+    "empty": (b"", "the file is empty"),
     "truncated": (b"# hvp 1\nworld pair\nsched.kick(dom1, vcpu=", "line 3, column"),
     "not UTF-8": (b"# hvp 1\nworld pair\n\xff\xfe\n", "line 3: byte 0xff is not UTF-8"),
     "another format": (b"\x7fELF" + bytes(range(256)) * 4, "not a program"),
@@ -53,7 +53,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "huge"
     with path.open("wb") as file:
         file.truncate(100 << 20)
-    with pytest.raises(ProgramFileError, match=f"104857600 bytes, and a program has at most {MAX_FILE}"):
+    with pytest.raises(ProgramFileError, match=f"104857600 bytes, but at most {MAX_FILE} are allowed"):
         read_program(path, CATALOGUE)
 
 

@@ -1,4 +1,4 @@
-"""Every command as a user meets it: what it prints, its JSON, its exit status, and its one line for bad input."""
+"""Every command: its output, its JSON, its exit status, and its one-line errors."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def clean(tmp_path: Path) -> Path:
     return path
 
 
-# Help.
+# Help and usage errors.
 
 
 @pytest.mark.parametrize("command", hvfuzz.cli.COMMANDS)
@@ -94,7 +94,7 @@ TEXT = CLEAN.encode()
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is empty"),
+        (b"", "the file is empty"),
         (bytes(range(256)) * 8, "not a program"),
         (TEXT[:40], "line 3"),
         (b"# hvp 1\nworld pair\nload(dom1, gva=\xff\xfe)\n", "UTF-8"),
@@ -194,9 +194,9 @@ POLL = "# hvp 1\nworld pair\nsched.poll(dom1, ports=[], count=1, timeout=0)\n"
 @pytest.mark.parametrize(
     ("trigger", "findings", "status", "words"),
     [
-        ("", (), 1, "it has no trigger"),
-        (POLL, ("host_memory/null/sched.poll",), 1, "finds nothing; should find host_memory/null/sched.poll"),
-        (POLL.replace("dom1", "dom7"), (), 2, "mine: its trigger: line 3"),
+        ("", (), 1, "has no trigger to run"),
+        (POLL, ("host_memory/null/sched.poll",), 1, "finds nothing; expected host_memory/null/sched.poll"),
+        (POLL.replace("dom1", "dom7"), (), 2, "mine: trigger: line 3"),
     ],
 )
 def test_a_bug_that_does_not_behave(

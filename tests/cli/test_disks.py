@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: one clear line, the right status, and no finding lost."""
+"""Full and read-only disks: a one-line error, the right exit status, and no finding lost."""
 
 import json
 import os
@@ -15,13 +15,13 @@ PAGE = 4096
 
 
 def hvfuzz(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """A command in a process of its own."""
+    """Run a command in a separate process."""
     command = [sys.executable, "-m", "hvfuzz.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
 
 
 def mount(*arguments: str) -> None:
-    """Mount something, or skip the test where that is not allowed."""
+    """Mount something; skip the test if that is not permitted."""
     try:
         done = subprocess.run(["mount", *arguments], capture_output=True, check=False)
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def mount(*arguments: str) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB."""
+    """A file system of 64 KiB."""
     path = tmp_path / "small"
     path.mkdir()
     mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path))
@@ -42,7 +42,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def sealed(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk that is read-only (which stops even root)."""
+    """A folder on a read-only file system, which even root cannot write to."""
     path = tmp_path / "sealed"
     path.mkdir()
     mount("--bind", str(path), str(path))
@@ -54,7 +54,7 @@ def sealed(tmp_path: Path) -> Iterator[Path]:
 
 
 def assert_one_line(done: "subprocess.CompletedProcess[str]", *parts: str) -> None:
-    """The command ended with status 2 and one line that has all of `parts`."""
+    """Assert exit status 2 and a one-line error that contains all of `parts`."""
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert all(part in done.stderr for part in ("hvfuzz: ", *parts)), done.stderr
@@ -89,7 +89,7 @@ def test_a_disk_that_fills_up_under_the_engine_ends_the_campaign(small: Path) ->
 
 
 def test_a_finding_that_cannot_be_saved_is_printed(small: Path) -> None:
-    """There is room to begin with, and none for a program and its record."""
+    """The disk has room to start, but not for a program and its record."""
     arguments = ("--engine", "replay", "--corpus", CRASH, "--bug", "xsa-221", "--out", small)
     (small / "logs").mkdir()
     (small / "findings").mkdir()

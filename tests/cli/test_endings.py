@@ -1,4 +1,4 @@
-"""How a command ends that is interrupted, that nobody reads, or that fails by a mistake of hvfuzz itself."""
+"""Exit status and messages of a command that is interrupted, whose reader has gone, or that fails internally."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def test_ctrl_c_is_one_line() -> None:
     assert "xsa-78" not in rest, "it ended before the last bug"
 
 
-def test_a_reader_that_leaves_is_no_mistake() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -50,18 +50,18 @@ def test_a_reader_that_leaves_is_no_mistake() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-BROKEN = '''"""A bug that breaks hvfuzz itself, and not the hypervisor."""
+BROKEN = '''"""A bug in hvfuzz itself rather than in the hypervisor."""
 from hvfuzz.bugs import Bug
 
 def divide(*args):
-    """Fail where no guest can be the reason."""
+    """Raise an exception that no guest can cause."""
     raise ZeroDivisionError("oracles divide by zero")
 
 BUG = Bug("broken", "hvfuzz.oracles.framework.suite:OracleSuite.op_finished", divide)
 '''
 
 
-def test_a_mistake_of_ours_is_one_line_and_its_details_are_kept(
+def test_an_internal_error_is_one_line_and_its_details_are_kept(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -69,7 +69,7 @@ def test_a_mistake_of_ours_is_one_line_and_its_details_are_kept(
     path.write_text(BROKEN)
     done = run("repro", CRASH, "--bug", path)
     assert done.status == 70
-    assert done.err.startswith("hvfuzz: internal error, a mistake of ours and not of yours: ZeroDivisionError: oracles")
+    assert done.err.startswith("hvfuzz: internal error; please report it: ZeroDivisionError: oracles")
     assert done.err.count("\n") == 1
     (details,) = tmp_path.glob("hvfuzz-error-*.txt")
     assert str(details) in done.err

@@ -1,4 +1,4 @@
-"""What a terminal shows, and that nothing else ever gets an escape code."""
+"""Output on a terminal, and the absence of escape codes elsewhere."""
 
 import os
 import pty
@@ -16,9 +16,9 @@ from rich.console import Console
 
 from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.workers.pool import Discovery
-from hvfuzz.campaign.workers.shutdown import Stop
+from hvfuzz.campaign.workers.shutdown import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.cli.live_view import View, clock, count
+from hvfuzz.cli.live_view import View, format_count, format_duration
 from hvfuzz.engines.engine import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ ESCAPE = "\x1b["
 
 
 class Terminal:
-    """A command on a terminal of its own."""
+    """A command that runs on a pseudo-terminal."""
 
     def __init__(self, *arguments: object) -> None:
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
@@ -40,7 +40,7 @@ class Terminal:
         self.seen = ""
 
     def read(self, seconds: float = 0.1) -> bool:
-        """Take in what there is to see; whether there may be more."""
+        """Read the output available; False at its end."""
         if select.select([self.handle], [], [], seconds)[0]:
             try:
                 data = os.read(self.handle, 1 << 16)
@@ -51,14 +51,14 @@ class Terminal:
         return True
 
     def wait_for(self, words: str) -> None:
-        """Until they can be seen."""
+        """Wait until `words` appear in the output."""
         deadline = time.monotonic() + 60
         while words not in self.seen:
             assert self.read(), self.seen
             assert time.monotonic() < deadline, self.seen
 
     def status(self) -> int:
-        """The exit status at the end."""
+        """Wait for the end; returns the exit status."""
         deadline = time.monotonic() + 60
         while self.read() and time.monotonic() < deadline:
             pass
@@ -67,7 +67,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal() -> Iterator[Callable[..., Terminal]]:
-    """terminal("fuzz", ...) runs a command on a terminal."""
+    """terminal("fuzz", ...) runs a command on a pseudo-terminal."""
     made: list[Terminal] = []
 
     def run(*arguments: object) -> Terminal:
@@ -133,13 +133,13 @@ def test_ctrl_c_ends_a_benchmark_with_what_is_measured(terminal: Callable[..., T
 
 @pytest.fixture
 def campaign(tmp_path: Path) -> Campaign:
-    """A campaign that has not begun."""
+    """A campaign that has not started."""
     job = WorkerJob("dma", "atheris", 1, 3600.0, None, None, "state", str(tmp_path), [])
-    return Campaign(job, 2, Stop())
+    return Campaign(job, 2, StopSignal())
 
 
 def drawn(campaign: Campaign, width: int) -> list[str]:
-    """The view as lines."""
+    """The lines of the view."""
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(View(campaign, "a title [with brackets]"))
@@ -173,7 +173,7 @@ def test_the_view_shows_the_latest_findings(campaign: Campaign) -> None:
     lines = "\n".join(drawn(campaign, 80))
     assert "call11x" in lines
     assert "call3" not in lines
-    assert "and 4 before" in lines
+    assert "and 4 earlier" in lines
     assert "1:01" in lines
     assert {len(line) for line in lines.splitlines()} == {80}
 
@@ -182,9 +182,9 @@ def test_the_view_shows_the_latest_findings(campaign: Campaign) -> None:
     ("number", "words"), [(0, "0"), (999, "999"), (9_999, "9999"), (12_345, "12.3k"), (5_600_000, "5.6M"), (7e9, "7G")]
 )
 def test_counts(number: float, words: str) -> None:
-    assert count(number) == words
+    assert format_count(number) == words
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.9, "0:00"), (61, "1:01"), (3600 * 25 + 5, "25:00:05")])
 def test_clocks(seconds: float, words: str) -> None:
-    assert clock(seconds) == words
+    assert format_duration(seconds) == words

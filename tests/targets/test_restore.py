@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.campaign.bench.trace_equality import line_of
-from hvfuzz.campaign.corpus import read_entries
+from hvfuzz.campaign.bench.trace_equality import fingerprint
+from hvfuzz.campaign.seed_corpus import read_entries
 from hvfuzz.engines.hypothesis import dice
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.generate.generation import generate
@@ -105,8 +105,8 @@ class Checked:
         return system
 
     def run(self, program: Program) -> tuple[str, list[Line], list[Line]]:
-        """(result of a run, state of the host after it, state of the observers after it)."""
-        shown = line_of(self.target.run(program, digest=True))
+        """All that a run shows, and all that it leaves."""
+        shown = fingerprint(self.target.run(program, digest=True))
         system = self.target.system(program.world)
         return shown, host_of(system), watchers_of(system)
 
@@ -147,10 +147,10 @@ def test_any_program_leaves_nothing_and_runs_the_same_again(checked: Checked, wo
 @pytest.mark.parametrize("harness", sorted(folder.name for folder in CORPUS.iterdir()))
 def test_the_corpus_leaves_nothing_and_runs_the_same_again(checked: Checked, harness: str) -> None:
     entries = read_entries([CORPUS / harness], checked.target.catalogue)
-    shown = [line_of(checked.target.run(entry.program, digest=True)) for entry in entries]
+    shown = [fingerprint(checked.target.run(entry.program, digest=True)) for entry in entries]
     for first in range(0, len(entries), TOGETHER):
         some = entries[first : first + TOGETHER]
-        again = [line_of(checked.target.run(entry.program, digest=True)) for entry in some]
+        again = [fingerprint(checked.target.run(entry.program, digest=True)) for entry in some]
         assert again == shown[first : first + TOGETHER]
         for program in {entry.program.world: entry.program for entry in some}.values():
             assert checked.difference_from_boot(program) is None, [entry.path.stem for entry in some]

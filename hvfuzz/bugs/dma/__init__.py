@@ -1,1 +1,1 @@
-"""Planted bugs in what devices may reach."""
+"""Planted bugs in DMA: IOMMU mappings and device rings."""

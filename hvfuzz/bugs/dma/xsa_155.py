@@ -1,8 +1,8 @@
-"""XSA-155 / CVE-2015-8550: a request in shared memory is looked at, and then fetched again.
+"""XSA-155 / CVE-2015-8550: a double fetch of a request in shared memory.
 
 Cause: backends copied ring requests with plain structure accesses, which the compiler turned into several reads of
-shared memory: what was checked was not always what was used. A second vCPU that changes the number of segments between
-the two reads makes the backend run past its array.
+shared memory, so the value used could differ from the value checked. A second vCPU that changes the number of segments
+between the two reads makes the backend run past its array.
 """
 
 from hvfuzz.abi.limits import BATCH
@@ -17,7 +17,7 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 
 
 def requests(self: DmaBatch, hv: Hypervisor, vcpu: VCpu) -> tuple[Request, ...] | Refused:
-    """Check the number of requests in the ring, then copy as many as the ring says now."""
+    """Check the number of requests in the ring, then fetch it again to copy them."""
     header = guest_access.copy_from_guest(hv, vcpu, self.ring, HEADER.size)
     if header is None:
         return Refused(Status.FAULT, "ring header unreadable")
@@ -39,7 +39,7 @@ def requests(self: DmaBatch, hv: Hypervisor, vcpu: VCpu) -> tuple[Request, ...] 
 BUG = Bug(
     name="xsa-155",
     advisory="XSA-155, CVE-2015-8550",
-    title="the number of requests in a shared ring is checked, and then read again",
+    title="the number of requests in a shared ring is fetched again after it was checked",
     replaces="hvfuzz.hypervisor.hypercalls.device.dma_submit:DmaBatch.requests",
     replacement=requests,
     findings=("fetch/twice/device.dma_batch", "specification/fetched/device.dma_batch"),

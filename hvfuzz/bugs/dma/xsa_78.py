@@ -1,7 +1,7 @@
-"""XSA-78 / CVE-2013-6375: the IOTLB flush is told that the old entry was not present.
+"""XSA-78 / CVE-2013-6375: the IOTLB is not flushed when a DMA mapping is removed.
 
-Cause: the VT-d code passed the inverted "was present" to its flush function when it cleared an entry, so the flush
-believed that there was nothing cached, and did nothing. The device went on to reach the page.
+Cause: when the VT-d code cleared an entry, it passed the inverted "was present" flag to its flush function. The flush
+assumed that nothing was cached and did nothing, so the device could still access the page.
 """
 
 from hvfuzz.bugs.bug import Bug
@@ -10,7 +10,7 @@ from hvfuzz.hypervisor.memory.table_tree import RIGHTS, leaf_frame
 
 
 def release(self: DmaMap, page: int, displaced: int) -> None:
-    """Flush with the wrong answer to "was there an entry?", then drop the reference."""
+    """Flush with the inverted "was present" flag, then drop the reference."""
     was_present = displaced & RIGHTS != 0
     self.flush(page, 1, not was_present)
     if was_present:

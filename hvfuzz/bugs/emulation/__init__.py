@@ -1,1 +1,1 @@
-"""Planted bugs in emulated instructions and registers."""
+"""Planted bugs in the emulation of instructions and registers."""

@@ -1,10 +1,10 @@
-"""XSA-110 / CVE-2014-8595: emulation of an instruction leaves the guest at a privilege level it must not have.
+"""XSA-110 / CVE-2014-8595: an emulated instruction raises the privilege level of the guest.
 
-Cause: the emulation of far branches loaded the new code segment without the privilege checks that the processor makes,
-so that a guest's user mode could reach its kernel's level by having an instruction emulated.
+Cause: the emulation of far branches loaded the new code segment without the privilege checks of the processor, so a
+guest's user mode could reach kernel level by having an instruction emulated.
 
-Simplified: here the emulated instructions are those that always exit (CPUID, port I/O); stepping over one of them
-enters the guest again in ring 0.
+Simplified: here only instructions that always exit are emulated (CPUID, port I/O); stepping over one of them resumes
+the guest in ring 0.
 """
 
 from hvfuzz.bugs.bug import Bug
@@ -14,7 +14,7 @@ from hvfuzz.machine.cpu.vmcs import Vmcs
 
 
 def step_over(vmcs: Vmcs) -> None:
-    """Go on with the next instruction, in the segment of the kernel."""
+    """Advance RIP to the next instruction, and set CPL to 0."""
     vmcs.saved[RIP] = vmcs.saved[RIP] + vmcs.length & U64
     vmcs.saved[Saved.CPL] = 0
 

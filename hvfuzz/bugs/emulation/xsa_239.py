@@ -1,7 +1,7 @@
-"""XSA-239 / CVE-2017-15589: emulation of a register access ignores its size.
+"""XSA-239 / CVE-2017-15589: an emulated register read leaks hypervisor memory.
 
-Cause: the buffer that a register read passes through was filled for the width of the access, and then used whole: its
-other bytes were what the hypervisor had left there.
+Cause: the buffer for the result of a register read was filled only up to the width of the access and then used whole,
+so the other bytes held old contents of the hypervisor's stack.
 """
 
 from hvfuzz.bugs.bug import Bug
@@ -9,7 +9,7 @@ from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 
 
 def fill_slot(hv: Hypervisor, slot: int, value: int, width: int) -> None:
-    """Put `width` bytes into the slot, and leave the rest as it is."""
+    """Write only `width` bytes of the slot."""
     hv.host.write(slot, value.to_bytes(8, "little")[:width])
 
 

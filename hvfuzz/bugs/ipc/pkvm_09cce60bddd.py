@@ -1,11 +1,10 @@
-"""pKVM 09cce60bddd: whether an address is memory is judged from a table entry that is filled lazily.
+"""pKVM 09cce60bddd: an address that was never touched is treated as memory.
 
-Cause: a host that shares a page with the hypervisor may share memory only. The check looked at the stage 2 entry, which
-for an address that was never touched is empty, and took "no entry" for "plain memory": so a never-touched address in a
-device's window could be shared.
+Cause: a host may share only memory with the hypervisor. The check looked at the stage 2 entry, which is filled lazily,
+and treated an empty entry as plain memory. So an address in a device's window could be shared before its first use.
 
-Simplified: the address shared is any guest frame number without memory; the empty entry then names host frame 0, which
-is the hypervisor's.
+Simplified: the address shared is any guest frame number without memory. The empty entry then names host frame 0, which
+belongs to the hypervisor.
 """
 
 from hvfuzz.abi.limits import MAX_GFN
@@ -20,7 +19,7 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 
 
 def check(self: Create, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-    """As the call's own check, but a page without an entry passes for memory."""
+    """The check of `grant.create`, but a page without a stage 2 entry is accepted."""
     gfn, rights = self.gfn, self.rights
     if gfn >= MAX_GFN:
         return Refused(Status.INVALID, "gfn out of range")
@@ -47,7 +46,7 @@ def check(self: Create, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | 
 BUG = Bug(
     name="pkvm-09cce60bddd",
     advisory="Linux commit 09cce60bddd",
-    title="an address that was never touched passes for memory, and can be shared",
+    title="an address without a stage 2 entry is treated as memory and can be shared",
     replaces="hvfuzz.hypervisor.hypercalls.grant.entries:Create.check",
     replacement=check,
     findings=("specification/status/grant.create",),

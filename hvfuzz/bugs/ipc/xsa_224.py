@@ -1,8 +1,8 @@
-"""XSA-224 / CVE-2017-10920: unmapping the host side of a grant drops the device side's reference, too.
+"""XSA-224 / CVE-2017-10920: unmapping the host side of a grant also drops the device side's reference.
 
-Cause: a grant mapped for the host and for devices counts one reference for each. Unmapping the host side alone (a
-device address of 0) left the device mapping, but lowered the counts as though it had been removed, too: the granter
-could take its page back while the mapper's devices still reached it.
+Cause: a grant mapped for the host and for devices holds one reference for each. Unmapping only the host side (a device
+address of 0) left the device mapping but dropped both references, so the granter could take its page back while the
+mapper's devices still reached it.
 """
 
 from hvfuzz.bugs.bug import Bug
@@ -13,7 +13,7 @@ from hvfuzz.hypervisor.ipc.grants import pin, sides_of
 
 
 def drop_reference(hv: Hypervisor, domain: Domain, handle: int, mapping: Mapping, side: int) -> None:
-    """Drop the references of all sides, and clear the one that was unmapped."""
+    """Drop the references of all sides, but clear only the side that was unmapped."""
     pin(hv, mapping, sides_of(mapping), -1)
     set_sides(domain, handle, mapping, sides_of(mapping) & ~side)
 

@@ -1,10 +1,10 @@
-"""XSA-380 / CVE-2021-28698 (the unmap half): many mappings are released in one go, each with a linear search.
+"""XSA-380 / CVE-2021-28698 (the unmap half): many grant mappings are released without a preemption point.
 
-Cause: for each grant mapping that was released, Xen searched all mappings of the domain for others of the same frame,
-and large numbers of mappings were released without a preemption point: a domain could hold a processor for minutes.
+Cause: for each grant mapping released, Xen searched all mappings of the domain for others of the same frame, and it
+released large numbers of mappings without a preemption point. A domain could keep a processor busy for minutes.
 
-Scaled: a domain has 64 handles here, where Xen's default allows half a million; each search is made PASSES times over,
-as in a table of 256, and the bound that the oracle sets is scaled like that.
+Scaled: a domain has 64 handles here, while Xen's default allows half a million. Each search is repeated PASSES times,
+as if the table had 256 entries; the oracle's bound is scaled in the same way.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ PASSES = 4
 
 
 class ReleaseAll(NamedTuple):
-    """The sides that `flags` name of all `handles` of `domain` are released, in one step."""
+    """Step that releases the sides in `flags` of all `handles` of `domain` at once."""
 
     domain: int
     handles: tuple[int, ...]
@@ -28,11 +28,11 @@ class ReleaseAll(NamedTuple):
 
     @property
     def work(self) -> int:
-        """What the code believed."""
+        """The cost that the faulty code assumes."""
         return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Release them, looking for other mappings of each frame on the way."""
+        """Release the mappings, with a linear search for each."""
         domain = hv.domains[self.domain]
         for handle in self.handles:
             for side in (HOST, DEVICE):
@@ -46,7 +46,7 @@ class ReleaseAll(NamedTuple):
 
 
 def others_of(domain: Domain, mapping: Mapping) -> int:
-    """How many other mappings of the same frame the domain has: the linear search."""
+    """Count the other mappings of the same frame by linear search."""
     count = 0
     for handle in range(len(domain.handles)):
         other = domain.handles[handle]
@@ -56,7 +56,7 @@ def others_of(domain: Domain, mapping: Mapping) -> int:
 
 
 def release_steps(domain: Domain, mappings: list[tuple[int, Mapping]], flags: int) -> tuple[Step, ...]:
-    """One step for everything."""
+    """Release all mappings in one step."""
     return (ReleaseAll(domain.id, tuple(handle for handle, _ in mappings), flags),)
 
 

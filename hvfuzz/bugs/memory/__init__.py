@@ -1,1 +1,1 @@
-"""Planted bugs in the handling of frames and tables."""
+"""Planted bugs in memory management: frames, stage 2 tables and copies to guests."""

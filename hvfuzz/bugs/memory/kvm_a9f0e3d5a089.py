@@ -1,9 +1,10 @@
 """KVM arm64 a9f0e3d5a089: a page table walker descends into a table that its callback has just freed.
 
-Cause: the callback that makes a block of 512 pages unlinked and freed the table below an entry. The walker had read
-the entry before it called the callback, did not read it again, and went on into the freed table.
+Cause: the callback that installs a block mapping unlinked and freed the table below an entry. The walker had read the
+entry before the callback, did not read it again, and continued into the freed table.
 
-Simplified: the freed page is back in the domain's paging pool, and poisoned; in KVM it could be anybody's by then.
+Simplified: the freed page returns to the domain's paging pool and is poisoned. In KVM another user could own it by
+then.
 """
 
 from hvfuzz.bugs.bug import Bug
@@ -11,14 +12,14 @@ from hvfuzz.hypervisor.memory.table_tree import TableTree
 
 
 def reload(self: TableTree, address: int, seen: int) -> int:
-    """Go on with the entry as it was."""
+    """Return the entry as it was before the callback."""
     return seen
 
 
 BUG = Bug(
     name="kvm-a9f0e3d5a089",
     advisory="Linux commit a9f0e3d5a089",
-    title="the stage 2 walker descends into a table that was freed when a block took its place",
+    title="the stage 2 walker descends into a table that was freed when a block mapping replaced it",
     replaces="hvfuzz.hypervisor.memory.table_tree:TableTree.reload",
     replacement=reload,
     findings=("host_memory/freed/memory.protect",),

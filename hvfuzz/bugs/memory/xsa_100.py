@@ -1,10 +1,10 @@
-"""XSA-100 / CVE-2014-4021: the hypervisor's own pages are freed without being scrubbed.
+"""XSA-100 / CVE-2014-4021: hypervisor pages are freed without being scrubbed.
 
-Cause: pages that the hypervisor had used for itself went back to the heap as they were, and the next domain to be
-given one could read what the hypervisor had kept there.
+Cause: pages that the hypervisor had used for its own data returned to the heap unscrubbed, and the next domain that
+received one could read that data.
 
-Simplified: the only heap pages that a guest can have allocated and freed here are the buckets of event ports; each
-carries a secret word for the oracle to look for.
+Simplified: the only heap pages whose allocation and release a guest controls here are the buckets of event ports. Each
+contains a secret word that the oracle looks for.
 """
 
 from hvfuzz.bugs.bug import Bug
@@ -12,14 +12,14 @@ from hvfuzz.hypervisor.memory.allocator import Allocator
 
 
 def free_heap_page(self: Allocator, hfn: int) -> None:
-    """Free the page, and leave what is in it."""
+    """Free the page without scrubbing it."""
     self._release(hfn, 1)
 
 
 BUG = Bug(
     name="xsa-100",
     advisory="XSA-100, CVE-2014-4021",
-    title="a hypervisor page is freed without scrubbing, and its contents reach a guest",
+    title="a hypervisor page is freed without scrubbing and its contents reach a guest",
     replaces="hvfuzz.hypervisor.memory.allocator:Allocator.free_heap_page",
     replacement=free_heap_page,
     findings=(

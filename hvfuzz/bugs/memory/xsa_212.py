@@ -1,11 +1,11 @@
-"""XSA-212 / CVE-2017-7228: a range check that assumes that accesses start at index 0.
+"""XSA-212 / CVE-2017-7228: a range check assumes that array accesses start at index 0.
 
-Cause: `XENMEM_exchange` checked that the guest's arrays begin outside the hypervisor's part of the address space, and
-relied on accesses that go upwards from index 0 to fault in the gap before they could reach it. But the guest also says
-where to go on (`nr_exchanged`): with that index chosen, the first access is at any address at all, and the raw copy
-that follows the check writes there with the hypervisor's rights.
+Cause: `XENMEM_exchange` checked that the guest's arrays start outside the hypervisor's part of the address space, and
+relied on accesses from index 0 upwards to fault before they could reach that part. But the guest also chooses the
+index to continue from (`nr_exchanged`). So the first access can be at any address, and the unchecked copy that follows
+writes there with the hypervisor's rights.
 
-Simplified: the value written is the guest frame number of the page exchanged, not its machine frame number.
+Simplified: the value written is the guest frame number of the exchanged page, not its machine frame number.
 """
 
 from hvfuzz.bugs.bug import Bug
@@ -14,14 +14,14 @@ from hvfuzz.hypervisor.memory import guest_access
 
 
 def array_ok(self: Exchange, base: int) -> bool:
-    """Check the array as if its elements 0 .. count - 1 were used."""
+    """Check elements 0 to count - 1 of the array instead of those from `start` on."""
     return guest_access.guest_range_ok(base, 8 * self.count)
 
 
 BUG = Bug(
     name="xsa-212",
     advisory="XSA-212, CVE-2017-7228",
-    title="the arrays of an exchange are checked at index 0 and used from an index that the guest chooses",
+    title="the arrays of an exchange are checked from index 0, but used from an index that the guest chooses",
     replaces="hvfuzz.hypervisor.hypercalls.memory.exchange:Exchange.array_ok",
     replacement=array_ok,
     findings=(

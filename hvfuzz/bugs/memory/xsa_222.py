@@ -1,8 +1,8 @@
-"""XSA-222 / CVE-2017-10918: a page is freed although it could not be removed from stage 2.
+"""XSA-222 / CVE-2017-10918: a page is freed although its removal from stage 2 failed.
 
-Cause: `guest_remove_page` ignored the result of the removal. When the page lay in a superpage, and the split needed a
-page table page that the domain's pool did not have, the removal failed, the page was freed all the same, and the guest
-kept its mapping of what then became another domain's memory.
+Cause: `guest_remove_page` ignored the result of the removal. If the page was part of a superpage, and the domain's
+paging pool had no page left for the split, the removal failed. The page was freed anyway, and the guest kept its
+mapping of a page that could become another domain's memory.
 
 Scaled: a domain's paging pool has 16 pages here.
 """
@@ -17,7 +17,7 @@ from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
 
 class FreePage(NamedTuple):
-    """`gfn` of `domain` is removed if that works, and its frame freed in any case."""
+    """Step that unmaps `gfn` of `domain` and frees its frame even if the unmapping failed."""
 
     domain: int
     gfn: int
@@ -25,17 +25,16 @@ class FreePage(NamedTuple):
 
     @property
     def work(self) -> int:
-        """One page."""
         return PAGE_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Remove, do not look, free."""
+        """Unmap, ignore the result, free."""
         hv.domains[self.domain].stage2.unmap(self.gfn)
         hv.allocator.free_page(self.hfn)
 
 
 def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | None:
-    """Steps that free the pages, whether or not there are table pages for the splits."""
+    """Steps that free the pages, without checking that there are table pages for the splits."""
     steps: list[Step] = []
     for gfn in range(first, first + count):
         entry, level, _ = caller.stage2.lookup(gfn)
@@ -46,7 +45,7 @@ def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | 
 BUG = Bug(
     name="xsa-222",
     advisory="XSA-222, CVE-2017-10918",
-    title="a page is freed although its removal from stage 2 failed for want of a table page",
+    title="a page is freed although its removal from stage 2 failed for lack of a table page",
     replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:removal_steps",
     replacement=removal_steps,
     findings=(

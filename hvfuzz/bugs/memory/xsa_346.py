@@ -1,11 +1,11 @@
-"""XSA-346 / CVE-2020-27671: a batch puts its flush off until the end, and frees frames before that.
+"""XSA-346 / CVE-2020-27671: a batch of changes frees frames before the flush at its end.
 
-Cause: to make large batches of page table changes cheap, Xen set a flag that suppressed the flush after each change,
-and flushed once after the batch. The frames that were displaced by a change were freed at once, while the old
-translations could still be used.
+Cause: to make large batches of page table changes cheap, Xen suppressed the flush after each change and flushed once
+after the batch. But the frames displaced by a change were freed at once, while their old translations could still be
+used.
 
-Simplified: the batch is an exchange of pages, and the stale translations are the processor's: a frame that a device
-can reach cannot be exchanged in this hypervisor.
+Simplified: the batch is an exchange of pages, and the stale translations are those of the CPU, since a frame that a
+device can reach cannot be exchanged here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from hvfuzz.machine.addresses import PAGE_SHIFT
 
 
 class ExchangeUnflushed(NamedTuple):
-    """As ExchangePage, with the flush left to FlushAll."""
+    """Like the step ExchangePage, but without its flush."""
 
     domain: int
     gfn: int
@@ -30,11 +30,10 @@ class ExchangeUnflushed(NamedTuple):
 
     @property
     def work(self) -> int:
-        """One page."""
         return PAGE_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Map the new frame in place of the old, and free the old one."""
+        """Map the new frame instead of the old one, and free the old one."""
         hv.allocator.take(self.new, self.domain, FrameState.OWNED)
         stage2 = hv.domains[self.domain].stage2
         entry, level, address = stage2.lookup(self.gfn)
@@ -48,22 +47,20 @@ class ExchangeUnflushed(NamedTuple):
 
 
 class FlushAll(NamedTuple):
-    """The flush that ends the batch."""
+    """Step that flushes once, after the batch."""
 
     domain: int
 
     @property
     def work(self) -> int:
-        """A few words."""
         return NO_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Flush what the whole batch changed."""
         hv.domains[self.domain].stage2.flush()
 
 
 def exchange_steps(caller: Domain, gfns: Sequence[int], frames: Sequence[int]) -> Iterable[Step]:
-    """All exchanges, then one flush."""
+    """Steps for all exchanges, then one flush."""
     for gfn, new in zip(gfns, frames, strict=True):
         entry, level, _ = caller.stage2.lookup(gfn)
         yield ExchangeUnflushed(caller.id, gfn, leaf_frame(entry, level, gfn), new)
@@ -73,7 +70,7 @@ def exchange_steps(caller: Domain, gfns: Sequence[int], frames: Sequence[int]) -
 BUG = Bug(
     name="xsa-346",
     advisory="XSA-346, CVE-2020-27671",
-    title="a batch of exchanges frees frames before the one flush at its end",
+    title="a batch of exchanges frees frames before its single flush at the end",
     replaces="hvfuzz.hypervisor.hypercalls.memory.exchange:Exchange._steps",
     replacement=exchange_steps,
     findings=("stale/tlb/memory.exchange",),

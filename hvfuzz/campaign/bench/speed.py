@@ -1,6 +1,6 @@
-"""How fast the op loop is: programs and ops a second in each set-up, and the time to put the machine back.
+"""Benchmark of the op loop: programs and ops per second in each set-up, and the time to reset the machine.
 
-All set-ups run the same programs, in turns of one process, so that their ratios hold on a noisy machine.
+All set-ups run the same programs, interleaved in one process, so that their ratios are stable on a noisy machine.
 """
 
 import random
@@ -20,18 +20,18 @@ RESET_SIZES: Final = (16 << 20, 1 << 30)
 
 
 class Speed(NamedTuple):
-    """One set-up: medians over the rounds, and the slowest and fastest round."""
+    """One set-up: the medians over the rounds, and the slowest and the fastest round."""
 
     name: str
     programs_per_second: float
     ops_per_second: float
     slowest: float
     fastest: float
-    """Ops a second."""
+    """Ops per second."""
 
 
 class Reset(NamedTuple):
-    """Time in microseconds to put the machine back after a typical program, by size of host memory in bytes."""
+    """Microseconds to reset the machine after a typical program, for a host memory of `memory` bytes."""
 
     memory: int
     median: float
@@ -39,11 +39,11 @@ class Reset(NamedTuple):
     high: float
     """The 10th and the 90th percentile."""
     dirty: float
-    """Frames written by a program, median."""
+    """Median number of frames that a program writes."""
 
 
 def typical_programs(target: EmulatedTarget, seed: int, seeds: Sequence[Program] = ()) -> list[Program]:
-    """`BATCH` programs as fuzzing runs them: mutated seeds if there are some, else generated ones."""
+    """Make `BATCH` programs like those of a campaign: mutants of `seeds`, or generated programs without seeds."""
     rng = random.Random(seed)
     made = []
     for _ in range(BATCH):
@@ -61,7 +61,7 @@ def _timed(step: Callable[[Program], int], programs: Sequence[Program]) -> tuple
 
 
 def measure_speed(programs: Sequence[Program], rounds: int) -> list[Speed]:
-    """Bare, with oracles, and with oracles and state features from bytes on, which is what a fuzzing worker does."""
+    """Measure the bare emulator, with oracles, with the full audit, and the whole loop of the random engine."""
     with EmulatedTarget(oracles=frozenset()) as bare, EmulatedTarget() as full:
         units = [encode(program, full.catalogue) for program in programs]
         kept = {id(program): unit for program, unit in zip(programs, units, strict=True)}
@@ -97,7 +97,7 @@ def measure_speed(programs: Sequence[Program], rounds: int) -> list[Speed]:
 
 
 def measure_reset(programs: Sequence[Program]) -> list[Reset]:
-    """The time of `restore` alone, after each program, at each size of host memory."""
+    """Time `restore` alone, after each program, for each size of host memory."""
     results = []
     for size in RESET_SIZES:
         with EmulatedTarget(memory_size=size) as target:

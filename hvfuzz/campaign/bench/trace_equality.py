@@ -1,7 +1,7 @@
-"""Whether the same program gives the same trace: twice in a process, in other processes, on other Python versions.
+"""Determinism check: the same program gives the same trace in any order, process and Python version.
 
-`python -m hvfuzz.campaign.bench.trace_equality PROGRAMS SEED` prints a line for each program, which says all that a
-run shows: the digest of its outcomes and of the machine's memory, of its features, and its findings.
+`python -m hvfuzz.campaign.bench.trace_equality PROGRAMS SEED` prints one line (a fingerprint) for each program: the
+digest of its outcomes and of the machine's memory, the digest of its features, and its findings.
 """
 
 import os
@@ -21,15 +21,15 @@ from hvfuzz.targets.target import Run
 
 ROOT: Final = Path(__file__).parents[3]
 SHOWN: Final = 20
-"""Programs whose difference is told; the rest are counted."""
+"""Number of differing programs to list; the rest are only counted."""
 
 
 class TraceError(Exception):
-    """An interpreter that cannot run the programs, in one line."""
+    """An interpreter that cannot run the programs: its path and the reason."""
 
 
-class Twin(NamedTuple):
-    """One more run of all programs, and the numbers of those whose line was another one."""
+class Rerun(NamedTuple):
+    """One more run of all programs, and the numbers of the programs whose fingerprint differs."""
 
     name: str
     python: str
@@ -37,7 +37,7 @@ class Twin(NamedTuple):
 
 
 def sample(count: int, seed: int, target: EmulatedTarget) -> list[Program]:
-    """`count` programs: generated ones, and each second one a mutant of one of those before."""
+    """Make `count` programs; every second one is a mutant of an earlier one, the others are generated."""
     rng = random.Random(seed)
     programs: list[Program] = []
     for number in range(count):
@@ -48,23 +48,23 @@ def sample(count: int, seed: int, target: EmulatedTarget) -> list[Program]:
     return programs
 
 
-def line_of(run: Run) -> str:
-    """All that a run shows, in a line."""
+def fingerprint(run: Run) -> str:
+    """Everything observable about a run, in one line."""
     features = zlib.crc32(repr(run.features).encode())
     return f"{run.trace.digest()} {features:08x} {[finding.identity for finding in run.findings]}"
 
 
 def lines(count: int, seed: int) -> Iterator[str]:
-    """The line of each program, as they are run."""
+    """Yield the fingerprint of each program, run in order."""
     with EmulatedTarget() as target:
         for program in sample(count, seed, target):
-            yield line_of(target.run(program, digest=True))
+            yield fingerprint(target.run(program, digest=True))
 
 
-def shuffled(count: int, seed: int) -> list[str]:
-    """The same lines, but the programs were run in another order, after other ones, and every other run not audited.
+def shuffled_lines(count: int, seed: int) -> list[str]:
+    """The fingerprints of the same programs, run in a random order with every second run not audited.
 
-    A run that is audited is looked at closely by hooks, others are not, as most while fuzzing: it must not matter.
+    The audit hooks every access; most runs while fuzzing go without it. It must not change the outcome.
     """
     found = [""] * count
     order = list(range(count))
@@ -72,16 +72,16 @@ def shuffled(count: int, seed: int) -> list[str]:
     with EmulatedTarget() as target:
         programs = sample(count, seed, target)
         for place, number in enumerate(order):
-            found[number] = line_of(target.run(programs[number], audit=bool(place & 1), digest=True))
+            found[number] = fingerprint(target.run(programs[number], audit=bool(place & 1), digest=True))
     return found
 
 
 class OtherProcess:
-    """Another interpreter, or this one again, that runs the same programs; `line()` gives the next line."""
+    """A child process, with this or another interpreter, that runs the same programs."""
 
     def __init__(self, python: str, hash_seed: int, count: int, seed: int) -> None:
         self.python: Final = python
-        # Nothing of this process may help: the package is found by its path, and hashes differ.
+        # A different hash seed, and the package found by path, so that the interpreter needs only the dependencies.
         environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(ROOT)}
         command = [python, "-m", "hvfuzz.campaign.bench.trace_equality", str(count), str(seed)]
         try:
@@ -92,21 +92,20 @@ class OtherProcess:
             raise TraceError(f"{python}: {error.strerror}") from None
 
     def lines(self) -> list[str]:
-        """All lines, once it is done. Raises TraceError if it fails."""
+        """Wait for the process and return all fingerprints. Raises TraceError if it fails."""
         out, err = self._process.communicate()
         if self._process.returncode:
-            last = err.strip().splitlines()[-1:] or [f"ended with status {self._process.returncode}"]
+            last = err.strip().splitlines()[-1:] or [f"exited with status {self._process.returncode}"]
             raise TraceError(f"{self.python} cannot run the programs: {last[0]}")
         return out.splitlines()
 
     def stop(self) -> None:
-        """End it."""
         self._process.kill()
         self._process.wait()
 
 
-def unequal(expected: list[str], found: list[str]) -> tuple[int, ...]:
-    """The numbers of the programs whose lines differ, or are missing."""
+def differing(expected: list[str], found: list[str]) -> tuple[int, ...]:
+    """Numbers of the programs whose fingerprints differ or are missing in `found`."""
     return tuple(number for number, line in enumerate(expected) if number >= len(found) or found[number] != line)
 
 

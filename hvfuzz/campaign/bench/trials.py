@@ -1,6 +1,6 @@
-"""Measured campaigns: how soon an engine finds each planted bug, and that it finds nothing where nothing is.
+"""Benchmark campaigns: the effort an engine needs to find each planted bug, and the check for false alarms.
 
-Both run the worker processes of `hvfuzz fuzz`, in folders of their own.
+Both use the worker processes of `hvfuzz fuzz`, each campaign in a temporary folder.
 """
 
 import shutil
@@ -17,32 +17,32 @@ from hvfuzz.campaign.workers.worker import WorkerJob
 
 
 class Trial(NamedTuple):
-    """One campaign against one bug, from its start to the first finding that is the bug's own."""
+    """One campaign against one bug, from its start to the first finding that the bug is expected to give."""
 
     bug: str
     seed: int
     found: str | None
-    """The identity of that finding; None if the time was over before."""
+    """The identity of that finding; None if the time ran out first."""
     runs: int
-    """Programs run until then."""
+    """Number of programs run by then."""
     seconds: float
     others: Sequence[str]
-    """Identities found until then that the bug does not promise."""
+    """Other identities found by then, which are not among the bug's expected findings."""
     notices: Sequence[str]
 
 
 class Spread(NamedTuple):
-    """A figure over several trials. The median counts a trial that found nothing as longer than any that did."""
+    """Median and range of a figure over several trials."""
 
     median: float | None
-    """None if half of the trials or more found nothing."""
+    """Counts a trial that found nothing as infinite; None if that makes the median infinite."""
     low: float
     high: float
-    """Of the trials that found it."""
+    """The range over the successful trials."""
 
 
 def spread(figures: Iterable[float], trials: int) -> Spread | None:
-    """The spread of the `figures` of those of `trials` trials that found the bug; None if none did."""
+    """Summarise the `figures` of the successful ones among `trials` trials; None if there are none."""
     found = sorted(figures)
     if not found:
         return None
@@ -52,7 +52,7 @@ def spread(figures: Iterable[float], trials: int) -> Spread | None:
 
 @contextmanager
 def _scratch(keep: Callable[[], bool]) -> Iterator[Path]:
-    """A folder for one campaign. It stays if `keep` wants it, and after an error, whose message points there."""
+    """A temporary folder for one campaign; kept if `keep()` is true, and after a PoolError, whose message names it."""
     folder = Path(tempfile.mkdtemp(prefix="hvfuzz-bench-"))
     failed = False
     try:
@@ -66,23 +66,24 @@ def _scratch(keep: Callable[[], bool]) -> Iterator[Path]:
 
 
 class Trials:
-    """`count` trials for each of `bugs` (by the argument that a worker finds it with), `abreast` at a time.
+    """`count` trials for each bug, `parallel` at a time.
 
-    `job` says all but bug, seed and folder; the seeds are `job.seed` and those after it.
+    `bugs` maps the workers' --bug argument to the bug. `job` configures all but bug, seed and folder; the random seeds
+    are `job.seed` and the numbers after it.
     """
 
-    def __init__(self, bugs: Mapping[str, Bug], job: WorkerJob, count: int, abreast: int) -> None:
+    def __init__(self, bugs: Mapping[str, Bug], job: WorkerJob, count: int, parallel: int) -> None:
         self._bugs: Final = bugs
         self._job: Final = job
-        self._abreast: Final = abreast
+        self._parallel: Final = parallel
         self.count: Final = count
         self.total: Final = count * len(bugs)
         self.done: Final[list[Trial]] = []
         self.running: Final[list[str]] = []
-        """The names of the bugs whose trials run now, one for each."""
+        """Names of the bugs of the running trials, one entry per trial."""
 
     def run(self) -> Generator[None, None, None]:
-        """Run them all; yields several times a second. A trial that is not over when this is closed does not count.
+        """Run all trials; yields several times a second. Closing the generator discards unfinished trials.
 
         Raises `PoolError`.
         """
@@ -90,11 +91,11 @@ class Trials:
         begun: list[Generator[None, None, None]] = []
         try:
             while True:
-                while len(begun) < self._abreast and (trial := next(waiting, None)) is not None:
+                while len(begun) < self._parallel and (trial := next(waiting, None)) is not None:
                     begun.append(trial)
                 if not begun:
                     return
-                begun = [trial for trial in begun if _goes_on(trial)]
+                begun = [trial for trial in begun if _advance(trial)]
                 yield
         finally:
             for trial in begun:
@@ -108,8 +109,8 @@ class Trials:
             own: Discovery | None = None
             self.running.append(bug.name)
             try:
-                # Each waits its part of the time, so that none is heard late because of the others.
-                with closing(pool.run(POLL_SECONDS / self._abreast)) as run:
+                # The parallel trials share the polling interval, so that each is polled often enough.
+                with closing(pool.run(POLL_SECONDS / self._parallel)) as run:
                     for _ in run:
                         own = next((each for each in pool.discoveries.values() if each.identity in bug.findings), None)
                         if own is not None:
@@ -127,35 +128,35 @@ class Trials:
         self.done.append(Trial(bug.name, seed, found, end.runs, round(end.seconds, 3), others, pool.notices))
 
 
-def _goes_on(trial: Generator[None, None, None]) -> bool:
-    """Do a part of a trial; False once it is over."""
+def _advance(trial: Generator[None, None, None]) -> bool:
+    """Advance a trial by one step; False once it is over."""
     return next(trial, trial) is None
 
 
-class Clean(NamedTuple):
-    """What a harness did on the hypervisor without a bug."""
+class CleanResult(NamedTuple):
+    """Figures and findings of one harness on the hypervisor without a planted bug."""
 
     harness: str
     runs: int
     ops: int
     seconds: float
     findings: Sequence[Discovery]
-    """Each is a mistake: of the hypervisor, or of an oracle."""
+    """Each is a bug in the hypervisor, or a false alarm of an oracle."""
     notices: Sequence[str]
 
 
 class CleanRun:
-    """One campaign that ends when its workers together have run `ops` ops, whatever they find."""
+    """One campaign that ends when its workers together have run `ops` ops, regardless of findings."""
 
     def __init__(self, job: WorkerJob, ops: int, workers: int) -> None:
         self._job: Final = job
         self._workers: Final = workers
         self.ops: Final = ops
-        self.now: Clean = Clean(job.harness, 0, 0, 0.0, (), ())
+        self.now: CleanResult = CleanResult(job.harness, 0, 0, 0.0, (), ())
         """The figures so far."""
 
     def run(self) -> Generator[None, None, None]:
-        """Run to the end; yields several times a second. Raises `PoolError`."""
+        """Run the campaign; yields several times a second. Raises `PoolError`."""
         with _scratch(lambda: bool(self.now.findings)) as folder:
             pool = Pool(self._job._replace(out=str(folder)), self._workers)
             try:
@@ -171,4 +172,4 @@ class CleanRun:
     def _look(self, pool: Pool) -> None:
         progress = pool.progress()
         found = tuple(pool.discoveries.values())
-        self.now = Clean(self._job.harness, progress.runs, progress.ops, progress.seconds, found, pool.notices)
+        self.now = CleanResult(self._job.harness, progress.runs, progress.ops, progress.seconds, found, pool.notices)

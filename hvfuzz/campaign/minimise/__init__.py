@@ -1,1 +1,1 @@
-"""The minimiser."""
+"""The test case minimiser (delta debugging on programs)."""

@@ -1,10 +1,17 @@
-"""Makes a program smaller and plainer while one finding of it stays: in a program's own terms, not in bytes."""
+"""Delta debugging: reduces a program, op by op and value by value, while it still shows one given finding."""
 
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from hvfuzz.campaign.minimise.reductions import plainer_fields, plainer_shapes, unraced, users, with_op, without
+from hvfuzz.campaign.minimise.reductions import (
+    dependents,
+    remove_ops,
+    replace_op,
+    serialise_race,
+    simpler_fields,
+    simpler_shapes,
+)
 from hvfuzz.guest.program.program import Op, Program, defect
 from hvfuzz.targets.target import Target
 
@@ -12,9 +19,9 @@ from hvfuzz.targets.target import Target
 class Minimiser:
     """One minimisation: `program` is the best so far, and always shows the finding `identity` on `target`.
 
-    Three passes run in turn until none of them gets anywhere: fewer ops, plainer ops, another world. Within a pass, a
-    success never starts the scan anew; it goes on from where it is. `tried` counts the programs run. `proceed` is
-    asked before each of them, and ends the work when it says no.
+    Three passes run in turn until none makes progress: remove ops, simplify ops, try a simpler world. Within a pass a
+    success does not restart the scan. `tried` counts the programs run. `proceed` is called before each of them;
+    minimisation stops when it returns False.
     """
 
     def __init__(
@@ -23,29 +30,29 @@ class Minimiser:
         identity: str,
         target: Target,
         proceed: Callable[[], bool],
-        step: Callable[[Program, int], None] | None = None,
+        on_progress: Callable[[Program, int], None] | None = None,
     ) -> None:
         self.program = program
         self.tried = 0
         self._identity: Final = identity
         self._target: Final = target
         self._proceed: Final = proceed
-        self._step: Final = step
+        self._on_progress: Final = on_progress
         self._failed: Final[set[Program]] = set()
 
     def run(self) -> Program:
-        """The smallest program found; `program` if nothing smaller shows the finding."""
-        self._cut_tail()
+        """Minimise, and return the smallest program found (the original one if nothing smaller shows the finding)."""
+        self._truncate()
         before = None
         while before != self.program and self._proceed():
             before = self.program
-            self._fewer()
-            self._plainer()
-            self._worlds()
+            self._remove_ops()
+            self._simplify_ops()
+            self._simplify_world()
         return self.program
 
-    def _holds(self, candidate: Program) -> bool:
-        """Whether `candidate` shows the finding; then it is the best so far."""
+    def _accept(self, candidate: Program) -> bool:
+        """Run `candidate`; if it shows the finding, make it the best so far and return True."""
         if candidate == self.program or candidate in self._failed or defect(candidate) is not None:
             return False
         if not self._proceed():
@@ -55,56 +62,56 @@ class Minimiser:
             self._failed.add(candidate)
             return False
         self.program = candidate
-        if self._step is not None:
-            self._step(candidate, self.tried)
+        if self._on_progress is not None:
+            self._on_progress(candidate, self.tried)
         return True
 
-    def _cut_tail(self) -> None:
-        """What comes after the finding is of no use."""
+    def _truncate(self) -> None:
+        """Remove the ops after the one that shows the finding."""
         if not self._proceed():
             return
         findings = self._target.run(self.program).findings
         at = next((finding.op for finding in findings if finding.identity == self._identity), -1)
         if 0 <= at < len(self.program.ops) - 1:
-            self._holds(self.program._replace(ops=self.program.ops[: at + 1]))
+            self._accept(self.program._replace(ops=self.program.ops[: at + 1]))
 
-    def _fewer(self) -> None:
-        """Take out ever smaller pieces, from the end on; at last each op with all that use its result."""
+    def _remove_ops(self) -> None:
+        """Remove ever smaller runs of ops, from the end; finally each op together with those that use its result."""
         size = len(self.program.ops) // 2
         while size >= 1:
             start = len(self.program.ops) - size
             while start > -size:
                 piece = frozenset(range(max(start, 0), start + size))
-                self._holds(without(self.program, piece))
+                self._accept(remove_ops(self.program, piece))
                 start -= size
             size //= 2
         index = len(self.program.ops) - 1
         while index >= 0:
-            group = users(self.program, index)
+            group = dependents(self.program, index)
             if len(group) > 1:
-                self._holds(without(self.program, group))
+                self._accept(remove_ops(self.program, group))
             index = min(index, len(self.program.ops)) - 1
 
-    def _plainer(self) -> None:
-        """Make each op as plain as it can be, without and with its race."""
+    def _simplify_ops(self) -> None:
+        """Simplify each op, its race and its values."""
         place = 0
         while place < len(self.program.ops) and self._proceed():
             if self.program.ops[place].race is not None:
-                self._holds(unraced(self.program, place))
-            self._exhaust(place, plainer_shapes)
+                self._accept(serialise_race(self.program, place))
+            self._simplify_while(place, simpler_shapes)
             for field in range(len(self.program.ops[place].values)):
-                self._exhaust(place, lambda op, field=field: plainer_fields(op, field))  # type: ignore[misc]
+                self._simplify_while(place, lambda op, field=field: simpler_fields(op, field))  # type: ignore[misc]
             place += 1
 
-    def _exhaust(self, place: int, plainer: Callable[[Op], Iterator[Op]]) -> None:
-        """Take what is plainer for op `place`, until nothing is. (What failed before is not run again.)"""
-        while any(self._holds(with_op(self.program, place, op)) for op in plainer(self.program.ops[place])):
+    def _simplify_while(self, place: int, variants: Callable[[Op], Iterator[Op]]) -> None:
+        """Replace op `place` by its `variants` until none is accepted. (Variants that failed are not run again.)"""
+        while any(self._accept(replace_op(self.program, place, op)) for op in variants(self.program.ops[place])):
             pass
 
-    def _worlds(self) -> None:
-        """The worlds come in the order in which they are plain."""
+    def _simplify_world(self) -> None:
+        """Try the worlds before the program's own: they are numbered from the simplest on."""
         for world in range(self.program.world):
-            if self._holds(self.program._replace(world=world)):
+            if self._accept(self.program._replace(world=world)):
                 break
 
 
@@ -115,12 +122,12 @@ def minimise(
     *,
     seconds: float = 30.0,
     proceed: Callable[[], bool] = lambda: True,
-    step: Callable[[Program, int], None] | None = None,
+    on_progress: Callable[[Program, int], None] | None = None,
 ) -> Program:
-    """The smallest program found within `seconds` that still gives the finding `identity` on `target`.
+    """Return the smallest program found within `seconds` that still shows the finding `identity` on `target`.
 
-    `program` must give it. `proceed` may end the work before its time; `step` is told each improvement and the
-    number of programs tried so far.
+    `program` must show it. Return False from `proceed` to stop early. `on_progress(program, tried)` is called at each
+    improvement with the number of programs tried so far.
     """
     deadline = time.monotonic() + seconds
-    return Minimiser(program, identity, target, lambda: time.monotonic() < deadline and proceed(), step).run()
+    return Minimiser(program, identity, target, lambda: time.monotonic() < deadline and proceed(), on_progress).run()

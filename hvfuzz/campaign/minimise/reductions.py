@@ -1,17 +1,18 @@
-"""Smaller and plainer variants of a program, in a program's own terms: what the minimiser may try."""
+"""Reductions for the minimiser: smaller and simpler variants of a program, an op or a value."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from hvfuzz.guest.program.program import Actor, Op, Program, Race, Ref, Value
 
-SIMPLE: Final = (0, 1, 2, 8, 0x40)
-"""Numbers that a reader finds plain, tried in place of any other, in this order."""
+SIMPLE_VALUES: Final = (0, 1, 2, 8, 0x40)
+"""Replacements for any larger number, in the order in which they are tried."""
 PAGE: Final = 0xFFF
+"""Mask of the offset within a page."""
 
 
-def relinked(op: Op, link: Callable[[Ref], int | Ref]) -> Op:
-    """`op` with every reference to an earlier result replaced, in its race too."""
+def relink(op: Op, link: Callable[[Ref], int | Ref]) -> Op:
+    """Replace every reference to an earlier result in `op`, and in its race, by `link(reference)`."""
 
     def value_of(value: Value) -> Value:
         if isinstance(value, Ref):
@@ -20,39 +21,39 @@ def relinked(op: Op, link: Callable[[Ref], int | Ref]) -> Op:
             return tuple(link(each) if isinstance(each, Ref) else each for each in value)
         return value
 
-    race = None if op.race is None else Race(op.race.fetch, relinked(op.race.op, link))
+    race = None if op.race is None else Race(op.race.fetch, relink(op.race.op, link))
     return op._replace(values=tuple(map(value_of, op.values)), race=race)
 
 
-def without(program: Program, removed: frozenset[int]) -> Program:
-    """`program` without the ops of these indices; what referred to their results is 0."""
+def remove_ops(program: Program, removed: frozenset[int]) -> Program:
+    """Remove the ops with the indices `removed`; references to their results become 0."""
     kept = [index for index in range(len(program.ops)) if index not in removed]
     place = {index: new for new, index in enumerate(kept)}
 
     def link(ref: Ref) -> int | Ref:
         return Ref(place[ref.op]) if ref.op in place else 0
 
-    return program._replace(ops=tuple(relinked(program.ops[index], link) for index in kept))
+    return program._replace(ops=tuple(relink(program.ops[index], link) for index in kept))
 
 
-def users(program: Program, index: int) -> frozenset[int]:
-    """Op number `index`, and all ops that use its result, directly or not."""
+def dependents(program: Program, index: int) -> frozenset[int]:
+    """Indices of op `index` and of all ops that use its result, directly or indirectly."""
     gone = {index}
     for later in range(index + 1, len(program.ops)):
         used: list[Ref] = []
-        relinked(program.ops[later], lambda ref, used=used: used.append(ref) or ref)  # type: ignore[misc]
+        relink(program.ops[later], lambda ref, used=used: used.append(ref) or ref)  # type: ignore[misc]
         if any(ref.op in gone for ref in used):
             gone.add(later)
     return frozenset(gone)
 
 
-def with_op(program: Program, place: int, op: Op) -> Program:
-    """`program` with `op` at `place`."""
+def replace_op(program: Program, place: int, op: Op) -> Program:
+    """Replace the op with index `place`."""
     return program._replace(ops=(*program.ops[:place], op, *program.ops[place + 1 :]))
 
 
-def unraced(program: Program, place: int) -> Program:
-    """`program` with the race of op `place` performed before that op: the same, but for the concurrency."""
+def serialise_race(program: Program, place: int) -> Program:
+    """Turn the race of op `place` into an op that runs just before it: the same ops without concurrency."""
     ops = program.ops
     race = ops[place].race
     assert race is not None
@@ -61,12 +62,12 @@ def unraced(program: Program, place: int) -> Program:
         return Ref(ref.op + 1) if ref.op >= place else ref
 
     raced = ops[place]._replace(race=None)
-    later = (relinked(op, link) for op in ops[place + 1 :])
+    later = (relink(op, link) for op in ops[place + 1 :])
     return program._replace(ops=(*ops[:place], race.op, raced, *later))
 
 
-def plainer_values(value: Value) -> Iterator[Value]:
-    """Plainer values than `value`, the plainest first. A reference stays one: it says where a number comes from."""
+def simpler_values(value: Value) -> Iterator[Value]:
+    """Yield simpler values than `value`, the simplest first. A reference is kept: it says where a number comes from."""
     if isinstance(value, Ref):
         return
     if isinstance(value, tuple):
@@ -76,11 +77,11 @@ def plainer_values(value: Value) -> Iterator[Value]:
         for drop in range(len(value)):
             yield value[:drop] + value[drop + 1 :]
         for place, each in enumerate(value):
-            for plainer in plainer_values(each):
-                if isinstance(plainer, int):
-                    yield (*value[:place], plainer, *value[place + 1 :])
+            for simpler in simpler_values(each):
+                if isinstance(simpler, int):
+                    yield (*value[:place], simpler, *value[place + 1 :])
     else:
-        yield from (simple for simple in SIMPLE if simple < value)
+        yield from (simple for simple in SIMPLE_VALUES if simple < value)
         if value > PAGE:
             yield value & ~PAGE
             yield value & PAGE
@@ -88,15 +89,15 @@ def plainer_values(value: Value) -> Iterator[Value]:
             yield value & ((1 << (value.bit_length() - 1)) - 1)  # without its highest bit
 
 
-def plainer_shapes(op: Op) -> Iterator[Op]:
-    """`op` with a plainer race, with less mangled, or by the first vCPU."""
+def simpler_shapes(op: Op) -> Iterator[Op]:
+    """Yield `op` with a simpler race, with less of its header mangled, or run by vCPU 0."""
     race, mangle = op.race, op.mangle
     if race is not None:
         yield op._replace(race=None)
         yield from (op._replace(race=Race(fetch, race.op)) for fetch in range(race.fetch))
-        yield from (op._replace(race=Race(race.fetch, other)) for other in plainer_shapes(race.op))
+        yield from (op._replace(race=Race(race.fetch, other)) for other in simpler_shapes(race.op))
         for place in range(len(race.op.values)):
-            yield from (op._replace(race=Race(race.fetch, other)) for other in plainer_fields(race.op, place))
+            yield from (op._replace(race=Race(race.fetch, other)) for other in simpler_fields(race.op, place))
     if mangle is not None:
         yield op._replace(mangle=None)
         parts = [name for name, value in mangle._asdict().items() if value is not None]
@@ -106,7 +107,7 @@ def plainer_shapes(op: Op) -> Iterator[Op]:
         yield op._replace(actor=Actor(op.actor.domain, 0))
 
 
-def plainer_fields(op: Op, place: int) -> Iterator[Op]:
-    """`op` with a plainer value number `place`."""
-    for plainer in plainer_values(op.values[place]):
-        yield op._replace(values=(*op.values[:place], plainer, *op.values[place + 1 :]))
+def simpler_fields(op: Op, place: int) -> Iterator[Op]:
+    """Yield `op` with a simpler value in field `place`."""
+    for simpler in simpler_values(op.values[place]):
+        yield op._replace(values=(*op.values[:place], simpler, *op.values[place + 1 :]))

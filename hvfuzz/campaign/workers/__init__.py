@@ -1,1 +1,1 @@
-"""The worker processes of a campaign."""
+"""The worker processes of a campaign: starting, supervising and stopping them."""

@@ -1,4 +1,4 @@
-"""Child processes: how a campaign starts them, how they talk back, and that none outlives its parent."""
+"""Child processes of a campaign: how they start, report events to their parent, and die with it."""
 
 import ctypes
 import json
@@ -14,11 +14,11 @@ EXIT_ERROR: Final = 2
 PR_SET_PDEATHSIG: Final = 1
 
 
-def launch(module: str, job: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
-    """Start ``python -m module`` on `job`; its events come as JSON lines from `stdout`, all else goes to `log`.
+def launch_child(module: str, job: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
+    """Start ``python -m module`` with `job`. Its events arrive as JSON lines on `stdout`; other output goes to `log`.
 
-    The child has a session of its own: Ctrl-C on a terminal reaches the parent alone, which then ends its children in
-    order. Hashing is fixed, so that the same seed gives the same run.
+    The child runs in a new session, so that Ctrl-C on a terminal reaches only the parent, which stops its children in
+    order. Hash randomisation is off, so that the same seed gives the same run.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
@@ -33,14 +33,14 @@ def launch(module: str, job: dict[str, Any], log: Path) -> subprocess.Popen[byte
 
 
 class Channel:
-    """A child's way to tell its parent things; whatever prints to standard output goes to the log instead."""
+    """A child's event stream to its parent. Redirects ordinary standard output to the log."""
 
     def __init__(self) -> None:
         self._events: Final = os.dup(1)
         os.dup2(2, 1)
 
-    def tell(self, event: dict[str, Any]) -> None:
-        """Send one event; a parent that is gone ends this process."""
+    def send(self, event: dict[str, Any]) -> None:
+        """Send one event; exits the process if the parent is gone."""
         data = (json.dumps(event) + "\n").encode()
         try:
             while data:
@@ -49,22 +49,22 @@ class Channel:
             os._exit(EXIT_ERROR)
 
 
-def begin(arguments: list[str]) -> tuple[dict[str, Any], Channel]:
-    """What a child does first: make sure that it ends with its parent, and take over the job."""
+def start_child(arguments: list[str]) -> tuple[dict[str, Any], Channel]:
+    """Tie the child's life to its parent's, and return the job and the channel."""
     parent = int(arguments[1])
-    with suppress(OSError, AttributeError):  # Linux; elsewhere a broken pipe ends the child a little later
+    with suppress(OSError, AttributeError):  # Linux only; on other systems a broken pipe ends the child a little later
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
+    if os.getppid() != parent:  # the parent died before the prctl
         os._exit(EXIT_ERROR)
     job: dict[str, Any] = json.loads(arguments[0])
     return job, Channel()
 
 
-def end(channel: Channel, error: Exception) -> NoReturn:
-    """Tell the parent of an error that it or its user can do something about, and end."""
+def exit_with_error(channel: Channel, error: Exception) -> NoReturn:
+    """Send the parent an error that the user can act on, and exit."""
     if isinstance(error, OSError):
         message = f"{error.filename or 'output'}: {error.strerror}"
     else:
         message = str(error)
-    channel.tell({"event": "error", "message": message})
+    channel.send({"event": "error", "message": message})
     sys.exit(EXIT_ERROR)

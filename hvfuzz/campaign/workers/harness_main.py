@@ -1,7 +1,8 @@
-"""The harness files' entry point: one atheris process with libFuzzer's own command line, and no supervisor.
+"""Entry point of the files in harnesses/: one atheris process with libFuzzer's command line, without a supervisor.
 
-Folders named are seeds and are only read; new inputs and findings go to ``out/`` (or the folder in HVFUZZ_OUT), since
-seeds are reviewed text and libFuzzer's units are bytes. Files named are run once each, as libFuzzer does it.
+Folders on the command line hold seeds and are only read: seeds are reviewed text, libFuzzer's units are bytes. New
+inputs and findings go to ``out/``, or the folder in HVFUZZ_OUT. Files on the command line are each run once, as in
+libFuzzer.
 """
 
 import os
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from hvfuzz.bugs import BugError, find_bug
-from hvfuzz.campaign.corpus import seed_bytes
 from hvfuzz.campaign.findings import FindingStore, record_of
-from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, mistake
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record_internal_error
 from hvfuzz.campaign.program_files import ProgramFileError
+from hvfuzz.campaign.report import quantity
+from hvfuzz.campaign.seed_corpus import seed_bytes
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session, load_engine
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
@@ -25,7 +27,7 @@ from hvfuzz.targets.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
 from hvfuzz.targets.watchdog import Watchdog
 
-ELSEWHERE: Final = {
+ALTERNATIVES: Final = {
     "-merge": "hvfuzz corpus prune",
     "-fork": "hvfuzz fuzz --workers",
     "-jobs": "hvfuzz fuzz --workers",
@@ -33,11 +35,11 @@ ELSEWHERE: Final = {
     "-minimize_crash": "hvfuzz minimise",
     "-cleanse_crash": "hvfuzz minimise",
 }
-"""libFuzzer's flags that start this program again, by a name that is none in Python: what does that here."""
+"""libFuzzer flags that re-execute the binary, which fails under Python -> the hvfuzz command to use instead."""
 
 
-class _Terminal:
-    """Saves findings and prints a line for each; libFuzzer prints the progress itself."""
+class _TerminalSink:
+    """Sink that saves findings and prints a line for each; libFuzzer prints the progress."""
 
     def __init__(self, store: FindingStore, bug: str | None) -> None:
         self.store: Final = store
@@ -50,25 +52,27 @@ class _Terminal:
         self.found_any = True
         record = record_of(finding, program, self.bug, progress.runs, progress.seconds)
         try:
-            place = f"in {self.store.save(record, program)}"
+            place = f"saved to {self.store.save(record, program)}"
         except OSError as error:
-            place = f"({error.filename}: {error.strerror}), shown by:\n{render(program)}"
-        print(f"hvfuzz: FINDING {finding.identity} {place}\n  {finding.message}", file=sys.stderr, flush=True)
+            place = f"cannot write {error.filename}: {error.strerror}; the program is:\n{render(program)}"
+        print(f"hvfuzz: FINDING {finding.identity}: {finding.message}\n  {place}", file=sys.stderr, flush=True)
 
     def broke(self, error: Exception, program: Program) -> None:
-        print(f"hvfuzz: a mistake of ours, shown by:\n{render(program)}", file=sys.stderr, flush=True)
+        print(f"hvfuzz: internal error in this program:\n{render(program)}", file=sys.stderr, flush=True)
 
     def progress(self, progress: Progress) -> None:
         self.last = progress
 
     def ended(self) -> int:
-        """Print the end, as libFuzzer would have; the exit status."""
-        print(f"hvfuzz: {self.last.runs} programs, {self.last.ops} ops in {self.last.seconds:.1f} s", file=sys.stderr)
+        """Print the final figures and return the exit status."""
+        last = self.last
+        figures = f"{quantity(last.runs, 'program')}, {quantity(last.ops, 'op')} in {last.seconds:.1f} s"
+        print(f"hvfuzz: ran {figures}", file=sys.stderr)
         return 128 + self.signal if self.signal else int(self.found_any)
 
 
 def _number(flags: list[str], name: str) -> float | None:
-    """Take ``-name=N`` out of the flags, if it is there and N is more than 0."""
+    """Remove ``-name=N`` from `flags` and return N, if the flag is present and N is positive."""
     for flag in flags:
         if flag.startswith(f"-{name}=") and flag.partition("=")[2].replace(".", "", 1).isdigit():
             value = float(flag.partition("=")[2])
@@ -80,12 +84,12 @@ def _number(flags: list[str], name: str) -> float | None:
 
 def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str | None) -> int:
     for flag in flags:
-        if flag.partition("=")[0] in ELSEWHERE and not flag.endswith("=0"):
-            raise EngineError(f"{flag} does not work here; use: {ELSEWHERE[flag.partition('=')[0]]}")
+        if flag.partition("=")[0] in ALTERNATIVES and not flag.endswith("=0"):
+            raise EngineError(f"{flag} is not supported; use: {ALTERNATIVES[flag.partition('=')[0]]}")
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise EngineError(f"{missing[0]}: no such file or folder")
-    # Our own session ends on time: libFuzzer would end without a word about findings.
+    # The session enforces these limits: libFuzzer would exit without reporting the findings.
     seconds, runs, seed = _number(flags, "max_total_time"), _number(flags, "runs"), _number(flags, "seed")
     replay = bool(paths) and all(path.is_file() for path in paths)
     engine = load_engine("replay" if replay else "atheris")
@@ -101,7 +105,7 @@ def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str
             runs=None if runs is None else int(runs),
             arguments=flags,
         )
-        sink = _Terminal(FindingStore(out / "findings"), bug)
+        sink = _TerminalSink(FindingStore(out / "findings"), bug)
         session = Session(target, job, sink)
 
         def stop(number: int) -> None:
@@ -117,10 +121,10 @@ def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str
 
 
 def main(harness: str, argv: Sequence[str]) -> None:
-    """Fuzz `harness`; flags that begin with "-" go to libFuzzer, other arguments are seed files or folders.
+    """Fuzz `harness`. Arguments that begin with "-" go to libFuzzer; the others are seed files or folders.
 
-    HVFUZZ_BUG plants a bug, HVFUZZ_OUT says where findings and new inputs go. Ends with 0 if nothing was found, 1 if
-    something was, 2 for bad input, 70 for a mistake of ours, and 130 or 143 if a signal ended it.
+    HVFUZZ_BUG plants a bug; HVFUZZ_OUT names the output folder. The exit status is 0 without findings, 1 with
+    findings, 2 for bad input, 70 for an internal error, and 130 or 143 after SIGINT or SIGTERM.
     """
     flags = [argument for argument in argv[1:] if argument.startswith("-")]
     paths = [Path(argument) for argument in argv[1:] if not argument.startswith("-")]
@@ -133,7 +137,7 @@ def main(harness: str, argv: Sequence[str]) -> None:
     except OSError as error:
         print(f"hvfuzz: {error.filename}: {error.strerror}", file=sys.stderr)
         status = EXIT_BAD_INPUT
-    except Exception as error:  # a status of 1 would be taken for a finding
-        print(f"hvfuzz: {mistake(error)}", file=sys.stderr)
+    except Exception as error:  # not Python's default status 1, which means a finding
+        print(f"hvfuzz: {record_internal_error(error)}", file=sys.stderr)
         status = EXIT_INTERNAL
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""The worker processes of a campaign: started, listened to, replaced when killed, and ended together."""
+"""The supervisor of a campaign's workers: starts them, collects their events, replaces those that die, stops all."""
 
 import json
 import os
@@ -10,47 +10,49 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hvfuzz.campaign.workers.child_process import launch
+from hvfuzz.campaign.workers.child_process import launch_child
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.engines.engine import Progress
 
 MAX_EARLY_DEATHS: Final = 3
-"""Workers in a row that may end before they have run anything; then something is wrong with them all."""
+"""Give up after this many workers in a row died before their first run."""
 GRACE_SECONDS: Final = 10.0
-"""How long beyond its time a worker may take to end before it is killed."""
+"""Kill a worker that runs this much longer than its time budget."""
 END_SECONDS: Final = 2.0
-"""How long a worker that was told to stop may take."""
+"""Kill a worker that takes longer than this to end after SIGTERM."""
 POLL_SECONDS: Final = 0.1
 
 
 class PoolError(Exception):
-    """The campaign cannot go on: what a worker said, or that workers keep dying."""
+    """The campaign cannot continue: a worker reported an error, or workers keep dying."""
 
 
-class Broken(PoolError):
-    """The campaign cannot go on, because hvfuzz itself failed over a program (whose text is `program`)."""
+class WorkerInternalError(PoolError):
+    """The campaign cannot continue because hvfuzz itself raised an exception while it ran `program` (text form)."""
 
     def __init__(self, message: str, program: str) -> None:
-        super().__init__(f"internal error, a mistake of ours and not of yours: {message}")
+        super().__init__(f"internal error; please report it: {message}")
         self.program = program
 
 
 class Discovery(NamedTuple):
-    """A finding as a worker told it; `file` is None if it could not be saved (`error` says why)."""
+    """A finding as reported by a worker."""
 
     identity: str
     message: str
     file: str | None
+    """Path of the program; None if it could not be saved."""
     text: str
-    """The program that shows it."""
+    """The program in text form."""
     runs: int
-    """Programs run until then by all workers together."""
+    """Number of programs that all workers together had run by then."""
     seconds: float
     error: str | None
+    """Why the program could not be saved."""
 
 
 class _Worker:
-    """One process, with the part of its output that is not a whole line yet."""
+    """One process, its latest figures, and the incomplete last line of its output (`pending`)."""
 
     def __init__(self, number: int, runs: int | None, process: subprocess.Popen[bytes], log: Path) -> None:
         self.number: Final = number
@@ -67,7 +69,7 @@ class _Worker:
 
 
 class Pool:
-    """`workers` processes that do the same job with different seeds."""
+    """`workers` processes that run the same job with different random seeds."""
 
     def __init__(self, job: WorkerJob, workers: int) -> None:
         self._job: Final = job._replace(shared=workers > 1)
@@ -81,65 +83,65 @@ class Pool:
         self._end = 0.0
         self.discoveries: Final[dict[str, Discovery]] = {}
         self.notices: Final[list[str]] = []
-        """What a person should know: a worker that was killed and replaced."""
+        """Warnings for the user, such as a worker that was killed and replaced."""
 
     def run(self, poll: float = POLL_SECONDS) -> Generator[None, None, None]:
-        """Run to the end; yields every `poll` seconds or oftener, so that the caller can show how far it is, or stop.
+        """Run all workers to their end; yields at least every `poll` seconds so that the caller can draw or stop.
 
-        Raises `PoolError`. Whatever happens, no worker outlives this generator.
+        Raises `PoolError`. No worker outlives this generator, however it ends.
         """
         try:
             for number in range(self._count):
                 runs = self._job.runs
-                # All workers together make as many runs as asked for.
+                # The runs are divided among the workers.
                 share = None if runs is None else runs // self._count + (number < runs % self._count)
                 if share != 0:
                     self._launch(number, share)
             while self._workers:
                 for key, _ in self._selector.select(poll):
-                    if self._listen(key.data):
-                        self._replace(key.data, self._remove(key.data))
+                    if self._read(key.data):
+                        self._handle_exit(key.data, self._reap(key.data))
                 self._kill_overdue()
                 yield
         finally:
-            self._end_all()
+            self._shut_down()
 
     def _launch(self, number: int, runs: int | None) -> None:
-        """Start a worker that makes `runs` runs, with a seed that no other has had."""
+        """Start a worker for `runs` runs with a fresh seed."""
         job = self._job._replace(seed=self._seeds, runs=runs)
         self._seeds += 1
         elapsed = time.monotonic() - self._start
         if job.seconds is not None and elapsed > 1:
             job = job._replace(seconds=max(0.5, job.seconds - elapsed))
         log = Path(job.out) / "logs" / f"worker-{number}.log"
-        worker = _Worker(number, runs, launch("hvfuzz.campaign.workers.worker", job._asdict(), log), log)
+        worker = _Worker(number, runs, launch_child("hvfuzz.campaign.workers.worker", job._asdict(), log), log)
         os.set_blocking(worker.output.fileno(), False)
         self._workers[number] = worker
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
 
-    def _listen(self, worker: _Worker) -> bool:
-        """Take in what the worker has said; whether that was all it will ever say."""
+    def _read(self, worker: _Worker) -> bool:
+        """Handle the events that the worker has sent; True at the end of its output."""
         data: bytes | None = worker.output.read()
         if data:
             *lines, worker.pending = (worker.pending + data).split(b"\n")
             for line in lines:
-                self._hear(worker, line)
-        return data == b""  # None: a non-blocking pipe that has nothing after all
+                self._handle_event(worker, line)
+        return data == b""  # None means that the non-blocking pipe is empty but open
 
-    def _replace(self, worker: _Worker, status: int) -> None:
-        """The worker has ended with `status`: if it was not done, another takes its place."""
+    def _handle_exit(self, worker: _Worker, status: int) -> None:
+        """Start a replacement for a worker that ended with `status` before it was done."""
         if status == 0:
             return
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         self._early_deaths = 0 if worker.progress.runs else self._early_deaths + 1
         if self._early_deaths >= MAX_EARLY_DEATHS:
-            raise PoolError(f"workers keep ending: worker {worker.number} {how} (see {worker.log})")
+            raise PoolError(f"workers keep dying: worker {worker.number} {how} (see {worker.log})")
         left = None if worker.runs is None else worker.runs - worker.progress.runs
         if left is None or left > 0:
-            self.notices.append(f"worker {worker.number} {how}; another took its place")
+            self.notices.append(f"worker {worker.number} {how} and was replaced")
             self._launch(worker.number, left)
 
-    def _hear(self, worker: _Worker, line: bytes) -> None:
+    def _handle_event(self, worker: _Worker, line: bytes) -> None:
         event: dict[str, Any] = json.loads(line)
         kind = event.pop("event")
         if kind == "progress":
@@ -157,19 +159,19 @@ class Pool:
         elif kind == "error":
             raise PoolError(event["message"])
         elif kind == "broke":
-            raise Broken(f"{event['message']} (details in {worker.log})", event["text"])
+            raise WorkerInternalError(f"{event['message']} (details in {worker.log})", event["text"])
 
     def _kill_overdue(self) -> None:
         if self._job.seconds is None or time.monotonic() - self._start < self._job.seconds + GRACE_SECONDS:
             return
         for worker in list(self._workers.values()):
-            # It hangs somewhere between two runs. Its findings are saved; its place is not taken again.
-            self.notices.append(f"worker {worker.number} did not end in time and was stopped")
+            # It hangs between two runs (the watchdog ends a run that hangs). Its findings are saved.
+            self.notices.append(f"worker {worker.number} did not end in time and was killed")
             worker.process.kill()
-            self._remove(worker)
+            self._reap(worker)
 
-    def _remove(self, worker: _Worker) -> int:
-        """Take leave of a worker that has ended, or is about to; its exit status."""
+    def _reap(self, worker: _Worker) -> int:
+        """Wait for a worker that has ended or is ending, and return its exit status."""
         self._selector.unregister(worker.output)
         worker.output.close()
         status = worker.process.wait()
@@ -177,28 +179,28 @@ class Pool:
         self._done.append(worker.progress)
         return status
 
-    def _end_all(self) -> None:
-        """End the workers that are left: asked first, so that their last figures and findings are heard."""
+    def _shut_down(self) -> None:
+        """Stop the remaining workers: SIGTERM first, to collect their last events, then SIGKILL."""
         for worker in self._workers.values():
             worker.process.terminate()
         patience = time.monotonic() + END_SECONDS
         while self._workers and time.monotonic() < patience:
             for key, _ in self._selector.select(POLL_SECONDS):
                 try:
-                    ended = self._listen(key.data)
+                    ended = self._read(key.data)
                 except PoolError as error:
                     self.notices.append(str(error))
                     continue
                 if ended:
-                    self._remove(key.data)
+                    self._reap(key.data)
         for worker in list(self._workers.values()):
             worker.process.kill()
-            self._remove(worker)
+            self._reap(worker)
         self._selector.close()
         self._end = time.monotonic()
 
     def progress(self) -> Progress:
-        """The figures of all workers together; features and corpus are those of the worker with most."""
+        """Figures of all workers: their sums, but the maximum of features, corpus and last_new."""
         parts = [*self._done, *(worker.progress for worker in self._workers.values())]
         return Progress(
             sum(part.runs for part in parts),
@@ -210,5 +212,5 @@ class Pool:
         )
 
     def worker_progress(self) -> Progress:
-        """The figures of the worker that did most, in its own time: without its start, which is no part of its rate."""
+        """Figures of the worker with the most runs, timed by itself: excludes the start-up of its process."""
         return max([*self._done, *(worker.progress for worker in self._workers.values())], key=lambda part: part.runs)

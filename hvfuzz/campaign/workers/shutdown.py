@@ -1,4 +1,4 @@
-"""Ending in order: a signal sets a flag, and whoever works looks at it between two pieces of work."""
+"""Orderly shutdown: a signal sets a flag, which long-running work polls."""
 
 import os
 import signal
@@ -8,10 +8,10 @@ from typing import Final, Self
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stop:
-    """While entered, the first SIGINT, SIGTERM or SIGHUP is noted in `signal`; a second one ends the process at once.
+class StopSignal:
+    """Context in which the first SIGINT, SIGTERM or SIGHUP is stored in `signal`; a second one kills the process.
 
-    What has been found is on disk by then, and children end with their parent.
+    Killing is safe: findings are on disk by then, and child processes die with their parent.
     """
 
     def __init__(self) -> None:
@@ -26,17 +26,17 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """The exit status that says what ended the process; 0 if nothing did."""
+        """Exit status for the signal received (128 + its number); 0 if there was none."""
         return 128 + self.signal if self.signal else 0
 
-    def wanted(self) -> bool:
-        """Whether a signal has come."""
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
         return self.signal != 0
 
     def __enter__(self) -> Self:
         for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # under nohup
+                continue  # started by nohup
             self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -1,8 +1,8 @@
-"""A worker process: one engine on one target; tells its parent what happens.
+"""A worker process: runs one engine on one target, and reports events to its parent.
 
 Events: {"event": "progress", runs, ops, seconds, features, corpus, last_new},
-{"event": "finding", identity, message, file, text, runs, seconds, error}, {"event": "error", message} for what is
-wrong with the job or the machine, {"event": "broke", message, text} for a mistake of hvfuzz itself.
+{"event": "finding", identity, message, file, text, runs, seconds, error}, {"event": "error", message} if the job or
+the machine is at fault, {"event": "broke", message, text} for an internal error of hvfuzz.
 """
 
 import signal
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
 from hvfuzz.bugs import BugError, find_bug
-from hvfuzz.campaign.corpus import seed_bytes
 from hvfuzz.campaign.findings import FindingStore, record_of
 from hvfuzz.campaign.program_files import ProgramFileError
-from hvfuzz.campaign.workers.child_process import Channel, begin, end
+from hvfuzz.campaign.seed_corpus import seed_bytes
+from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, start_child
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Progress, Session, load_engine
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
@@ -27,7 +27,7 @@ from hvfuzz.targets.watchdog import Watchdog
 
 
 class WorkerJob(NamedTuple):
-    """What the parent asks of a worker; all plain values, passed as one JSON argument."""
+    """The configuration of a worker: plain values, passed as one JSON argument."""
 
     harness: str
     engine: str
@@ -35,23 +35,24 @@ class WorkerJob(NamedTuple):
     seconds: float | None
     runs: int | None
     bug: str | None
-    """Name of a planted bug, or absolute path of a Python file that defines one."""
+    """Name of the planted bug, or absolute path of the Python file that defines it."""
     feedback: str
     out: str
     seeds: list[str]
     """Folders and files of seeds."""
     shared: bool = False
-    """Whether there are other workers, with the same output folder."""
+    """Whether other workers use the same output folder."""
     arguments: tuple[str, ...] = ()
+    """Extra arguments for the engine (libFuzzer flags)."""
 
 
 def bug_argument(bug: str) -> str:
-    """`bug`, a name or a file as its user gave it, as a worker finds it, wherever that runs."""
+    """Convert the --bug argument for a worker: a name stays, a path becomes absolute."""
     return str(Path(bug).resolve()) if bug.endswith(".py") else bug
 
 
-class _Parent:
-    """The sink of a worker: saves each finding, then tells the parent."""
+class _ParentSink:
+    """Sink that saves each finding and sends it to the parent."""
 
     def __init__(self, channel: Channel, store: FindingStore, bug: str | None) -> None:
         self.channel: Final = channel
@@ -69,32 +70,32 @@ class _Parent:
             "file": None,
             "error": None,
         }
-        # Told before it is saved, and again after: whatever ends this process in between, one of the two knows.
-        self.channel.tell(event)
+        # Sent before and after saving: if this process dies in between, the parent still knows the finding.
+        self.channel.send(event)
         try:
             event["file"] = str(self.store.save(record, program))
         except OSError as error:
-            # The parent still gets the program's text: nothing is lost with the disk.
+            # The event has the program's text, so a full disk does not lose the finding.
             event["error"] = f"cannot write {error.filename or self.store.root}: {error.strerror}"
-        self.channel.tell(event)
+        self.channel.send(event)
 
     def broke(self, error: Exception, program: Program) -> None:
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {error}"
-        self.channel.tell({"event": "broke", "message": message, "text": render(program)})
+        self.channel.send({"event": "broke", "message": message, "text": render(program)})
 
     def progress(self, progress: Progress) -> None:
-        self.channel.tell({"event": "progress", **progress._asdict()})
+        self.channel.send({"event": "progress", **progress._asdict()})
 
     def ended(self) -> int:
         return 0
 
 
-def work(job: WorkerJob, channel: Channel) -> None:
-    """Do `job`; returns when its budget is spent (the atheris engine ends the process instead)."""
+def run_job(job: WorkerJob, channel: Channel) -> None:
+    """Fuzz until the budget of `job` is spent (the atheris engine exits the process instead of returning)."""
     bug = None if job.bug is None else find_bug(job.bug)
     out = Path(job.out)
-    # The engine's package is loaded first: what it hooks must be there before the target is built.
+    # Load the engine first: it installs its instrumentation before the target is built.
     engine = load_engine(job.engine)
     with Watchdog() as watchdog, EmulatedTarget(bug, watchdog=watchdog) as target:
         seeds = seed_bytes((Path(folder) for folder in job.seeds), target.catalogue)
@@ -110,7 +111,7 @@ def work(job: WorkerJob, channel: Channel) -> None:
             feedback=Feedback(job.feedback),
             arguments=job.arguments,
         )
-        session = Session(target, task, _Parent(channel, FindingStore(out / "findings"), job.bug))
+        session = Session(target, task, _ParentSink(channel, FindingStore(out / "findings"), job.bug))
         signal.signal(signal.SIGTERM, lambda number, frame: session.stop())
         with suppress(BudgetSpent):
             engine.fuzz(task, session)
@@ -119,11 +120,11 @@ def work(job: WorkerJob, channel: Channel) -> None:
 
 def main(arguments: list[str]) -> NoReturn:
     """Entry point of ``python -m hvfuzz.campaign.workers.worker JOB PARENT``."""
-    fields, channel = begin(arguments)
+    fields, channel = start_child(arguments)
     try:
-        work(WorkerJob(**fields), channel)
+        run_job(WorkerJob(**fields), channel)
     except (BugError, EngineError, ProgramFileError, OSError) as error:
-        end(channel, error)
+        exit_with_error(channel, error)
     sys.exit(0)
 
 

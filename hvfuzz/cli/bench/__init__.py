@@ -1,1 +1,1 @@
-"""`hvfuzz bench` and its subcommands."""
+"""`hvfuzz bench`: the benchmarks, one module for each."""

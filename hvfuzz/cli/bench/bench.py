@@ -1,4 +1,4 @@
-"""`hvfuzz bench`: figures for this machine, as medians with their spread; never part of a test."""
+"""`hvfuzz bench`: measures speed, detection and determinism on this machine."""
 
 import json
 import sys
@@ -8,56 +8,72 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from hvfuzz.campaign.bench.speed import measure_reset, measure_speed, typical_programs
-from hvfuzz.campaign.corpus import read_entries
+from hvfuzz.campaign.report import quantity
+from hvfuzz.campaign.seed_corpus import read_entries
 from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.cli.bench.bugs import bugs
+from hvfuzz.cli.bench.bug_trials import bugs
 from hvfuzz.cli.bench.clean import clean
 from hvfuzz.cli.bench.traces import traces
+from hvfuzz.cli.figure_table import figure_table
+from hvfuzz.cli.options import PATH, Group, Real, json_option, option
 from hvfuzz.engines.engine import Feedback
 from hvfuzz.targets.emulated_target import EmulatedTarget
 
 
-@click.group("bench", short_help="Measure: speed, bugs found, false alarms, determinism.")
+@click.group(
+    "bench",
+    cls=Group,
+    short_help="Measure speed, bug detection, false alarms and determinism.",
+    examples=(
+        "hvfuzz bench speed",
+        "hvfuzz bench bugs xsa-212 xsa-222 --trials 5",
+        "hvfuzz bench clean --ops 1000000",
+        "hvfuzz bench traces --programs 10000",
+    ),
+)
 def command() -> None:
-    """Measure hvfuzz on this machine.
-
-    \b
-    Examples:
-      hvfuzz bench speed
-      hvfuzz bench bugs xsa-212 xsa-222 --trials 5
-      hvfuzz bench clean --ops 1000000
-      hvfuzz bench traces --programs 10000
-    """
+    """Measure speed, bug detection, false alarms and determinism on this machine."""
 
 
-command.add_command(bugs)
-command.add_command(clean)
-command.add_command(traces)
-
-
-@command.command("speed")
-@click.option("--rounds", type=click.IntRange(3, 1000), default=7, show_default=True, help="Rounds of each set-up.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Random seed of the programs.")
-@click.option(
+@command.command(
+    "speed",
+    short_help="Measure programs and ops per second.",
+    examples=("hvfuzz bench speed", "hvfuzz bench speed --rounds 21 --json"),
+)
+@option(
+    "--rounds",
+    metavar="N",
+    type=click.IntRange(3, 1000),
+    default=7,
+    show_default=True,
+    help="Number of rounds of each set-up.",
+)
+@option("--seed", metavar="N", type=int, default=1, show_default=True, help="Random seed of the programs.")
+@option(
     "--engine-time",
-    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    type=Real(min=0),
     default=10.0,
     show_default=True,
-    help="Seconds for each feedback of the atheris engine; 0 leaves it out.",
+    help="Time for each feedback of the atheris engine; 0 skips them.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--corpus", type=click.Path(path_type=Path), default=Path("corpus/hypercalls"), show_default=True)
+@option(
+    "--corpus",
+    metavar="FOLDER",
+    type=PATH,
+    default=Path("corpus/hypercalls"),
+    show_default=True,
+    help="Seeds of the programs; without the folder, programs are generated.",
+)
+@json_option()
 def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Path) -> None:
-    """Programs and ops a second: bare, with oracles, with each feedback; and the time to reset at two memory sizes.
+    """Measure programs and ops per second: bare, with oracles, and with each feedback of the atheris engine.
 
-    \b
-    Examples:
-      hvfuzz bench speed
-      hvfuzz bench speed --rounds 21 --json
+    Also measures the time to reset the machine, with a small and a large host memory. Figures are medians over the
+    rounds.
     """
     console = Console(stderr=True)
     with EmulatedTarget() as target:
@@ -85,10 +101,8 @@ def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Pat
         )
         return
     out = Console(highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=f"{len(programs)} programs, {rounds} rounds")
-    table.add_column("set-up")
-    for title in ("programs/s", "ops/s", "slowest", "fastest", "of bare"):
-        table.add_column(title, justify="right")
+    out.print(f"speed: {quantity(len(programs), 'program')}, median of {rounds} rounds", style="bold")
+    table = figure_table("set-up", "programs/s", "ops/s", "slowest", "fastest", "vs bare")
     bare = speeds[0].ops_per_second
     for row in speeds:
         figures = (row.programs_per_second, row.ops_per_second, row.slowest, row.fastest)
@@ -99,9 +113,9 @@ def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Pat
             f"atheris, feedback {engine['feedback']}", *(f"{r:,.0f}" for r in rates), "", "", f"{rates[1] / bare:.2f}"
         )
     out.print(table)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="time to reset")
-    for title in ("host memory", "median us", "10 %", "90 %", "dirty frames"):
-        table.add_column(title, justify="right")
+    out.print()
+    out.print("reset after a program: time in microseconds", style="bold")
+    table = figure_table("host memory", "median", "10 %", "90 %", "dirty frames")
     for reset in resets:
         table.add_row(
             f"{reset.memory >> 20} MiB",
@@ -114,7 +128,7 @@ def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Pat
 
 
 def _engine(feedback: Feedback, seconds: float, seed: int, corpus: Path) -> dict[str, Any]:
-    """What a worker of the atheris engine does in `seconds` with this feedback."""
+    """Run one worker of the atheris engine for `seconds` with this feedback; returns its figures."""
     with tempfile.TemporaryDirectory(prefix="hvfuzz-bench-") as folder:
         job = WorkerJob(
             harness="hypercalls",
@@ -132,3 +146,8 @@ def _engine(feedback: Feedback, seconds: float, seed: int, corpus: Path) -> dict
             pass
         worker = pool.worker_progress()
     return {"feedback": feedback.value, "runs": worker.runs, "ops": worker.ops, "seconds": worker.seconds}
+
+
+command.add_command(bugs)
+command.add_command(clean)
+command.add_command(traces)

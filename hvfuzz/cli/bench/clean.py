@@ -1,4 +1,4 @@
-"""`hvfuzz bench clean`: that fuzzing the hypervisor without a bug finds nothing, over a given number of ops."""
+"""`hvfuzz bench clean`: checks that fuzzing the hypervisor without a planted bug finds nothing."""
 
 import json
 import sys
@@ -7,59 +7,71 @@ from contextlib import closing
 import click
 from rich.console import Console
 
-from hvfuzz.campaign.bench.trials import Clean, CleanRun
-from hvfuzz.campaign.corpus import seed_folders
-from hvfuzz.campaign.workers.shutdown import Stop
-from hvfuzz.cli.bench.measuring import MAX_SEED, Bar, campaign_of, figures
+from hvfuzz.campaign.bench.trials import CleanResult, CleanRun
+from hvfuzz.campaign.report import quantity
+from hvfuzz.campaign.seed_corpus import seed_folders
+from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.cli.bench.benchmark_job import benchmark_job
+from hvfuzz.cli.bench.benchmark_progress import Bar
+from hvfuzz.cli.figure_table import figure_table
+from hvfuzz.cli.options import Command, json_option, option, seed_option, workers_option
 from hvfuzz.engines.engine import Feedback
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
 
-@click.command("clean", short_help="That fuzzing the hypervisor without a bug finds nothing.")
+@click.command(
+    "clean",
+    cls=Command,
+    short_help="Check that the clean hypervisor gives no findings.",
+    examples=("hvfuzz bench clean --ops 1000000", "hvfuzz bench clean dma translation --workers 2 --json"),
+)
 @click.argument("harnesses", metavar="[HARNESS]...", nargs=-1)
-@click.option("--ops", type=click.IntRange(min=1), default=100_000, show_default=True, help="Ops for each harness.")
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes.")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of the first worker.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option(
+    "--ops",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    help="Number of ops to run with each harness.",
+)
+@workers_option()
+@seed_option("Random seed of the first worker.", default=0)
+@json_option()
 def clean(harnesses: tuple[str, ...], ops: int, workers: int, seed: int, as_json: bool) -> None:
-    """Fuzz the hypervisor without a bug with each HARNESS (default: all), until its workers have run enough ops.
+    """Fuzz the hypervisor without a planted bug, with each HARNESS (default: all), and report any finding.
 
-    Any finding is a false alarm, or a bug that nobody planted: ends with status 1 then, and keeps the programs.
-    Seeds are those of the harness, as with `hvfuzz fuzz`. Ctrl-C gives what has been measured until then.
-
-    \b
-    Examples:
-      hvfuzz bench clean --ops 1000000
-      hvfuzz bench clean dma translation --workers 2 --json
+    A finding is a false alarm of an oracle or an unknown bug in the hypervisor; its program is kept, and the command
+    exits with 1. Campaigns start from corpus/HARNESS. Ctrl-C stops early and prints the figures so far.
     """
     names = list(dict.fromkeys(find_harness(name).name for name in harnesses or HARNESSES))
-    jobs = [campaign_of(name, "atheris", seed, None, Feedback.STATE.value, seed_folders(name)) for name in names]
-    rows: list[Clean] = []
-    with Stop() as stop, Bar(ops * len(jobs)) as bar:
+    jobs = [benchmark_job(name, "atheris", seed, None, Feedback.STATE.value, seed_folders(name)) for name in names]
+    rows: list[CleanResult] = []
+    with StopSignal() as stop, Bar(ops * len(jobs)) as bar:
         for job in jobs:
             measured = CleanRun(job, ops, workers)
             with closing(measured.run()) as run:
                 for _ in run:
                     now = measured.now
-                    words = f"{job.harness}: {now.ops:,} ops, {len(now.findings)} findings"
+                    words = f"{job.harness}: {now.ops:,} ops, {quantity(len(now.findings), 'finding')}"
                     bar.show(len(rows) * ops + min(now.ops, ops), words)
-                    if stop.wanted():
+                    if stop.requested():
                         break
             rows.append(measured.now)
-            bar.say(f"{job.harness}: {measured.now.ops} ops, {len(measured.now.findings)} findings")
-            if stop.wanted():
+            now = measured.now
+            bar.print_result(f"{job.harness}: {now.ops:,} ops, {quantity(len(now.findings), 'finding')}")
+            if stop.requested():
                 break
     found = [finding for row in rows for finding in row.findings]
     if as_json:
         plain = [{**row._asdict(), "findings": [finding._asdict() for finding in row.findings]} for row in rows]
-        print(json.dumps({"ops": ops, "workers": workers, "interrupted": stop.wanted(), "harnesses": plain}))
+        print(json.dumps({"ops": ops, "workers": workers, "interrupted": stop.requested(), "harnesses": plain}))
     else:
         _print_clean(rows)
     sys.exit(stop.status or int(bool(found)))
 
 
-def _print_clean(rows: list[Clean]) -> None:
-    table = figures("harness", "programs", "ops", "seconds", "ops/s", "findings")
+def _print_clean(rows: list[CleanResult]) -> None:
+    table = figure_table("harness", "programs", "ops", "seconds", "ops/s", "findings")
     everything = ("all", sum(row.runs for row in rows), sum(row.ops for row in rows), sum(row.seconds for row in rows))
     lines = [(*row[:4], len(row.findings)) for row in rows]
     for name, runs, ops, seconds, found in (*lines, (*everything, sum(len(row.findings) for row in rows))):
@@ -69,7 +81,7 @@ def _print_clean(rows: list[Clean]) -> None:
     console.print(table)
     for row in rows:
         for notice in row.notices:
-            console.print(f"{row.harness}: {notice}", style="yellow", markup=False, soft_wrap=True)
+            console.print(f"warning: {row.harness}: {notice}", style="yellow", markup=False, soft_wrap=True)
         for finding in row.findings:
             console.print(finding.identity, style="bold red", markup=False, soft_wrap=True)
             where = finding.text if finding.file is None else f"  hvfuzz repro {finding.file}"

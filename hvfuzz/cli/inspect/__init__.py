@@ -1,1 +1,1 @@
-"""The commands that lay one program open: `show`, `walk`, `cost`."""
+"""The commands that inspect one program: `show`, `walk`, `cost`."""

@@ -1,4 +1,4 @@
-"""`hvfuzz cost`: what a program cost in virtual cycles, op by op, and what for; and what anything costs."""
+"""`hvfuzz cost`: the virtual cycles that a program takes, by op and by kind of event, and the cost table."""
 
 import json
 from collections import Counter
@@ -13,35 +13,39 @@ from rich.table import Table
 from rich.text import Text
 
 from hvfuzz.campaign.program_files import read_program
+from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
 from hvfuzz.cli.repro import bug_for
 from hvfuzz.guest.format.text import render_op
 from hvfuzz.machine.clock import Cost
 from hvfuzz.targets.emulated_target import EmulatedTarget
 from hvfuzz.targets.inspect.cycle_account import KINDS, CycleAccount, OpCost
 
+INDENT = 2
 OP_WIDTH = 40
-"""Columns that an op needs beside its figures; with fewer, they go to a line of their own."""
+"""Minimum width of an op beside its figures; on a narrower terminal the figures go to the next line."""
 
 
-@click.command("cost", short_help="Show what a program cost in virtual cycles, and where.")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--table", "as_table", is_flag=True, help="Show what an event costs, and where the figure comes from.")
-@click.option("--bug", help="Plant this bug (default: the one that finding.json beside FILE names; 'none' for none).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.command(
+    "cost",
+    cls=Command,
+    short_help="Show the virtual cycles that a program takes.",
+    examples=(
+        "hvfuzz cost corpus/multicall/many-calls-one-exit.hvp",
+        "hvfuzz cost program.hvp --json",
+        "hvfuzz cost --table",
+    ),
+)
+@click.argument("file", type=PATH, required=False)
+@option("--table", "as_table", is_flag=True, help="Show the cycles of each event and the source of the figure.")
+@replay_bug_option
+@json_option()
 def command(file: Path | None, as_table: bool, bug: str | None, as_json: bool) -> None:
-    """Run the program in FILE and account for the virtual cycles of each op: exits, entries, walks, flushes, copies.
+    """Run the program in FILE and show the virtual cycles of each op, by exits, entries, walks, flushes and copies.
 
-    An exit and entry cost as much as a thousand instructions, which is why guests batch their calls. --table lists the
-    figures of the machine's cost table, each with its source.
-
-    \b
-    Examples:
-      hvfuzz cost corpus/multicall/many-calls-one-exit.hvp
-      hvfuzz cost program.hvp --json
-      hvfuzz cost --table
+    One exit with its entry costs about a thousand instructions, which is why guests batch their calls.
     """
     if file is None and not as_table:
-        raise click.UsageError("Give a FILE, or --table.")
+        raise click.UsageError("missing argument 'FILE', or --table")
     console = Console(highlight=False)
     document: dict[str, Any] = {}
     if as_table:
@@ -63,13 +67,13 @@ def command(file: Path | None, as_table: bool, bug: str | None, as_json: bool) -
                 console.print()
             _show(console, costs.ops, total)
             if stopped:
-                console.print(f"the program ended early: {stopped}", style="yellow")
+                console.print(f"the program stopped early: {stopped}", style="yellow", soft_wrap=True)
     if as_json:
         print(json.dumps(document))
 
 
 def _show(console: Console, ops: list[OpCost], total: Counter[str]) -> None:
-    """A row an op. Where that leaves too little of the op to see, what it cost is in a second line."""
+    """Print one row per op with its cycles by kind; on a narrow terminal the kinds go to a second line."""
     shown = [kind for kind in KINDS if total[kind]]
     widths = [max(len(f"{total[kind]:,}"), *map(len, kind.split())) for kind in shown]
     number = len(str(ops[-1].op)) if ops else 1
@@ -89,25 +93,34 @@ def _show(console: Console, ops: list[OpCost], total: Counter[str]) -> None:
         cells = [f"{op.kinds[kind]:,}" if op.kinds.get(kind) else "" for kind in shown] if wide else []
         table.add_row(str(op.op), Text(op.text), f"{op.total:,}", *cells)
         if not wide:
-            table.add_row("", _in_words(op.kinds, shown))
+            table.add_row("", _in_words(op.kinds, shown, left))
     if not wide:
         table.add_row("", Text("all", "bold"), Text(f"{total.total():,}", "bold"))
-        table.add_row("", _in_words(total, shown))
+        table.add_row("", _in_words(total, shown, left))
     console.print(table)
 
 
-def _in_words(kinds: Mapping[str, int], shown: list[str]) -> Padding:
-    """What something cost, as "exits 700, entries 500"."""
-    said = ", ".join(f"{kind} {kinds[kind]:,}" for kind in shown if kinds.get(kind))
-    return Padding(Text(said, "dim", no_wrap=False, overflow="fold"), (0, 0, 0, 2))
+def _in_words(kinds: Mapping[str, int], shown: list[str], width: int) -> Padding:
+    """Format cycles as "exits 700, entries 500", in lines of at most `width` that break after a comma."""
+    lines = [""]
+    for kind in shown:
+        if not kinds.get(kind):
+            continue
+        item = f"{kind} {kinds[kind]:,}"
+        if lines[-1] and len(lines[-1]) + len(item) + INDENT + 2 > width:
+            lines[-1] += ","
+            lines.append(item)
+        else:
+            lines[-1] += f", {item}" if lines[-1] else item
+    return Padding(Text("\n".join(lines), "dim", overflow="fold"), (0, 0, 0, INDENT))
 
 
 def _show_table(console: Console) -> None:
-    """What an event costs, and below it where the figure comes from."""
+    """Print the cost of each event, with the source of the figure on the line below."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("cost", no_wrap=True)
+    table.add_column("event", no_wrap=True)
     table.add_column("cycles", justify="right", no_wrap=True)
-    table.add_column("what, and where the figure comes from", ratio=1)
+    table.add_column("description, and source of the figure", ratio=1)
     for name, figure in Cost.figures.items():
         table.add_row(name, str(figure.cycles), figure.what)
         table.add_row("", "", Text(f"{figure.certainty}: {figure.source}", "dim"))

@@ -1,4 +1,4 @@
-"""`hvfuzz show`: any program file as text."""
+"""`hvfuzz show`: prints a program file as text."""
 
 import json
 from pathlib import Path
@@ -7,23 +7,26 @@ import click
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.campaign.program_files import read_program
+from hvfuzz.cli.options import PATH, Command, json_option
 from hvfuzz.guest.format.binary import encode
 from hvfuzz.guest.format.text import render, render_op
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
 
-@click.command("show", short_help="Print a program, bytes or text, as text.")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.command(
+    "show",
+    cls=Command,
+    short_help="Print a program as text.",
+    examples=(
+        "hvfuzz show out/corpus/hypercalls/1f0c0b1d25e0",
+        "hvfuzz show unit > corpus/hypercalls/my-seed.hvp",
+    ),
+)
+@click.argument("file", type=PATH)
+@json_option("Print the world, the ops and the bytes as one JSON object.")
 def command(file: Path, as_json: bool) -> None:
-    """Print the program in FILE as text: that is also how bytes become a reviewable .hvp file.
-
-    \b
-    Examples:
-      hvfuzz show out/corpus/hypercalls/1f0c0b1d25e0
-      hvfuzz show unit > corpus/hypercalls/my-seed.hvp
-    """
+    """Print the program in FILE, which may be text or the fuzzer's byte form, as text."""
     ops = catalogue(ABI)
     program = read_program(file, ops)
     if as_json:

@@ -1,4 +1,4 @@
-"""`hvfuzz walk`: how an address is translated at some point of a program, table by table."""
+"""`hvfuzz walk`: shows how an address is translated at some point of a program, table by table."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.cli.inspect.walk_svg import draw, summary
+from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
 from hvfuzz.cli.repro import bug_for
 from hvfuzz.guest.format.op_parser import BASES
 from hvfuzz.guest.format.text import render_op
@@ -27,31 +28,52 @@ GUEST_FLAGS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "P
 
 
 def address(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    """A linear address, as a program writes it: a number, or an offset from a name such as DIRECT+0x1000."""
+    """Parse a guest virtual address: a number, or an offset from a name, such as DIRECT+0x1000."""
     name, plus, offset = text.partition("+")
     base = next((start for known, start, _ in BASES if plus and known == name), None)
     try:
         gva = int(text, 0) if base is None else base + int(offset, 0)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no number") from None
+        raise click.BadParameter(f"{text!r} is not an address (examples: 0x401000, DIRECT+0x1000)") from None
     if not 0 <= gva <= U64:
-        raise click.BadParameter(f"{text} is no address of 64 bits")
+        raise click.BadParameter(f"{text} is not a 64-bit address")
     if not is_canonical(gva):
-        raise click.BadParameter(f"{gva:#x} is not canonical: bits 63 to 47 of an address are all equal")
+        raise click.BadParameter(f"{gva:#x} is not canonical: bits 63 to 47 must be equal")
     return gva
 
 
-@click.command("walk", short_help="Show how an address is translated, table by table.")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--op", "index", type=click.IntRange(min=0), required=True, help="Translate just before this op.")
-@click.option("--gva", callback=address, required=True, help="The guest virtual address.")
-@click.option("--access", type=click.Choice(list(ACCESSES)), default="r", show_default=True, help="The access.")
-@click.option("--user", is_flag=True, help="As user mode (default: the mode that the vCPU is in).")
-@click.option("--vcpu", "who", metavar="domN.K", help="Whose address it is (default: the vCPU of the op).")
-@click.option("--cold", is_flag=True, help="With caches that are and stay empty: every table is read.")
-@click.option("--bug", help="Plant this bug (default: the one that finding.json beside FILE names; 'none' for none).")
-@click.option("--svg", type=click.Path(path_type=Path), help="Draw it, too, to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.command(
+    "walk",
+    cls=Command,
+    short_help="Show how an address is translated, table by table.",
+    examples=(
+        "hvfuzz walk program.hvp --op 3 --gva DIRECT+0x40000",
+        "hvfuzz walk program.hvp --op 0 --gva 0x400000 --access w --user --cold --svg walk.svg",
+    ),
+)
+@click.argument("file", type=PATH)
+@option(
+    "--op",
+    "index",
+    metavar="N",
+    type=click.IntRange(min=0),
+    required=True,
+    help="Translate just before op N, counted from 0.",
+)
+@option("--gva", metavar="ADDRESS", callback=address, required=True, help="Guest virtual address to translate.")
+@option(
+    "--access",
+    type=click.Choice(list(ACCESSES)),
+    default="r",
+    show_default=True,
+    help="Access to translate for: read, write or execute.",
+)
+@option("--user", is_flag=True, help="Translate for user mode. [default: the current mode of the vCPU]")
+@option("--vcpu", "who", metavar="domN.K", help="Translate as this vCPU. [default: the vCPU of the op]")
+@option("--cold", is_flag=True, help="Ignore TLB and paging-structure caches, so that every table is read.")
+@replay_bug_option
+@option("--svg", metavar="FILE", type=PATH, help="Also draw the walk to FILE.")
+@json_option()
 def command(
     file: Path,
     index: int,
@@ -64,26 +86,21 @@ def command(
     svg: Path | None,
     as_json: bool,
 ) -> None:
-    """Run the program in FILE up to an op, then translate an address as that op's vCPU would.
+    """Run the program in FILE up to an op, then translate an address as the vCPU of that op would.
 
-    Shows the two-dimensional walk: each entry of the guest's page tables, the EPT entries (up to 24 in all) that
-    were read to get at it, what a cache spared, and where and why the walk ended. A cached paging-structure entry lets
-    it begin further down: those lines name the entry, and the table that the walk goes on with. Ends with status 1 if
-    it failed.
-
-    \b
-    Examples:
-      hvfuzz walk program.hvp --op 3 --gva DIRECT+0x40000
-      hvfuzz walk program.hvp --op 0 --gva 0x400000 --access w --user --cold --svg walk.svg
+    Prints the two-dimensional walk: each entry of the guest's page tables, the EPT entries read to reach it (up to 24
+    references in all), the steps that a cache saved, and the result. A line "cached" names the paging-structure entry
+    that the walk starts from and the table it continues with. Exits with 1 if the translation faults.
     """
     planted = bug_for(file, bug)
     with EmulatedTarget(planted, oracles=frozenset()) as target:
         program = read_program(file, target.catalogue)
         if index >= len(program.ops):
-            raise click.UsageError(f"no op {index}: {file} has {len(program.ops)} ops, counted from 0")
+            last = f"the ops of {file} are 0 to {len(program.ops) - 1}" if program.ops else f"{file} has no ops"
+            raise click.UsageError(f"no op {index}: {last}")
         run = target.run(program._replace(ops=program.ops[:index]), audit=False)
         if run.trace.stopped:
-            raise click.ClickException(f"{file}: the program ends before op {index}: {run.trace.stopped}")
+            raise click.ClickException(f"{file}: the program stops before op {index}: {run.trace.stopped}")
         vcpu = _vcpu(target.system(program.world).machine.vcpus, program, index, who)
         done = walk(vcpu, gva, access, user=True if user else None, cold=cold)
     if svg is not None:
@@ -107,12 +124,12 @@ def _vcpu(vcpus: list[VCpu], program: Program, index: int, who: str | None) -> V
     if who is not None:
         match = VCPU.fullmatch(who)
         if match is None:
-            raise click.BadParameter(f"{who!r} is no vCPU such as dom1.0", param_hint="--vcpu")
+            raise click.BadParameter(f"{who!r} is not a vCPU (example: dom1.0)", param_hint="--vcpu")
         actor = Actor(int(match[1]), int(match[2] or 0))
     for vcpu in vcpus:
         if (vcpu.domain, vcpu.index) == actor:
             return vcpu
-    raise click.BadParameter(f"there is no dom{actor.domain}.{actor.vcpu} in this world", param_hint="--vcpu")
+    raise click.BadParameter(f"no vCPU dom{actor.domain}.{actor.vcpu} in this world", param_hint="--vcpu")
 
 
 def _print(done: Walk, when: str) -> None:
@@ -147,11 +164,11 @@ def _print_leg(out: Console, leg: Leg) -> None:
 
 
 def describe(structure: Structure) -> str:
-    """A cached paging-structure entry in words: which, the table that it names, and the rights so far."""
+    """Describe a cached paging-structure entry: its level, the table it points to, and the accumulated rights."""
     stage, names = ("EPT ", EPT_FLAGS) if structure.stage == 2 else ("", GUEST_FLAGS)
     return f"{stage}{LEVELS[structure.level]} -> table {structure.table:#x}  {flags(structure.rights, names)}"
 
 
 def flags(entry: int, names: tuple[tuple[int, str], ...]) -> str:
-    """The flags that are set in an entry, by name."""
+    """The names of the flags set in `entry`, or "-"."""
     return " ".join(name for bit, name in names if entry >> bit & 1) or "-"

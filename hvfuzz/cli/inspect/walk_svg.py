@@ -1,4 +1,4 @@
-"""A walk as a picture: a row for each address that goes through stage 2, its EPT entries from left to right."""
+"""Draws a two-dimensional walk as SVG: one row per guest-physical address, its EPT entries from left to right."""
 
 from html import escape
 from typing import Final
@@ -15,7 +15,7 @@ COLOURS: Final = {"ept": "#dbe9f6", "guest": "#e3f4dc", "cached": "#fff3c4", "fa
 
 
 def draw(walk: Walk) -> str:
-    """The picture, as a document of its own."""
+    """Return the SVG document."""
     rows = max(len(walk.legs), 1)
     width, height = LEFT + 6 * (WIDTH + GAP) + GAP, TOP + rows * (HEIGHT + GAP) + 40
     access = {"r": "read", "w": "write", "x": "fetch"}[walk.access]
@@ -40,8 +40,8 @@ def draw(walk: Walk) -> str:
 
 
 def summary(walk: Walk) -> str:
-    """How a walk ended, and what it took."""
-    began = f", begun at the {walk.began}" if walk.began not in ("", LEVELS[TOP_LEVEL]) else ""
+    """The result of a walk and its number of references, in one line."""
+    began = f", started at the {walk.began}" if walk.began not in ("", LEVELS[TOP_LEVEL]) else ""
     return f"{walk.outcome}  ({walk.references} table references, {walk.hits} cache hits{began})"
 
 
@@ -51,7 +51,7 @@ def _row(leg: Leg, y: int) -> list[str]:
     if leg.cached:
         parts.append(_box(LEFT, y, "cached", "TLB", "guest-physical mapping"))
     if leg.structure is not None:
-        # It stands where the entries would that it spared: of stage 2, those to the left of the first that was read.
+        # Drawn in place of the entries it saved: for stage 2, to the left of the first entry that was read.
         column = 0 if leg.structure.stage == 1 else 4 - leg.structure.level
         stage = "EPT " if leg.structure.stage == 2 else ""
         title = f"cached {stage}{LEVELS[leg.structure.level]}"

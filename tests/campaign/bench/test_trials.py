@@ -1,4 +1,4 @@
-"""Trials: what counts as finding a bug, what is measured, and that nothing is left behind."""
+"""Trials: which findings count, what is measured, and that no process or folder is left."""
 
 import tempfile
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ JOB = WorkerJob("hypercalls", "random", 3, 30.0, None, None, "state", "", [])
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the folders of trials are made."""
+    """The folder in which trials create theirs."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
 def promises(bug: str, findings: Iterable[str], path: Path) -> str:
-    """A file with the same fault as `bug`, that promises other findings."""
+    """A bug file with the replacement of `bug` and other expected findings."""
     path.write_text(
         "from dataclasses import replace\nfrom hvfuzz.bugs import find_bug\n"
         f"BUG = replace(find_bug({bug!r}), name='other', findings={tuple(findings)!r})\n"
@@ -31,11 +31,11 @@ def promises(bug: str, findings: Iterable[str], path: Path) -> str:
     return str(path)
 
 
-def measure(bug: str, count: int, abreast: int = 1, job: WorkerJob = JOB) -> list[Trial]:
+def measure(bug: str, count: int, parallel: int = 1, job: WorkerJob = JOB) -> list[Trial]:
     """The trials of one bug, by seed."""
-    trials = Trials({bug: find_bug(bug)}, job, count, abreast)
+    trials = Trials({bug: find_bug(bug)}, job, count, parallel)
     for _ in trials.run():
-        assert len(trials.running) <= abreast
+        assert len(trials.running) <= parallel
     assert trials.running == []
     return sorted(trials.done, key=lambda trial: trial.seed)
 
@@ -87,7 +87,6 @@ def test_a_finding_of_another_identity_does_not_count(scratch: Path) -> None:
     assert trial.bug == "other"
     assert set(trial.others) & set(find_bug(EASY).findings)
     assert trial.seconds >= 2
-    assert trial.runs > 80
 
 
 def test_a_trial_that_is_not_over_does_not_count(scratch: Path) -> None:

@@ -1,4 +1,4 @@
-"""The minimiser: smaller, plainer, well-formed, the same finding, and quick about it."""
+"""The minimiser: its result is smaller, simpler and well-formed, shows the same finding, and comes quickly."""
 
 import random
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import pytest
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.minimise.minimiser import Minimiser, minimise
-from hvfuzz.campaign.minimise.reductions import plainer_values, unraced, users, without
+from hvfuzz.campaign.minimise.reductions import dependents, remove_ops, serialise_race, simpler_values
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.mutate.mutation import crossover
@@ -21,7 +21,7 @@ NOISY = ("xsa-221", "xsa-100", "xsa-78", "xsa-224")
 
 
 def ballast(trigger: str, seed: int) -> Program:
-    """The program with others before, between and after its ops."""
+    """The program with extra ops before, between and after its own."""
     rng = random.Random(seed)
     program = parse(trigger, CATALOGUE)
     while len(program.ops) < 60:
@@ -30,7 +30,7 @@ def ballast(trigger: str, seed: int) -> Program:
 
 
 def identities(program: Program, target: EmulatedTarget) -> set[str]:
-    """What a run shows."""
+    """The identities of the findings of a run."""
     return {finding.identity for finding in target.run(program).findings}
 
 
@@ -44,8 +44,8 @@ def test_a_program_gets_as_small_as_its_bug_needs(bug: str, target_of: Callable[
     small = work.run()
     assert identity in identities(small, target)
     assert defect(small) is None
-    # No op can be left out, but what was found may have come about by a longer way than the trigger's: by a device's
-    # registers, say, one by one, and not by a call.
+    # No op can be removed, but the program may reach the bug by a longer way than the trigger, for example by the
+    # registers of a device instead of a call.
     assert len(small.ops) <= 2 * len(parse(wanted.trigger, CATALOGUE).ops)
     assert not any(op.race or op.mangle for op in small.ops)
     assert parse(render(small), CATALOGUE) == small
@@ -79,7 +79,7 @@ def test_work_that_is_ended_early_keeps_what_it_has(target_of: Callable[..., Emu
         "host_memory/null/sched.poll",
         target,
         proceed=lambda: len(steps) < 2,
-        step=lambda smaller, tried: steps.append(smaller),
+        on_progress=lambda smaller, tried: steps.append(smaller),
     )
     assert small == steps[-1]
     assert len(steps) == 2
@@ -99,16 +99,16 @@ pause(dom2)
 
 def test_taking_ops_out_keeps_references_right() -> None:
     program = parse(CHAIN, CATALOGUE)
-    assert "handle=r1" in render(without(program, frozenset({0})))
-    cut = without(program, frozenset({1}))
+    assert "handle=r1" in render(remove_ops(program, frozenset({0})))
+    cut = remove_ops(program, frozenset({1}))
     assert defect(cut) is None
     assert "ref=0" in render(cut)
-    assert users(program, 1) == {1, 2, 3}
-    assert users(program, 0) == {0}
+    assert dependents(program, 1) == {1, 2, 3}
+    assert dependents(program, 0) == {0}
 
 
 def test_a_race_can_be_had_without_concurrency() -> None:
-    program = unraced(parse(CHAIN, CATALOGUE), 3)
+    program = serialise_race(parse(CHAIN, CATALOGUE), 3)
     assert defect(program) is None
     assert [op.kind.name for op in program.ops][3:5] == ["store", "grant.unmap"]
     assert program.ops[3].values[2] == Ref(2)
@@ -117,7 +117,7 @@ def test_a_race_can_be_had_without_concurrency() -> None:
 
 @pytest.mark.parametrize("value", [1, 3, 0x40, 0x1234_5678, (1 << 64) - 1, (), (5, 6), (Ref(0), 9)])
 def test_plainer_values_are_plainer(value: int | tuple[int | Ref, ...]) -> None:
-    for plainer in plainer_values(value):
+    for plainer in simpler_values(value):
         if isinstance(value, int):
             assert isinstance(plainer, int)
             assert plainer < value

@@ -1,10 +1,10 @@
-"""What the minimiser tries: each variant is well-formed and plainer, so that its work ends; and what it makes of it."""
+"""Reductions: each variant is well-formed and simpler, so that minimisation terminates."""
 
 from collections.abc import Callable, Iterator
 from random import Random
 
 from hvfuzz.campaign.minimise.minimiser import minimise
-from hvfuzz.campaign.minimise.reductions import plainer_fields, plainer_shapes, relinked, unraced, with_op
+from hvfuzz.campaign.minimise.reductions import relink, replace_op, serialise_race, simpler_fields, simpler_shapes
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.mutate.mutation import mutate
@@ -27,14 +27,14 @@ def programs(count: int) -> Iterator[Program]:
 
 
 def plainness(value: Value) -> int:
-    """How far a value is from plain. A reference is plain: it says where a number comes from."""
+    """Complexity of a value. A reference has none: it says where a number comes from."""
     if isinstance(value, Ref):
         return 0
     return value if isinstance(value, int) else sum(1 + plainness(each) for each in value)
 
 
 def weight(op: Op) -> int:
-    """How much there is that could be plainer."""
+    """Complexity of an op."""
     mangled = 0 if op.mangle is None else 1 + sum(part is not None for part in op.mangle)
     raced = 0 if op.race is None else 1 + op.race.fetch + weight(op.race.op)
     return sum(map(plainness, op.values)) + op.actor.vcpu + mangled + raced
@@ -46,27 +46,27 @@ def test_every_variant_is_well_formed_and_has_less() -> None:
         for place, op in enumerate(program.ops):
             raced += op.race is not None
             mangled += op.mangle is not None
-            for variants in (plainer_shapes(op), *(plainer_fields(op, field) for field in range(len(op.values)))):
+            for variants in (simpler_shapes(op), *(simpler_fields(op, field) for field in range(len(op.values)))):
                 for variant in variants:
-                    # (The minimiser passes over what is the same.)
+                    # The minimiser skips an identical variant.
                     assert variant == op or weight(variant) < weight(op), (render(program), variant)
-                    assert defect(with_op(program, place, variant)) is None
+                    assert defect(replace_op(program, place, variant)) is None
     assert min(raced, mangled) > 5
 
 
 def test_what_an_op_can_do_without_is_tried() -> None:
     for program in programs(120):
         for op in program.ops:
-            shapes = list(plainer_shapes(op))
+            shapes = list(simpler_shapes(op))
             without = {op._replace(race=None), op._replace(mangle=None), op._replace(actor=op.actor._replace(vcpu=0))}
             assert without - {op} <= set(shapes)
             assert (shapes == []) == (without == {op})
 
 
 def results_used(op: Op) -> list[int]:
-    """The ops whose results `op` and its race use, in the order in which they stand there."""
+    """Indices of the ops whose results `op` and its race use, in order of use."""
     used: list[int] = []
-    relinked(op, lambda ref: used.append(ref.op) or ref)  # type: ignore[func-returns-value]
+    relink(op, lambda ref: used.append(ref.op) or ref)  # type: ignore[func-returns-value]
     return used
 
 
@@ -76,7 +76,7 @@ def test_a_race_that_comes_first_moves_what_others_refer_to() -> None:
         for place, op in enumerate(program.ops):
             if op.race is None:
                 continue
-            flat = unraced(program, place)
+            flat = serialise_race(program, place)
             assert defect(flat) is None
             assert flat.ops[place : place + 2] == (op.race.op, op._replace(race=None))
             for index in range(place + 1, len(program.ops)):
@@ -109,7 +109,7 @@ device.dma_batch(dom1, device=0, ring=[1, 0, 0x1000, 8])
 
 
 def test_a_race_that_matters_stays(target_of: Callable[..., EmulatedTarget]) -> None:
-    """The request of XSA-155 that grows between check and use: in turn instead of at once, it is refused."""
+    """The request of XSA-155 grows between check and use; without the concurrency it is refused."""
     target = target_of("xsa-155")
     program = parse(OVERRUN, CATALOGUE)
     identities = {finding.identity for finding in target.run(program).findings}
@@ -118,5 +118,5 @@ def test_a_race_that_matters_stays(target_of: Callable[..., EmulatedTarget]) -> 
     assert small.ops[-1].race is not None
     assert small.ops[-1].race.op.kind.name == "store"
     assert identity in {finding.identity for finding in target.run(small).findings}
-    flat = unraced(small, len(small.ops) - 1)
+    flat = serialise_race(small, len(small.ops) - 1)
     assert identity not in {finding.identity for finding in target.run(flat).findings}

@@ -1,4 +1,4 @@
-"""The harness files, run by themselves with libFuzzer's own command line."""
+"""The files in harnesses/, run with libFuzzer's command line."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def run(out: Path, *arguments: object, bug: str = "") -> "subprocess.CompletedProcess[str]":
-    """A harness in a process of its own, from anywhere."""
+    """Run a harness in a separate process, outside the repository."""
     environment = {**os.environ, "HVFUZZ_OUT": str(out)} | ({"HVFUZZ_BUG": bug} if bug else {})
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, cwd=out.parent, env=environment, check=False, timeout=100
@@ -31,8 +31,9 @@ def run(out: Path, *arguments: object, bug: str = "") -> "subprocess.CompletedPr
 def test_findings_are_saved_and_end_in_status_1(tmp_path: Path) -> None:
     done = run(tmp_path / "out", "-runs=100", "-seed=1", bug="xsa-221")
     assert done.returncode == 1, done.stderr
-    assert "hvfuzz: FINDING host_memory/null/sched.poll in " in done.stderr
-    assert "hvfuzz: 100 programs" in done.stderr
+    assert "hvfuzz: FINDING host_memory/null/sched.poll: " in done.stderr
+    assert "  saved to " in done.stderr
+    assert "hvfuzz: ran 100 programs" in done.stderr
     assert list((tmp_path / "out" / "findings").glob("*@xsa-221/program.hvp"))
 
 
@@ -46,7 +47,7 @@ def test_it_ends_in_time_with_nothing_found(tmp_path: Path) -> None:
 def test_files_are_run_once_each(bug: str, status: int, tmp_path: Path) -> None:
     done = run(tmp_path / "out", CRASH, bug=bug)
     assert done.returncode == status, done.stderr
-    assert "hvfuzz: 1 programs, 1 ops" in done.stderr
+    assert "hvfuzz: ran 1 program, 1 op in " in done.stderr
     assert ("host_memory/null/sched.poll" in done.stderr) == bool(bug)
 
 
@@ -79,27 +80,28 @@ def test_a_finding_that_cannot_be_saved_is_printed(tmp_path: Path) -> None:
     (out / "findings").write_text("a file where a folder should be")
     done = run(out, CRASH, bug="xsa-221")
     assert done.returncode == 1, done.stderr
-    assert "hvfuzz: FINDING host_memory/null/sched.poll (" in done.stderr
+    assert "hvfuzz: FINDING host_memory/null/sched.poll: " in done.stderr
+    assert "  cannot write " in done.stderr
     assert CRASH.read_text() in done.stderr
 
 
-BROKEN = '''"""A bug that breaks hvfuzz itself, and not the hypervisor."""
+BROKEN = '''"""A bug in hvfuzz itself rather than in the hypervisor."""
 from hvfuzz.bugs import Bug
 
 def divide(*args):
-    """Fail where no guest can be the reason."""
+    """Raise an exception that no guest can cause."""
     raise ZeroDivisionError("oracles divide by zero")
 
 BUG = Bug("broken", "hvfuzz.oracles.framework.suite:OracleSuite.op_finished", divide)
 '''
 
 
-def test_a_mistake_of_ours_is_shown_with_its_program(tmp_path: Path) -> None:
+def test_an_internal_error_is_shown_with_its_program(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text(BROKEN)
     done = run(tmp_path / "out", CRASH, bug=str(path))
     assert done.returncode == 70
-    assert f"hvfuzz: a mistake of ours, shown by:\n{CRASH.read_text()}" in done.stderr
+    assert f"hvfuzz: internal error in this program:\n{CRASH.read_text()}" in done.stderr
     assert "ZeroDivisionError: oracles divide by zero" in done.stderr
 
 

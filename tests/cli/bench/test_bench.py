@@ -1,4 +1,4 @@
-"""The benchmarks that run campaigns, as a user meets them."""
+"""The commands `hvfuzz bench bugs` and `hvfuzz bench clean`."""
 
 import json
 import tempfile
@@ -11,7 +11,7 @@ import pytest
 import hvfuzz.cli.bench.clean
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.cli.bench.measuring import campaign_of
+from hvfuzz.cli.bench.benchmark_job import benchmark_job
 
 Run = Callable[..., Any]
 EASY = "pkvm-09cce60bddd"
@@ -30,8 +30,8 @@ def test_bugs_measures_each_trial(run: Run) -> None:
     assert done.status == 0
     (line,) = (line for line in done.out.splitlines() if line.startswith(f"{EASY} "))
     assert line.split()[1:5] == ["2", "2", "of", "2"]
-    assert f"{min(runs):,} to {max(runs):,}" in line
-    assert f"{EASY} seed 6: specification/" in done.err
+    assert f"{min(runs):,}-{max(runs):,}" in line
+    assert f"{EASY}, seed 6: found specification/" in done.err
 
 
 def test_bugs_says_what_was_not_found_and_what_else_was(run: Run, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_bugs_says_what_was_not_found_and_what_else_was(run: Run, tmp_path: Path
     assert done.status == 0
     (line,) = (line for line in done.out.splitlines() if line.startswith("other "))
     assert line.split()[2:] == ["0", "of", "1", "-", "-", "-", "-"]
-    assert "other: also specification/status/grant.create, in 1 of 1" in done.out
+    assert "other: also found specification/status/grant.create in 1 of 1 trial" in done.out
 
 
 def test_bugs_takes_seeds(run: Run, tmp_path: Path) -> None:
@@ -69,9 +69,9 @@ def test_a_finding_of_clean_ends_in_status_1_and_is_kept(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def faulty(*arguments: Any) -> WorkerJob:
-        return campaign_of(*arguments)._replace(bug="xsa-221", engine="random")
+        return benchmark_job(*arguments)._replace(bug="xsa-221", engine="random")
 
-    monkeypatch.setattr(hvfuzz.cli.bench.clean, "campaign_of", faulty)
+    monkeypatch.setattr(hvfuzz.cli.bench.clean, "benchmark_job", faulty)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = run("bench", "clean", "hypercalls", "--ops", 500)
     assert done.status == 1
@@ -109,4 +109,4 @@ def test_a_bug_that_promises_nothing_cannot_be_found(run: Run, tmp_path: Path) -
     )
     done = run("bench", "bugs", path)
     assert done.status == 2
-    assert "mute names no findings" in done.err
+    assert "mute: `findings` is empty" in done.err

@@ -1,4 +1,4 @@
-"""`hvfuzz bench traces`, as a user meets it."""
+"""The command `hvfuzz bench traces`."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def test_all_runs_are_the_same(run: Run) -> None:
     document = json.loads(
         run("bench", "traces", "--programs", 12, "--seed", 3, "--python", sys.executable, "--json").out
     )
-    assert [twin["name"] for twin in document["runs"]] == [
+    assert [rerun["name"] for rerun in document["runs"]] == [
         "another order",
         "another process",
         f"with {sys.executable}",
@@ -31,14 +31,14 @@ def test_all_runs_are_the_same(run: Run) -> None:
 
 @pytest.mark.parametrize(("change", "different"), [("x{}", "0, 1, 2"), ("", "2")])
 def test_a_difference_is_told(run: Run, monkeypatch: pytest.MonkeyPatch, change: str, different: str) -> None:
-    """A run that says something else, or ends early."""
-    shuffled = trace_equality.shuffled
+    """A run whose fingerprints differ, or that ends early."""
+    shuffled_lines = trace_equality.shuffled_lines
 
     def wrong(count: int, seed: int) -> list[str]:
-        right = shuffled(count, seed)
+        right = shuffled_lines(count, seed)
         return [change.format(line) for line in right] if change else right[:-1]
 
-    monkeypatch.setattr("hvfuzz.cli.bench.traces.shuffled", wrong)
+    monkeypatch.setattr("hvfuzz.cli.bench.traces.shuffled_lines", wrong)
     done = run("bench", "traces", "--programs", 3)
     assert done.status == 1
     assert f"different: programs {different}" in done.out
@@ -50,4 +50,4 @@ def test_an_interpreter_that_is_none(run: Run, tmp_path: Path) -> None:
     assert missing.err.splitlines()[-1] == f"hvfuzz: {tmp_path / 'python'}: No such file or directory"
     useless = run("bench", "traces", "--programs", 1, "--python", "/bin/false")
     assert useless.status == 2
-    assert "/bin/false cannot run the programs: ended with status 1" in useless.err
+    assert "/bin/false cannot run the programs: exited with status 1" in useless.err

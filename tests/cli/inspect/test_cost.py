@@ -1,4 +1,4 @@
-"""`hvfuzz cost`, as a user meets it."""
+"""The command `hvfuzz cost`."""
 
 import json
 from collections.abc import Callable

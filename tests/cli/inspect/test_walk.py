@@ -1,4 +1,4 @@
-"""`hvfuzz walk`, as a user meets it."""
+"""The command `hvfuzz walk`."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -53,7 +53,7 @@ def test_the_program_has_run_so_far_and_no_further(run: Run, program: Path) -> N
     assert ends == [0, 0, 1]
     failed = run("walk", program, "--op", 2, "--gva", "DIRECT+0x41000")
     assert f"= the guest gets #PF(0x0) at {DIRECT_MAP + 0x41000:#x}" in failed.out
-    # Caches are as the program left them.
+    # The caches are as the program left them.
     warm = json.loads(run("walk", program, "--op", 1, "--gva", "DIRECT+0x40000", "--json").out)
     assert (warm["hit"], warm["table_references"], warm["who"]) == (True, 0, "dom1.0")
     other = json.loads(run("walk", program, "--op", 3, "--gva", "DIRECT+0x40000", "--json").out)
@@ -74,13 +74,13 @@ def test_user_mode_is_refused_what_is_the_kernels(run: Run, program: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--op", 4, "--gva", 0), "no op 4: {file} has 4 ops, counted from 0"),
-        (("--op", -1, "--gva", 0), "Invalid value for '--op'"),
+        (("--op", 4, "--gva", 0), "no op 4: the ops of {file} are 0 to 3"),
+        (("--op", -1, "--gva", 0), "invalid value for '--op'"),
         (("--op", 0, "--gva", "0x800000000000"), "0x800000000000 is not canonical"),
-        (("--op", 0, "--gva", 1 << 64), f"{1 << 64} is no address of 64 bits"),
-        (("--op", 0, "--gva", "INDIRECT+4"), "'INDIRECT+4' is no number"),
-        (("--op", 0, "--gva", 0, "--vcpu", "dom9"), "there is no dom9.0 in this world"),
-        (("--op", 0, "--gva", 0, "--vcpu", "me"), "'me' is no vCPU such as dom1.0"),
+        (("--op", 0, "--gva", 1 << 64), f"{1 << 64} is not a 64-bit address"),
+        (("--op", 0, "--gva", "INDIRECT+4"), "'INDIRECT+4' is not an address"),
+        (("--op", 0, "--gva", 0, "--vcpu", "dom9"), "no vCPU dom9.0 in this world"),
+        (("--op", 0, "--gva", 0, "--vcpu", "me"), "'me' is not a vCPU (example: dom1.0)"),
         (("--op", 0, "--gva", 0, "--access", "rw"), "'rw' is not one of 'r', 'w', 'x'"),
         (("--op", 0, "--gva", 0, "--svg", "/nowhere/walk.svg"), "/nowhere/walk.svg: No such file or directory"),
     ],

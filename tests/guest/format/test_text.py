@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvfuzz.guest.format.text import TextError, parse, render
+from hvfuzz.guest.format.scanner import TextError
+from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_OPS, Actor, Mangle, Op, Program, Race, Ref
 

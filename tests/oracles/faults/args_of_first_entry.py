@@ -1,8 +1,10 @@
 """Every entry runs with the struct of the first."""
 
-from hvfuzz.abi.decode import struct
+import struct
+
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.hypercalls import multicall
 from hvfuzz.hypervisor.memory import guest_access
 

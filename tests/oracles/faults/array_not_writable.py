@@ -1,6 +1,7 @@
 """That the entries can be written is not checked before the calls are made."""
 
-from hvfuzz.abi.decode import struct
+import struct
+
 from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core.effects import Effect, Refused

@@ -1,7 +1,8 @@
 """An assigned device can be assigned again."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.hypercalls.device import assignment
 
 

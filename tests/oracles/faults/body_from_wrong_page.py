@@ -1,9 +1,10 @@
 """The body of a struct that crosses a page is read from the start of the same page."""
 
-from hvfuzz.abi.decode import HEADER_SIZE, check_header, decode_body
+from hvfuzz.abi.decode import check_header, decode_body
+from hvfuzz.abi.limits import HEADER_SIZE
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core import dispatch
-from hvfuzz.hypervisor.core.effects import Status
 from hvfuzz.hypervisor.memory import guest_access
 
 

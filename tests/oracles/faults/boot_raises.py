@@ -1,7 +1,7 @@
 """gfn 0x30 cannot be mapped."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory.table_tree import HostBug
+from hvfuzz.hypervisor.core.host import HostBug
 
 
 def replacement(self, gfn, hfn, rights, *, block=False, foreign=False):

@@ -1,7 +1,8 @@
 """grant.copy does not look for whom the grant is."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Refused, Status
+from hvfuzz.hypervisor.core.effects import Refused
 from hvfuzz.hypervisor.ipc import grants
 
 

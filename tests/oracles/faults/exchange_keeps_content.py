@@ -1,7 +1,7 @@
 """The fresh page gets the old content: it should be zeroed."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory.table_tree import FrameState
+from hvfuzz.hypervisor.memory.frames import FrameState
 
 
 def replacement(self, hv):

@@ -1,7 +1,7 @@
 """An outcome that cannot be written stops nothing."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Status
 from hvfuzz.hypervisor.hypercalls import multicall
 from hvfuzz.hypervisor.memory import guest_access
 

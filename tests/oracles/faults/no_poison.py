@@ -1,7 +1,7 @@
 """A table page goes back to the pool as it is."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory.table_tree import FrameState
+from hvfuzz.hypervisor.memory.frames import FrameState
 
 
 def replacement(self, hfn):

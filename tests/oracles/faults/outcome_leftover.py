@@ -1,7 +1,7 @@
 """Only the status of a refused entry is written: its result word keeps what was there."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Status
 from hvfuzz.hypervisor.hypercalls import multicall
 from hvfuzz.hypervisor.memory import guest_access
 

@@ -1,7 +1,8 @@
 """The frame is a domain's that does not exist."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory.table_tree import RIGHTS, FrameState
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS
 
 
 def replacement(self, hv):

@@ -1,7 +1,8 @@
 """The pool gets a number that is no frame."""
 
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.memory.table_tree import POISON, FrameState
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.hypervisor.memory.table_tree import POISON
 
 
 def replacement(self, hfn):

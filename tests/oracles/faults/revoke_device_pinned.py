@@ -1,7 +1,8 @@
 """Device pins are not looked at."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.hypercalls.grant import entries
 from hvfuzz.hypervisor.ipc import grants
 

@@ -1,8 +1,10 @@
 """The ring is read again, past the accessor, and a race changes the count between the two."""
 
-from hvfuzz.abi.decode import struct
+import struct
+
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Refused, Status
+from hvfuzz.hypervisor.core.effects import Refused
 from hvfuzz.hypervisor.core.host import HostArray
 from hvfuzz.hypervisor.memory import guest_access
 

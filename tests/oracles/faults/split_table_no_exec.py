@@ -1,6 +1,7 @@
 """The same, X is lost."""
 
-from hvfuzz.abi.decode import struct
+import struct
+
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.memory.table_tree import LARGE
 

@@ -1,6 +1,7 @@
 """The entry that links the new table takes the rights of a read-only page: the guest loses write access to 2 MiB."""
 
-from hvfuzz.abi.decode import struct
+import struct
+
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.memory.table_tree import LARGE
 

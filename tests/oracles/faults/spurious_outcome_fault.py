@@ -1,7 +1,7 @@
 """A batch in which one entry failed ends as FAULT."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Status
 
 
 def replacement(self, hv):

@@ -1,11 +1,12 @@
 """A fault of the host is swallowed, and the call ends as OK."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor import hypercalls
 from hvfuzz.hypervisor.core import dispatch
-from hvfuzz.hypervisor.core.effects import Refused, Status
+from hvfuzz.hypervisor.core.effects import Refused
+from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.ipc import event_channels
-from hvfuzz.hypervisor.memory.table_tree import HostFault
 
 
 def replacement(hv, vcpu, number, pointer):

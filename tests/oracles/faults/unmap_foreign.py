@@ -1,7 +1,8 @@
 """Device pages of grants can be unmapped."""
 
+from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
-from hvfuzz.hypervisor.core.effects import Effect, Refused, Status
+from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.hypercalls.device import dma_map
 from hvfuzz.hypervisor.memory.table_tree import RIGHTS
 

@@ -1,5 +1,7 @@
 """A buffer that the driver gives to be read is written."""
 
+from triggers.virtio_driver import IN, MAP, NOTIFY, block_request, initialise, program
+
 from hvfuzz.bugs import Bug
 from hvfuzz.machine.devices.virtio.virtqueue import Virtqueue
 
@@ -16,27 +18,5 @@ BUG = Bug(
     replaces="hvfuzz.machine.devices.virtio.virtqueue:Virtqueue._chain",
     replacement=replacement,
     findings=("exits/dma/mmio_write",),
-    trigger="""\
-# hvp 1
-world virtio
-device.dma_map(dom1, iova=0x40000, gfn=0x40, count=4, rights=R|W)
-mmio_write(dom1, device=2, register=DEVICE_STATUS, size=8, value=3)
-mmio_write(dom1, device=2, register=DRIVER_FEATURES, size=8, value=0x110000000)
-mmio_write(dom1, device=2, register=DEVICE_STATUS, size=8, value=0xb)
-mmio_write(dom1, device=2, register=QUEUE_DESC, size=8, value=0x40000)
-mmio_write(dom1, device=2, register=QUEUE_DRIVER, size=8, value=0x40100)
-mmio_write(dom1, device=2, register=QUEUE_DEVICE, size=8, value=0x40200)
-mmio_write(dom1, device=2, register=QUEUE_ENABLE, size=8, value=1)
-mmio_write(dom1, device=2, register=DEVICE_STATUS, size=8, value=0xf)
-store(dom1, gva=DIRECT+0x40300, size=8, value=0)
-store(dom1, gva=DIRECT+0x40308, size=8, value=0)
-store(dom1, gva=DIRECT+0x40000, size=8, value=0x40300)
-store(dom1, gva=DIRECT+0x40008, size=8, value=0x1000100000010)
-store(dom1, gva=DIRECT+0x40010, size=8, value=0x41000)
-store(dom1, gva=DIRECT+0x40018, size=8, value=0x2000100000200)
-store(dom1, gva=DIRECT+0x40020, size=8, value=0x40310)
-store(dom1, gva=DIRECT+0x40028, size=8, value=0x200000001)
-store(dom1, gva=DIRECT+0x40102, size=2, value=1)
-mmio_write(dom1, device=2, register=NOTIFY, size=8, value=0)
-""",
+    trigger=program(MAP, initialise(), block_request(IN, (0x41000, 0x200, 0)), NOTIFY),
 )

@@ -1,5 +1,7 @@
 """The index of a descriptor is not compared with the size of the table."""
 
+from triggers.virtio_driver import MAP, NOTIFY, initialise, make_available, program
+
 from hvfuzz.bugs import Bug
 from hvfuzz.machine.devices.virtio.virtqueue import DESCRIPTOR, Chain
 
@@ -15,20 +17,5 @@ BUG = Bug(
     replaces="hvfuzz.machine.devices.virtio.virtqueue:Virtqueue._chain",
     replacement=replacement,
     findings=("exits/dma/mmio_write",),
-    trigger="""\
-# hvp 1
-world virtio
-device.dma_map(dom1, iova=0x40000, gfn=0x40, count=4, rights=R|W)
-mmio_write(dom1, device=2, register=DEVICE_STATUS, size=8, value=3)
-mmio_write(dom1, device=2, register=DRIVER_FEATURES, size=8, value=0x110000000)
-mmio_write(dom1, device=2, register=DEVICE_STATUS, size=8, value=0xb)
-mmio_write(dom1, device=2, register=QUEUE_DESC, size=8, value=0x40000)
-mmio_write(dom1, device=2, register=QUEUE_DRIVER, size=8, value=0x40100)
-mmio_write(dom1, device=2, register=QUEUE_DEVICE, size=8, value=0x40200)
-mmio_write(dom1, device=2, register=QUEUE_ENABLE, size=8, value=1)
-mmio_write(dom1, device=2, register=DEVICE_STATUS, size=8, value=0xf)
-store(dom1, gva=DIRECT+0x40104, size=2, value=0x80)
-store(dom1, gva=DIRECT+0x40102, size=2, value=1)
-mmio_write(dom1, device=2, register=NOTIFY, size=8, value=0)
-""",
+    trigger=program(MAP, initialise(), make_available(0x80, 0), NOTIFY),
 )

@@ -1,8 +1,9 @@
 """Memory is mapped with memory type 2, which is reserved: the first access is a misconfiguration."""
 
 from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.hypervisor.memory import stage2
-from hvfuzz.hypervisor.memory.table_tree import FOREIGN, LARGE, RIGHTS, HostBug
+from hvfuzz.hypervisor.memory.table_tree import FOREIGN, LARGE, RIGHTS
 
 
 def replacement(self, gfn, hfn, rights, *, block=False, foreign=False):

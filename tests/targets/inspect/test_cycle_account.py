@@ -8,7 +8,7 @@ import pytest
 
 from hvfuzz.bugs import Bug
 from hvfuzz.campaign.bench.trace_equality import sample
-from hvfuzz.campaign.corpus import read_entries
+from hvfuzz.campaign.seed_corpus import read_entries
 from hvfuzz.guest.format.text import parse, render_op
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor

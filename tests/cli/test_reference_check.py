@@ -1,4 +1,4 @@
-"""`hvfuzz reference`, as a user meets it; what the references themselves find is tested in tests/references."""
+"""The command `hvfuzz reference`; the comparisons themselves are tested in tests/references."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Run = Callable[..., Any]
 
 
 class Fake:
-    """A reference that differs in so many cases."""
+    """A reference that differs in `differences` cases."""
 
     name = "stage1"
     installation = "nothing"
@@ -30,7 +30,7 @@ class Fake:
         self.differences = differences
 
     def compare(self, cases: int, seed: int, progress: Callable[[int], None]) -> Report:
-        """Say what was asked for."""
+        """Return a report for the requested cases and seed."""
         progress(cases)
         found = tuple(Difference(7 + each, "a [case]", "#PF(0x0)", "#PF(0x1)") for each in range(self.differences))
         return Report(self.name, "Fake 1.0", seed, cases, 2.0, found, {"early [flag]": 3})
@@ -38,11 +38,11 @@ class Fake:
 
 @pytest.mark.parametrize(("differences", "words"), [(0, "no unexplained differences"), (1, "1 unexplained difference")])
 def test_what_a_comparison_found(run: Run, monkeypatch: pytest.MonkeyPatch, differences: int, words: str) -> None:
-    monkeypatch.setattr("hvfuzz.cli.reference.load_reference", lambda name: Fake(differences))
+    monkeypatch.setattr("hvfuzz.cli.reference_check.load_reference", lambda name: Fake(differences))
     done = run("reference", "stage1", "--cases", 500, "--seed", 9)
     assert done.status == min(differences, 1)
     first, *rest = done.out.splitlines()
-    assert first == f"stage1: 500 cases against Fake 1.0 in 2.0 s (250/s), seed 9: {words}"
+    assert first == f"stage1: {words} in 500 cases against Fake 1.0, seed 9 (2.0 s, 250 cases/s)"
     assert rest[0] == "  quirk early [flag]: 3 cases"
     assert len(rest) == 1 + 3 * differences
     if differences:

@@ -1,12 +1,12 @@
-"""The corpus: what is read, what each program adds, and what may go."""
+"""The seed corpus: which files are read, what each program adds, and which can be pruned."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hvfuzz.campaign.corpus import Entry, add, cover, measure, read_entries, seed_files
 from hvfuzz.campaign.program_files import ProgramFileError
+from hvfuzz.campaign.seed_corpus import Entry, add, cover, measure, read_entries, seed_files
 from hvfuzz.guest.format.binary import encode
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
@@ -24,7 +24,7 @@ def entry(name: str, *features: int, ops: int = 1) -> Entry:
 
 
 def names(entries: list[Entry]) -> list[str]:
-    """Their files."""
+    """File names of entries."""
     return [each.path.name for each in entries]
 
 
@@ -82,7 +82,7 @@ def test_adding_never_overwrites_another_program(tmp_path: Path, text: Callable[
     source = tmp_path / "found.hvp"
     source.write_text(text("pause(dom1)"))
     path = add(source, tmp_path / "corpus", CATALOGUE)
-    assert add(source, tmp_path / "corpus", CATALOGUE) == path, "the same again is no mistake"
+    assert add(source, tmp_path / "corpus", CATALOGUE) == path, "the same program again is no error"
     source.write_text(text("pause(dom2)"))
-    with pytest.raises(ProgramFileError, match="another program has this name"):
+    with pytest.raises(ProgramFileError, match="a different program of this name"):
         add(source, tmp_path / "corpus", CATALOGUE)

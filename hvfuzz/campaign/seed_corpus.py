@@ -1,4 +1,4 @@
-"""The corpus: seeds as text files that a person can review, and what each adds in features."""
+"""The seed corpus: reading seeds, measuring the features each one covers, and keeping a minimal covering set."""
 
 import heapq
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from hvfuzz.targets.target import Target
 
 
 class Entry(NamedTuple):
-    """One corpus program, and the features of its run (none before it has run)."""
+    """One corpus program, and the features of its run (empty until `measure`)."""
 
     path: Path
     program: Program
@@ -22,13 +22,13 @@ class Entry(NamedTuple):
 
 
 def seed_folders(harness: str, given: Iterable[Path] = ()) -> list[str]:
-    """Where a campaign of `harness` takes its seeds from, wherever its workers run: what was `given`, or its corpus."""
+    """Absolute paths of the seeds for `harness`: those in `given`, else the folder corpus/`harness` if it exists."""
     usual = Path("corpus") / harness
     return [str(folder.resolve()) for folder in given] or [str(path.resolve()) for path in (usual,) if path.is_dir()]
 
 
 def seed_files(folders: Iterable[Path]) -> list[Path]:
-    """The files in `folders` (or the files named), by path; hidden ones and folders are left out."""
+    """List the files in `folders` (which may also name files), sorted by path, without hidden files and subfolders."""
     found: list[Path] = []
     for folder in folders:
         if folder.is_dir():
@@ -39,27 +39,27 @@ def seed_files(folders: Iterable[Path]) -> list[Path]:
 
 
 def seed_bytes(folders: Iterable[Path], catalogue: Catalogue) -> list[bytes]:
-    """The seeds in `folders` for an engine. Raises `ProgramFileError` for text that is no program."""
+    """Read the seeds in `folders` for an engine. Raises `ProgramFileError` for text that does not parse."""
     return [read_seed(path, catalogue) for path in seed_files(folders)]
 
 
 def read_entries(folders: Iterable[Path], catalogue: Catalogue) -> list[Entry]:
-    """The programs of `folders`. Raises `ProgramFileError` at the first file that holds none."""
+    """Read the programs in `folders`. Raises `ProgramFileError` at the first file that is not a program."""
     return [Entry(path, read_program(path, catalogue)) for path in seed_files(folders)]
 
 
 def measure(entries: Iterable[Entry], target: Target) -> list[Entry]:
-    """Each entry with the features of its run."""
+    """Run each entry on `target` and fill in its features."""
     return [entry._replace(features=frozenset(target.run(entry.program).features)) for entry in entries]
 
 
 def cover(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """(kept, dropped): a small part of the measured `entries` that has all their features, and the rest.
+    """Split the measured `entries` into (kept, dropped), where `kept` is small and has all the features.
 
-    Greedy: always the entry that adds most, of equals the one with fewest ops, then by path.
+    Greedy set cover: take the entry that adds the most features; break ties by fewest ops, then by path.
     """
     ordered = sorted(entries, key=lambda entry: (len(entry.program.ops), entry.path))
-    # What an entry adds only ever gets less: an old figure is a bound, and most need not be computed again.
+    # The number of features an entry adds only ever falls, so an old figure is an upper bound (lazy greedy).
     bounds = [(-len(entry.features), number) for number, entry in enumerate(ordered)]
     heapq.heapify(bounds)
     kept: list[Entry] = []
@@ -77,16 +77,16 @@ def cover(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
 
 
 def add(source: Path, folder: Path, catalogue: Catalogue) -> Path:
-    """Write the program in `source` to `folder` as text, under its own name; returns the new path.
+    """Write the program in `source` to `folder` as text under the same name, and return the new path.
 
-    Text is taken as it is, with its comments. Raises `ProgramFileError` if `source` holds no program, or if another
-    program has that name already.
+    Text is copied verbatim, with its comments. Raises `ProgramFileError` if `source` is not a program, or if a
+    different program of that name exists.
     """
     program = read_program(source, catalogue)
     path = folder / f"{source.stem}{SUFFIX}"
     if path.exists():
         if read_program(path, catalogue) != program:
-            raise ProgramFileError(f"{path}: another program has this name")
+            raise ProgramFileError(f"{path}: a different program of this name exists")
         return path
     folder.mkdir(parents=True, exist_ok=True)
     data = source.read_bytes()

@@ -1,14 +1,14 @@
-"""The seed corpus tells the truth: each seed is canonical text, runs clean, and does what its comments say.
+"""Every shipped seed is canonical text, gives no findings, and behaves as its comments say.
 
-A seed opens with a comment that says what happens. An op that says nothing more succeeds. A comment that begins with
-an arrow says how it ends otherwise, up to the first colon; what follows is for people:
+A seed starts with a comment that describes it. An op without a comment is expected to succeed. A comment that starts
+with an arrow states another outcome, up to the first colon; the rest is for people:
 
     grant.revoke(dom1, ref=r1)  # -> BUSY: it is mapped
     load(dom1, gva=0x401000, size=8)  # -> 0x41
     store(dom1, gva=0x401000, size=8, value=0)  # -> PF 7
 
-that is a status of the contract; the result of a success; an exception and its error code (which may be left out);
-`skipped` where the vCPU waits; or `any` where the story does not turn on it.
+The outcome is a status of the contract; or the result of a success; or an exception with an optional error code; or
+`skipped` if the vCPU waits; or `any` if it does not matter.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ SEEDS: Final = sorted(CORPUS.glob("*/*.hvp"))
 FEWEST: Final = 40
 ARROW: Final = "->"
 ROOM: Final = 4096
-"""Bytes of the longest input that engines keep whole."""
+"""Length in bytes of the longest input that the engines do not truncate."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def target() -> Iterator[EmulatedTarget]:
 
 @pytest.fixture(scope="module")
 def runs(target: EmulatedTarget) -> dict[Path, tuple[Program, Run]]:
-    """Every seed and what its run gave."""
+    """Every seed with its run."""
     programs = {path: parse(path.read_text(), target.catalogue) for path in SEEDS}
     return {path: (program, target.run(program)) for path, program in programs.items()}
 
@@ -62,7 +62,7 @@ def lines_of(text: str) -> list[tuple[str, str]]:
 
 
 def endings(text: str) -> list[str]:
-    """How each op of a seed ends, by its comment; empty where that says nothing."""
+    """The expected outcome of each op of a seed, from its comment; empty if the comment states none."""
     said = []
     for code, comment in lines_of(text)[2:]:
         if not code.lstrip().startswith("race "):
@@ -71,13 +71,13 @@ def endings(text: str) -> list[str]:
 
 
 def own_outcome(op: Op, index: int, outcomes: list[Outcome]) -> Outcome:
-    """The outcome of an op itself; one performed as a race may come before or after."""
+    """The outcome of the op itself; the outcome of its race may come before or after it."""
     mine = [each for each in outcomes if each.op == index and (op.race is None or each.code == op.kind.code)]
     return mine[-1]
 
 
 def is_ending(said: str, outcome: Outcome) -> bool:
-    """Whether an op ended as its comment says."""
+    """Whether the outcome of an op matches its comment."""
     if said == "any":
         return True
     if outcome.how == Result.SKIPPED:
@@ -98,7 +98,7 @@ def test_every_harness_has_seeds() -> None:
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 class TestSeed:
-    """Each seed by itself."""
+    """Each seed."""
 
     def test_is_canonical_text(self, path: Path, target: EmulatedTarget) -> None:
         text = path.read_text()
@@ -128,7 +128,7 @@ def test_every_kind_of_op_appears(target: EmulatedTarget, runs: dict[Path, tuple
 
 
 def test_every_hypercall_ends_in_every_way(target: EmulatedTarget, runs: dict[Path, tuple[Program, Run]]) -> None:
-    """In OK, and in each of the errors that its declaration names: a fuzzer starts behind every check."""
+    """The seeds reach OK and every declared error of each call, so a fuzzer starts behind every check."""
     seen = {
         (outcome.code, outcome.status)
         for _, run in runs.values()

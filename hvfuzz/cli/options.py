@@ -1,0 +1,117 @@
+"""Options that several commands share, and the layout of their help."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from hvfuzz.engines.engine import ENGINES, Feedback
+
+MAX_SEED: Final = 2**31 - 1
+PATH: Final = click.Path(path_type=Path)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Real(click.FloatRange):
+    """A range of real numbers that calls itself a number in error messages."""
+
+    name = "number"
+
+
+class _Option(click.Option):
+    """An option whose help leaves out the range of its numbers; an error message names it."""
+
+    def get_help_extra(self, ctx: click.Context) -> "click.types.OptionHelpExtra":
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        return extra
+
+
+def option(*declarations: str, **settings: Any) -> Callable[[F], F]:
+    """`click.option`, without the range in the help."""
+    return click.option(*declarations, cls=_Option, **settings)
+
+
+class _Examples:
+    """Mixin for commands: `examples` are printed as the last section of --help."""
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.examples: Final = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.examples:
+            with formatter.section("Examples"):
+                formatter.write_text("\b\n" + "\n".join(self.examples))
+
+
+class Command(_Examples, click.Command):
+    """A command with examples."""
+
+
+class Group(_Examples, click.Group):
+    """A group with examples; lists its commands in the order of their definition."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def json_option(what: str = "Print the result as one JSON object.") -> Callable[[F], F]:
+    """--json, passed as `as_json`."""
+    return option("--json", "as_json", is_flag=True, help=what)
+
+
+def replay_bug_option(function: F) -> F:
+    """--bug for commands that run one program file, passed as `bug`; see `hvfuzz.cli.repro.bug_for`."""
+    described = "Plant this bug; 'none' plants none. [default: the bug in finding.json beside FILE, if any]"
+    return option("--bug", metavar="NAME|FILE.py", help=described)(function)
+
+
+def seed_option(what: str, default: int | None, maximum: int | None = MAX_SEED) -> Callable[[F], F]:
+    """--seed, passed as `seed`."""
+    return option(
+        "--seed",
+        metavar="N",
+        type=click.IntRange(0, maximum),
+        default=default,
+        show_default=default is not None,
+        help=what,
+    )
+
+
+def workers_option(what: str = "Number of worker processes.") -> Callable[[F], F]:
+    """--workers, passed as `workers`."""
+    return option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True, help=what)
+
+
+def engine_option(function: F) -> F:
+    """--engine, passed as `engine`; the command must check it with `load_engine`."""
+    described = f"Engine that chooses the programs: {', '.join(ENGINES)}."
+    return option("--engine", metavar="NAME", default="atheris", show_default=True, help=described)(function)
+
+
+def feedback_option(function: F) -> F:
+    """--feedback, passed as `feedback`."""
+    return option(
+        "--feedback",
+        metavar="KIND",
+        type=click.Choice([feedback.value for feedback in Feedback]),
+        default=Feedback.STATE.value,
+        show_default=True,
+        help=f"Coverage that guides the atheris engine: {', '.join(Feedback)}.",
+    )(function)
+
+
+def corpus_option(what: str) -> Callable[[F], F]:
+    """--corpus, which may be repeated; passed as `corpora`."""
+    return option(
+        "--corpus",
+        "corpora",
+        metavar="PATH",
+        type=click.Path(path_type=Path, exists=True),
+        multiple=True,
+        help=what,
+    )
