@@ -1,1 +1,1 @@
-"""The system under test: a complete hypervisor for the emulated machine, booted by `boot.boot`."""
+"""The system under test: a hypervisor for the emulated machine, booted by `core.boot.boot`."""

@@ -1,1 +1,1 @@
-"""The state of host context, how it boots, and the way of a VM exit through it: dispatch, check, effect."""
+"""Host context: the hypervisor's state, boot, VM exits, and hypercall dispatch."""

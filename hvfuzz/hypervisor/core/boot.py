@@ -37,9 +37,9 @@ from hvfuzz.machine.vtd.legacy_mode import source_id
 
 MEMORY_SIZE = 16 << 20
 BOOT_SECRET = 0x5EC2_E700_DEAD_10CC
-"""What all canaries derive from, unless boot is told another."""
+"""Default key from which all canaries are derived."""
 FIRST_DEVICE_SLOT = 4
-"""PCI device number of device 0, on bus 0; each further device has the next."""
+"""PCI device number of device 0, on bus 0; the others follow in order."""
 DEVICES: tuple[tuple[Callable[[Machine, int, str], Device], str], ...] = (
     (DmaEngine, "dma0"),
     (DmaEngine, "dma1"),
@@ -49,10 +49,10 @@ DEVICES: tuple[tuple[Callable[[Machine, int, str], Device], str], ...] = (
 """Class and name of each device, by number."""
 
 KERNEL_ENTRY_GFN = 9
-"""Where a guest's kernel begins: RIP at boot, and the target of SYSCALL."""
+"""Entry point of the guest's kernel: RIP at boot, and the target of SYSCALL."""
 STACK_TOP_GFN = 15
 CANARY_GFNS = (0x2F, 0x30, 0x3F)
-"""Frames whose last word is the domain's canary, besides its last one; the first is a user page."""
+"""Frames whose last word holds the domain's canary, as does its last RAM frame; 0x2F is a user page."""
 CANARY_OFFSET = PAGE_SIZE - 8
 
 KERNEL_TABLE = P | RW | A
@@ -61,11 +61,11 @@ USER_TABLE = P | RW | US | A
 USER_PAGE = P | RW | US | A | D
 LARGE_PAGE = 2 << 20
 INTERCEPTS = 1 << ExitReason.RDTSC | 1 << ExitReason.RDTSCP
-"""What exits besides HLT and port I/O."""
+"""Bits of the exit reasons of instructions that exit, besides HLT and port I/O (SDM Vol. 3C, 26.1.3)."""
 
 
 def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET) -> Hypervisor:
-    """A fresh machine of `memory_size` bytes with the hypervisor and all domains of `world` on it."""
+    """Boot the hypervisor and all domains of `world` on a fresh machine of `memory_size` bytes."""
     machine = Machine(memory_size)
     for number, (device, name) in enumerate(DEVICES):
         machine.add_device(device(machine, source_id(0, FIRST_DEVICE_SLOT + number, 0), name))
@@ -81,7 +81,7 @@ def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET
 
 
 def install_firmware(machine: Machine, world: World) -> None:
-    """What firmware does before it starts the hypervisor: it describes the IOMMU, and the memory that devices need."""
+    """Write the DMAR table, as firmware does: the IOMMU, and the memory regions reserved for devices."""
     regions = (
         ReservedMemory(machine.devices[device].bdf, base, base + (pages << PAGE_SHIFT) - 1)
         for device, base, pages in world.reserved
@@ -90,7 +90,7 @@ def install_firmware(machine: Machine, world: World) -> None:
 
 
 def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
-    """Create the next domain: its pool and tables, its memory and what is in it, its vCPUs and devices."""
+    """Create the next domain: pool, tables, initial memory contents, vCPUs and devices."""
     number = len(hv.domains)
     pool: list[int] = []
     tables = TablePool(hv.host, hv.frames, number, pool)
@@ -108,7 +108,7 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
         work=hv.work,
     )
     hv.domains.append(domain)
-    # The tables for its memory, and for that of its devices, are not part of the pool that the guest starts with.
+    # The tables for its RAM and its devices' reserved memory come on top of the pool that the guest starts with.
     reserved = [page for device in config.devices for page in hv.reserved.get(hv.machine.devices[device].bdf, ())]
     fill_pool(hv, domain, config.pool + stage2.tables_needed(range(config.ram_pages)) + dma.tables_needed(reserved))
     for gfn in range(config.ram_pages):
@@ -123,7 +123,7 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
 
 
 def make_devices(hv: Hypervisor, domain: int) -> DomainDevices:
-    """The device models of domain number `domain`, each with its part of the domain's memory for models."""
+    """Create the device models of domain number `domain`, each with its part of the domain's model memory."""
     base, offsets = hv.model_memory(domain), memory_offsets(hv.models)
     return DomainDevices(
         model(Site(hv.host, hv.machine.clock, domain, base + offsets[model.placement.name], hv, hv.timers))
@@ -132,7 +132,7 @@ def make_devices(hv: Hypervisor, domain: int) -> DomainDevices:
 
 
 def fill_pool(hv: Hypervisor, domain: Domain, pages: int) -> None:
-    """Give the domain's pool `pages` more table pages."""
+    """Add `pages` poisoned table pages to the domain's pool."""
     for _ in range(pages):
         hfn = hv.allocator.alloc_page(domain.id, FrameState.POOL)
         hv.host.fill(hfn, POISON)
@@ -175,13 +175,13 @@ def write_guest_tables(hv: Hypervisor, domain: Domain) -> None:
 
 
 def plant_canaries(hv: Hypervisor, domain: Domain, ram_pages: int) -> None:
-    """Write the domain's secret into the last word of some of its data frames."""
+    """Write the domain's canary into the last word of each canary frame and of the last RAM frame."""
     for gfn in (*CANARY_GFNS, ram_pages - 1):
         hv.machine.memory.store64(guest_address(domain, gfn, CANARY_OFFSET), domain.canary)
 
 
 def add_vcpu(hv: Hypervisor, domain: Domain) -> VCpu:
-    """Add a vCPU that stands in the guest's kernel, in ring 0; SYSRET takes it to the user pages."""
+    """Add a vCPU that starts in the guest's kernel, in ring 0; SYSRET enters the user pages."""
     vcpu = hv.machine.add_vcpu(domain.id)
     entry = layout.direct_map(KERNEL_ENTRY_GFN << PAGE_SHIFT)
     vcpu.vmcs.intercepts |= INTERCEPTS
@@ -196,7 +196,7 @@ def add_vcpu(hv: Hypervisor, domain: Domain) -> VCpu:
 
 
 def start_processors(hv: Hypervisor) -> None:
-    """Give every vCPU an APIC, and the bitmap by which every access to an MSR exits that it does not keep itself."""
+    """Give every vCPU an APIC and the shared MSR bitmap (SDM Vol. 3C, 25.6.9)."""
     hv.msr_bitmap = hv.table_page()
     hv.host.write(hv.msr_bitmap, msr.bitmap())
     for vcpu in hv.machine.vcpus:
@@ -205,10 +205,7 @@ def start_processors(hv: Hypervisor) -> None:
 
 
 def run_kernel(vcpu: VCpu) -> None:
-    """Let the guest's kernel begin: it touches the page that its calls pass arguments in.
-
-    So programs start on a machine whose caches are warm, as that of any running guest.
-    """
+    """Have the vCPU write to its hypercall argument page, so that programs start with warm translation caches."""
     vcpu.store(layout.argument_page(vcpu.index), 8, 0)
 
 

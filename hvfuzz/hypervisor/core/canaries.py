@@ -1,6 +1,6 @@
-"""Secret words: one for each domain, one for the control area, one for each heap page the hypervisor allocates.
+"""Canaries: secret words of each domain, of the control area, and of each heap page the hypervisor allocates.
 
-A guest that holds another's secret learnt it through a leak: no guest can guess 64 bits of a keyed hash.
+A guest that holds a foreign canary learnt it through a leak: it cannot guess 64 bits of a keyed hash.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ HEAP = 2
 
 
 def canary(secret: int, purpose: int, number: int) -> int:
-    """The secret word `number` of `purpose`, derived from the boot secret (a u64); never small."""
+    """Canary `number` of `purpose`, derived from the boot secret (a u64); never small: bits 31 and 63 are set."""
     return _word(secret, purpose, number)
 
 
-@lru_cache(1 << 12)  # every run from one snapshot asks for the same words
+@lru_cache(1 << 12)  # every run from one snapshot needs the same words
 def _word(secret: int, purpose: int, number: int) -> int:
     key = secret.to_bytes(8, "little")
     message = bytes((purpose,)) + number.to_bytes(8, "little")

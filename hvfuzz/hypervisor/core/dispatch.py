@@ -1,7 +1,7 @@
-"""The way of a hypercall: privilege, number, header, struct, check, and the steps of its effect.
+"""Hypercall dispatch: check privilege, number, header and struct, run the call's `check`, then apply its steps.
 
-The order is the contract's, the first failure wins, and what is refused changes nothing.  This is the only place
-that applies steps.
+The contract fixes this order. The first failure is returned, and a refused call changes nothing. Steps are applied
+only here.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ BODY_TOO_NEW = Refused(Status.TOO_NEW, "struct says more than is known")
 
 
 def vmcall(hv: Hypervisor, vcpu: VCpu) -> None:
-    """The exit: RAX holds the number, RDI the address of the struct; RAX gets the status, RDX the result."""
+    """Handle a VMCALL exit: number in RAX, struct address in RDI; returns the status in RAX and the result in RDX."""
     vmcs = vcpu.vmcs
     saved = vmcs.saved
     status, result = call(hv, vcpu, saved[RAX], saved[RDI])
-    saved[RAX] = status & U64  # `status.word`, without its call
+    saved[RAX] = status & U64  # `status.word`, inlined for speed
     saved[RDX] = result
     saved[RIP] = saved[RIP] + vmcs.length & U64
 
 
 def call(hv: Hypervisor, vcpu: VCpu, number: int, pointer: int) -> tuple[Status, int]:
-    """Make one hypercall for `vcpu`, whose argument struct is at `pointer`: (status, result)."""
+    """Make one hypercall for `vcpu`, with its argument struct at `pointer`; returns (status, result)."""
     caller = hv.domains[vcpu.domain]
     declaration = hv.abi.by_number.get(number)
     refusal = entitlement(vcpu, caller, declaration)
@@ -80,20 +80,26 @@ def call(hv: Hypervisor, vcpu: VCpu, number: int, pointer: int) -> tuple[Status,
 
 
 def entitlement(vcpu: VCpu, caller: Domain, declaration: Declaration | None) -> Refused | None:
-    """Whether the caller may make the call at all; nothing of the guest's memory is looked at before that."""
+    """Why the caller may not make the call, or None. Guest memory is not read before this check."""
+    # Without this check, a process could act with the rights of its kernel (cf. Xen, `hvm_hypercall`).
     if vcpu.cpl:
         return USER_MODE
     if declaration is None:
         return UNKNOWN
+    # A domain sees only the calls of its negotiated version, as on a hypervisor of that version.
     if declaration.since > caller.version:
         return NOT_YET
+    # Without this check, any guest could reassign other guests' devices (cf. Xen, `xsm_domctl`).
     if declaration.privileged and not caller.privileged:
         return UNPRIVILEGED
     return None
 
 
 def fetch_arguments(hv: Hypervisor, vcpu: VCpu, caller: Domain, declaration: Declaration, pointer: int) -> Any:
-    """The decoded struct, an instance of the declaring class, or Refused: two fetches, header and body."""
+    """Fetch header, then body; returns an instance of the declaring class, or Refused.
+
+    The header is not fetched again, so the guest cannot change its size after the check.
+    """
     version = caller.version
     header = guest_access.copy_from_guest(hv, vcpu, pointer, HEADER_SIZE)
     if header is None:
@@ -111,7 +117,7 @@ def fetch_arguments(hv: Hypervisor, vcpu: VCpu, caller: Domain, declaration: Dec
 
 
 def refuse(hv: Hypervisor, vcpu: VCpu, declaration: Declaration | None, refusal: Refused) -> tuple[Status, int]:
-    """End a call that never got as far as its check."""
+    """End a call that is refused before its `check` runs."""
     status, reason = refusal
     hv.observer.call_started(vcpu, declaration, None)
     hv.observer.call_finished(vcpu, declaration, None, status, 0, reason)
@@ -128,7 +134,7 @@ def commit(hv: Hypervisor, steps: Sequence[Step]) -> None:
 
 
 def commit_long(hv: Hypervisor, steps: Sequence[Step]) -> None:
-    """Apply the steps of an effect, in order, and let the host do something else after each quota of work."""
+    """Apply the steps of an effect, in order, with a preemption point after each quota of work."""
     observer = hv.host.observer
     done = 0
     for step in steps:
@@ -143,6 +149,6 @@ def commit_long(hv: Hypervisor, steps: Sequence[Step]) -> None:
 
 
 def preempt(hv: Hypervisor) -> None:
-    """A preemption point: the guest leaves and enters again, with the call going on where it was."""
+    """Preemption point: charge an exit and an entry to the clock; the call continues where it was."""
     hv.machine.clock.cycles += Cost.VMENTRY + Cost.VMEXIT
     hv.observer.preemption_point()

@@ -1,7 +1,7 @@
 """The hypervisor's record of a domain: its tables, pool, grants, mappings, ports and virtual CPUs.
 
-Entries are immutable tuples that are replaced when they change, so that tables of them compare, and can be put
-back by a snapshot, at the speed of a list copy.
+Table entries are immutable tuples, replaced on each change. So tables are compared, and restored from a snapshot, at
+the speed of a list copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Grant(NamedTuple):
-    """A live grant entry: domain `to` may map `frame` (the granter's gfn) with `rights`; the pins are its mappings."""
+    """A live grant entry: domain `to` may map host frame `frame` with `rights`; `gfn` is its place in the granter.
+
+    `host_pins` and `device_pins` count the mappings made from it, by side.
+    """
 
     gfn: int
     frame: int
@@ -31,7 +34,7 @@ class Grant(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """A live handle: where the mapper sees a granted frame; `host` and `device` say which sides are mapped."""
+    """A live handle: where the mapper has a granted frame; `host` and `device` say which sides are mapped."""
 
     granter: int
     ref: int
@@ -44,7 +47,7 @@ class Mapping(NamedTuple):
 
 
 class PortState(IntEnum):
-    """What an allocated event port waits for, or has."""
+    """State of an allocated event port."""
 
     UNBOUND = 0
     CONNECTED = 1
@@ -60,7 +63,7 @@ class Port(NamedTuple):
 
 
 class Bucket:
-    """32 ports, and the heap page (host frame) that pays for them."""
+    """PORTS_PER_BUCKET ports, and the host frame of the heap page charged for them."""
 
     __slots__ = ("page", "ports")
 
@@ -70,7 +73,10 @@ class Bucket:
 
 
 class Domain:
-    """One domain. `pool` holds the host frames of its free table pages; `version` is the negotiated ABI version."""
+    """One domain. `pool` holds the host frames of its free table pages; `version` is the negotiated ABI version.
+
+    `clock_reads` counts the clock reads in window number `clock_window`.
+    """
 
     __slots__ = (
         "buckets",

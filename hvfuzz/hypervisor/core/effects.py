@@ -1,8 +1,8 @@
-"""What a checked hypercall will change: frozen steps, or the refusal that changes nothing.
+"""The result of a hypercall's `check`: an effect made of steps, or a refusal.
 
-A call's `check` only reads.  What it returns says exactly what will happen: dispatch alone applies the steps, in
-order, with a preemption point wherever a long call has done its quota of work.  Steps are immutable values
-(NamedTuples are the cheapest of those in CPython: half the construction time of a frozen dataclass).
+`check` only reads. Its result describes every change to come. Only dispatch applies the steps, in order, with a
+preemption point after each quota of work of a long call. Steps are immutable values (NamedTuples, which CPython
+constructs in half the time of a frozen dataclass).
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 
 PREEMPTION_QUOTA = 64
-"""Units of work that a long call may do before it must offer to be preempted."""
+"""Units of work that a long call may do between two preemption points."""
 
 NO_WORK = 0
-"""Default of `Step.work`: the step touches a handful of words, whatever the guest asked for."""
+"""Default of `Step.work`: the step touches a few words, whatever the arguments."""
 
 PAGE_WORK = 1
-"""A step on one 4 KiB page: 64 of them fit between two preemption points."""
+"""Work of a step on one 4 KiB page: 64 of them fit between two preemption points."""
 
 RELEASE_WORK = PREEMPTION_QUOTA // UNMAP_BURST
-"""Letting go of one side of a grant mapping, flush included: 8 of them fit between two preemption points."""
+"""Work of releasing one side of a grant mapping, flush included: 8 of them fit between two preemption points."""
 
 
 class Step(Protocol):
-    """One indivisible change of the hypervisor's state, a named tuple; oracles look at the machine before and after.
+    """One indivisible change of the hypervisor's state, a named tuple; oracles compare the machine before and after.
 
-    A step of a long call whose work depends on what the guest asked for has a property `work`, in units of the
-    PREEMPTION_QUOTA. Any other step does NO_WORK.
+    A step of a long call has a property `work`, in units of the PREEMPTION_QUOTA, if its work depends on the arguments.
+    Any other step counts as NO_WORK.
     """
 
     def apply(self, hv: Hypervisor) -> None:
-        """Make the change.  The check promised that it cannot fail: an exception here is a hypervisor bug."""
+        """Make the change. The check has established that it succeeds: an exception here is a hypervisor bug."""
         ...
 
 
 def work_of(step: Step) -> int:
-    """Units of work that `step` takes, of the PREEMPTION_QUOTA."""
+    """Work of `step`, in units of the PREEMPTION_QUOTA."""
     work: int = getattr(step, "work", NO_WORK)
     return work
 
 
 Finish = Callable[["Hypervisor"], tuple[Status, int]]
-"""Says (status, result) after the last step, for the calls whose outcome is known only then."""
+"""Returns (status, result) after the last step, for calls whose outcome is known only then."""
 
 
 class Effect(NamedTuple):
-    """A call that passed its check: apply `steps` in order, then return OK and `result` (or what `finish` says)."""
+    """A call that passed its check: apply `steps` in order, then return OK and `result`, or what `finish` returns."""
 
     steps: tuple[Step, ...] = ()
     result: int = 0
@@ -60,7 +60,7 @@ class Effect(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A call that failed its check; `reason` names the check in a few fixed words, without numbers of the run."""
+    """A call that failed its check. `reason` is a fixed name of the check, used as a coverage feature."""
 
     status: Status
     reason: str

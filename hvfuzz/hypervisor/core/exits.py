@@ -1,7 +1,7 @@
-"""VM exits: hypercalls, instructions that are emulated, and accesses that stage 2 refuses.
+"""VM exit handlers: hypercalls, emulated instructions, and accesses that stage 2 refuses.
 
-Every handler edits `vmcs.saved`, which is what the vCPU goes on with, or leaves a fault for VM entry to inject.
-An exception that leaves this module is an error of the hypervisor, never of the guest.
+Each handler edits `vmcs.saved`, the state with which the vCPU resumes, or sets a fault for VM entry to inject.
+An exception that leaves this module is a bug of the hypervisor, whatever the guest did.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 MSRS = int(Saved.MSRS)
 READ_SLOT = 0
-"""Offset in the bounce buffer of the word that a register read goes through."""
+"""Offset in the bounce buffer of the data word of register reads."""
 WRITE_SLOT = 8
-"""The same for a register write."""
+"""Offset in the bounce buffer of the data word of register writes."""
 _FINAL = int(Qualification.FINAL)
 
 
 def handle_exit(hv: Hypervisor, vcpu: VCpu) -> None:
-    """Handle the exit that `vcpu.vmcs` describes, after every deadline that has passed."""
+    """Expire all deadlines that have passed, then handle the exit that `vcpu.vmcs` describes."""
     if hv.scheduler.polls:
         hv.scheduler.expire(hv.machine.vcpus)
     if hv.timers:
@@ -51,7 +51,7 @@ def handle_exit(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def step_over(vmcs: Vmcs) -> None:
-    """The instruction was emulated: the vCPU goes on with the next."""
+    """Advance RIP past the emulated instruction (length: SDM Vol. 3C, 28.2.5)."""
     vmcs.saved[RIP] = vmcs.saved[RIP] + vmcs.length & U64
 
 
@@ -59,7 +59,7 @@ def step_over(vmcs: Vmcs) -> None:
 
 
 def cpuid(hv: Hypervisor, vcpu: VCpu) -> None:
-    """Describe the emulated processor and the hypervisor; hide the host's processor."""
+    """CPUID: the emulated processor and the hypervisor, nothing of the host (SDM Vol. 2A, CPUID)."""
     vmcs = vcpu.vmcs
     saved = vmcs.saved
     vcpus = len(hv.domains[vcpu.domain].vcpus)
@@ -69,7 +69,7 @@ def cpuid(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def time_stamp(hv: Hypervisor, vcpu: VCpu) -> None:
-    """RDTSC, or RDTSCP, which says as well what the guest has in TSC_AUX."""
+    """RDTSC; RDTSCP also loads the guest's TSC_AUX into ECX (SDM Vol. 2B, RDTSC and RDTSCP)."""
     vmcs = vcpu.vmcs
     saved = vmcs.saved
     value = guest_clock.read_counter(hv, vcpu)
@@ -80,9 +80,10 @@ def time_stamp(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def read_msr(hv: Hypervisor, vcpu: VCpu) -> None:
-    """RDMSR of an MSR that the processor does not keep for the guest."""
+    """RDMSR of an MSR that the hypervisor emulates (SDM Vol. 2B, RDMSR)."""
     vmcs = vcpu.vmcs
     value = msr.read(hv, vcpu, vmcs.leaf)
+    # SDM Vol. 2B, RDMSR: a reserved or unimplemented MSR address is #GP(0).
     if value is None:
         vcpu.pending_fault = GuestFault(Vector.GP, 0)
         return
@@ -91,9 +92,10 @@ def read_msr(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def write_msr(hv: Hypervisor, vcpu: VCpu) -> None:
-    """WRMSR, likewise."""
+    """WRMSR of an MSR that the hypervisor emulates (SDM Vol. 2D, WRMSR)."""
     vmcs = vcpu.vmcs
     value = (vmcs.saved[RAX] & 0xFFFF_FFFF) | (vmcs.saved[RDX] & 0xFFFF_FFFF) << 32
+    # SDM Vol. 2D, WRMSR: #GP(0) for an unimplemented MSR, or a reserved bit set; RIP then stays.
     if msr.write(hv, vcpu, vmcs.leaf, value):
         step_over(vmcs)
     else:
@@ -101,14 +103,15 @@ def write_msr(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def hlt(hv: Hypervisor, vcpu: VCpu) -> None:
-    """Halt the vCPU, unless there is an event that it has not seen yet, or an interrupt that it can take."""
+    """HLT: halt the vCPU (SDM Vol. 2A, HLT)."""
+    # An event or interrupt that came before the HLT ends it at once: else the vCPU could sleep for ever.
     if not event_channels.any_pending(hv.domains[vcpu.domain]) and apic.pending(hv, vcpu) < 0:
         hv.scheduler.halt(vcpu)
     step_over(vcpu.vmcs)
 
 
 def port_access(hv: Hypervisor, vcpu: VCpu) -> None:
-    """IN or OUT, or a string of them: the domain's serial port or floppy controller; nothing else answers."""
+    """IN, OUT, INS or OUTS at a port of the domain's device models; other ports read as ones (SDM Vol. 3C, 28.2.1)."""
     vmcs = vcpu.vmcs
     if vmcs.string:
         if string_io.transfer(hv, vcpu):
@@ -126,12 +129,12 @@ def port_access(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def merged(register: int, width: int, value: int) -> int:
-    """`register` after `width` bytes were written to it: 1 and 2 leave the rest, 4 clears the upper half."""
+    """`register` after a write of `width` bytes: 1 or 2 keep the rest, 4 clear the high half (SDM Vol. 1, 3.4.1.1)."""
     return value if width >= 4 else register & ~SIZE_MASK[width] | value
 
 
 def triple_fault(hv: Hypervisor, vcpu: VCpu) -> None:
-    """The guest's own fault handling failed: the vCPU never runs again."""
+    """Triple fault: the vCPU never runs again (SDM Vol. 3C, 26.2)."""
     hv.scheduler.stop(vcpu)
 
 
@@ -139,19 +142,20 @@ def triple_fault(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def ept_misconfiguration(hv: Hypervisor, vcpu: VCpu) -> None:
-    """The hypervisor wrote a malformed EPT entry: its own error, whatever the guest did."""
+    """EPT misconfiguration (SDM Vol. 3C, 29.3.3.1): the hypervisor wrote a malformed entry, which is its bug."""
     raise HostBug("stage 2 is misconfigured")
 
 
 def ept_violation(hv: Hypervisor, vcpu: VCpu) -> None:
-    """A register access, if the page belongs to a device or a model of the domain; else the guest gets #GP(0)."""
+    """EPT violation (SDM Vol. 3C, 29.3.3.2): emulate accesses to the domain's devices, refuse all others."""
     device = emulated_device(hv, vcpu)
     if device is None:
         refuse_access(hv, vcpu)
         return
     vmcs = vcpu.vmcs
-    # The violation tells the page; where in it the operand lies, and how long it is, the instruction does.
+    # The exit gives the page; offset and width come from the decoded instruction.
     offset, width = vmcs.operand & (MMIO_SIZE - 1), vmcs.width
+    # A misaligned access could cross into the next register: it reads as zero and writes nothing.
     aligned = not offset & (width - 1)
     if vmcs.write:
         if aligned:
@@ -162,7 +166,10 @@ def ept_violation(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def refuse_access(hv: Hypervisor, vcpu: VCpu) -> None:
-    """#GP(0); in the delivery of another exception, what a processor makes of the two, which may be the end."""
+    """Inject #GP(0), or what it becomes during the delivery of another exception: #DF, or a triple fault.
+
+    (SDM Vol. 3A, tables 6-4 and 6-5; Vol. 3C, 28.2.4 on IDT-vectoring information.)
+    """
     refusal = GuestFault(Vector.GP, 0)
     vectoring = vcpu.vmcs.vectoring
     exception = vectoring & VECTORING_EXCEPTION == VECTORING_EXCEPTION
@@ -174,21 +181,23 @@ def refuse_access(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Registers | None:
-    """The device whose register the faulting load or store is for; None if it is for none of the domain's."""
+    """The device or device model of the domain that the faulting load or store addresses; None if there is none."""
     vmcs = vcpu.vmcs
+    # Neither a fetch nor a page-table walk can be emulated (SDM Vol. 3C, table 28-7: bit 8 tells a walk).
     if not vmcs.width or not vmcs.qualification & _FINAL:
-        return None  # a fetch, or the walk of a page table: neither can be emulated
+        return None
     number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
     if 0 <= number < DEVICES:
         device = hv.machine.devices[number]
+        # Without this check, a domain could program a device that does DMA into another domain.
         return device if hv.iommu.domain_of(device.bdf) == vcpu.domain else None
     model = hv.domains[vcpu.domain].devices.by_page.get(number)
     return None if model is None else model.accessed_by(vcpu)
 
 
-# Registers are emulated through a word of the bounce buffer for each direction, as a real emulator hands a pointer to
-# its data to a device model. Each is written whole before it is used, whatever the width of the access: what was there
-# before is the hypervisor's own.
+# Register data passes through one word of the bounce buffer for each direction, as a real emulator hands a device model
+# a pointer to its data. The whole word is written before use, whatever the width of the access: it may hold
+# data of the hypervisor (XSA-239).
 
 
 def read_register(hv: Hypervisor, device: Registers, offset: int, width: int) -> int:
@@ -206,7 +215,7 @@ def write_register(hv: Hypervisor, device: Registers, offset: int, width: int, v
 
 
 def fill_slot(hv: Hypervisor, slot: int, value: int, width: int) -> None:
-    """Put the low `width` bytes of `value` into a slot, and zeroes beyond them."""
+    """Write the low `width` bytes of `value`, extended by zeroes, to a slot."""
     hv.host.write64(slot, value & SIZE_MASK[width])
 
 
@@ -223,4 +232,4 @@ HANDLERS: Final[dict[ExitReason, Callable[[Hypervisor, VCpu], None]]] = {
     ExitReason.HLT: hlt,
     ExitReason.TRIPLE_FAULT: triple_fault,
 }
-"""Exit reason -> its handler."""
+"""Exit reason -> handler (SDM Vol. 3D, appendix C)."""

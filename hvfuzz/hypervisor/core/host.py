@@ -1,7 +1,7 @@
 """Host context: the hypervisor's own access to memory and to its arrays, checked and counted.
 
-Where C would corrupt memory, Python raises on some wrong indices and quietly wraps others; both become `HostFault`
-here. A guest's mistakes are values (`Refused`); every exception that leaves host context is a hypervisor bug.
+Where C would corrupt memory, Python raises on some wrong indices and silently wraps others; both become `HostFault`
+here. Guest errors are values (`Refused`); every exception that leaves host context is a hypervisor bug.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_getitem = list.__getitem__  # bound once: the hypervisor looks domains and table entries up all the time
-_REFUSED_BITS = (1 << 63) | 7  # of an address: negative (Python would wrap around) or not on a word
+_getitem = list.__getitem__  # bound once: domain and table lookups are frequent
+_REFUSED_BITS = (1 << 63) | 7  # of an address: negative (Python would wrap around) or misaligned
 
 
 class HostFault(Exception):
-    """The hypervisor touched memory, or an array element, that does not exist."""
+    """The hypervisor accessed memory, or an array element, that does not exist."""
 
 
 class HostBug(AssertionError):
-    """A promise between two parts of the hypervisor is broken, such as a checked step that fails."""
+    """An internal invariant of the hypervisor is broken, such as a checked step that fails."""
 
 
 class Work:
-    """Work done by the hypervisor, in units of one word, element or whole page touched; watchers take differences.
+    """Work done by the hypervisor, in units of one word, array element or whole page accessed.
 
-    `stores` counts the elements of arrays that were written: while it stands still, so does every array.
+    `stores` counts writes to `HostArray` elements: while it is constant, so is every array.
     """
 
     __slots__ = ("stores", "units")
@@ -45,7 +45,7 @@ class Work:
 
 
 class HostArray(list[T]):
-    """A fixed-size array as C has it, but checked: no index below zero or beyond the end; each access is work.
+    """A fixed-size array with checked indices: below zero or beyond the end is a `HostFault`; each access is work.
 
     Searches (`lowest_free`, iteration, slices) run at C speed and count their length as work.
     """
@@ -97,16 +97,16 @@ class HostArray(list[T]):
 
 
 class Words(Protocol):
-    """Memory by words."""
+    """Memory as an indexable sequence of 8-byte words."""
 
     def __getitem__(self, word: int, /) -> int: ...
 
 
 class HostMemory:
-    """Host physical memory through the hypervisor's own mapping of all of it.
+    """Host physical memory, accessed through the hypervisor's mapping of all memory.
 
-    Each access is told to the observer, counted as work, and raises `HostFault` when it is not on a word of
-    existing memory. Nothing here is charged to the clock: the cost of an exit covers the handler's own accesses.
+    Each access is reported to the observer and counted as work. It raises `HostFault` outside of memory, or if a word
+    is misaligned. Nothing is charged to the clock: the cost of an exit covers the handler's own accesses.
     """
 
     __slots__ = ("machine", "memory", "observer", "on_access", "store64", "words", "work")
@@ -114,7 +114,7 @@ class HostMemory:
     def __init__(self, machine: Machine, observer: Observer = SILENT) -> None:
         self.machine = machine
         self.memory = machine.memory
-        # What single words are read and written by: bound here once, and hooked by whoever looks at each access.
+        # Accessors of single words, bound once; observers may replace them to hook each access.
         self.words: Words = machine.memory.words
         self.store64 = machine.memory.store64
         self.work = Work()
@@ -124,14 +124,14 @@ class HostMemory:
         self.watch(observer)
 
     def watch(self, observer: Observer) -> None:
-        """Report to `observer` from now on."""
+        """Make `observer` the observer of all accesses."""
         self.observer = observer
         # A no-op call would cost as much as the access itself, several million times a second.
         silent = type(observer).host_access is Observer.host_access
         self.on_access = None if silent else observer.host_access
 
     def read64(self, hpa: int) -> int:
-        """The word at `hpa`."""
+        """The word at `hpa`, which must be aligned to 8 bytes."""
         self.work.units += 1
         if hpa & _REFUSED_BITS:
             raise HostFault(f"word read at {hpa:#x}")
@@ -143,7 +143,7 @@ class HostMemory:
             raise HostFault(f"word read at {hpa:#x}") from None
 
     def write64(self, hpa: int, value: int) -> None:
-        """Set the word at `hpa`; `value` is a u64."""
+        """Set the word at `hpa`, which must be aligned to 8 bytes; `value` is a u64."""
         self.work.units += 1
         if hpa & _REFUSED_BITS:
             raise HostFault(f"word written at {hpa:#x}")
@@ -165,17 +165,17 @@ class HostMemory:
         self.memory.write(hpa, data)
 
     def fill(self, hfn: int, word: int = 0, frames: int = 1) -> None:
-        """Set every word of `frames` frames from `hfn` on."""
+        """Set every word of `frames` frames from `hfn` on to `word`."""
         self._check_range(hfn << PAGE_SHIFT, frames * PAGE_SIZE, True)
         for frame in range(hfn, hfn + frames):
             self.memory.fill(frame, word)
 
     def direct(self, gva: int) -> int:
-        """The host physical address of `gva`, an address in the hypervisor's hole: its mapping of all memory."""
+        """Host physical address of `gva`, an address in the hypervisor's hole (its mapping of all memory)."""
         return gva - HYPERVISOR_HOLE_START
 
     def _check_range(self, hpa: int, size: int, write: bool) -> None:
-        self.work.units += 1 + (size >> PAGE_SHIFT)  # a page in one go is as much work as a word
+        self.work.units += 1 + (size >> PAGE_SHIFT)  # a whole page counts as much as a word
         if hpa < 0 or size < 0 or hpa + size > self.memory.size:
             raise HostFault(f"{size} bytes {'written' if write else 'read'} at {hpa:#x}")
         if size and self.on_access is not None:

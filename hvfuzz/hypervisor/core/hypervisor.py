@@ -1,4 +1,4 @@
-"""The hypervisor's state: everything that host context knows. `boot` makes one; `exits` handles the VM exits."""
+"""The hypervisor's state. `boot` creates it; `exits` handles the VM exits."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ CONTROL_AREA = 0
 CONTROL_MAGIC = int.from_bytes(b"hvfuzz\0\1", "little")
 CONTROL_CANARY = CONTROL_AREA + PAGE_SIZE - 8
 MODELS: Final = 0x40
-"""Offset in the bounce buffer of the memory of domain 0's device models; each further domain has the next AREA."""
+"""Offset in the bounce buffer of domain 0's device model memory; the AREAs of the other domains follow in order."""
 
 
 class Hypervisor:
-    """The state of host context. It imports nothing that acts on it: exits, dispatch, hypercalls and boot do.
+    """The state of host context. Exits, dispatch, hypercalls and boot import this module, never the reverse.
 
-    Host memory, low to high: the control area, the frame table, the IOMMU's root and context tables, the bounce
-    buffer; the rest is the allocator's, but for what firmware has reserved. Firmware has left its DMAR table in the
-    control area, where it stays.
+    Host memory, low to high: control area, frame table, the IOMMU's root and context tables, bounce buffer. The
+    allocator manages the rest, except for regions that firmware has reserved. Firmware has put its DMAR table into the
+    control area.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class Hypervisor:
         self.machine = machine
         self.world = world
         self.abi = abi
-        """The contract that dispatch speaks."""
+        """The hypercalls that dispatch accepts."""
         self.models = tuple(models)
         """The device models that each domain has."""
         self.secret = secret
@@ -79,28 +79,28 @@ class Hypervisor:
         self.allocator = Allocator(self.host, self.frames, secret)
         self.scheduler = Scheduler(machine.clock)
         self.timers: dict[int, Alarm] = {}
-        """The timers that are armed, by domain."""
+        """Armed timers, by domain."""
         self.domains: HostArray[Domain] = HostArray((), self.host.work)
         self.windows: dict[tuple[int, int], int] = {}
-        """(domain, device page) -> the device whose registers are mapped there, for each device once at most."""
+        """(domain, device page) -> number of the device whose registers are mapped there; each occurs at most once."""
         self.canary = canaries.canary(secret, canaries.CONTROL, 0)
         self._lay_out_memory()
         self.reserved = self._reserve()
-        """The frames that firmware keeps for a device, by its bdf."""
+        """Frames that firmware reserves for a device, by its bdf."""
         self.iommu = self._device_tables()
         self.bounce = self._bounce_buffer()
-        """Host physical address of two words, the data of a register read and of a register write; then the areas of
-        the domains' device models."""
+        """Host physical address of the bounce buffer: a data word of register reads, one of register writes, then the
+        AREAs of the domains' device models."""
         self.msr_bitmap = 0
-        """Host physical address of the page that says which MSRs exit, for all vCPUs."""
+        """Host physical address of the MSR bitmap, shared by all vCPUs."""
         self.apics: HostArray[int] = HostArray((), self.host.work)
         """Host physical address of the APIC registers of each vCPU, by its id."""
         self.apic_timers: dict[int, int] = {}
-        """Id of a vCPU whose APIC timer counts -> when it ends, in cycles."""
+        """Id of each vCPU whose APIC timer is running -> when it expires, in cycles."""
 
     @property
     def observer(self) -> Observer:
-        """Who is told what the hypervisor does; assign to it to watch."""
+        """The observer of this hypervisor; assign to replace it."""
         return self.host.observer
 
     @observer.setter
@@ -109,11 +109,11 @@ class Hypervisor:
 
     @property
     def work(self) -> Work:
-        """The count of work that host context has done."""
+        """Work that host context has done so far."""
         return self.host.work
 
     def resolve(self, caller: Domain, number: int) -> Domain | None:
-        """The domain that a domain field of a call by `caller` names; None if there is none."""
+        """The domain that an argument of a call by `caller` names (SELF: the caller); None if it does not exist."""
         if number == SELF:
             return caller
         return self.domains[number] if number < len(self.domains) else None
@@ -128,7 +128,7 @@ class Hypervisor:
         return self.bounce + MODELS + domain * AREA
 
     def _lay_out_memory(self) -> None:
-        """All frames are free, but for those of the control area and of the frame table itself."""
+        """Mark all frames free, except for the control area and the frame table itself."""
         frames = self.frames
         self.host.write(frames.base, FREE_WORD.to_bytes(8, "little") * frames.count)
         first = FRAME_TABLE_BASE >> PAGE_SHIFT
@@ -139,22 +139,22 @@ class Hypervisor:
         self.host.write64(CONTROL_CANARY, self.canary)
 
     def _reserve(self) -> Regions:
-        """Take the memory that firmware keeps for devices, before anybody else does."""
+        """Take the memory that firmware reserves for devices, before any other allocation."""
         regions = read_regions(self.host, CONTROL_AREA + DMAR_ADDRESS)
         for hfn in dict.fromkeys(hfn for region in regions.values() for hfn in region):
             self.allocator.take(hfn, OWNER_HYPERVISOR, FrameState.RESERVED)
         return regions
 
     def is_reserved(self, page: int, count: int = 1) -> bool:
-        """Whether one of the `count` device pages from `page` on is at the address of a reserved region."""
+        """Whether any of the `count` device pages from `page` on lies at the address of a reserved region."""
         return any(page < region.stop and region.start < page + count for region in self.reserved.values())
 
     def window_of(self, device: int) -> tuple[int, int] | None:
-        """The domain and the device page at which the registers of `device` are mapped."""
+        """(domain, device page) at which the registers of `device` are mapped, or None."""
         return next((place for place, number in self.windows.items() if number == device), None)
 
     def _device_tables(self) -> ContextTables:
-        """Root and context tables without a device in them, and the IOMMU switched on."""
+        """Create empty root and context tables, and enable the IOMMU (VT-d spec 9.1, 9.3)."""
         buses = {device.bdf >> 8: 0 for device in self.machine.devices}
         root = self.table_page()
         tables = ContextTables(self.host, root, {bus: self.table_page() for bus in buses})
@@ -162,7 +162,7 @@ class Hypervisor:
         return tables
 
     def _bounce_buffer(self) -> int:
-        """A heap page full of what a guest must not see, for data on the way between guests and device models."""
+        """Allocate the bounce buffer, a heap page filled with its canary: stale data is then recognised as a leak."""
         hfn = self.allocator.alloc_heap_page()
         page = hfn << PAGE_SHIFT
         secret = self.host.read(page + HEAP_CANARY, 8)
@@ -170,6 +170,6 @@ class Hypervisor:
         return page + HEAP_HEADER
 
     def table_page(self) -> int:
-        """Host physical address of a zeroed page for a table of the hypervisor's own."""
+        """Allocate a zeroed page for one of the hypervisor's own tables; returns its host physical address."""
         hfn = self.allocator.alloc_page(OWNER_HYPERVISOR, FrameState.TABLE)
         return hfn << PAGE_SHIFT

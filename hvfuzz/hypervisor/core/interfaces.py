@@ -1,7 +1,7 @@
-"""Narrow views of the hypervisor's state: a leaf names the one that it needs, and can use nothing else.
+"""Narrow views of the hypervisor's state: each low-level function takes only the view that it needs.
 
-`Hypervisor` satisfies all of them, and the type checker proves it at each call. What may do anything, such as a step of
-an effect or an exit handler, takes `Hypervisor` itself.
+`Hypervisor` satisfies all of them; the type checker verifies this at each call. Steps and exit handlers take
+`Hypervisor` itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Frames(Protocol):
-    """Who owns each frame, and how often it is counted."""
+    """Owner, state and reference counts of each frame."""
 
     @property
     def frames(self) -> FrameTable: ...
@@ -32,7 +32,7 @@ class Domains(Protocol):
 
 
 class GrantTables(Frames, Domains, Protocol):
-    """Grant entries and mappings, and the frames that they pin."""
+    """Grant entries and mappings, and the frames they pin."""
 
 
 class Wakeup(Domains, Protocol):
@@ -43,7 +43,7 @@ class Wakeup(Domains, Protocol):
 
 
 class ClockSource(Wakeup, Protocol):
-    """The virtual clock, and each domain's budget of reads."""
+    """The virtual clock, and each domain's count of clock reads."""
 
     @property
     def machine(self) -> Machine: ...
@@ -67,7 +67,7 @@ class ApicTimers(Apics, ClockSource, Protocol):
 
 
 class ApicPages(Apics, Protocol):
-    """Where the page of a new APIC comes from."""
+    """Local APICs, and the allocator of their register pages."""
 
     @property
     def allocator(self) -> Allocator: ...

@@ -1,4 +1,4 @@
-"""All device models: a new one is a file beside this one, and a line of MODELS."""
+"""List of all device models. To add one, write a module here and add its class to MODELS."""
 
 from typing import Final
 
@@ -10,4 +10,4 @@ from hvfuzz.hypervisor.devices.timer import Timer
 from hvfuzz.hypervisor.devices.uart import Uart
 
 MODELS: Final[tuple[type[DeviceModel], ...]] = (Uart, Fifo, IoApic, Timer, CoalescedMmio)
-"""Every domain has one of each; their memory lies in this order."""
+"""Every domain has one of each, with their host memory in this order."""

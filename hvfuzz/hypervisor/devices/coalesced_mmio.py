@@ -1,8 +1,8 @@
-"""A window whose writes are not emulated but queued, for whoever models the device in the guest: coalesced MMIO.
+"""Coalesced MMIO: a register window whose writes are queued in a ring, for a device model inside the guest.
 
-The ring lies in the domain's own memory, as KVM's lies in that of its device model (include/uapi/linux/kvm.h,
-`struct kvm_coalesced_mmio_ring`): first and last, then SLOTS entries of address, length, padding and data. Both indices
-can be anything at any time: each is fetched once, and used only after a look at it. CVE-2019-14821 did not look.
+The ring lies in the domain's memory, laid out as KVM's (include/uapi/linux/kvm.h, `struct kvm_coalesced_mmio_ring`):
+first and last, then SLOTS entries of address, length, padding and data. The guest can change both indices at any time:
+each is fetched once, and checked before use. KVM did not check one of them (CVE-2019-14821).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
 
 RING: Final = int(direct_map(COALESCED_GFN << PAGE_SHIFT))
-"""Guest virtual address of the ring, in the tables of the vCPU that writes."""
+"""Guest virtual address of the ring, translated by the page tables of the writing vCPU."""
 HEADER: Final = Struct("<II")
-"""first, which the guest moves on, and last, which the hypervisor does: the entries between them are full."""
+"""first, advanced by the guest, and last, advanced by the hypervisor: the entries between them are full."""
 LAST: Final = 4
 ENTRY: Final = Struct("<QIIQ")
 SLOTS: Final = 16
 
 
 class CoalescedMmio(DeviceModel):
-    """The window of one domain. It keeps nothing: the ring is reached through the tables of the vCPU that writes."""
+    """The window of one domain. It has no state: the ring is accessed through the page tables of the writing vCPU."""
 
     __slots__ = ("guests",)
 
@@ -42,12 +42,12 @@ class CoalescedMmio(DeviceModel):
         super().__init__(site)
 
     def accessed_by(self, vcpu: VCpu) -> Window:
-        """The window over the ring of `vcpu`."""
+        """The window, with the ring as `vcpu` maps it."""
         return Window(self.guests, vcpu)
 
 
 class Window:
-    """The window of the domain of `vcpu`, for one access."""
+    """The window during one access by `vcpu`."""
 
     __slots__ = ("hv", "vcpu")
 
@@ -56,11 +56,11 @@ class Window:
         self.vcpu = vcpu
 
     def mmio_read(self, offset: int, size: int) -> int:
-        """Nothing: a write that is queued has no effect yet."""
+        """Reads as zero: queued writes have no effect on the window."""
         return 0
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
-        """Queue the write; it is lost if the ring is full, makes no sense, or cannot be reached."""
+        """Queue the write; it is dropped if the ring is full, has an invalid index, or is not mapped."""
         header = guest_access.copy_from_guest(self.hv, self.vcpu, RING, HEADER.size)
         if header is None:
             return
@@ -69,14 +69,15 @@ class Window:
             return
         address = MMIO_BASE + COALESCED * MMIO_SIZE + offset
         entry = ENTRY.pack(address, size, 0, value)
-        # The index comes last: the guest may look as soon as it moves.
+        # Write the index last: the guest may read the entry as soon as the index moves.
         if guest_access.copy_to_guest(self.hv, self.vcpu, RING + HEADER.size + slot * ENTRY.size, entry):
             following = (slot + 1) % SLOTS
             guest_access.copy_to_guest(self.hv, self.vcpu, RING + LAST, following.to_bytes(4, "little"))
 
 
 def free_slot(first: int, last: int) -> int | None:
-    """Where the next entry goes, if an index is one and there is room: one slot is always empty."""
+    """Slot of the next entry; None if `last` is invalid or the ring is full (one slot always stays empty)."""
+    # Without this check, a guest could have the entry written beyond the ring (CVE-2019-14821).
     if last >= SLOTS or (last + 1) % SLOTS == first:
         return None
     return last

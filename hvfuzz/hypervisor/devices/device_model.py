@@ -1,7 +1,6 @@
-"""What every device model has: its placement, the host memory that it keeps, and registers.
+"""Base class of device models: placement, host memory and registers.
 
-A model is a class; `MODELS` in all_models.py lists those that each domain gets. Its class attributes are the
-whole of its registration.
+`MODELS` in all_models.py lists the classes that each domain gets. The class attributes of a model register it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 AREA: Final = 0x100
 """Bytes of host memory for all models of one domain."""
 ALIGNMENT: Final = 0x40
-"""The memory of each model begins at such a boundary. What is left between two holds secrets."""
+"""Alignment of each model's memory. The gaps between models hold canary words."""
 
 
 class Alarm(Protocol):
@@ -37,27 +36,27 @@ class Alarm(Protocol):
 
     @property
     def port(self) -> int:
-        """Event port that is told."""
+        """Event port to notify."""
 
     def expire(self) -> None: ...
 
 
 class Site(NamedTuple):
-    """What a model of one domain works with."""
+    """The resources that one model of one domain gets."""
 
     host: HostMemory
     clock: Clock
     domain: int
     memory: int
-    """Host physical address of the `memory` bytes that the class asks for."""
+    """Host physical address of the model's memory, of the size that its class attribute `memory` gives."""
     guests: GuestMemory
-    """Guest memory, for a model that reads or writes it."""
+    """Access to guest memory."""
     armed: dict[int, Alarm]
-    """The models that have a deadline, by domain; at most one a domain."""
+    """Armed models, by domain; at most one per domain."""
 
 
 class Registers(Protocol):
-    """What a load or store to the page of a model, or of a device, reaches."""
+    """Registers of a device or device model, as loads and stores to its page access them."""
 
     def mmio_read(self, offset: int, size: int, /) -> int: ...
 
@@ -65,19 +64,19 @@ class Registers(Protocol):
 
 
 class DeviceModel:
-    """A device model of one domain. A register that a subclass does not define reads as nothing and ignores writes."""
+    """A device model of one domain. By default, ports read as ones, MMIO registers as zero, and writes are ignored."""
 
     __slots__ = ()
 
     placement: ClassVar[Placement]
     memory: ClassVar[int] = 0
-    """Bytes of host memory that the model keeps, between the memory of other models and secrets."""
+    """Bytes of host memory that the model needs; it lies among the memory of other models and canary words."""
 
     def __init__(self, site: Site) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Bring the model into the state after power-on."""
+        """Set the model to its power-on state."""
 
     def port_read(self, offset: int, size: int) -> int:
         """IN of 1, 2 or 4 bytes at `offset` of the model's ports."""
@@ -94,7 +93,7 @@ class DeviceModel:
         """Store of the low `size` bytes of `value`."""
 
     def accessed_by(self, vcpu: VCpu) -> Registers:
-        """The registers as `vcpu` reaches them; not `self` only if an access depends on the vCPU."""
+        """The registers as `vcpu` accesses them; overridden only if an access depends on the vCPU."""
         return self
 
 
@@ -106,14 +105,14 @@ class DomainDevices:
     def __init__(self, models: Iterable[DeviceModel]) -> None:
         self.by_name: dict[str, DeviceModel] = {}
         self.by_port: dict[int, tuple[DeviceModel, int]] = {}
-        """Port -> the model, and the offset of the port within the model's."""
+        """Port -> (model, offset of the port among those of the model)."""
         self.by_page: dict[int, DeviceModel] = {}
-        """Page of the register window -> the model."""
+        """Page of the register window -> model."""
         for model in models:
             placement = model.placement
             taken = placement.name in self.by_name or placement.page in self.by_page
             if taken or any(port in self.by_port for port in placement.ports):
-                raise HostBug(f"device model {placement.name}: name, ports or page are those of another model")
+                raise HostBug(f"device model {placement.name}: name, ports or page collide with those of another model")
             self.by_name[placement.name] = model
             self.by_port.update({port: (model, at) for at, port in enumerate(placement.ports)})
             if placement.page is not None:
@@ -128,5 +127,5 @@ def memory_offsets(models: Iterable[type[DeviceModel]]) -> dict[str, int]:
         offsets[model.placement.name] = end
         end += -(-model.memory // ALIGNMENT) * ALIGNMENT
     if end > AREA:
-        raise HostBug(f"the device models of a domain keep {end:#x} bytes of host memory, limit {AREA:#x}")
+        raise HostBug(f"the device models of a domain need {end:#x} bytes of host memory, limit {AREA:#x}")
     return offsets

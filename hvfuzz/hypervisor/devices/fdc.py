@@ -1,7 +1,7 @@
-"""The floppy controller of a domain: commands, parameters, data and results go through one bounded FIFO.
+"""Floppy disk controller: commands, parameters, data and results pass through one bounded FIFO.
 
-As the 82077AA has it (Intel datasheet, chapters 2 and 5), cut down to what a driver does before there is a disk; there
-never is one. The FIFO is host memory between that of other domains' models: CVE-2015-3456 wrote past its end.
+A subset of the 82077AA (Intel data sheet, chapters 2 and 5): what a driver uses before it finds a disk. No disk is ever
+present. The FIFO is host memory next to that of other models: QEMU wrote beyond its end (CVE-2015-3456).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hvfuzz.hypervisor.devices.device_model import DeviceModel, Site
 
 
 class Register(IntEnum):
-    """Port offsets; the others read as zero and ignore writes."""
+    """Port offsets; other ports read as zero and ignore writes."""
 
     DOR = 2
     """Digital output: while bit 2 is clear the controller is held in reset."""
@@ -27,7 +27,7 @@ class Register(IntEnum):
 
 
 class Phase(IntEnum):
-    """What the next byte is (5.1)."""
+    """Phase of a command: what the next byte is (82077AA, 5.1)."""
 
     COMMAND = 0
     """A command or one of its parameters."""
@@ -36,7 +36,7 @@ class Phase(IntEnum):
 
 
 SIZE: Final = 32
-"""Bytes of the FIFO."""
+"""Size of the FIFO, in bytes."""
 DOR_RUN: Final = 0x04
 DOR_POWER_ON: Final = 0x0C
 MSR_READY: Final = 0x80
@@ -52,12 +52,12 @@ DRIVE_SPECIFICATION: Final = 0x8E
 PARAMETERS: Final[Mapping[int, int]] = MappingProxyType(
     {SPECIFY: 2, SENSE_INTERRUPT: 0, SEEK: 2, VERSION: 0, WRITE_DATA: 8, READ_ID: 1}
 )
-"""Parameter bytes of each command; those of DRIVE_SPECIFICATION end with one that has DONE."""
+"""Number of parameter bytes of each command; those of DRIVE_SPECIFICATION end with one that has DONE set."""
 DONE: Final = 0x80
 INVALID: Final = 0x80
 SEEK_END: Final = 0x20
 NOT_READY: Final = 0x48
-"""ST0: abnormal end, no drive."""
+"""ST0: abnormal termination, drive not ready."""
 ENHANCED: Final = 0x90
 
 
@@ -75,25 +75,25 @@ class Fifo(DeviceModel):
         super().__init__(site)
 
     def reset(self) -> None:
-        """Bring the controller into the state after power-on, with an empty FIFO."""
+        """Set the controller to its power-on state, with a zeroed FIFO."""
         self.dor: int = DOR_POWER_ON
         self.cylinder: int = 0
         self.phase: Phase = Phase.COMMAND
         self.position: int = 0
-        """Where the next byte goes to, or comes from."""
+        """FIFO index of the next byte."""
         self.length: int = 0
-        """Bytes of the present result."""
+        """Size of the current result, in bytes."""
         self.host.write(self.buffer, bytes(SIZE))
 
     def port_read(self, offset: int, size: int) -> int:
-        """IN of 1, 2 or 4 bytes: that many registers, as from an 8-bit device."""
+        """IN of 1, 2 or 4 bytes reads that many 8-bit registers."""
         value = 0
         for at in range(size):
             value |= self._read(offset + at) << (at << 3)
         return value
 
     def port_write(self, offset: int, size: int, value: int) -> None:
-        """OUT of 1, 2 or 4 bytes: that many registers."""
+        """OUT of 1, 2 or 4 bytes writes that many 8-bit registers."""
         for at in range(size):
             self._write(offset + at, value >> (at << 3) & 0xFF)
 
@@ -130,20 +130,21 @@ class Fifo(DeviceModel):
                 self._execute()
 
     def put(self, byte: int) -> None:
-        """Append to the FIFO; what it has no room for is lost."""
+        """Append a byte to the FIFO; it is dropped if the FIFO is full."""
+        # DRIVE_SPECIFICATION takes any number of parameters: without this check, they overrun the FIFO (CVE-2015-3456).
         if self.position < SIZE:
             self.host.write(self.buffer + self.position, bytes((byte,)))
             self.position += 1
 
     def _complete(self, byte: int) -> bool:
-        """Whether a command has all of its parameters, `byte` being the last that came."""
+        """Whether the command has all its parameters; `byte` is the latest."""
         command = self.host.read(self.buffer, 1)[0]
         if command == DRIVE_SPECIFICATION:
             return self.position > 1 and byte & DONE != 0
         return self.position > PARAMETERS.get(command, 0)
 
     def _execute(self) -> None:
-        """Carry out the command at the front of the FIFO."""
+        """Execute the command at the start of the FIFO."""
         command, _, last = self.host.read(self.buffer, 3)
         if command in (SPECIFY, DRIVE_SPECIFICATION):
             self._begin(Phase.COMMAND)

@@ -1,7 +1,7 @@
-"""The I/O APIC of a domain: an index register selects which of its registers the window shows.
+"""I/O APIC: an index register selects which register the data window accesses.
 
-As the 82093AA has it (Intel datasheet, 3.1 and 3.2), with fewer pins. The redirection entries are host memory between
-that of other domains' models, and the index is whatever a guest wrote: CVE-2013-1798 did not look at it.
+As in the 82093AA (Intel data sheet, 3.1 and 3.2), with fewer pins. The redirection entries are host memory next to that
+of other models, and the guest can write any index: KVM did not check it (CVE-2013-1798).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from hvfuzz.machine.addresses import SIZE_MASK
 SELECT: Final = 0xD0
 """IOREGSEL: offset of the index register in the page (0 in the original)."""
 WINDOW: Final = 0xE0
-"""IOWIN: the register that is selected, 32 bits (0x10 in the original)."""
+"""IOWIN: offset of the data window in the page, 32 bits (0x10 in the original)."""
 PINS: Final = 8
 ENTRY: Final = 8
-"""Bytes of a redirection entry."""
+"""Size of a redirection entry, in bytes."""
 ID: Final = 0
 VERSION: Final = 1
 FIRST_ENTRY: Final = 0x10
-"""Index of the lower half of entry 0; two registers for each entry."""
+"""Index of the low half of entry 0; each entry has two registers."""
 VERSION_VALUE: Final = 0x11 | PINS - 1 << 16
 ID_BITS: Final = 0x0F00_0000
 WRITABLE: Final = 0xFF00_0000_0001_AFFF
-"""Of an entry: all but delivery status, remote IRR and what is reserved."""
+"""Writable bits of an entry: all except delivery status, remote IRR and reserved bits (82093AA, 3.2.4)."""
 MASKED: Final = 1 << 16
 LOW: Final = 0xFFFF_FFFF
 
@@ -45,19 +45,19 @@ class IoApic(DeviceModel):
         super().__init__(site)
 
     def reset(self) -> None:
-        """Bring it into the state after power-on: every pin masked (82093AA, 3.2.4)."""
+        """Set the power-on state: every pin masked (82093AA, 3.2.4)."""
         self.select: int = 0
         self.id: int = 0
         for pin in range(PINS):
             self.host.write64(self.entries + pin * ENTRY, MASKED)
 
     def mmio_read(self, offset: int, size: int) -> int:
-        """The low `size` bytes of a register; 0 where none is."""
+        """The low `size` bytes of a register; other offsets read as zero."""
         value = self.select if offset == SELECT else self._read() if offset == WINDOW else 0
         return value & SIZE_MASK[size]
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
-        """Write a register, `size` bytes of `value` extended by zeros; ignored where none is."""
+        """Write the low `size` bytes of `value`, zero-extended, to a register; writes to other offsets are ignored."""
         value &= SIZE_MASK[size]
         if offset == SELECT:
             self.select = value & 0xFF
@@ -65,8 +65,9 @@ class IoApic(DeviceModel):
             self._write(value & LOW)
 
     def entry(self) -> int:
-        """Host physical address of the entry that is selected, 0 if none is."""
+        """Host physical address of the selected entry; 0 if the index selects none."""
         pin = self.select - FIRST_ENTRY >> 1
+        # Without this check, a guest could read and write host memory beyond the entries (CVE-2013-1798).
         return self.entries + pin * ENTRY if 0 <= pin < PINS else 0
 
     def _read(self) -> int:

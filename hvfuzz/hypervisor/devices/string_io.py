@@ -1,8 +1,8 @@
-"""INS and OUTS with a count: elements between a port and guest memory, in bursts, each as the guest's own access.
+"""REP INS and REP OUTS: move elements between a port and guest memory, in bursts.
 
-The operand is translated with the rights of the ring that the guest is in: the copy itself is the hypervisor's, and
-would go where user code may not. A fault leaves RCX and RSI or RDI at the element that could not be moved, so that the
-instruction can be executed again (SDM Vol. 1, 7.3.9.2).
+Each element is checked with the privileges of the guest's current ring, since the copy itself has supervisor rights.
+A fault leaves RCX and RSI or RDI at the element that could not be moved, so that the instruction can be restarted
+(SDM Vol. 1, 7.3.9.2).
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ NO_DEVICE: Final = (None, 0)
 
 
 def transfer(hv: Hypervisor, vcpu: VCpu) -> bool:
-    """Move elements until the count, or a burst, is done, or one faults; whether the instruction is complete."""
+    """Move elements up to the count, the burst limit or a fault; returns whether the instruction is complete.
+
+    The burst bounds the work of one exit: the guest executes the instruction again for the rest.
+    """
     vmcs = vcpu.vmcs
     saved = vmcs.saved
     register = RSI if vmcs.write else RDI
@@ -42,15 +45,16 @@ def transfer(hv: Hypervisor, vcpu: VCpu) -> bool:
 
 
 def device_at(hv: Hypervisor, vcpu: VCpu) -> tuple[DeviceModel | None, int]:
-    """The device model of the vCPU's domain at the port of the exit, and the offset among its ports."""
+    """(device model of the vCPU's domain at the port of the exit or None, offset among its ports)."""
     return hv.domains[vcpu.domain].devices.by_port.get(vcpu.vmcs.port, NO_DEVICE)
 
 
 def move(hv: Hypervisor, vcpu: VCpu, gva: int) -> GuestFault | None:
-    """Move the element at `gva`; or the exception that it is."""
+    """Move the element at `gva`; returns the exception instead if the guest may not access it."""
     vmcs = vcpu.vmcs
     width = vmcs.width
     device, offset = device_at(hv, vcpu)
+    # Without this check, user code that may execute INS or OUTS could access its kernel's memory.
     fault = guest_access.refusal(hv, vcpu, gva, width, READ if vmcs.write else WRITE)
     if fault is not None:
         return fault

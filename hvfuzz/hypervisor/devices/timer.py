@@ -1,7 +1,7 @@
-"""The timer of a domain: after a while, once or again and again, an event comes in on a port of the domain.
+"""Timer of a domain: sends an event to a port of the domain, once or periodically.
 
 A reduced HPET comparator (IA-PC HPET specification 1.0a, 2.3.9) over the virtual clock. Deadlines are whole grains of
-the clock, as all time that a guest is told, and are looked at when the hypervisor has control: at every VM exit.
+the clock, as is all time shown to guests, and are checked at every VM exit.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 
 class Register(IntEnum):
-    """Offsets of the 8-byte registers in the page. They are accessed whole: others read as zero and ignore writes."""
+    """Page offsets of the 8-byte registers. Accesses of other widths or offsets read as zero and ignore writes."""
 
     PORT = 0x100
-    """The event port; nothing is told of an expiry if the domain has no such port at that moment."""
+    """The event port; an expiry sends no event if the domain does not have this port then."""
     PERIOD = 0x108
-    """Cycles from one expiry to the next; 0: it expires once."""
+    """Cycles from one expiry to the next; 0 for a one-shot timer."""
     DELAY = 0x110
-    """Writing arms it to expire after so many cycles, or disarms it (0). Reads as written; 0 when it has expired."""
+    """Writing arms the timer to expire after that many cycles; 0 disarms it. Reads as written, 0 after expiry."""
     EXPIRED = 0x118
-    """How often it has expired since this was written."""
+    """Number of expiries since the last write to this register."""
 
 
 WIDTH: Final = 8
 
 
 class Timer(DeviceModel):
-    """One timer; while it is armed, it is in `armed` under the number of its domain."""
+    """One timer. While armed, it is registered in `armed` under its domain's number."""
 
     __slots__ = ("armed", "clock", "deadline", "delay", "domain", "expired", "period", "port")
 
@@ -52,17 +52,16 @@ class Timer(DeviceModel):
         super().__init__(site)
 
     def reset(self) -> None:
-        """Bring the timer into the state after power-on: disarmed."""
+        """Set the timer to its power-on state, disarmed."""
         self.armed.pop(self.domain, None)
         self.port: int = 0
         self.period: int = 0
         self.delay: int = 0
         self.expired: int = 0
         self.deadline: int = 0
-        """In cycles, if it is armed."""
+        """In cycles; valid while armed."""
 
     def mmio_read(self, offset: int, size: int) -> int:
-        """The register there."""
         if size != WIDTH:
             return 0
         if offset == Register.PORT:
@@ -74,7 +73,6 @@ class Timer(DeviceModel):
         return self.expired if offset == Register.EXPIRED else 0
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
-        """Write the register there."""
         if size != WIDTH:
             return
         if offset == Register.PORT:
@@ -92,7 +90,7 @@ class Timer(DeviceModel):
                 self.armed.pop(self.domain, None)
 
     def expire(self) -> None:
-        """The deadline has passed: take the next one that has not, or none."""
+        """Count the expiries since the deadline; then set the next deadline, or disarm a one-shot timer."""
         times = 1
         if self.period:
             step = grains(self.period)
@@ -105,12 +103,12 @@ class Timer(DeviceModel):
 
 
 def grains(cycles: int) -> int:
-    """So many cycles, rounded up to whole grains."""
+    """`cycles` rounded up to whole clock grains."""
     return quantised(cycles + CLOCK_GRAIN - 1)
 
 
 def expire(hv: Hypervisor) -> None:
-    """Let all timers expire whose deadline has passed: one event each, however often it did."""
+    """Expire all timers whose deadline has passed, with one event each, however many periods have passed."""
     now = hv.machine.clock.cycles
     for number in sorted(hv.timers):
         timer = hv.timers[number]
@@ -120,6 +118,7 @@ def expire(hv: Hypervisor) -> None:
 
 
 def notify(hv: Hypervisor, timer: Alarm) -> None:
-    """An event comes in on the timer's port, if there is one."""
+    """Send an event to the timer's port."""
+    # The guest may have written any number, or closed the port since: do not dereference a missing bucket (XSA-221).
     if event_channels.lookup(hv.domains[timer.domain], timer.port) is not None:
         dispatch.commit(hv, (event_channels.Deliver(timer.domain, timer.port),))

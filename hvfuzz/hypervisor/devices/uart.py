@@ -1,4 +1,4 @@
-"""A serial port: the part of a 16550A that a polling driver uses; what goes over the line is kept."""
+"""Serial port: the subset of a 16550A that a polling driver uses. Sent bytes are recorded."""
 
 from enum import IntEnum
 from typing import Final
@@ -8,7 +8,7 @@ from hvfuzz.hypervisor.devices.device_model import DeviceModel, Site
 
 
 class Register(IntEnum):
-    """Port offsets (National Semiconductor PC16550D, table II); with DLAB set, 0 and 1 are the divisor."""
+    """Port offsets (National Semiconductor PC16550D, table II); with DLAB set, offsets 0 and 1 are the divisor."""
 
     DATA = 0
     """RBR when read, THR when written."""
@@ -41,16 +41,16 @@ IIR_FIFO: Final = 0xC0
 LSR_DATA_READY: Final = 0x01
 LSR_OVERRUN: Final = 0x02
 LSR_IDLE: Final = 0x60
-"""THRE and TEMT: a byte is sent at once, so the transmitter is always empty."""
+"""THRE and TEMT: bytes are sent immediately, so the transmitter is always empty."""
 MSR_CONNECTED: Final = 0xB0
-"""CTS, DSR and DCD: the other end is always there."""
+"""CTS, DSR and DCD: the other end is always connected."""
 
 
 class Uart(DeviceModel):
-    """The serial port of one domain. It raises no interrupt: drivers poll LSR or IIR.
+    """The serial port of one domain. It raises no interrupts: drivers poll LSR or IIR.
 
-    `transmitted` keeps the last TRANSMITTED_LIMIT bytes sent; `received` holds what is still to be read. While
-    `accesses` stands still, nothing was done to it from either side.
+    `transmitted` keeps the last TRANSMITTED_LIMIT bytes sent; `received` holds the bytes not yet read.
+    `accesses` counts accesses from either end: while it is constant, so is the state.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ class Uart(DeviceModel):
         super().__init__(site)
 
     def reset(self) -> None:
-        """The state after power-on; nothing that was sent or received is left."""
+        """Set the power-on state; clears sent and received bytes."""
         self.accesses += 1
         self.transmitted.clear()
         self.received.clear()
@@ -88,10 +88,10 @@ class Uart(DeviceModel):
         self.fifo: bool = False
         self.overrun: bool = False
         self.transmitter_news: bool = False
-        """The transmitter became empty, and the guest has not read so from IIR."""
+        """The transmitter-empty condition is pending in IIR."""
 
     def port_read(self, offset: int, size: int) -> int:
-        """IN of 1, 2 or 4 bytes: that many registers, as from an 8-bit device; ones beyond the last."""
+        """IN of 1, 2 or 4 bytes reads that many 8-bit registers; ones beyond the last."""
         self.accesses += 1
         value = 0
         for i in range(size):
@@ -100,21 +100,21 @@ class Uart(DeviceModel):
         return value
 
     def port_write(self, offset: int, size: int, value: int) -> None:
-        """OUT of 1, 2 or 4 bytes: that many registers; ignored beyond the last."""
+        """OUT of 1, 2 or 4 bytes writes that many 8-bit registers; ignored beyond the last."""
         self.accesses += 1
         for i in range(size):
             if 0 <= offset + i < PORTS:
                 self._write(offset + i, value >> (i << 3) & 0xFF)
 
     def receive(self, byte: int) -> None:
-        """Let a byte arrive on the line; with no room (16 bytes, or 1 without FIFO) it is an overrun."""
+        """Receive a byte from the line; an overrun if the buffer (16 bytes, or 1 without FIFO) is full."""
         self.accesses += 1
         if len(self.received) < (RECEIVE_FIFO if self.fifo else 1):
             self.received.append(byte & 0xFF)
             return
         self.overrun = True
         if not self.fifo:
-            self.received[0] = byte & 0xFF  # without a FIFO the new byte destroys the old one
+            self.received[0] = byte & 0xFF  # without a FIFO, the new byte replaces the old one
 
     def _read(self, register: int) -> int:
         if register == Register.DATA:
@@ -133,7 +133,7 @@ class Uart(DeviceModel):
             status = LSR_IDLE | (LSR_DATA_READY if self.received else 0)
             if self.overrun:
                 status |= LSR_OVERRUN
-                self.overrun = False  # reading takes it back
+                self.overrun = False  # cleared by the read
             return status
         if register == Register.MSR:
             return self._modem_status()
@@ -150,12 +150,12 @@ class Uart(DeviceModel):
                 self.divisor = self.divisor & 0xFF | value << 8
             else:
                 if value & ~self.ier & IER_TRANSMITTER_EMPTY:
-                    self.transmitter_news = True  # it is empty at the moment of enabling, and that is news
+                    self.transmitter_news = True  # enabling the interrupt while the transmitter is empty raises it
                 self.ier = value & 0x0F
         elif register == Register.IIR:
             enable = bool(value & FCR_ENABLE)
             if enable != self.fifo or (enable and value & FCR_CLEAR_RECEIVER):
-                self.received.clear()  # changing the mode clears the FIFOs as well
+                self.received.clear()  # changing the FIFO mode clears the FIFOs, too
             self.fifo = enable
         elif register == Register.LCR:
             self.lcr = value
@@ -174,7 +174,7 @@ class Uart(DeviceModel):
             del self.transmitted[0]
 
     def _identify(self) -> int:
-        """IIR: the most urgent enabled condition; reading that the transmitter is empty takes it back."""
+        """IIR: the enabled condition of highest priority; reading transmitter-empty clears it."""
         fifo = IIR_FIFO if self.fifo else 0
         if self.ier & IER_LINE_STATUS and self.overrun:
             return IIR_LINE_STATUS | fifo
@@ -186,7 +186,7 @@ class Uart(DeviceModel):
         return IIR_NONE | fifo
 
     def _modem_status(self) -> int:
-        """MSR: the other end's lines; in loopback its own outputs (RTS as CTS, DTR as DSR, OUT1 and OUT2)."""
+        """MSR: the other end's lines; in loopback the own outputs (RTS as CTS, DTR as DSR, OUT1 as RI, OUT2 as DCD)."""
         if not self.mcr & MCR_LOOPBACK:
             return MSR_CONNECTED
         rts, dtr = self.mcr >> 1 & 1, self.mcr & 1

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class WriteConsole(NamedTuple):
-    """`text` is written to the console of `domain`; what is older than the last 256 bytes is forgotten."""
+    """Append `text` to the console of `domain`, which keeps the last 256 bytes."""
 
     domain: int
     text: bytes
 
     def apply(self, hv: Hypervisor) -> None:
-        """Append, and forget."""
+        """Append, then cut to the last CONSOLE bytes: without the cut, a guest could exhaust host memory."""
         console = hv.domains[self.domain].console
         console += self.text
         del console[:-CONSOLE]
@@ -42,7 +42,8 @@ class Write:
     length: Annotated[int, LENGTH.trying(CONSOLE, CONSOLE + 1)]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The length, then the bytes."""
+        """Checks, in order: length, readability of the bytes."""
+        # Without this check, a guest could have the host copy an arbitrary amount in one call.
         if self.length > CONSOLE:
             return Refused(Status.INVALID, "text too long")
         text = guest_access.copy_from_guest(hv, vcpu, self.text, self.length)

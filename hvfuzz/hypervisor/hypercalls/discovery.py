@@ -17,17 +17,16 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
 
 POOL_LIMIT = next(limit.what for limit in LIMITS if limit.value is None)
-"""The row of LIMITS that is answered from the state of the caller."""
+"""Name of the row of LIMITS whose value is the size of the caller's pool."""
 
 
 class SetVersion(NamedTuple):
-    """Domain `domain` speaks `version` from the next call on."""
+    """Set the contract version of `domain`, from its next call on."""
 
     domain: int
     version: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Set it."""
         hv.domains[self.domain].version = self.version
 
 
@@ -41,7 +40,7 @@ class Version:
     want: U32
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """Any version from 1 on can be wanted; one that is not there yet gives the current one."""
+        """Accept any version from 1 on; one above the current gives the current version."""
         if self.want == 0:
             return Refused(Status.INVALID, "version zero")
         version = min(self.want, CURRENT)
@@ -61,7 +60,7 @@ class Features:
     page: Annotated[int, Choice("FAMILIES", "ADDITIONS")]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """There are two pages."""
+        """Refuse pages other than 0 and 1."""
         if self.page == 0:
             return Effect((), FAMILY_BITS)
         if self.page == 1:
@@ -79,7 +78,7 @@ class Limits:
     what: Annotated[int, Choice(*(limit.name for limit in LIMITS))]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """All of them are constants but the size of the caller's pool."""
+        """Refuse an unknown number. All limits are constants, except the size of the caller's pool."""
         if self.what >= len(LIMITS):
             return Refused(Status.INVALID, "no such limit")
         value = LIMITS[self.what].value

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def room_for(hv: Hypervisor, domain: Domain, port: int) -> tuple[Step, ...] | None:
-    """The steps that give the free `port` its bucket (none if it has one); None if there is no frame for it."""
+    """The steps that allocate the bucket of `port`, none if it exists; None if no frame is free."""
     index = port // PORTS_PER_BUCKET
     if domain.buckets[index] is not None:
         return ()
@@ -28,35 +28,35 @@ def room_for(hv: Hypervisor, domain: Domain, port: int) -> tuple[Step, ...] | No
 
 
 class AllocateBucket(NamedTuple):
-    """Bucket number `bucket` of `domain` gets a page."""
+    """Allocate bucket number `bucket` of `domain`."""
 
     domain: int
     bucket: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Allocate the page and 32 free ports."""
+        """Allocate the page, with PORTS_PER_BUCKET free ports."""
         page = hv.allocator.alloc_heap_page()
         if page < 0:
-            raise HostBug("a checked allocation found no free frame")
+            raise HostBug("no free frame in a checked allocation")
         ports: HostArray[Port | None] = HostArray([None] * PORTS_PER_BUCKET, hv.host.work)
         hv.domains[self.domain].buckets[self.bucket] = Bucket(page, ports)
 
 
 def leftover_bucket(domain: Domain, port: int) -> tuple[Step, ...]:
-    """The step that frees the bucket of `port`, if no other port in it is allocated."""
+    """The step that frees the bucket of `port`; none if another port in it is allocated."""
     index = port // PORTS_PER_BUCKET
     free = event_channels.deref(domain.buckets[index]).ports.count(None)
     return (FreeBucket(domain.id, index),) if free == PORTS_PER_BUCKET - 1 else ()
 
 
 class FreeBucket(NamedTuple):
-    """Bucket number `bucket` of `domain`, which has no port left, gives its page back."""
+    """Free bucket number `bucket` of `domain`, which has no allocated port."""
 
     domain: int
     bucket: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Unlink the bucket, then free the page: nothing may still point there when it goes."""
+        """Unlink the bucket, then free the page: no pointer to it may be left when it is freed."""
         buckets = hv.domains[self.domain].buckets
         page = event_channels.deref(buckets[self.bucket]).page
         buckets[self.bucket] = None
@@ -75,7 +75,7 @@ class Alloc:
     remote: DomainRef
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The domain, a free port, a page for its bucket."""
+        """Checks, in order: domain, free port, page for its bucket."""
         remote = hv.resolve(caller, self.remote)
         if remote is None:
             return Refused(Status.NO_DOMAIN, "remote")
@@ -89,14 +89,13 @@ class Alloc:
 
 
 class SetPort(NamedTuple):
-    """`port` of `domain` becomes `entry`."""
+    """Set `port` of `domain` to `entry`."""
 
     domain: int
     port: int
     entry: Port | None
 
     def apply(self, hv: Hypervisor) -> None:
-        """Replace the entry."""
         event_channels.set_port(hv, self.domain, self.port, self.entry)
 
 
@@ -119,11 +118,12 @@ class Bind:
     port: PortArg
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The domain, its port, a free port here, a page for its bucket."""
+        """Checks, in order: domain, remote port, free local port, page for its bucket."""
         remote = hv.resolve(caller, self.remote)
         if remote is None:
             return Refused(Status.NO_DOMAIN, "remote")
         entry = event_channels.lookup(remote, self.port)
+        # Without this check, a domain could take a port that is connected, or offered to another domain.
         if entry is None or entry.state is not PortState.UNBOUND or entry.remote != caller.id:
             return Refused(Status.NO_PORT, "port does not wait for the caller")
         local = event_channels.lowest_free_port(caller)
@@ -136,7 +136,7 @@ class Bind:
 
 
 class Connect(NamedTuple):
-    """The free `port` of `domain` and the unbound `remote_port` of `remote` become a pair."""
+    """Connect the free `port` of `domain` to the unbound `remote_port` of `remote`."""
 
     domain: int
     port: int
@@ -144,7 +144,7 @@ class Connect(NamedTuple):
     remote_port: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Both ends at once: a pair always points both ways."""
+        """Set both ends in one step: the two ports of a pair always refer to each other."""
         event_channels.attach(hv, self.remote, self.remote_port, self.domain, self.port)
         event_channels.set_port(hv, self.domain, self.port, Port(PortState.CONNECTED, self.remote, self.remote_port))
 
@@ -162,8 +162,9 @@ class Send:
     port: PortArg
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The port must have a peer."""
+        """Refuse a port that is not connected."""
         entry = event_channels.lookup(caller, self.port)
+        # An unbound port has no peer: its `remote_port` is -1, no valid index.
         if entry is None or entry.state is not PortState.CONNECTED:
             return Refused(Status.NO_PORT, "port not connected")
         return Effect((event_channels.Deliver(entry.remote, entry.remote_port),))
@@ -182,20 +183,20 @@ class Close:
     port: PortArg
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The port must be allocated."""
+        """Refuse a port that is not allocated."""
         if event_channels.lookup(caller, self.port) is None:
             return Refused(Status.NO_PORT, "port not allocated")
         return Effect((Disconnect(caller.id, self.port), *leftover_bucket(caller, self.port)))
 
 
 class Disconnect(NamedTuple):
-    """`port` of `domain` is free; its peer, if it has one, waits for a new one, and polls on it go on."""
+    """Free `port` of `domain`, make its peer, if any, unbound, and wake the vCPUs that poll on `port`."""
 
     domain: int
     port: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Both ends at once; an event that the peer has not seen yet is not lost."""
+        """Change both ends in one step; the peer keeps its pending event."""
         domain = hv.domains[self.domain]
         entry = event_channels.port_entry(domain, self.port)
         if entry is not None and entry.state is PortState.CONNECTED:

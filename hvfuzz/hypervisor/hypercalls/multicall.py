@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 NUMBER = 0x70
 ENTRY = struct.Struct("<4Q")
-"""Number and address of the argument struct; then, written back, status and result."""
+"""Number, address of the argument struct, then status and result, which are written back."""
 OUTCOME = struct.Struct("<2Q")
 OUTCOME_OFFSET = 16
 
 
 class Batch:
-    """How far a multicall has come: its outcome is known only when the last entry ran."""
+    """Progress of one multicall: its outcome is known only after the last entry."""
 
     __slots__ = ("faulted", "succeeded")
 
@@ -35,12 +35,12 @@ class Batch:
         self.faulted = False
 
     def finish(self, hv: Hypervisor) -> tuple[Status, int]:
-        """The status and result of the whole."""
+        """(status, result) of the multicall."""
         return (Status.FAULT, 0) if self.faulted else (Status.OK, self.succeeded)
 
 
 class RunEntry(NamedTuple):
-    """One entry of a batch is run as if called alone, and its outcome written back at `outcome`, a Gva."""
+    """Run one entry as a call of its own, and write its status and result to guest address `outcome`."""
 
     batch: Batch
     vcpu: int
@@ -50,11 +50,14 @@ class RunEntry(NamedTuple):
 
     @property
     def work(self) -> int:
-        """A whole call, which ends at a preemption point."""
+        """A whole quota: there is a preemption point after each entry."""
         return PREEMPTION_QUOTA
 
     def apply(self, hv: Hypervisor) -> None:
-        """The entries may unmap their own array: what ran stays done, the rest is not begun."""
+        """Run the entry, unless an earlier outcome could not be written.
+
+        An entry may unmap the array itself: completed entries keep their effect, the others are not run.
+        """
         batch = self.batch
         if batch.faulted:
             return
@@ -67,7 +70,8 @@ class RunEntry(NamedTuple):
 
 
 def run_entry(hv: Hypervisor, vcpu: VCpu, number: int, args: int) -> tuple[Status, int]:
-    """Run one entry; a multicall within a multicall would let a guest recurse in the host."""
+    """Run one entry; returns (status, result)."""
+    # Without this check, a guest could exhaust the host's stack by nested multicalls.
     if number == NUMBER:
         return Status.INVALID, 0
     return dispatch.call(hv, vcpu, number, args)
@@ -98,13 +102,14 @@ class Multicall:
     count: Count
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The count; the array, which is read once and must be writable."""
+        """Checks, in order: number of entries, array readable, array writable. The array is fetched once."""
         if not 0 < self.count <= MULTICALL:
             return Refused(Status.INVALID, "number of entries")
         size = self.count * ENTRY.size
         array = guest_access.copy_from_guest(hv, vcpu, self.entries, size)
         if array is None:
             return Refused(Status.FAULT, "entries unreadable")
+        # Checked before the first entry runs: the outcome of each entry has to be stored.
         if not guest_access.writable(hv, vcpu, self.entries, size):
             return Refused(Status.FAULT, "entries not writable")
         batch = Batch()

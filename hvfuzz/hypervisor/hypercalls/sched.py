@@ -22,37 +22,34 @@ PORT_NUMBER = struct.Struct("<I")
 
 
 class EndSlice(NamedTuple):
-    """The rest of the time slice is given up."""
+    """Give up the rest of the time slice."""
 
     def apply(self, hv: Hypervisor) -> None:
-        """Let the time pass."""
         hv.scheduler.end_slice()
 
 
 class BlockVcpu(NamedTuple):
-    """A vCPU stops until an event comes in."""
+    """Block a vCPU until an event of its domain."""
 
     domain: int
     vcpu: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Stop it."""
         hv.scheduler.block(hv.domains[self.domain].vcpus[self.vcpu])
 
 
 class WakeVcpu(NamedTuple):
-    """A vCPU that waits for whatever runs again."""
+    """Make a waiting vCPU runnable."""
 
     domain: int
     vcpu: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Wake it."""
         hv.scheduler.wake(hv.domains[self.domain].vcpus[self.vcpu])
 
 
 class PollPorts(NamedTuple):
-    """A vCPU stops until an event comes in on one of `ports`, or `timeout` cycles have passed."""
+    """Stop a vCPU until an event on one of `ports`, or for `timeout` cycles."""
 
     domain: int
     vcpu: int
@@ -60,12 +57,12 @@ class PollPorts(NamedTuple):
     timeout: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Stop it."""
         hv.scheduler.poll(hv.domains[self.domain].vcpus[self.vcpu], self.ports, self.timeout)
 
 
 def polled_port(domain: Domain, port: int) -> Port | None:
-    """The entry of a port that a guest wants to poll; None if it is not allocated (the check that XSA-221 is about)."""
+    """The entry of a port to poll; None if it is not allocated."""
+    # Without this check, a guest could have the host dereference a null bucket (XSA-221).
     if not event_channels.port_is_valid(domain, port):
         return None
     return event_channels.port_entry(domain, port)
@@ -76,7 +73,7 @@ class Yield:
     """Give up the rest of the time slice: the clock advances by one slice, 16384 cycles."""
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """Nothing to refuse."""
+        """Always succeeds."""
         return YIELDED
 
 
@@ -91,7 +88,8 @@ class Block:
     """
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """An event between the guest's last look and this call must not be slept over."""
+        """Refuse while an event is pending."""
+        # Without this check, a vCPU could sleep through an event that came after the guest last looked.
         if event_channels.any_pending(caller):
             return Refused(Status.AGAIN, "event pending")
         return Effect((BlockVcpu(caller.id, vcpu.index),))
@@ -107,7 +105,8 @@ class Kick:
     vcpu: VcpuArg
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """It must be one of the caller's."""
+        """Refuse a number that is not one of the caller's vCPUs."""
+        # Without this check, a guest could index beyond its list of vCPUs.
         if self.vcpu >= len(caller.vcpus):
             return Refused(Status.INVALID, "no such vcpu")
         if not hv.scheduler.waits(caller.vcpus[self.vcpu]):
@@ -137,7 +136,7 @@ class Poll:
     timeout: Timeout
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The count, the array, each port in order; then whether there is anything to wait for."""
+        """Checks, in order: number of ports, array, each port; then answers at once if a port is pending."""
         if not 0 < self.count <= POLL:
             return Refused(Status.INVALID, "number of ports")
         array = guest_access.copy_from_guest(hv, vcpu, self.ports, self.count * PORT_NUMBER.size)

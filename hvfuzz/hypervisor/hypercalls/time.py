@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
 
 class CountRead(NamedTuple):
-    """The `reads`-th read of the clock by `domain` in window number `window`."""
+    """Record that `domain` has read the clock `reads` times in window number `window`."""
 
     domain: int
     window: int
     reads: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Count it."""
         domain = hv.domains[self.domain]
         domain.clock_window = self.window
         domain.clock_reads = self.reads
@@ -38,10 +37,11 @@ class ClockRead:
     """
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """Frequent reads would make a fine clock of a coarse one: the moment of its tick can be searched for."""
+        """Refuse if the domain has used up its reads of this window."""
         now = hv.machine.clock.cycles
         window = now // CLOCK_WINDOW
         reads = reads_in(caller, window)
+        # Without this check, a guest could find the moment of each tick by reading often: a fine clock.
         if reads >= CLOCK_READS:
             return Refused(Status.AGAIN, "clock read too often")
         return Effect((CountRead(caller.id, window, reads + 1),), quantised(now))

@@ -1,1 +1,1 @@
-"""What domains share: grants and event channels."""
+"""Inter-domain communication: lookup and bookkeeping of grants and event channels."""

@@ -1,8 +1,9 @@
-"""Event ports of a domain: how they are found, and the steps that change them.
+"""Event ports of a domain: lookup, and the operations that change them.
 
-Ports live in buckets of 32; a bucket is a hypervisor page that comes with the first port in it and goes with the
-last.  So a port number is looked up in two steps, and the first may find nothing: `lookup` checks, then
-dereferences (as Xen's `port_is_valid` and `evtchn_from_port`)."""
+Ports lie in buckets of 32. A bucket is a heap page, allocated with its first port and freed with its last. So a lookup
+has two steps, and the bucket may be missing: `lookup` checks, then dereferences (as Xen's `port_is_valid` and
+`evtchn_from_port` do).
+"""
 
 from __future__ import annotations
 
@@ -18,29 +19,29 @@ if TYPE_CHECKING:
 
 
 def port_is_valid(domain: Domain, port: int) -> bool:
-    """Whether there is a bucket for `port`: what must hold before `port_entry`."""
+    """Whether `port` has a bucket. To be checked before `port_entry` (XSA-221)."""
     return port < PORTS and domain.buckets[port // PORTS_PER_BUCKET] is not None
 
 
 def deref(bucket: Bucket | None) -> Bucket:
-    """Follow a bucket pointer; a null pointer in the host is a fault in the host."""
+    """Dereference a bucket pointer; `HostFault` if it is null."""
     if bucket is None:
         raise HostFault("null bucket dereferenced")
     return bucket
 
 
 def port_entry(domain: Domain, port: int) -> Port | None:
-    """The entry of a valid `port`; None while it is free."""
+    """The entry of a valid `port`; None if it is free."""
     return deref(domain.buckets[port // PORTS_PER_BUCKET]).ports[port % PORTS_PER_BUCKET]
 
 
 def lookup(domain: Domain, port: int) -> Port | None:
-    """The entry of `port`, None if it is free or there is no such port: every call but poll comes through here."""
+    """The entry of `port`; None if it is free or does not exist. Every call except poll uses this."""
     return port_entry(domain, port) if port_is_valid(domain, port) else None
 
 
 def lowest_free_port(domain: Domain) -> int:
-    """The lowest free port number, in a bucket that may yet have to be allocated; -1 if all are taken."""
+    """The lowest free port number, whose bucket may have to be allocated first; -1 if all are taken."""
     for index, bucket in enumerate(domain.buckets):
         free = 0 if bucket is None else bucket.ports.lowest_free()
         if free >= 0:
@@ -49,20 +50,20 @@ def lowest_free_port(domain: Domain) -> int:
 
 
 def any_pending(domain: Domain) -> bool:
-    """Whether an event came in on any port of the domain."""
+    """Whether an event is pending on any port of the domain."""
     return any(
         entry is not None and entry.pending for bucket in domain.buckets if bucket is not None for entry in bucket.ports
     )
 
 
 class Deliver(NamedTuple):
-    """An event comes in on `port` of `domain`."""
+    """Deliver an event to `port` of `domain`."""
 
     domain: int
     port: int
 
     def apply(self, hv: Wakeup) -> None:
-        """Set the pending bit, then wake who waits."""
+        """Set the pending bit, then wake a waiting vCPU: one that wakes must find the bit set."""
         domain = hv.domains[self.domain]
         entry = port_entry(domain, self.port)
         if entry is not None:
@@ -71,20 +72,20 @@ class Deliver(NamedTuple):
 
 
 def set_port(hv: Domains, domain: int, port: int, entry: Port | None) -> None:
-    """Replace the entry of a port that has a bucket."""
+    """Replace the entry of a valid port."""
     deref(hv.domains[domain].buckets[port // PORTS_PER_BUCKET]).ports[port % PORTS_PER_BUCKET] = entry
 
 
 def attach(hv: Domains, domain: int, port: int, remote: int, remote_port: int) -> None:
-    """The unbound `port` of `domain` becomes one end of a pair, the other being `remote_port` of `remote`."""
+    """Connect the unbound `port` of `domain` to `remote_port` of `remote`; a pending event stays pending."""
     entry = port_entry(hv.domains[domain], port)
     if entry is None or entry.state is not PortState.UNBOUND:
-        raise HostBug("a checked port does not wait")
+        raise HostBug("a checked port is not unbound")
     set_port(hv, domain, port, Port(PortState.CONNECTED, remote, remote_port, entry.pending))
 
 
 def detach(hv: Domains, domain: int, port: int) -> None:
-    """The connected `port` of `domain` loses its peer, and waits for the peer's domain to bind it again."""
+    """Disconnect `port` of `domain` from its peer: it becomes unbound, and the peer's domain may bind it again."""
     entry = port_entry(hv.domains[domain], port)
     if entry is None:
         raise HostBug("a connected port has no peer")

@@ -1,8 +1,9 @@
-"""Grant entries and the mappings made from them: how they are found, and the steps that change them.
+"""Grant entries and the mappings made from them: lookup, and reference counting.
 
-A grant entry of the granter and a handle of the mapper refer to each other.  Every side of a mapping (host: the
-mapper's stage 2, device: its IOMMU table) is counted three times: in the handle, in the entry's pins, and in the
-pins of the frame; they change in one step."""
+A grant entry of the granter and a handle of the mapper refer to each other. Each side of a mapping (host: the mapper's
+stage 2; device: its IOMMU table) is counted three times: in the handle, in the entry's pins, and in the pins of the
+frame. One step changes all three.
+"""
 
 from __future__ import annotations
 
@@ -24,27 +25,30 @@ DEVICE = 2
 
 
 NO_GVA = -1
-"""To the observer: these bytes are guest memory that was found without an address of the guest."""
+"""Guest address reported to the observer for guest memory that was found by frame."""
 
 
 def live_entry(domain: Domain, ref: int) -> Grant | None:
-    """The entry `ref` of `domain`, if there is one and it is live."""
+    """The live entry `ref` of `domain`; None if it is free or does not exist."""
     return domain.grants[ref] if ref < GRANTS else None
 
 
 def live_grant(granter: Domain, ref: int, caller: Domain) -> Grant | None:
-    """The live entry `ref` of `granter`, if it is meant for `caller`."""
+    """The live entry `ref` of `granter` that grants to `caller`; None if there is none.
+
+    Without the check of `to`, any domain could map pages that are granted to another.
+    """
     entry = live_entry(granter, ref)
     return entry if entry is not None and entry.to == caller.id else None
 
 
 def live_mapping(domain: Domain, handle: int) -> Mapping | None:
-    """The mapping that `handle` of `domain` stands for, if there is one."""
+    """The mapping of `handle` of `domain`; None if the handle is free or does not exist."""
     return domain.handles[handle] if handle < HANDLES else None
 
 
 def pin(hv: GrantTables, mapping: Mapping, sides: int, delta: int) -> None:
-    """Count `delta` (1 or -1) live mapping for each of the `sides`, in the grant entry and in the frame."""
+    """Add `delta` (1 or -1) to the pins of each of the `sides`, in the grant entry and in the frame."""
     grants = hv.domains[mapping.granter].grants
     entry = grants[mapping.ref]
     if entry is None:
@@ -61,5 +65,5 @@ def pin(hv: GrantTables, mapping: Mapping, sides: int, delta: int) -> None:
 
 
 def sides_of(mapping: Mapping) -> int:
-    """The sides that a mapping has, as flags."""
+    """The mapped sides of `mapping`, as flags (HOST, DEVICE)."""
     return (HOST if mapping.host else 0) | (DEVICE if mapping.device else 0)

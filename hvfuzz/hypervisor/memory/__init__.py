@@ -1,1 +1,1 @@
-"""Frames and tables: who owns each frame, what maps it, and how guest memory is read and written."""
+"""Memory management: frame table, allocator, stage 2 and DMA tables, and access to guest memory."""

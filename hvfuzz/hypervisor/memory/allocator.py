@@ -1,7 +1,7 @@
-"""The host's free frames: single frames and aligned blocks of 512, lowest address first, scrubbed when freed.
+"""Allocator of host frames: single frames and aligned blocks of 512, lowest address first, scrubbed when freed.
 
-Free frames are bits of one integer for each 2 MiB of memory. So the allocator's state depends on nothing but the set
-of free frames, and a frame that was just freed is, as in a busy host, soon in use again.
+One integer for each 2 MiB of memory is the bit map of its free frames. So the allocator's state is just the set of free
+frames, and a freed frame is soon reused, as on a busy host.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _FREE = FrameState.FREE  # a member of an enumeration takes ten times as long to
 _HYPERVISOR = FrameState.HYPERVISOR
 
 HEAP_CANARY = 0
-"""Offset in a heap page of the secret word of this allocation."""
+"""Offset in a heap page of the canary of this allocation."""
 HEAP_NUMBER = 8
 """Offset in a heap page of the number of this allocation."""
 HEAP_HEADER = 16
-"""Bytes of a heap page that its header takes."""
+"""Size of a heap page's header, in bytes."""
 
 
 class Allocator:
-    """Gives out frames and takes them back. Every frame that is free is zero.
+    """Allocates and frees frames. Every free frame is zero.
 
-    A call's check asks with `choose` what there is, its steps then `take` exactly that: a check allocates nothing.
+    A call's check picks frames with `choose`, and its steps then `take` exactly those: a check allocates nothing.
     """
 
     __slots__ = ("available", "blocks", "frames", "heap_allocations", "host", "lowest", "secret")
@@ -38,15 +38,15 @@ class Allocator:
         self.secret = secret
         self.heap_allocations = 0
         self.available = frames.count
-        """Free frames."""
+        """Number of free frames."""
         self.lowest = 0
-        """No block below this one has a free frame."""
+        """No block with a lower index has a free frame."""
         whole, rest = divmod(frames.count, LARGE_FRAMES)
         self.blocks = [_FULL] * whole + ([(1 << rest) - 1] if rest else [])
-        """For each 2 MiB of memory a bit map of its free frames."""
+        """For each 2 MiB of memory, the bit map of its free frames."""
 
     def choose(self, count: int, *, top_down: bool = False) -> tuple[int, ...] | None:
-        """The next `count` single frames that there are to take; None if there are fewer."""
+        """The lowest `count` free frames (with `top_down` the highest); None if fewer are free."""
         if count > self.available:
             return None
         chosen: list[int] = []
@@ -63,7 +63,7 @@ class Allocator:
         return tuple(chosen)
 
     def choose_blocks(self, count: int, *, top_down: bool = False) -> tuple[int, ...] | None:
-        """The first frames of the next `count` aligned blocks of 512 frames; None if there are fewer."""
+        """The first frames of the lowest `count` free blocks (with `top_down` the highest); None if fewer are free."""
         whole = [
             number * LARGE_FRAMES for number in range(self.lowest, len(self.blocks)) if self.blocks[number] == _FULL
         ]
@@ -72,19 +72,19 @@ class Allocator:
         return tuple(whole[: -count - 1 : -1] if top_down else whole[:count])
 
     def take(self, hfn: int, owner: int, state: FrameState) -> None:
-        """Take the free frame `hfn` into use."""
+        """Allocate the free frame `hfn`."""
         self._claim(hfn, 1)
         self.frames.assign(hfn, owner, state)
         self.host.observer.frame_allocated(hfn, owner, state)
 
     def take_block(self, hfn: int, owner: int, state: FrameState) -> None:
-        """Take the free block of 512 frames that starts at `hfn` into use."""
+        """Allocate the free block of 512 frames that starts at `hfn`."""
         self._claim(hfn, LARGE_FRAMES)
         self.frames.assign(hfn, owner, state, LARGE_FRAMES)
         self.host.observer.block_allocated(hfn, owner, state)
 
     def alloc_page(self, owner: int, state: FrameState) -> int:
-        """A zeroed frame for a domain, or -1 when there is none."""
+        """Allocate a zeroed frame; returns its number, or -1 if none is free."""
         chosen = self.choose(1)
         if chosen is None:
             return -1
@@ -92,17 +92,17 @@ class Allocator:
         return chosen[0]
 
     def free_page(self, hfn: int) -> None:
-        """Take back a frame that nothing refers to any more: scrubbed first, then free."""
+        """Scrub and free a frame that is no longer referenced."""
         self.scrub(hfn, 1)
         self._release(hfn, 1)
 
     def free_block(self, hfn: int) -> None:
-        """Take back 512 frames from `hfn` on."""
+        """Scrub and free the 512 frames from `hfn` on."""
         self.scrub(hfn, LARGE_FRAMES)
         self._release(hfn, LARGE_FRAMES)
 
     def alloc_heap_page(self) -> int:
-        """A page for the hypervisor's own data, with a header of HEAP_HEADER bytes, or -1 when there is none."""
+        """Allocate a page for the hypervisor's own data, with a header of HEAP_HEADER bytes; -1 if none is free."""
         chosen = self.choose(1)
         if chosen is None:
             return -1
@@ -111,23 +111,23 @@ class Allocator:
         self.heap_allocations = number + 1
         self._claim(hfn, 1)
         self.frames.assign(hfn, OWNER_HYPERVISOR, _HYPERVISOR)
-        # The header comes before the announcement, so that an observer finds the secret of this page in it.
+        # Write the header before the notification: observers read the canary from it.
         self.host.write64((hfn << PAGE_SHIFT) + HEAP_CANARY, self.heap_canary(number))
         self.host.write64((hfn << PAGE_SHIFT) + HEAP_NUMBER, number)
         self.host.observer.frame_allocated(hfn, OWNER_HYPERVISOR, _HYPERVISOR)
         return hfn
 
     def free_heap_page(self, hfn: int) -> None:
-        """Take back a page of `alloc_heap_page`; what was in it, its secret above all, is gone."""
+        """Free a page of `alloc_heap_page`; scrubbing erases its canary, too."""
         self.scrub(hfn, 1)
         self._release(hfn, 1)
 
     def heap_canary(self, number: int) -> int:
-        """The secret word of heap allocation `number`."""
+        """The canary of heap allocation `number`."""
         return canaries.canary(self.secret, canaries.HEAP, number)
 
     def scrub(self, hfn: int, frames: int) -> None:
-        """Zero frames that are about to be free."""
+        """Zero `frames` frames from `hfn` on, before they are freed."""
         self.host.fill(hfn, 0, frames)
 
     def _claim(self, hfn: int, frames: int) -> None:

@@ -1,4 +1,4 @@
-"""Device address translation: per-domain VT-d second-level tables, and the context entries that assign devices.
+"""DMA remapping: per-domain VT-d second-level tables, and the context entries that assign devices to domains.
 
 Legacy mode (VT-d spec 3.4, 9.1, 9.3, 9.8): three levels, 39 bits of I/O virtual address, domain id = domain + 1.
 Pages here are I/O virtual addresses shifted right by 12.
@@ -17,9 +17,9 @@ LEVELS = 3
 
 
 class DmaMap(TableTree):
-    """What the devices of one domain reach. Mapping and unmapping keep the `maps` count of the frames.
+    """Second-level tables of one domain. Mapping and unmapping update the `maps` count of the frames.
 
-    Registers of a device can be mapped as well: they lie beyond the frames of memory, and nobody counts them.
+    Device registers can be mapped, too: they lie above the frames of memory, and their mappings are not counted.
     """
 
     __slots__ = ("domain_id",)
@@ -31,9 +31,10 @@ class DmaMap(TableTree):
         self.domain_id = domain_id
 
     def map(self, page: int, hfn: int, rights: int, *, foreign: bool = False) -> None:
-        """Map `page` to `hfn` with `rights` (R, W, RW), replacing the leaf that may be there.
+        """Map `page` to `hfn` with `rights` (R, W, RW), replacing any present leaf.
 
-        A displaced leaf is flushed before its reference is dropped. The check made sure of the tables.
+        A displaced leaf is flushed before its reference is dropped. The pool must have the tables, which the
+        check has established (`tables_needed`).
         """
         address = self.slot(page, 1)
         displaced = self.host.read64(address)
@@ -43,7 +44,7 @@ class DmaMap(TableTree):
         self.release(page, displaced)
 
     def unmap(self, page: int) -> None:
-        """Unmap `page`, flush, and count one mapping of its frame less."""
+        """Unmap `page`, flush, and drop one mapping of its frame."""
         entry, _, address = self.lookup(page)
         if not entry & RIGHTS:
             raise HostBug(f"device page {page:#x} is not mapped")
@@ -52,7 +53,10 @@ class DmaMap(TableTree):
         self.trim(page, address)
 
     def release(self, page: int, displaced: int) -> None:
-        """The leaf `displaced` of `page` is gone from the tables: flush, and only then drop its reference."""
+        """Flush the removed leaf `displaced` of `page`, and only then drop its reference.
+
+        In the other order, a device could still reach the frame after it is freed and reallocated.
+        """
         was_present = displaced & RIGHTS != 0
         self.flush(page, 1, was_present)
         if was_present:
@@ -61,11 +65,12 @@ class DmaMap(TableTree):
                 self.frames.drop_map(hfn)
 
     def flush_tables(self, page: int) -> None:
-        """Drop what is cached of `page`, table entries on the way included (invalidation hint clear)."""
+        """Drop cached leaf and table entries of `page` (VT-d spec 6.5.1.2: invalidation hint clear)."""
         self.flush(page, 1, True)
 
     def flush(self, page: int, count: int, was_present: bool) -> None:
-        """Drop cached translations of `count` pages; absent entries are never cached, so they need no flush."""
+        """Drop cached translations of `count` pages, if they were present."""
+        # VT-d spec 6.1: with caching mode clear, absent entries are never cached.
         if not was_present:
             return
         iommu = self.host.machine.iommu
@@ -74,7 +79,7 @@ class DmaMap(TableTree):
 
 
 class ContextTables:
-    """Root and context tables, one context table for each PCI bus: which domain each device belongs to.
+    """Root table and one context table for each PCI bus: they assign devices to domains (VT-d spec 9.1, 9.3).
 
     `root` and the values of `buses` (bus number to context table) are host physical addresses of zeroed pages.
     """
@@ -89,14 +94,14 @@ class ContextTables:
             host.write64(root + bus * ENTRY_SIZE, legacy_mode.root_entry(table))
 
     def domain_of(self, bdf: int) -> int:
-        """The domain that the device is assigned to, or -1."""
+        """The number of the domain that the device is assigned to, or -1."""
         address = self._entry(bdf)
         if not self.host.read64(address) & PRESENT:
             return -1
         return (self.host.read64(address + 8) >> DID_SHIFT & DID_MASK) - 1
 
     def attach(self, bdf: int, dma: DmaMap) -> None:
-        """Let the device translate through `dma`; the half with the present bit is written last."""
+        """Assign the device to the domain of `dma`; the half with the present bit is written last."""
         address = self._entry(bdf)
         low, high = legacy_mode.context_entry(dma.domain_id, dma.root, LEVELS)
         self.host.write64(address + 8, high)
@@ -104,7 +109,7 @@ class ContextTables:
         self.flush(bdf, dma.domain_id)
 
     def detach(self, bdf: int) -> None:
-        """Take the device from its domain: from here on its requests are blocked."""
+        """Clear the device's context entry: its requests are blocked from then on."""
         address = self._entry(bdf)
         domain_id = self.host.read64(address + 8) >> DID_SHIFT & DID_MASK
         self.host.write64(address, 0)
@@ -112,7 +117,7 @@ class ContextTables:
         self.flush(bdf, domain_id)
 
     def flush(self, bdf: int, domain_id: int) -> None:
-        """Drop the cached context entry of the device, then the translations that were made under it."""
+        """Drop the device's cached context entry, then translations of the domain id (VT-d spec 6.5.1.1, 6.5.1.2)."""
         iommu = self.host.machine.iommu
         iommu.invalidate_context(bdf)
         iommu.invalidate_iotlb(domain_id)

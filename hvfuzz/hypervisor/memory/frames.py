@@ -1,4 +1,4 @@
-"""The frame table: owner, state and reference counts of every host frame, one word each, in emulated memory."""
+"""The frame table: one word for each host frame, with its owner, state and reference counts."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _SHARING_FIELDS = (COUNT_MASK << PINS_SHIFT) | (COUNT_MASK << GRANTS_SHIFT)
 _BLOCK = Struct(f"<{LARGE_FRAMES}Q")
 
 FRAME_TABLE_BASE = 0x1000
-"""Host physical address of the word of frame 0; frame 0 itself is the hypervisor's control area."""
+"""Host physical address of the table; frame 0 is the hypervisor's control area."""
 
 
 class FrameState(IntEnum):
-    """What a frame is used for."""
+    """Use of a frame."""
 
     FREE = 0
     HYPERVISOR = 1
     TABLE = 2
-    """A table page that hardware walks (EPT, IOMMU); its owner is the domain whose pool paid for it."""
+    """A table page that hardware walks (EPT, IOMMU); owned by the domain whose pool it comes from."""
     OWNED = 3
     SHARED = 4
-    """Owned by a domain, and granted or mapped through a grant."""
+    """Owned by a domain, and granted or pinned."""
     POOL = 5
     """A free table page in a domain's pool."""
     RESERVED = 6
-    """Kept by firmware for a device, which alone may reach it; the owner is the hypervisor."""
+    """Reserved by firmware for a device, the only one that may access it; owned by the hypervisor."""
 
 
 _OWNED = FrameState.OWNED << STATE_SHIFT
@@ -51,7 +51,7 @@ _SHARED = FrameState.SHARED << STATE_SHIFT
 
 
 class Frame(NamedTuple):
-    """A frame word, taken apart.
+    """A decoded frame word.
 
     `maps` counts the 4 KiB-equivalent leaf mappings that name the frame, `pins` the live sides of grant mappings,
     `grants` the live grant entries.
@@ -68,7 +68,7 @@ FREE_WORD = OWNER_NONE | FrameState.FREE << STATE_SHIFT
 
 
 def decode(word: int) -> Frame:
-    """The frame that a word of the table describes."""
+    """Decode a word of the frame table."""
     return Frame(
         word & OWNER_MASK,
         FrameState(word >> STATE_SHIFT & 0xFF),
@@ -79,7 +79,7 @@ def decode(word: int) -> Frame:
 
 
 class FrameTable:
-    """All frame words, from `base` (host physical) on; `count` frames."""
+    """The words of all `count` frames, at host physical address `base`."""
 
     __slots__ = ("base", "count", "host")
 
@@ -89,17 +89,17 @@ class FrameTable:
         self.count = host.memory.frames
 
     def address(self, hfn: int) -> int:
-        """Host physical address of the frame's word; `HostFault` for a frame that does not exist."""
+        """Host physical address of the frame's word; raises `HostFault` if there is no such frame."""
         if not 0 <= hfn < self.count:
             raise HostFault(f"no frame {hfn:#x}")
         return self.base + 8 * hfn
 
     def word(self, hfn: int) -> int:
-        """The frame's word as it stands."""
+        """The frame's word, encoded."""
         return self.host.read64(self.base + 8 * hfn if 0 <= hfn < self.count else self.address(hfn))
 
     def frame(self, hfn: int) -> Frame:
-        """The frame's word, taken apart."""
+        """The frame's word, decoded."""
         return decode(self.word(hfn))
 
     def owner(self, hfn: int) -> int:
@@ -107,50 +107,50 @@ class FrameTable:
         return self.word(hfn) & OWNER_MASK
 
     def assign(self, hfn: int, owner: int, state: FrameState, frames: int = 1) -> None:
-        """Start a new life for `frames` frames from `hfn` on: no mapping, pin or grant is counted yet."""
+        """Set owner and state of `frames` frames from `hfn` on, with all counts zero."""
         word = owner | state << STATE_SHIFT
         if frames == 1:
             self.host.write64(self.address(hfn), word)
             return
-        self.address(hfn + frames - 1)  # the last one exists, so all do
+        self.address(hfn + frames - 1)  # if the last one exists, all do
         self.host.write(self.address(hfn), word.to_bytes(8, "little") * frames)
 
     def add_map(self, hfn: int) -> None:
-        """Count one more leaf mapping of the frame."""
+        """Add one leaf mapping of the frame."""
         self._add(hfn, ONE_MAP, MAPS_SHIFT)
 
     def drop_map(self, hfn: int) -> None:
-        """Count one leaf mapping less of the frame."""
+        """Drop one leaf mapping of the frame."""
         self._drop(hfn, ONE_MAP, MAPS_SHIFT)
 
     def add_block_map(self, hfn: int) -> None:
-        """Count one more leaf mapping of each of the 512 frames from `hfn` on."""
+        """Add one leaf mapping of each of the 512 frames from `hfn` on."""
         words = self._block(hfn)
         if any(word >> MAPS_SHIFT & COUNT_MASK == COUNT_MASK for word in dict.fromkeys(words)):
             raise HostBug(f"a count in block {hfn:#x} overflows")
         self._write_block(hfn, words, ONE_MAP)
 
     def drop_block_map(self, hfn: int) -> None:
-        """Count one leaf mapping less of each of the 512 frames from `hfn` on."""
+        """Drop one leaf mapping of each of the 512 frames from `hfn` on."""
         words = self._block(hfn)
         if any(word >> MAPS_SHIFT & COUNT_MASK == 0 for word in dict.fromkeys(words)):
             raise HostBug(f"a count in block {hfn:#x} falls below zero")
         self._write_block(hfn, words, -ONE_MAP)
 
     def add_pin(self, hfn: int) -> None:
-        """Count one more live side of a grant mapping."""
+        """Add one live side of a grant mapping."""
         self._add(hfn, ONE_PIN, PINS_SHIFT)
 
     def drop_pin(self, hfn: int) -> None:
-        """Count one live side of a grant mapping less."""
+        """Drop one live side of a grant mapping."""
         self._drop(hfn, ONE_PIN, PINS_SHIFT)
 
     def add_grant(self, hfn: int) -> None:
-        """Count one more grant entry that names the frame."""
+        """Add one grant entry that names the frame."""
         self._add(hfn, ONE_GRANT, GRANTS_SHIFT)
 
     def drop_grant(self, hfn: int) -> None:
-        """Count one grant entry less that names the frame."""
+        """Drop one grant entry that names the frame."""
         self._drop(hfn, ONE_GRANT, GRANTS_SHIFT)
 
     def _add(self, hfn: int, one: int, shift: int) -> None:
@@ -170,12 +170,12 @@ class FrameTable:
         host.write64(address, self.settled(word - one))
 
     def _block(self, hfn: int) -> tuple[int, ...]:
-        self.address(hfn + LARGE_FRAMES - 1)  # the last one exists, so all do
+        self.address(hfn + LARGE_FRAMES - 1)  # if the last one exists, all do
         return _BLOCK.unpack(self.host.read(self.address(hfn), _BLOCK.size))
 
     def _write_block(self, hfn: int, words: tuple[int, ...], change: int) -> None:
         first = words[0]
-        if words.count(first) == LARGE_FRAMES:  # a block that is new, or about to go: nearly always
+        if words.count(first) == LARGE_FRAMES:  # the usual case: a new block, or one about to be freed
             data = (first + change).to_bytes(8, "little") * LARGE_FRAMES
         else:
             data = _BLOCK.pack(*[word + change for word in words])
@@ -183,7 +183,7 @@ class FrameTable:
 
     @staticmethod
     def settled(word: int) -> int:
-        """`word` with the state that its counts ask for: SHARED while pinned or granted, else OWNED."""
+        """`word` with the state that follows from its counts: SHARED while pinned or granted, else OWNED."""
         state = word & _STATE_FIELD
         if state == _OWNED:
             return word & ~_STATE_FIELD | _SHARED if word & _SHARING_FIELDS else word

@@ -1,13 +1,13 @@
-"""Guest memory as hypercalls see it: one recorded accessor, split as in Xen into a range check and a raw copy.
+"""Guest memory access for hypercalls, split as in Xen into a range check and a raw copy.
 
     copy_from_guest  =  guest_range_ok  +  raw_copy_from_guest
     copy_to_guest    =  guest_range_ok  +  raw_copy_to_guest
 
-The raw copies trust the range: as in Xen PV, the hypervisor lives in the same address space as the guest that
-called it, so an address in the hole *is* the hypervisor's own mapping of all host memory.  Who copies raw must
-have checked exactly the addresses that are then copied: XSA-212 is what follows otherwise.
+The raw copies do not check the range. As in Xen PV, the hypervisor shares the address space of the guest that called
+it, so an address in the hole *is* the hypervisor's mapping of all host memory. Callers of the raw copies must have
+checked exactly the addresses they copy; Xen's `memory_exchange` did not (XSA-212).
 
-A page that does not translate is a value (None, False), not an exception: guests make this mistake all the time.
+A page that does not translate gives a value (None, False), not an exception: it is a frequent guest error.
 Every read is a fetch: it is counted and logged, and the racing vCPU of a program may run just before it.
 """
 
@@ -32,7 +32,7 @@ LOW_HALF_END = 1 << 47
 
 
 class GuestMemory(Protocol):
-    """Guest memory through a vCPU's own tables, and the hypervisor's mapping of all memory."""
+    """The state that access to guest memory needs: the machine's MMU, and the hypervisor's mapping of all memory."""
 
     @property
     def machine(self) -> Machine: ...
@@ -44,7 +44,7 @@ class GuestMemory(Protocol):
 def guest_range_ok(gva: int, size: int) -> bool:
     """Whether a guest may name these bytes: no wrap, all canonical, none in the hypervisor's hole.
 
-    The hole is where the upper canonical half begins, so one comparison covers both.
+    The hole starts at the upper canonical half, so one comparison covers both (SDM Vol. 1, 3.3.7.1).
     """
     if size == 0:
         return True
@@ -53,28 +53,28 @@ def guest_range_ok(gva: int, size: int) -> bool:
 
 
 def copy_from_guest(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | None:
-    """Fetch `size` bytes at `gva` on behalf of `vcpu`; None (FAULT) if the range or a page of it is not readable."""
+    """Fetch `size` bytes at `gva` on behalf of `vcpu`; None if the range is refused or a page is not readable."""
     if not guest_range_ok(gva, size):
         return None
     return raw_copy_from_guest(hv, vcpu, gva, size)
 
 
 def copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> bool:
-    """Write `data` at `gva` on behalf of `vcpu`, all or nothing; False (FAULT) if the range is not writable."""
+    """Write `data` at `gva` on behalf of `vcpu`, all or nothing; False if the range is refused or not writable."""
     if not guest_range_ok(gva, len(data)):
         return False
     return raw_copy_to_guest(hv, vcpu, gva, data)
 
 
 def writable(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bool:
-    """Whether `copy_to_guest` of that many bytes would succeed now: what `check` asks before it promises a result."""
+    """Whether `copy_to_guest` of `size` bytes would succeed now; a `check` asks before its steps write a result."""
     return guest_range_ok(gva, size) and raw_writable(hv, vcpu, gva, size)
 
 
 def refusal(hv: GuestMemory, vcpu: VCpu, gva: int, size: int, access: int) -> GuestFault | None:
-    """The exception that an access of the guest's own would be, at the rights it has now; None if it would be none.
+    """The exception that the guest's own access would raise, at its current privilege level; None if it would succeed.
 
-    To be asked before a copy that takes the place of an instruction of the guest's: the copy has a supervisor's rights.
+    Ask before a copy that emulates a guest instruction: the copy itself runs with supervisor rights.
     """
     if not guest_range_ok(gva, size):
         return GuestFault(Vector.GP)
@@ -89,19 +89,19 @@ def refusal(hv: GuestMemory, vcpu: VCpu, gva: int, size: int, access: int) -> Gu
 
 
 def raw_copy_from_guest(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | None:
-    """`copy_from_guest` of a range that was checked before; addresses wrap as a processor's do."""
+    """`copy_from_guest` of a range that the caller has checked; addresses wrap modulo 2^64."""
     if size == 0:
         return b""
     machine = hv.machine
     fetches = machine.fetches
-    # As its `before`, but without the call where there is no race: every hypercall fetches twice.
+    # `fetches.before()`, inlined for the case without a race: every hypercall fetches twice.
     if fetches.trigger == NO_TRIGGER:
         fetches.count += 1
     else:
         fetches.before()
     gva &= U64
     if (gva & PAGE_MASK) + size <= PAGE_SIZE and not HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
-        # What `_fetch_piece` does, in place: every struct comes through here.
+        # `_fetch_piece`, inlined: every struct comes through here.
         hpa = translate_for(hv, vcpu, gva, READ)
         if hpa is None:
             return None
@@ -119,7 +119,7 @@ def raw_copy_from_guest(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> byt
 
 
 def raw_copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> bool:
-    """`copy_to_guest` of a range that was checked before; addresses wrap as a processor's do."""
+    """`copy_to_guest` of a range that the caller has checked; addresses wrap modulo 2^64."""
     gva &= U64
     size = len(data)
     if (gva & PAGE_MASK) + size <= PAGE_SIZE:
@@ -128,7 +128,7 @@ def raw_copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> boo
             return False
         _put_piece(hv, vcpu, gva, hpa, data)
         return True
-    # Every page is translated before the first byte is written: a guest never sees half of a result.
+    # Translate every page before writing the first byte: a guest never sees half of a result.
     targets = []
     for start, length in _pieces(gva, size):
         hpa = translate_for(hv, vcpu, start, WRITE)
@@ -143,15 +143,15 @@ def raw_copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> boo
 
 
 def raw_writable(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bool:
-    """Whether `raw_copy_to_guest` of that many bytes would succeed now."""
+    """Whether `raw_copy_to_guest` of `size` bytes would succeed now."""
     return all(translate_for(hv, vcpu, start, WRITE) is not None for start, _ in _pieces(gva & U64, size))
 
 
 def translate_for(hv: GuestMemory, vcpu: VCpu, gva: int, access: int) -> int | None:
-    """The host physical address behind `gva` at supervisor rights, None if stage 1 or stage 2 refuses.
+    """Host physical address of `gva`, translated with supervisor rights; None if stage 1 or stage 2 refuses.
 
-    The fault is handled here and never delivered, so the vCPU keeps its CR2.  A misconfigured stage 2 is passed on:
-    the hypervisor wrote that table.
+    The fault is handled here and not delivered, so the vCPU keeps its CR2. An EPT misconfiguration propagates: the
+    hypervisor wrote that table.
     """
     if HYPERVISOR_HOLE_START <= gva < HYPERVISOR_HOLE_END:
         return hv.host.direct(gva)
@@ -160,8 +160,8 @@ def translate_for(hv: GuestMemory, vcpu: VCpu, gva: int, access: int) -> int | N
         return translate(vcpu, gva, access, False, False)  # no SMAP
     except (GuestFault, EptViolation):
         pass
-    # The fault may be a spurious one, by way of paging structures that the processor had cached. It drops them: what
-    # comes of a second attempt is what the guest's tables say (SDM Vol. 3A, 4.10.4.1).
+    # The fault may be spurious, from cached paging-structure entries. A fault drops these, so the second attempt uses
+    # the guest's tables (SDM Vol. 3A, 4.10.4.1).
     try:
         return translate(vcpu, gva, access, False, False)
     except (GuestFault, EptViolation):
@@ -194,7 +194,7 @@ def _put_piece(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, data: bytes) -> 
 
 
 def _pieces(gva: int, size: int) -> Iterator[tuple[int, int]]:
-    """The (address, length) of the parts of a range, page by page."""
+    """Yield (address, length) of the part of the range in each page."""
     while size:
         length = min(size, PAGE_SIZE - (gva & PAGE_MASK))
         yield gva, length

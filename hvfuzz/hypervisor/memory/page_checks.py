@@ -1,4 +1,4 @@
-"""What the calls ask of the caller's own pages: may they be changed, given up, are there tables for it."""
+"""Checks on the caller's own pages: whether they may be changed or released, and how many table pages that takes."""
 
 from __future__ import annotations
 
@@ -23,39 +23,42 @@ BAD_RANGE = Refused(Status.INVALID, "range of gfns")
 
 
 def range_ok(first: int, count: int, limit: int) -> bool:
-    """Whether `count` (1 .. `limit`) pages from `first` on lie in the guest's physical space."""
+    """Whether `count` is in 1 .. `limit`, and that many pages from `first` on are guest physical addresses."""
     return 0 < count <= limit and first + count <= MAX_GFN
 
 
 def page_refusal(hv: Frames, caller: Domain, gfn: int, entry: int, level: int) -> Refused | None:
-    """Why the leaf `entry` of `level`, found for `gfn`, is not a page of the caller's own."""
+    """Why the leaf `entry` of `level`, found for `gfn`, is not a page that the caller owns; None if it is."""
     if not entry & RIGHTS:
         return ABSENT
+    # Without this check, a domain could give itself write access to a page granted to it read-only.
     if hv.frames.owner(leaf_frame(entry, level, gfn)) != caller.id:
         return NOT_THE_OWNER
     return None
 
 
 def release_refusal(hv: Frames, caller: Domain, gfn: int, entry: int, level: int) -> Refused | None:
-    """Why the caller cannot give up the frame of the leaf `entry` of `level`, found for `gfn`."""
+    """Why the caller cannot release the frame of the leaf `entry` of `level`, found for `gfn`; None if it can."""
     if not entry & RIGHTS:
         return ABSENT
     word = hv.frames.word(leaf_frame(entry, level, gfn))
+    # Without this check, a domain could free a frame that another domain has granted to it.
     if word & OWNER_MASK != caller.id:
         return NOT_THE_OWNER
+    # Without this check, grant mappings or devices could access the frame after it is freed and reallocated.
     return IN_USE if is_in_use(word) else None
 
 
 def is_in_use(word: int) -> bool:
-    """Whether the owned frame with this frame word is named by more than its one stage-2 leaf.
+    """Whether an owned frame with this frame word has references other than its single stage-2 leaf.
 
-    A second mapping is a device's: stage 2 never maps an owned frame twice, and foreign mappings hold pins.
+    A second mapping is one for DMA: stage 2 never maps an owned frame twice, and foreign mappings hold pins.
     """
     return word >> MAPS_SHIFT != 1
 
 
 def superpages_cut(caller: Domain, gfns: Iterable[int]) -> int:
-    """The number of large leaves that `gfns`, each changed on its own, lie in: a split of each takes a table page."""
+    """Number of large leaves to split, one table page each, if `gfns` are changed one by one."""
     stage2 = caller.stage2
     cut: dict[int, bool] = {}
     for gfn in gfns:

@@ -29,7 +29,7 @@ _TABLE = struct.Struct(f"<{ENTRIES}Q")
 
 
 class Stage2(TableTree):
-    """Guest frame numbers to host frames. Mapping and unmapping keep the `maps` count of the frames."""
+    """EPT of one domain, gfn to host frame. Mapping and unmapping update the `maps` count of the frames."""
 
     __slots__ = ()
 
@@ -38,13 +38,13 @@ class Stage2(TableTree):
 
     @property
     def eptp(self) -> int:
-        """The EPT pointer of the domain's vCPUs: write-back, four levels, no accessed and dirty flags."""
+        """EPT pointer of the vCPUs: write-back, four levels, no accessed and dirty flags (SDM Vol. 3C, table 25-9)."""
         return ept.eptp_of(self.root)
 
     def map(self, gfn: int, hfn: int, rights: int, *, block: bool = False, foreign: bool = False) -> None:
-        """Map the absent `gfn` (with `block` 512 of them, all aligned) to `hfn` with `rights`.
+        """Map the absent `gfn` to `hfn` with `rights`; with `block`, 512 aligned pages by one large leaf.
 
-        The check made sure that the pool has the tables (`tables_needed`).
+        The check has established that the pool has the tables (`tables_needed`).
         """
         address = self.slot(gfn, BLOCK_LEVEL if block else 1)
         if self.host.read64(address) & RIGHTS:
@@ -61,9 +61,9 @@ class Stage2(TableTree):
         self.host.write64(address, entry)
 
     def unmap(self, gfn: int) -> bool:
-        """Unmap one page, flush, and count one mapping of its frame less.
+        """Unmap one page, flush, and drop one mapping of its frame.
 
-        A large leaf is split first. False, and nothing done, when that needs a page that the pool does not have.
+        A large leaf is split first. Returns False, with nothing changed, if the pool has no page for that.
         """
         entry, level, address = self.lookup(gfn)
         if not entry & RIGHTS:
@@ -79,17 +79,17 @@ class Stage2(TableTree):
         return True
 
     def unmap_block(self, gfn: int) -> None:
-        """Unmap the whole large leaf that starts at `gfn`, flush, and count."""
+        """Unmap the whole large leaf that starts at `gfn`, flush, and drop one mapping of each of its frames."""
         entry, level, address = self.lookup(gfn)
         if level != BLOCK_LEVEL or not entry & RIGHTS:
-            raise HostBug(f"gfn {gfn:#x} starts no large leaf")
+            raise HostBug(f"no large leaf at gfn {gfn:#x}")
         self.host.write64(address, 0)
         self.flush()
         self.frames.drop_block_map((entry & ADDRESS) >> PAGE_SHIFT)
         self.trim(gfn, address)
 
     def replace(self, gfn: int, hfn: int) -> bool:
-        """Let `gfn` name `hfn` from now on, with the same rights; flush, and count. False as in `unmap`."""
+        """Map `gfn` to `hfn`, keeping its rights; flush, and update both counts. Returns False as `unmap` does."""
         entry, level, address = self.lookup(gfn)
         if level == BLOCK_LEVEL:
             if not self.split(gfn):
@@ -102,7 +102,7 @@ class Stage2(TableTree):
         return True
 
     def split(self, gfn: int) -> bool:
-        """Replace the large leaf around `gfn` by a table of 512 small ones; False when the pool is empty."""
+        """Replace the large leaf that maps `gfn` by a table of 512 small ones; False if the pool is empty."""
         entry, _, address = self.lookup(gfn)
         table = self.pool.take()
         if table < 0:
@@ -115,16 +115,17 @@ class Stage2(TableTree):
         return True
 
     def merge(self, address: int, entry: int, block: int) -> None:
-        """Put the large leaf `block` in the place of `entry`, at `address`, and free the table that `entry` names."""
+        """Replace the table entry `entry` at `address` by the large leaf `block`, and free the table."""
         self.host.write64(address, block)
+        # Flush before the page is reused: processors may have cached its address (SDM Vol. 3C, 29.4.2).
         self.flush()
         self.pool.put((entry & ADDRESS) >> PAGE_SHIFT)
 
     def protect(self, first: int, count: int, rights: int) -> bool:
-        """Give the present pages of the range `rights`, merge tables that allow it, and flush.
+        """Set the rights of the present pages of the range, merge tables where possible, and flush.
 
-        Large leaves that lie only partly in the range are split; False, and nothing changed, when the pool has
-        too few pages for it.
+        Large leaves that lie only partly in the range are split. Returns False, with nothing changed, if the pool has
+        too few pages for that.
         """
         cut = self.blocks_cut(first, count, rights)
         if len(cut) > len(self.pool.pages):
@@ -136,7 +137,7 @@ class Stage2(TableTree):
         return True
 
     def blocks_cut(self, first: int, count: int, rights: int = -1) -> list[int]:
-        """One gfn of each large leaf that the range cuts in two, but for those that have exactly `rights`."""
+        """One gfn of each large leaf that lies partly in the range, except for leaves that already have `rights`."""
         cut: list[int] = []
         for gfn in (first,) if count == 1 else (first, first + count - 1):
             entry, level, _ = self.lookup(gfn)
@@ -151,7 +152,7 @@ class Stage2(TableTree):
     def mergeable(self, table: int, start: int, end: int, rights: int) -> int:
         """The large leaf that can replace the table at `table` once its entries `start` .. `end - 1` have `rights`.
 
-        0 if its leaves are not 512 owned frames in a row, 2 MiB aligned, of then equal rights.
+        0 unless its leaves name 512 consecutive owned frames, 2 MiB aligned, then with equal rights.
         """
         first = self.host.read64(table)
         wanted = (first & ~RIGHTS | rights) if start == 0 else first
@@ -170,15 +171,15 @@ class Stage2(TableTree):
         return wanted | LARGE
 
     def any_present(self, first: int, count: int) -> bool:
-        """Is any page of the range mapped?"""
+        """Whether any page of the range is mapped."""
         return any(entry & RIGHTS for _, _, _, entries in self.runs(first, count) for entry in entries)
 
     def flush_tables(self, page: int) -> None:
-        """Drop everything cached of these tables: INVEPT knows no single page."""
+        """Drop everything cached from these tables: INVEPT has no single-page form (SDM Vol. 3C, 29.4.3.1)."""
         self.flush()
 
     def flush(self) -> None:
-        """Drop every cached translation of these tables, combined and guest-physical (INVEPT, single context)."""
+        """Drop all combined and guest-physical mappings cached from these tables (INVEPT, single context)."""
         machine = self.host.machine
         machine.clock.cycles += Cost.FLUSH
         machine.tlb.invept(self.root)
@@ -196,7 +197,7 @@ class _Protection:
         self.rights = rights
 
     def table(self, page: int, level: int, entry: int, address: int) -> None:
-        """Merge a table of small leaves before the walk descends it: there is then nothing below to visit."""
+        """Merge a table of small leaves, if possible, before the walk descends into it."""
         if level != BLOCK_LEVEL or not is_table(entry, level):
             return
         base = page & -BLOCK_PAGES

@@ -1,11 +1,11 @@
-"""Radix trees of table pages in emulated memory: what EPT and VT-d second-level tables have in common.
+"""Radix trees of table pages: the common part of EPT and VT-d second-level tables.
 
 A page number is a guest frame number (EPT) or an I/O virtual address shifted right by 12 (VT-d). Level 1 entries map
 4 KiB, level 2 entries 2 MiB or a table of level 1, and so on up to the root's level. The low rights bits, the large
-bit 7 and the address field are the same in both formats (SDM Vol. 3C 29.3.2, VT-d spec 9.8); bit 53 is ignored by
-both and says here that a leaf names another domain's frame.
+bit 7 and the address field are the same in both formats (SDM Vol. 3C 29.3.2, VT-d spec 9.8). Both ignore bit 53, which
+marks a leaf that names another domain's frame.
 
-Law of every tree: a table page other than the root holds at least one present entry, else it is back in the pool.
+Invariant: every table page other than the root holds at least one present entry; empty ones return to the pool.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ EXECUTE = 4
 RIGHTS = 7
 LARGE = 1 << 7
 FOREIGN = 1 << 53
-"""Software bit of a leaf: made by a grant mapping, the frame is another domain's."""
+"""Software bit of a leaf that a grant mapping made: the frame belongs to another domain."""
 ADDRESS = 0x000F_FFFF_FFFF_F000
 ENTRIES = 512
 BLOCK_LEVEL = 2
 BLOCK_PAGES = 512
 
 POISON = 0xF5F5_F5F5_F5F5_F502
-"""Every word of a pooled table page: hardware or walkers that still descend into it see reserved bits set."""
+"""Every word of a pooled table page: a walk that still descends into it finds reserved bits set."""
 
 _EMPTY_PAGE = bytes(PAGE_SIZE)
 _TABLE = FrameState.TABLE  # a member of an enumeration takes ten times as long to look up as a global
@@ -40,23 +40,23 @@ _WORDS = tuple(Struct(f"<{count}Q") for count in range(ENTRIES + 1))
 
 
 def unpack_words(data: bytes) -> tuple[int, ...]:
-    """The words in part of a table."""
+    """Unpack whole 8-byte entries of a table."""
     return _WORDS[len(data) >> 3].unpack(data)
 
 
 def is_table(entry: int, level: int) -> bool:
-    """Does `entry`, read at `level`, point to a further table?"""
+    """Whether `entry`, read at `level`, points to a table of the next lower level."""
     return level > 1 and entry & RIGHTS != 0 and not entry & LARGE
 
 
 def leaf_frame(entry: int, level: int, page: int) -> int:
-    """The host frame that the present leaf `entry` of `level` names for `page`."""
+    """Host frame to which the present leaf `entry` of `level` maps `page`."""
     frame = (entry & ADDRESS) >> PAGE_SHIFT
     return frame + (page & BLOCK_PAGES - 1) if level == BLOCK_LEVEL else frame
 
 
 class TablePool:
-    """The free table pages of one domain: `pages` is the domain's pool, lent to its trees page by page."""
+    """The free table pages of one domain: `pages` is its pool of frames, shared by its trees."""
 
     __slots__ = ("frames", "host", "owner", "pages")
 
@@ -67,7 +67,7 @@ class TablePool:
         self.pages = pages
 
     def take(self) -> int:
-        """A zeroed table page for a tree, or -1 when the pool is empty."""
+        """Take a page from the pool and zero it; returns its frame, or -1 if the pool is empty."""
         if not self.pages:
             return -1
         hfn = self.pages.pop()
@@ -77,7 +77,7 @@ class TablePool:
         return hfn
 
     def put(self, hfn: int) -> None:
-        """Take back a table page that nothing refers to any more, and poison it."""
+        """Poison a table page that is no longer referenced, and return it to the pool."""
         self.host.fill(hfn, POISON)
         self.frames.assign(hfn, self.owner, _POOL)
         self.pages.append(hfn)
@@ -85,17 +85,17 @@ class TablePool:
 
 
 class Visitor(Protocol):
-    """What a walk calls for each entry of its range."""
+    """Callbacks of `TableTree.walk`, for each entry of its range."""
 
     def table(self, page: int, level: int, entry: int, address: int) -> None:
-        """Before the walk descends `entry`; the visitor may replace it, the walk goes on with what is there then."""
+        """Called before the walk descends into `entry`. The visitor may replace it; the walk then reads it again."""
 
     def leaf(self, page: int, level: int, entry: int, address: int) -> None:
-        """At a present leaf or an absent entry of any level; `page` is the first of the range in it."""
+        """Called for a present leaf, or an absent entry, of any level; `page` is its first page within the range."""
 
 
 class TableTree:
-    """A tree of tables: look up, walk, and the making and trimming of table pages."""
+    """A tree of tables: lookup, walk, and allocation and trimming of table pages."""
 
     __slots__ = ("frames", "host", "pool", "root", "top")
 
@@ -109,16 +109,16 @@ class TableTree:
         self.top = top
 
     def lookup(self, page: int) -> tuple[int, int, int]:
-        """(entry, level, host physical address of the entry) where the walk for `page` ends.
+        """Walk to the entry for `page`; returns (entry, level, host physical address of the entry).
 
-        The entry is a present leaf, or absent (no right) at whatever level.
+        The entry is a present leaf, or absent (no rights), at any level.
         """
         host = self.host
         level = self.top
         shift = 9 * (level - 1)
         if page >> shift + 9:
             raise HostFault(f"page {page:#x} lies beyond the tables")
-        # As read64 does, but without its call: nothing else happens as often in host context.
+        # `host.read64`, inlined: this is the most frequent operation of host context.
         words, on_access, work = host.words, host.on_access, host.work
         address = self.root + (page >> shift & 511) * 8
         try:
@@ -136,7 +136,7 @@ class TableTree:
             raise HostFault(f"table entry read at {address:#x}") from None
 
     def leaves(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """(page, entry, level) of each page of the range, in order: what `lookup` finds, a whole table at a time."""
+        """Yield (page, entry, level) of each page of the range, in order. Reads a whole table at a time."""
         for page, after, level, entries in self.runs(first, count):
             if level > 1:
                 entry = entries[0]
@@ -147,9 +147,9 @@ class TableTree:
                     yield each, entry, level
 
     def runs(self, first: int, count: int) -> Iterator[tuple[int, int, int, Sequence[int]]]:
-        """(page, page after, level, entries) of each part of the range that one table decides, in order.
+        """Yield (page, page after, level, entries) of each part of the range that lies in one table, in order.
 
-        Where the walk ends above level 1, there is a single entry for all of the part.
+        If the walk ends above level 1, a single entry covers the whole part.
         """
         page, end = first, first + count
         while page < end:
@@ -164,7 +164,7 @@ class TableTree:
             page = after
 
     def walk(self, first: int, count: int, visitor: Visitor) -> None:
-        """Show every entry that concerns the pages `first` .. `first + count - 1` to `visitor`, in order."""
+        """Call `visitor` for each entry that covers the pages `first` .. `first + count - 1`, in order."""
         if first < 0 or first + count > 1 << 9 * self.top:
             raise HostFault(f"pages {first:#x}+{count:#x} lie beyond the tables")
         self._walk_table(self.root, self.top, first, first + count, visitor)
@@ -187,11 +187,11 @@ class TableTree:
             page = after
 
     def reload(self, address: int, seen: int) -> int:
-        """The entry to go on with after the visitor saw `seen` at `address`: it may have freed the table under it."""
+        """Reread the entry at `address` after the visitor saw `seen` there: it may have freed the table under it."""
         return self.host.read64(address)
 
     def tables_needed(self, pages: Iterable[int], level: int = 1) -> int:
-        """Table pages that mapping all of `pages` by leaves of `level` would take from the pool."""
+        """Number of table pages that mapping all of `pages` by leaves of `level` would take from the pool."""
         missing = set()
         seen = -1
         for page in pages:
@@ -204,7 +204,7 @@ class TableTree:
         return len(missing)
 
     def slot(self, page: int, level: int) -> int:
-        """Host physical address of the entry of `level` for `page`; missing tables on the way come from the pool."""
+        """Host physical address of the entry of `level` for `page`; takes missing tables from the pool."""
         host = self.host
         words, on_access, work = host.words, host.on_access, host.work
         at = self.top
@@ -213,7 +213,7 @@ class TableTree:
             address = table + (page >> 9 * (at - 1) & 511) * 8
             if at == level:
                 return address
-            work.units += 1  # read64, as in `lookup`
+            work.units += 1  # `host.read64`, inlined as in `lookup`
             if on_access is not None:
                 on_access(address, 8, False)
             try:
@@ -223,7 +223,7 @@ class TableTree:
             if not entry & RIGHTS:
                 hfn = self.pool.take()
                 if hfn < 0:
-                    raise HostBug("a checked mapping found the pool empty")
+                    raise HostBug("pool empty in a checked mapping")
                 entry = hfn << PAGE_SHIFT | self.table_rights
                 host.write64(address, entry)
             elif entry & LARGE:
@@ -232,11 +232,11 @@ class TableTree:
             at -= 1
 
     def trim(self, page: int, address: int) -> None:
-        """Give the tables on the way to `page` that hold no present entry back to the pool.
+        """Return the tables on the path to `page` that hold no present entry to the pool.
 
-        `address` is that of the entry that was just cleared.
+        `address` is the host physical address of the entry that was just cleared.
         """
-        # The neighbour decides nearly always: ranges are unmapped upwards.
+        # Ranges are unmapped upwards, so the next entry nearly always shows that the table is in use.
         base = address & -PAGE_SIZE
         if self.host.read64(base | (address + 8) & PAGE_SIZE - 1):
             return
@@ -252,10 +252,11 @@ class TableTree:
         while path and self.host.read(table, PAGE_SIZE) == _EMPTY_PAGE:
             parent = path.pop()
             self.host.write64(parent, 0)
+            # Flush before the page is reused: walkers may have cached its address (SDM Vol. 3C, 29.4.2).
             self.flush_tables(page)
             self.pool.put(table >> PAGE_SHIFT)
             table = parent & -PAGE_SIZE
 
     def flush_tables(self, page: int) -> None:
-        """A table on the way to `page` was taken out of the tree: let no cache of table entries name it."""
+        """Drop cached table entries on the path to `page`, after a table was removed from the tree."""
         raise NotImplementedError

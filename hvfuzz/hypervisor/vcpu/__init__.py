@@ -1,1 +1,1 @@
-"""What a vCPU has by the hypervisor: run state, clock, local APIC, MSRs, CPUID."""
+"""Per-vCPU state that the hypervisor emulates: run state, clock, local APIC, MSRs, CPUID."""

@@ -1,10 +1,10 @@
-"""The local APIC of each vCPU, in x2APIC mode only: registers as MSRs, and interrupts from one vCPU to another.
+"""The local APIC of each vCPU, in x2APIC mode only: registers as MSRs, and interrupts between vCPUs.
 
-(SDM Vol. 3A, 11.12.) The registers are bytes of a heap page, one word in each 16 bytes, in the places that they have
-in the APIC page of a processor. MSR 0x800 + n is register n; most of the range has no register, and the page ends
-long before the range does: reads beyond it were XSA-108.
+(SDM Vol. 3A, 11.12.) The registers lie in a heap page, one word in each 16 bytes, at the offsets of a processor's
+APIC page. MSR 0x800 + n is register n. Most of the MSR range has no register, and the page ends long before the range
+does: Xen read beyond it (XSA-108).
 
-Fixed interrupts are all that is sent. SMI, NMI, INIT and start-up are accepted and lost: a guest's vCPUs all run.
+Only fixed interrupts are delivered. SMI, NMI, INIT and start-up IPIs are accepted and ignored: all vCPUs run from boot.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ INITIAL_COUNT = 0x38
 CURRENT_COUNT = 0x39
 DIVIDE = 0x3E
 SELF_IPI = 0x3F
-# Reserved for the guest: the hypervisor's own.
+# Internal state, at offsets that the architecture reserves; the guest cannot access it.
 ERRORS = 0x29
-"""Errors since the last write of ESR, which shows them."""
+"""Errors since the last write to ESR, which latches them (SDM Vol. 3A, 11.5.3)."""
 STARTED = 0x3A
-"""When the timer's count began: rounded cycles."""
+"""Start of the timer's count, in rounded cycles."""
 
 LVTS = range(LVT_TIMER, LVT_ERROR + 1)
 READ_ONLY = (ID, VERSION, PPR, LDR, *range(ISR, ESR), CURRENT_COUNT)
@@ -74,30 +74,33 @@ WRITABLE = {
     DIVIDE: 0xB,
     SELF_IPI: 0xFF,
 }
-"""The bits that are not reserved, of registers that can be written."""
+"""Writable register -> its bits that are not reserved (SDM Vol. 3A, 11.12.1.2 and 11.12.1.3)."""
 LVT_READ_ONLY = 0x5000
-"""Delivery status and remote IRR: what is written there is ignored."""
+"""Delivery status and remote IRR: writes are ignored (SDM Vol. 3A, 11.5.1)."""
 
 VERSION_VALUE = 0x0005_0014
-"""Version 0x14, six LVT entries."""
+"""Version 0x14, six LVT entries (SDM Vol. 3A, 11.4.8)."""
 ENABLED = 1 << 8
 MASKED = 1 << 16
 SEND_ILLEGAL = 1 << 5
 RECEIVE_ILLEGAL = 1 << 6
 FIRST_LEGAL = 16
-"""Vectors below are exceptions: no interrupt."""
+"""Vectors 0 to 15 are illegal for interrupts (SDM Vol. 3A, 11.5.2)."""
 FIXED = 0
 LOGICAL = 1 << 11
 BROADCAST = 0xFFFF_FFFF
 SELF, ALL, OTHERS = 1, 2, 3
-"""Destination shorthands."""
+"""Destination shorthands (SDM Vol. 3A, 11.6.1)."""
 
 
 def power_up(hv: ApicPages, vcpu: VCpu) -> int:
-    """Give `vcpu` an APIC as it is after a reset; the host physical address of its registers."""
+    """Create the APIC of `vcpu` in its reset state; returns the host physical address of its registers.
+
+    (SDM Vol. 3A, 11.4.7.1; the logical ID in LDR follows from the ID, 11.12.10.2.)
+    """
     page = hv.allocator.alloc_heap_page()
     if page < 0:
-        raise HostBug("no page for an APIC")
+        raise HostBug("no free page for an APIC")
     base = (page << PAGE_SHIFT) + HEAP_HEADER
     number = vcpu.index
     for register, value in (
@@ -112,45 +115,50 @@ def power_up(hv: ApicPages, vcpu: VCpu) -> int:
 
 
 def get(hv: Apics, vcpu: VCpu, register: int) -> int:
-    """A register of the APIC of `vcpu`, as it is stored."""
+    """The stored value of a register of the APIC of `vcpu`."""
     return hv.host.read64(hv.apics[vcpu.id] + STRIDE * register)
 
 
 def put(hv: Apics, vcpu: VCpu, register: int, value: int) -> None:
-    """Store a register."""
+    """Store a register of the APIC of `vcpu`, without side effects."""
     hv.host.write64(hv.apics[vcpu.id] + STRIDE * register, value)
 
 
 def readable(register: int) -> bool:
-    """Whether RDMSR of a register succeeds: what must hold before it is looked for in the page."""
+    """Whether RDMSR of a register succeeds (SDM Vol. 3A, 11.12.1.2). To be checked before `get` (XSA-108)."""
     return register in READ_ONLY or (register in WRITABLE and register not in WRITE_ONLY)
 
 
 def writable(register: int, value: int) -> bool:
-    """Whether WRMSR of `value` to a register succeeds: there is one, and no reserved bit is set."""
+    """Whether WRMSR of `value` to a register succeeds: it exists, no reserved bit is set (SDM Vol. 3A, 11.12.1.3)."""
     return register in WRITABLE and not value & ~WRITABLE[register]
 
 
 def write(hv: Apics, vcpu: VCpu, register: int, value: int) -> None:
-    """Write a register, other than those of the timer, with what follows from that."""
+    """Write a register, other than those of the timer, with its side effects."""
+    # SDM Vol. 3A, 11.8.5: EOI clears the highest bit in ISR.
     if register == EOI:
         in_service = highest(hv, vcpu, ISR)
         if in_service >= 0:
             set_vector(hv, vcpu, ISR, in_service, False)
         return
+    # SDM Vol. 3A, 11.12.11: a fixed interrupt to the vCPU itself.
     if register == SELF_IPI:
         send(hv, vcpu, value, [vcpu])
         return
+    # SDM Vol. 3A, 11.5.3: a write to ESR latches the errors since the last one.
     if register == ESR:
         value = get(hv, vcpu, ERRORS)
         put(hv, vcpu, ERRORS, 0)
     elif register in LVTS:
         value &= ~LVT_READ_ONLY
+        # SDM Vol. 3A, 11.4.7.2: while the APIC is software-disabled, LVT mask bits cannot be cleared.
         if not get(hv, vcpu, SVR) & ENABLED:
             value |= MASKED
     put(hv, vcpu, register, value)
     if register == ICR and value >> 8 & 7 == FIXED:
         send(hv, vcpu, value & 0xFF, list(targets(hv, vcpu, value)))
+    # SDM Vol. 3A, 11.4.7.2: software-disabling the APIC sets all LVT mask bits.
     elif register == SVR and not value & ENABLED:
         for lvt in LVTS:
             put(hv, vcpu, lvt, get(hv, vcpu, lvt) | MASKED)
@@ -160,7 +168,10 @@ def write(hv: Apics, vcpu: VCpu, register: int, value: int) -> None:
 
 
 def targets(hv: Apics, vcpu: VCpu, command: int) -> Iterator[VCpu]:
-    """The vCPUs that an interrupt command of `vcpu` is for: some of its domain's."""
+    """Yield the destinations of an interrupt command of `vcpu` (SDM Vol. 3A, 11.12.9 and 11.12.10).
+
+    They are always vCPUs of its own domain: a guest must not interrupt another.
+    """
     shorthand = command >> 18 & 3
     destination = command >> 32
     for other in hv.domains[vcpu.domain].vcpus:
@@ -178,7 +189,8 @@ def targets(hv: Apics, vcpu: VCpu, command: int) -> Iterator[VCpu]:
 
 
 def send(hv: Apics, sender: VCpu, vector: int, receivers: list[VCpu]) -> None:
-    """Send a fixed interrupt."""
+    """Send a fixed interrupt to each of `receivers`."""
+    # SDM Vol. 3A, 11.5.2 and 11.5.3: "send illegal vector".
     if vector < FIRST_LEGAL:
         fail(hv, sender, SEND_ILLEGAL)
         return
@@ -187,7 +199,7 @@ def send(hv: Apics, sender: VCpu, vector: int, receivers: list[VCpu]) -> None:
 
 
 def fail(hv: Apics, vcpu: VCpu, error: int) -> None:
-    """Note an error of the APIC, and interrupt for it if the guest wants that."""
+    """Record an error of the APIC, and raise the error interrupt unless it is masked (SDM Vol. 3A, 11.5.3)."""
     put(hv, vcpu, ERRORS, get(hv, vcpu, ERRORS) | error)
     lvt = get(hv, vcpu, LVT_ERROR)
     if not lvt & MASKED and lvt & 0xFF >= FIRST_LEGAL:
@@ -195,9 +207,11 @@ def fail(hv: Apics, vcpu: VCpu, error: int) -> None:
 
 
 def accept(hv: Apics, vcpu: VCpu, vector: int) -> None:
-    """An interrupt comes in: it is pending from now on, and ends a HLT if it can be taken."""
+    """Accept an interrupt: set it in IRR, and end a HLT if it is deliverable (SDM Vol. 3A, 11.8.4)."""
+    # SDM Vol. 3A, 11.4.7.2: a software-disabled APIC accepts no fixed interrupt.
     if not get(hv, vcpu, SVR) & ENABLED:
         return
+    # SDM Vol. 3A, 11.5.2 and 11.5.3: "receive illegal vector".
     if vector < FIRST_LEGAL:
         fail(hv, vcpu, RECEIVE_ILLEGAL)
         return
@@ -207,23 +221,24 @@ def accept(hv: Apics, vcpu: VCpu, vector: int) -> None:
 
 
 def pending(hv: Apics, vcpu: VCpu) -> int:
-    """The vector of the interrupt that `vcpu` would take now; -1 if there is none, or it is held back."""
+    """Vector of the interrupt that `vcpu` would take now; -1 if none is pending, or IF, SVR or priority block it."""
     flags = vcpu.vmcs.saved[RFLAGS] if vcpu.in_root else vcpu.regs[RFLAGS]
     if not flags & RFLAGS_IF or not get(hv, vcpu, SVR) & ENABLED:
         return -1
     vector = highest(hv, vcpu, IRR)
+    # SDM Vol. 3A, 11.8.3.1: only a priority class above that of the processor is delivered.
     return vector if vector >> 4 > priority(hv, vcpu) >> 4 else -1
 
 
 def priority(hv: Apics, vcpu: VCpu) -> int:
-    """The processor priority: the higher of the task's and that of what is in service (SDM Vol. 3A, 11.8.3.1)."""
+    """Processor priority: the higher of TPR and the highest vector in service (SDM Vol. 3A, 11.8.3.1)."""
     task = get(hv, vcpu, TPR)
     in_service = max(highest(hv, vcpu, ISR), 0)
     return task if task >> 4 >= in_service >> 4 else in_service & 0xF0
 
 
 def highest(hv: Apics, vcpu: VCpu, first: int) -> int:
-    """The highest vector in one of ISR, TMR and IRR; -1 if there is none."""
+    """Highest vector set in ISR, TMR or IRR (`first`); -1 if none is."""
     for number in range(7, -1, -1):
         word = get(hv, vcpu, first + number)
         if word:
@@ -232,7 +247,7 @@ def highest(hv: Apics, vcpu: VCpu, first: int) -> int:
 
 
 def set_vector(hv: Apics, vcpu: VCpu, first: int, vector: int, there: bool) -> None:
-    """Set or clear a vector in one of ISR, TMR and IRR."""
+    """Set (`there`) or clear a vector in ISR, TMR or IRR (`first`)."""
     register, bit = first + (vector >> 5), 1 << (vector & 31)
     word = get(hv, vcpu, register)
     put(hv, vcpu, register, word | bit if there else word & ~bit)

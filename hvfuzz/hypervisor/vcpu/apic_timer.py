@@ -1,7 +1,7 @@
-"""The timer of a local APIC: it counts rounded cycles, so that it is no finer clock than the others.
+"""The timer of a local APIC, one-shot and periodic (SDM Vol. 3A, 11.5.4).
 
-(SDM Vol. 3A, 11.5.4; one-shot and periodic.) Reading the current count is a read of the domain's clock. That a count
-has ended is noticed at the next exit of any vCPU.
+It counts rounded cycles, so that it is no finer clock than the others. Reading the current count is a read of the
+domain's clock. A count that has ended is noticed at the next exit of any vCPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PERIODIC = 1 << 17
 
 
 def read(hv: ApicTimers, vcpu: VCpu) -> int:
-    """The current count."""
+    """Read the current count register."""
     now = guest_clock.read_clock(hv, vcpu)
     initial = apic.get(hv, vcpu, INITIAL_COUNT)
     if not initial:
@@ -33,7 +33,7 @@ def read(hv: ApicTimers, vcpu: VCpu) -> int:
 
 
 def write(hv: ApicTimers, vcpu: VCpu, register: int, value: int) -> None:
-    """Start the count, or stop it with 0; or have it run at another speed."""
+    """Write INITIAL_COUNT, which starts the count (0 stops it), or DIVIDE, which changes its speed."""
     apic.put(hv, vcpu, register, value)
     if register == INITIAL_COUNT:
         apic.put(hv, vcpu, STARTED, quantised(hv.machine.clock.cycles))
@@ -45,7 +45,7 @@ def write(hv: ApicTimers, vcpu: VCpu, register: int, value: int) -> None:
 
 
 def expire(hv: ApicTimers) -> None:
-    """Interrupt for each count that has ended."""
+    """Raise the interrupt of each count that has ended; restart periodic ones."""
     now = quantised(hv.machine.clock.cycles)
     for number in [number for number, deadline in sorted(hv.apic_timers.items()) if deadline <= now]:
         vcpu = hv.machine.vcpus[number]
@@ -62,11 +62,11 @@ def expire(hv: ApicTimers) -> None:
 
 
 def end(hv: ApicTimers, vcpu: VCpu) -> int:
-    """When the present count ends, in cycles."""
+    """End of the current count, in cycles."""
     return apic.get(hv, vcpu, STARTED) + apic.get(hv, vcpu, INITIAL_COUNT) * divisor(hv, vcpu)
 
 
 def divisor(hv: ApicTimers, vcpu: VCpu) -> int:
-    """Cycles for each step of the count: 2 to 128, then 1."""
+    """Cycles per decrement: 2, 4, .. 128, then 1, by bits 0, 1 and 3 of DIVIDE (SDM Vol. 3A, 11.5.4)."""
     bits = apic.get(hv, vcpu, DIVIDE)
     return 1 << ((bits & 3 | bits >> 1 & 4) + 1 & 7)

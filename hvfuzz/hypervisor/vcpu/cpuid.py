@@ -1,7 +1,7 @@
 """CPUID as every guest sees it: the emulated processor and the hypervisor, nothing of the host (SDM Vol. 2A, CPUID).
 
-A feature is there exactly if the machine has it: what CR4 and EFER take, and which MSRs there are, follows the same
-list. Caches, brand string and power management are not told: those leaves are zero.
+A feature is reported exactly if the machine implements it; the valid bits of CR4 and EFER and the set of MSRs follow
+the same list. The leaves of caches, brand string and power management are zero.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Leaf = tuple[int, int, int, int]
 VENDOR = b"GenuineIntel"
 """EBX, EDX and ECX of leaf 0, four bytes each."""
 MODEL = 0x0005_0654
-"""Family 6, model 0x55, stepping 4: a Skylake server, whose costs `machine.clock` has."""
+"""Family 6, model 0x55, stepping 4: a Skylake server, as are the costs in `machine.clock`."""
 LINEAR_BITS = 48
 FEATURES_ECX = (17, 21, 31)
-"""Leaf 1: PCID, x2APIC; a hypervisor is present."""
+"""Leaf 1: PCID, x2APIC, hypervisor present."""
 FEATURES_EDX = (0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 24, 25, 26)
 """Leaf 1: FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, CMOV, PAT, FXSR, SSE, SSE2."""
 STRUCTURED_EBX = (7, 10, 20)
@@ -35,18 +35,16 @@ HYPERVISOR_LEAVES = range(0x4000_0000, 0x5000_0000)
 EXTENDED = 0x8000_0000
 LAST_EXTENDED = EXTENDED + 8
 SMT, CORE = 1, 2
-"""Types of a level of the topology."""
+"""Level types of leaf 0xB."""
 NOTHING: Leaf = (0, 0, 0, 0)
 
 
 def cpuid_leaf(leaf: int, subleaf: int, apic_id: int, vcpus: int) -> Leaf:
-    """What CPUID gives for `leaf` (EAX) and `subleaf` (ECX) on vCPU `apic_id` of a domain with `vcpus` of them.
-
-    A leaf beyond the last one of its range is answered as the last basic one, as on hardware; beyond the
-    hypervisor's, with nothing.
-    """
+    """CPUID of `leaf` (EAX) and `subleaf` (ECX) on vCPU `apic_id` of a domain with `vcpus` vCPUs."""
+    # Reserved for hypervisors (SDM Vol. 2A, CPUID: invalid for the processor); unknown ones are zero.
     if leaf in HYPERVISOR_LEAVES:
         return hypervisor_leaf(leaf)
+    # SDM Vol. 2A, CPUID: a leaf above the maximum of its range returns the data of the highest basic leaf.
     if not (leaf <= LAST_BASIC or EXTENDED <= leaf <= LAST_EXTENDED):
         leaf = LAST_BASIC
     if leaf == TOPOLOGY:
@@ -67,14 +65,14 @@ def cpuid_leaf(leaf: int, subleaf: int, apic_id: int, vcpus: int) -> Leaf:
 
 
 def hypervisor_leaf(leaf: int) -> Leaf:
-    """The leaves that tell of the hypervisor, and of what version it is."""
+    """The hypervisor's leaves: signature and highest leaf, then version."""
     if leaf == CPUID_SIGNATURE:
         return CPUID_VERSION, word(CPUID_NAME, 0), word(CPUID_NAME, 1), word(CPUID_NAME, 2)
     return (CURRENT, 0, 0, 0) if leaf == CPUID_VERSION else NOTHING
 
 
 def topology(level: int, apic_id: int, vcpus: int) -> Leaf:
-    """Leaf 0xB: one thread a core, a core each vCPU; there is no third level."""
+    """Leaf 0xB, extended topology: one thread per core, one core per vCPU, no third level."""
     if level == 0:
         return 0, 1, SMT << 8, apic_id
     if level == 1:
@@ -83,7 +81,7 @@ def topology(level: int, apic_id: int, vcpus: int) -> Leaf:
 
 
 def word(text: bytes, number: int) -> int:
-    """Four bytes of a text, as a register holds them."""
+    """Bytes 4 * `number` to 4 * `number` + 3 of `text`, as a register holds them."""
     return int.from_bytes(text[4 * number :][:4], "little")
 
 

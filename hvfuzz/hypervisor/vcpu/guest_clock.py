@@ -1,8 +1,8 @@
-"""The time-stamp counter of a guest: the coarse clock of `time.clock_read`, by an instruction that cannot be refused.
+"""The guest's time-stamp counter: the same coarse clock as `time.clock_read`, read by instructions.
 
-RDTSC, RDTSCP and the MSR exit, and count as reads of the domain's clock. Where `time.clock_read` would say AGAIN,
-they take long: the vCPU waits until the next window begins. So no guest reads its clock more often than the contract
-allows, whatever way it takes, and time never stands still or goes back.
+RDTSC, RDTSCP and RDMSR of the TSC cause an exit, and count as reads of the domain's clock. Where `time.clock_read`
+would return AGAIN, the vCPU waits until the next window begins, since an instruction cannot be refused. So no guest
+reads its clock more often than the contract allows, by any interface, and time never goes back.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def reads_in(caller: Domain, window: int) -> int:
-    """How often `caller` has read the clock in window number `window`."""
+    """Number of clock reads by `caller` in window number `window`."""
     return caller.clock_reads if caller.clock_window == window else 0
 
 
 def quantised(cycles: int) -> int:
-    """The time that a guest is told: the low bits would show it the cost of the host's own work."""
+    """Round `cycles` down to the clock grain: the low bits would reveal how long the host's own work takes."""
     return cycles - cycles % CLOCK_GRAIN
 
 
 def read_clock(hv: ClockSource, vcpu: VCpu) -> int:
-    """The time that the domain of `vcpu` is told, in cycles, after the wait for it; counted as a read."""
+    """Read the clock of the domain of `vcpu`: rounded cycles. Counts the read, after a wait if the quota is used up."""
     domain = hv.domains[vcpu.domain]
     window, passed = divmod(hv.machine.clock.cycles, CLOCK_WINDOW)
     if reads_in(domain, window) >= CLOCK_READS:
@@ -41,10 +41,10 @@ def read_clock(hv: ClockSource, vcpu: VCpu) -> int:
 
 
 def read_counter(hv: ClockSource, vcpu: VCpu) -> int:
-    """The time-stamp counter of `vcpu`."""
+    """Time-stamp counter of `vcpu`: clock plus TSC offset, modulo 2^64 (SDM Vol. 3C, 25.6.5)."""
     return read_clock(hv, vcpu) + vcpu.vmcs.tsc_offset & U64
 
 
 def write_counter(hv: ClockSource, vcpu: VCpu, value: int) -> None:
-    """Have the counter of `vcpu` go on from `value`; this tells the guest nothing, and is no read."""
+    """Set the counter of `vcpu` to `value` by its TSC offset; reveals no time, so it is not counted as a read."""
     vcpu.vmcs.tsc_offset = value - quantised(hv.machine.clock.cycles) & U64

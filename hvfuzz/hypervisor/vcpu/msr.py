@@ -1,6 +1,6 @@
-"""The MSRs that a guest has by the hypervisor, and the bitmap that says which accesses exit (SDM Vol. 3C, 25.6.9).
+"""Emulated MSRs, and the MSR bitmap that selects which accesses exit (SDM Vol. 3C, 25.6.9).
 
-What the processor keeps for the guest itself does not exit; all else does, and is emulated, or refused with #GP(0).
+Accesses to MSRs that the processor holds for the guest do not exit. All others exit, and are emulated or #GP(0).
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
 
 BASE = 0xFEE0_0000 | 1 << 11 | 1 << 10
-"""APIC_BASE but for the bit of the first vCPU: the APIC is on, in x2APIC mode."""
+"""IA32_APIC_BASE without the BSP bit: APIC enabled, in x2APIC mode (SDM Vol. 3A, 11.12.1)."""
 FIRST_VCPU = 1 << 8
 CONSTANT = {
-    ARCH_CAPABILITIES: 1 << 21,  # XAPIC_DISABLE is there
-    XAPIC: 1,  # locked in x2APIC mode
-    MISC_ENABLE: 1 | 1 << 11 | 1 << 12,  # fast strings; neither BTS nor PEBS
+    ARCH_CAPABILITIES: 1 << 21,  # IA32_XAPIC_DISABLE_STATUS exists
+    XAPIC: 1,  # LEGACY_XAPIC_DISABLED: locked in x2APIC mode
+    MISC_ENABLE: 1 | 1 << 11 | 1 << 12,  # fast strings; BTS and PEBS unavailable
     MTRR_CAP: 0,
-    MTRR_DEFAULT: 1 << 11 | 6,  # on: write-back everywhere
+    MTRR_DEFAULT: 1 << 11 | 6,  # MTRRs enabled; write-back everywhere
 }
 KEPT = (APIC_BASE, MISC_ENABLE)
-"""These can be written, with the value that they have."""
+"""Writable, but only with their current value."""
 
 
 def bitmap() -> bytes:
-    """The bitmap of every vCPU: all accesses exit but those to MSRs that the processor keeps for the guest."""
+    """The MSR bitmap of every vCPU: all accesses exit, except to MSRs that the processor holds for the guest."""
     bits = bytearray(b"\xff" * PAGE_SIZE)
     for index in GUEST:
         for write in (False, True):
@@ -50,9 +50,10 @@ def bitmap() -> bytes:
 
 
 def read(hv: ApicTimers, vcpu: VCpu, index: int) -> int | None:
-    """RDMSR: the value, or None if it is #GP(0)."""
+    """RDMSR of MSR `index`: the value, or None for #GP(0)."""
     if index in apic.MSRS:
         register = index - apic.FIRST_MSR
+        # SDM Vol. 3A, 11.12.1.2: RDMSR of a reserved or write-only register is #GP(0).
         if not apic.readable(register):
             return None
         if register == apic.CURRENT_COUNT:
@@ -64,16 +65,17 @@ def read(hv: ApicTimers, vcpu: VCpu, index: int) -> int | None:
 
 
 def constant(vcpu: VCpu, index: int) -> int | None:
-    """The value of an MSR that always has the same; None for others."""
+    """The value of an MSR with a constant value; None for other MSRs."""
     if index == APIC_BASE:
         return BASE if vcpu.index else BASE | FIRST_VCPU
     return CONSTANT.get(index)
 
 
 def write(hv: ApicTimers, vcpu: VCpu, index: int, value: int) -> bool:
-    """WRMSR; False if it is #GP(0)."""
+    """WRMSR of `value` to MSR `index`; False for #GP(0)."""
     if index in apic.MSRS:
         register = index - apic.FIRST_MSR
+        # SDM Vol. 3A, 11.12.1.2 and 11.12.1.3: #GP(0) for a reserved or read-only register, or a reserved bit.
         if not apic.writable(register, value):
             return False
         if register in apic_timer.REGISTERS:
@@ -84,4 +86,5 @@ def write(hv: ApicTimers, vcpu: VCpu, index: int, value: int) -> bool:
     if index == TSC:
         guest_clock.write_counter(hv, vcpu, value)
         return True
+    # Other values would need features that are not emulated, such as leaving x2APIC mode (SDM Vol. 3A, 11.12.5).
     return index in KEPT and value == constant(vcpu, index)

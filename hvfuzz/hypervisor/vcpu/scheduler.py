@@ -1,7 +1,7 @@
-"""Which virtual CPUs run: runnable, blocked, polling, halted, stopped; poll lists with deadlines, the time slice.
+"""Run states of vCPUs (runnable, blocked, polling, halted, stopped), polls with deadlines, and the time slice.
 
-The order in which vCPUs execute is the guest program's; the scheduler says which of them may.  `VCpu.runnable` holds
-the state.  Deadlines are looked at when the hypervisor has control, at every VM exit: time does not pass between.
+The guest program decides the order in which vCPUs execute; the scheduler decides which of them may. `VCpu.runnable`
+holds the state. Deadlines are checked at every VM exit.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Poll(NamedTuple):
-    """What a polling vCPU waits for: an event on one of `ports` of its domain, or the `deadline` in cycles."""
+    """A polling vCPU waits for an event on one of `ports` of its domain, or until `deadline`, in cycles."""
 
     ports: tuple[int, ...]
     deadline: int
 
 
 class Scheduler:
-    """The run states of all vCPUs; `polls` has the entry of each polling one, by its id."""
+    """Changes the run states of vCPUs; `polls` holds the poll of each polling vCPU, by its id."""
 
     __slots__ = ("clock", "polls")
 
@@ -35,34 +35,34 @@ class Scheduler:
         self.polls: dict[int, Poll] = {}
 
     def end_slice(self) -> None:
-        """The vCPU gives up the rest of its slice: the others run for one."""
+        """Yield: others run for one time slice."""
         self.clock.cycles += TIME_SLICE
 
     def sleep(self, cycles: int) -> None:
-        """The vCPU waits for that long: the others run."""
+        """Delay the vCPU by `cycles`, while others run."""
         self.clock.cycles += cycles
 
     def block(self, vcpu: VCpu) -> None:
-        """Until an event of its domain, or a kick; in a batch this may follow a poll, which it then replaces."""
+        """Stop `vcpu` until an event of its domain or a kick. Replaces a poll, which may precede it in a multicall."""
         self.polls.pop(vcpu.id, None)
         vcpu.runnable = RunState.BLOCKED
 
     def halt(self, vcpu: VCpu) -> None:
-        """Until a kick."""
+        """Stop `vcpu` until a kick or an interrupt (HLT)."""
         vcpu.runnable = RunState.HALTED
 
     def stop(self, vcpu: VCpu) -> None:
-        """For ever: its guest has no way to go on."""
+        """Stop `vcpu` for ever, after a triple fault."""
         self.polls.pop(vcpu.id, None)
         vcpu.runnable = RunState.STOPPED
 
     def poll(self, vcpu: VCpu, ports: tuple[int, ...], timeout: int) -> None:
-        """Until an event on one of the ports, or for `timeout` cycles; a deadline beyond the clock never comes."""
+        """Stop `vcpu` until an event on one of `ports`, or for `timeout` cycles; the deadline saturates at 2^64 - 1."""
         self.polls[vcpu.id] = Poll(ports, min(self.clock.cycles + timeout, U64))
         vcpu.runnable = RunState.POLLING
 
     def wake(self, vcpu: VCpu) -> bool:
-        """Make `vcpu` runnable; False if it was, or never will be."""
+        """Make `vcpu` runnable; False if it already was, or is stopped."""
         if not self.waits(vcpu):
             return False
         vcpu.runnable = RunState.RUNNABLE
@@ -70,29 +70,29 @@ class Scheduler:
         return True
 
     def waits(self, vcpu: VCpu) -> bool:
-        """Whether `vcpu` can be made runnable."""
+        """Whether `vcpu` waits for something, so that `wake` has an effect."""
         return vcpu.runnable not in (RunState.RUNNABLE, RunState.STOPPED)
 
     def event(self, vcpus: Sequence[VCpu], port: int) -> None:
-        """An event came in on `port` of a domain: wake the lowest numbered of its `vcpus` that waits for that."""
+        """Deliver an event on `port`: wake the lowest-numbered of the domain's `vcpus` that waits for it."""
         for vcpu in vcpus:
             if vcpu.runnable == RunState.BLOCKED or self.polls_on(vcpu, port):
                 self.wake(vcpu)
                 return
 
     def port_closed(self, vcpus: Sequence[VCpu], port: int) -> None:
-        """Nothing will come in on `port` any more: every poll on it goes on."""
+        """Wake every vCPU that polls on `port`, which no longer receives events."""
         for vcpu in vcpus:
             if self.polls_on(vcpu, port):
                 self.wake(vcpu)
 
     def polls_on(self, vcpu: VCpu, port: int) -> bool:
-        """Whether `vcpu` waits for `port` in a poll."""
+        """Whether `vcpu` polls on `port`."""
         poll = self.polls.get(vcpu.id)
         return poll is not None and port in poll.ports
 
     def expire(self, vcpus: Sequence[VCpu]) -> None:
-        """Wake those whose deadline has passed; `vcpus` are all of the machine, indexed by id."""
+        """Wake the vCPUs whose deadline has passed; `vcpus` are all vCPUs of the machine, indexed by id."""
         now = self.clock.cycles
         for vcpu_id in [vcpu_id for vcpu_id, poll in self.polls.items() if poll.deadline <= now]:
             self.wake(vcpus[vcpu_id])

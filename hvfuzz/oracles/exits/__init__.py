@@ -1,1 +1,1 @@
-"""What a VM exit may do, with a second model of each device that the hypervisor emulates."""
+"""The oracle `exits`: effects of VM exits, checked against a second model of each emulated device."""

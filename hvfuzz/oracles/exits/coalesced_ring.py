@@ -1,6 +1,7 @@
-"""The ring of queued writes, as the guest that drains it knows it: what one more write does to it.
+"""Model of the coalesced MMIO ring, from the guest's side: the effect of one queued write.
 
-Words of 32 bits: first, last; then 16 entries of 24 bytes: address (64), length, padding, data (64).
+Layout: first, last (32 bits each), then 16 entries of 24 bytes: address (64 bits), length, padding (32), data (64).
+Helper of the oracle `exits`; reports nothing itself.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from hvfuzz.oracles.scene.running_call import Bytes
 
 RING: Final = DIRECT_MAP + (COALESCED_GFN << PAGE_SHIFT)
 HEADER: Final = (RING, 8)
-"""What is read: address and size."""
+"""(address, size) of the part that the hypervisor reads."""
 ENTRIES: Final = 16
 ENTRY: Final = 24
 
 
 def writes(header: bytes, address: int, width: int, value: int) -> tuple[Bytes, ...]:
-    """What is written for a ring with that header, in order; nothing if it is full, or if `last` is no index."""
+    """The writes to a ring with this header, in order; none if it is full or `last` is invalid."""
     first, last = int.from_bytes(header[:4], "little"), int.from_bytes(header[4:], "little")
     if last not in range(ENTRIES) or first == (last + 1) % ENTRIES:
         return ()

@@ -1,6 +1,7 @@
-"""What the guest finds in its registers after an instruction that the hypervisor carried out in its place.
+"""Expected guest registers after an instruction that the hypervisor emulates.
 
-Computed from the contract (`spec/`) and from what there was when the exit began: an oracle's part, not one itself.
+Computed from the contract (`spec/`) and from the state when the exit began. Helper of the oracle `exits`; reports
+nothing itself.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ TIME_STAMPS: Final = (ExitReason.RDTSC, RDTSCP)
 TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 HARDWARE: Final = 3
-"""Type of an event in the IDT-vectoring information: an exception."""
+"""Event type in the IDT-vectoring information: hardware exception (SDM Vol. 3C, table 25-20)."""
 SERIOUS: Final = (0, 10, 11, 12, 13, 14)
+"""Contributory exceptions and #PF: #GP during their delivery is a double fault (SDM Vol. 3A, tables 6-4 and 6-5)."""
 RDMSR: Final = ExitReason.RDMSR
 WRMSR: Final = ExitReason.WRMSR
 ACCESSES: Final = (RDMSR, WRMSR)
@@ -41,7 +43,7 @@ LOW: Final = 0xFFFF_FFFF
 
 
 class Emulation:
-    """Follows the exits of one machine for instructions whose results are the hypervisor's."""
+    """Follows the exits of one machine that emulate an instruction."""
 
     __slots__ = ("_calls", "_clock", "_offset", "_shadow", "_window", "apics")
 
@@ -54,7 +56,7 @@ class Emulation:
         self.apics: Final = Apics(scene)
 
     def started(self, vcpu: VCpu) -> None:
-        """An exit other than a hypercall begins: remember how often the domain has read its clock."""
+        """Record clock reads and TSC offset when an exit other than a hypercall begins."""
         domain = self._shadow.domains[vcpu.domain]
         self._window = ClockWindow(domain.clock_window, domain.clock_reads)
         self._offset = vcpu.vmcs.tsc_offset
@@ -63,9 +65,9 @@ class Emulation:
             self.apics.touched = True
 
     def expect(self, vcpu: VCpu, expected: list[Any]) -> bool:
-        """Put into `expected`, the registers that the guest left with, what the instruction changes in them.
+        """Apply the effect of the instruction to `expected`, the registers at the exit.
 
-        False if it is refused: then it gives the guest #GP(0), and changes nothing.
+        Returns False, with nothing changed, if the guest gets #GP(0) instead.
         """
         vmcs = vcpu.vmcs
         reason = vmcs.reason
@@ -87,11 +89,11 @@ class Emulation:
         return True
 
     def ends_at(self, vcpu: VCpu) -> int:
-        """The clock after the exit: later than when it began only by a wait."""
+        """The clock after the exit: the time at its start, plus the wait for a clock read."""
         return self._reading().cycles if reads_clock(vcpu) else self._calls.cycles
 
     def offset(self, vcpu: VCpu) -> int:
-        """What the time-stamp counter of `vcpu` should be ahead of the clock, after the exit."""
+        """The TSC offset that `vcpu` should have after the exit (SDM Vol. 3C, 25.6.5)."""
         vmcs = vcpu.vmcs
         if vmcs.reason is not WRMSR or vmcs.leaf != TSC:
             return self._offset
@@ -123,10 +125,10 @@ class Emulation:
 
 
 def refusal(vcpu: VCpu) -> int:
-    """The vector of what the guest gets for an access that stage 2 refuses; -1 if that is its end.
+    """Vector of the exception for an access that stage 2 refuses; -1 for a triple fault.
 
-    #GP, or in the delivery of an exception: of a double fault's, a triple fault; of one of #DE, #TS, #NP, #SS, #GP and
-    #PF, a double fault.
+    #GP; during the delivery of #DE, #TS, #NP, #SS, #GP or #PF, a double fault; during that of a double fault, a triple
+    fault (SDM Vol. 3A, tables 6-4 and 6-5).
     """
     vectoring = vcpu.vmcs.vectoring
     if vectoring >> 31 and vectoring >> 8 & 7 == HARDWARE:
@@ -139,12 +141,12 @@ def refusal(vcpu: VCpu) -> int:
 
 
 def is_shutdown(vcpu: VCpu) -> bool:
-    """Whether the present exit of `vcpu` is the end of it."""
+    """Whether the current exit of `vcpu` stops it for ever (triple fault)."""
     reason = vcpu.vmcs.reason
     return reason is TRIPLE_FAULT or (reason is EPT_VIOLATION and refusal(vcpu) < 0)
 
 
 def reads_clock(vcpu: VCpu) -> bool:
-    """Whether the present exit of `vcpu` is for a read of its domain's clock."""
+    """Whether the current exit of `vcpu` reads its domain's clock."""
     vmcs = vcpu.vmcs
     return vmcs.reason in TIME_STAMPS or (vmcs.reason is RDMSR and vmcs.leaf in (TSC, CURRENT_COUNT))

@@ -1,9 +1,9 @@
-"""What a VM exit may do to vCPUs and devices: its own vCPU's registers as the reason says, and nobody else's.
+"""The oracle `exits`: a VM exit changes the state that its reason allows, and no other.
 
-Hypercalls are judged by the specification; this is the rest of the way: what the guest finds in its registers
-afterwards, whatever it left for, and that an exit leaves alone what it has no business with: other vCPUs (which in an
-op only change if they act in it), serial ports, and the registers of devices that it was not told to use. Its parts are
-`emulation` for instructions, `ports` for port I/O, `registers` for devices and device models.
+The contract's specification checks hypercalls. This oracle checks all other effects of exits: the registers with which
+the guest resumes, and that unrelated state is unchanged, such as vCPUs that do not act in the op, serial ports, and
+device registers. Helpers: `emulation` (instructions), `port_accesses` (port I/O), `register_accesses` (devices and
+device models), `local_apics`, `bystanders` (unrelated state).
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
 IO: Final = ExitReason.IO
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 WORKING: Final = (VMCALL, EPT_VIOLATION)
-"""Exits that take the host time, by the clock."""
+"""Exits whose handling advances the clock."""
 FAULTING: Final = (EPT_VIOLATION, IO, ExitReason.RDMSR, ExitReason.WRMSR)
-"""Exits after which the guest may get an exception."""
+"""Exits that may inject an exception."""
 
 
 class Exits(Oracle):
-    """An exit changes what its reason says, of its own vCPU."""
+    """A VM exit changes the state that its reason allows, and no other."""
 
     name = "exits"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "registers": "an exit leaves its vCPU's registers as they were, but for what its reason changes, and to what",
-        "fault": "an access that stage 2 refuses is emulated, or gives the guest #GP(0), as the contract says",
-        "device": "a register that a guest writes to a device of its own gets that value, and the others keep theirs",
-        "dma": "a virtio device touches what its queues name, each buffer in its direction, and no byte more",
-        "model": "what the hypervisor keeps for its device models changes as in the device, for who uses it",
-        "ring": "a write that is queued is put where the ring's indices say, if they make sense, and read once",
-        "others": "an exit leaves the state of other vCPUs, serial ports and devices alone, but for those it is about",
-        "control": "no exit changes what vCPUs run on: EPTP, VPID, intercepts; nor that the IOMMU is on",
-        "call": "a VMCALL is one call, which ends, and no other exit is one; only a call copies guest memory",
-        "string": "INS and OUTS move what their count and address say, at the rights of the guest's ring",
-        "interrupt": "an APIC changes as its own domain's vCPUs have it changed, and one that halts wakes by it",
-        "clock": "time never goes back, and where a clock is read too often, it goes on to the next window",
+        "registers": "an exit changes only the registers that its reason allows, to the values of the contract",
+        "fault": "an access that stage 2 refuses is emulated, or injects #GP(0), as the contract says",
+        "device": "a guest's write to a register of its own device sets that register, and no other",
+        "dma": "a virtio device accesses only the bytes that its queues name, each buffer in its direction",
+        "model": "the state of a device model changes as in the real device, and only by accesses of its own domain",
+        "ring": "a queued write goes to the slot that the ring's indices give, fetched once and if valid",
+        "others": "an exit does not change vCPUs, serial ports and devices that it does not concern",
+        "control": "no exit changes EPTP, VPID, intercepts or MSR bitmap of a vCPU, or disables the IOMMU",
+        "call": "a VMCALL makes exactly one call, which completes; no other exit makes a call or copies guest memory",
+        "string": "INS and OUTS move the elements that count and address give, with the privileges of the guest's ring",
+        "interrupt": "an APIC changes only by its own domain's vCPUs, and a deliverable interrupt ends a HLT",
+        "clock": "time never goes back; a clock read above the quota waits for the next window",
     }
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
@@ -64,7 +64,7 @@ class Exits(Oracle):
         self._clock: Final = scene.machine.clock
         self._iommu: Final = scene.machine.iommu
         self._intercepts: list[int] = []
-        """Of each vCPU."""
+        """Instruction intercepts of each vCPU, by id."""
         self._bitmap: list[tuple[int, bytes]] = []
         self._root = 0
         self._bystanders: Final = Bystanders(scene)
@@ -74,7 +74,7 @@ class Exits(Oracle):
         self._registers: Final = Registers(scene, shadow, self._models, self._bystanders, self.report)
 
     def attach(self) -> None:
-        """Everything is as it should be."""
+        """Take the current state as correct."""
         self._intercepts = [vcpu.vmcs.intercepts for vcpu in self._vcpus]
         self._bitmap = self._bitmaps()
         self._root = self._iommu.root_table
@@ -84,33 +84,33 @@ class Exits(Oracle):
         self._bystanders.attach([domain.devices.by_name["uart"] for domain in self.shadow.domains])
 
     def reset(self) -> None:
-        """The machine is back at its snapshot."""
+        """Follow the machine's reset to its snapshot."""
         self._registers.reset()
         self._models.reset()
         self._bystanders.reset()
         self._emulation.apics.reset()
 
     def audit(self) -> None:
-        """Look at what nobody has looked at for a while: device models, APICs, the bitmaps of MSRs."""
+        """Check state that is not compared at every exit: device models, APICs, MSR bitmaps."""
         self._models.judge(self.report)
         for text in self._emulation.apics.differences():
             self.report("interrupt", text)
         if self._bitmaps() != self._bitmap:
-            self.report("control", "which MSRs exit has changed")
+            self.report("control", "an MSR bitmap changed")
 
     def _bitmaps(self) -> list[tuple[int, bytes]]:
-        """Of each vCPU, where its bitmap of MSRs is, and what is in it."""
+        """(address, contents) of the MSR bitmap of each vCPU."""
         places = [vcpu.vmcs.msr_bitmap for vcpu in self._vcpus]
         return [(place, self.scene.machine.memory.read(place, PAGE_SIZE)) for place in places]
 
-    # Moments.
+    # Events.
 
     def exit_started(self, vcpu: VCpu) -> None:
-        """What comes first in an exit are the timers that have run out."""
+        """Expire timers first, as the hypervisor does."""
         self._models.exit_started()
 
     def trap_started(self, vcpu: VCpu) -> None:
-        """Remember what the guest's device or serial port is like."""
+        """Record the state of the device or serial port that the guest accesses."""
         self._calls.worked = True
         self._emulation.started(vcpu)
         reason = vcpu.vmcs.reason
@@ -121,18 +121,18 @@ class Exits(Oracle):
             self._bystanders.ports = True
 
     def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
-        """A device reads or writes."""
+        """Check a memory access by a device."""
         self._registers.reached(initiator, hpa, size, access)
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
-        """CallStack that set a device to work, or reset it, name it."""
+        """Record the device that a `device.*` call names: the call may start or reset it."""
         if args is not None and declaration.name.startswith("device."):
             number = getattr(args, "device", None)
             if number is not None:
                 self._bystanders.devices.add(number)
 
     def exit_finished(self, vcpu: VCpu) -> None:
-        """Compare with what the guest enters again with."""
+        """Compare the state with which the guest resumes to the expected one."""
         vmcs = vcpu.vmcs
         calls = self._calls
         expected = calls.left
@@ -152,13 +152,13 @@ class Exits(Oracle):
         if vmcs.saved != expected:
             self._differs(vcpu, expected)
         if vcpu.pending_fault is not None and reason not in FAULTING:
-            self.report("fault", f"{reason.name} gives the guest {vcpu.pending_fault}")
+            self.report("fault", f"{reason.name} injects {vcpu.pending_fault}")
         if self._emulation.apics.touched:
             for text in self._emulation.apics.differences():
                 self.report("interrupt", text)
         idle = calls.idle
         if idle.reads or idle.writes or idle.touched or calls.copying is not None:
-            self._miscalled(f"guest memory is copied in {reason.name}, outside of a call")
+            self._miscalled(f"guest memory copied in {reason.name}, outside of a call")
         working = reason in WORKING or (reason is IO and vmcs.string)
         end = calls.cycles if working else self._emulation.ends_at(vcpu)
         if self._clock.cycles < end or (self._clock.cycles > end and not working):
@@ -166,16 +166,16 @@ class Exits(Oracle):
         if not self._iommu.enabled or self._iommu.root_table != self._root:
             self.report("control", f"the IOMMU is {'on' if self._iommu.enabled else 'off'} after {reason.name}")
         if vcpu.vmcs.intercepts != self._intercepts[vcpu.id]:
-            self.report("control", f"{reason.name} changes which instructions of dom{vcpu.domain} exit")
+            self.report("control", f"{reason.name} changes the intercepts of dom{vcpu.domain}")
 
     def trap_finished(self, vcpu: VCpu) -> None:
-        """Only a VMCALL is a call."""
+        """Report calls made in an exit other than VMCALL."""
         self._registers.finished()
         if self._calls.idle.begun:
             self._miscalled(f"{self._calls.idle.begun} calls in an exit for {vcpu.vmcs.reason.name}")
 
     def op_finished(self) -> None:
-        """Compare everything that this op was not about with what it was before; not worth it if it did nothing."""
+        """Compare unrelated state with that before the op, unless the hypervisor did nothing in the op."""
         calls = self._calls
         if calls.worked:
             calls.worked = False
@@ -185,21 +185,21 @@ class Exits(Oracle):
             self._bystanders.acted(calls.acting)
 
     def _miscalled(self, text: str) -> None:
-        """Something is wrong with which calls there were; for the next exit, none was."""
+        """Report `text` under `call`, and discard the recorded calls, so that the next exit starts afresh."""
         self._calls.abandon()
         self.report("call", text)
 
-    # What is expected.
+    # Expected state.
 
     def _differs(self, vcpu: VCpu, expected: list[Any]) -> None:
         for place, (now, then) in enumerate(zip(vcpu.vmcs.saved, expected, strict=True)):
             if now != then:
                 name = Reg(place).name if place < REGISTERS else Saved(place).name
-                self.report("registers", f"{vcpu.vmcs.reason.name} leaves {name} at {now}, where it should be {then}")
+                self.report("registers", f"{vcpu.vmcs.reason.name} leaves {name} at {now}, expected {then}")
                 return
 
     def _expect_instruction(self, vcpu: VCpu, expected: list[Any]) -> None:
-        """An instruction that the hypervisor carries out in the guest's place, and steps over, or refuses."""
+        """Check an emulated instruction: its registers, and that RIP advances or an exception is injected."""
         vmcs = vcpu.vmcs
         reason = vmcs.reason
         emulation = self._emulation
@@ -212,13 +212,11 @@ class Exits(Oracle):
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
         fault = vcpu.pending_fault
         if reason in FAULTING and (fault is not None if done else not _is_gp(fault)):
-            self.report("fault", f"{reason.name} of {vmcs.leaf:#x} gives the guest {fault}")
+            self.report("fault", f"{reason.name} of {vmcs.leaf:#x} injects {fault}")
         if vmcs.tsc_offset != emulation.offset(vcpu):
-            self.report(
-                "control", f"the time-stamp counter of a vCPU of dom{vcpu.domain} is {vmcs.tsc_offset:#x} ahead"
-            )
+            self.report("control", f"the TSC offset of a vCPU of dom{vcpu.domain} is {vmcs.tsc_offset:#x}")
 
 
 def _is_gp(fault: GuestFault | None) -> bool:
-    """Whether the guest gets #GP(0)."""
+    """Whether `fault` is #GP(0)."""
     return fault is not None and fault.vector == Vector.GP and not fault.error

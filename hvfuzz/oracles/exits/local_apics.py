@@ -1,6 +1,7 @@
-"""The local APICs as they should be: the specification's, next to the registers that lie in the hypervisor's memory.
+"""Compares the local APICs in the hypervisor's memory with those of the specification.
 
-They are looked at in each exit of a program once it has touched one, and in every audit.
+They are compared in every audit, and after each exit once the program has accessed an APIC. Helper of the oracle
+`exits`; reports nothing itself.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STRIDE: Final = 2
 
 
 class Apics:
-    """What every APIC holds, by the specification."""
+    """The expected registers of every APIC."""
 
     __slots__ = ("_base", "_known", "_running", "_scene", "_vcpus", "_words", "touched")
 
@@ -36,46 +37,46 @@ class Apics:
         self._known: list[Words] = []
         self._base: list[Words] = []
         self._running: dict[int, None] = {}
-        """Ids of vCPUs whose timer counts."""
+        """Ids of the vCPUs whose timer is running, in order."""
         self.touched = False
-        """This program has accessed an APIC."""
+        """Whether this program has accessed an APIC."""
 
     def attach(self) -> None:
-        """The APICs are as they should be."""
+        """Take the current registers as correct."""
         self._base = [self.words(vcpu) for vcpu in self._vcpus]
         self._known = [words.copy() for words in self._base]
 
     def reset(self) -> None:
-        """The machine is back at its snapshot."""
+        """Follow the machine's reset to its snapshot."""
         if self.touched:
             self._known = [words.copy() for words in self._base]
             self._running.clear()
             self.touched = False
 
     def words(self, vcpu: VCpu) -> Words:
-        """The registers of an APIC, from the bytes."""
-        # Not through the hypervisor's own array: watching is no work of the host's.
+        """The registers of the APIC of `vcpu`, read from memory."""
+        # Bypasses `HostArray`: an oracle's access must not count as work of the hypervisor.
         first: int = list.__getitem__(self._scene.hypervisor.apics, vcpu.id) >> 3
         return self._words[first : first + STRIDE * apic.PLACES : STRIDE].tolist()
 
     def takes_interrupt(self, vcpu: VCpu) -> bool:
-        """Whether `vcpu` would take an interrupt, if it ran guest code now."""
+        """Whether an interrupt is deliverable to `vcpu` now."""
         flags = vcpu.vmcs.saved[RFLAGS] if vcpu.in_root else vcpu.regs[RFLAGS]
         return apic.deliverable(self.words(vcpu), bool(flags & RFLAGS_IF))
 
     def tick(self, cycles: int) -> None:
-        """An exit began at `cycles`: timers are looked at."""
+        """Expire the timers of an exit that began at `cycles`."""
         now = apic.rounded(cycles)
         for number in sorted(self._running):
             if not apic.tick(self._known[number], now):
                 del self._running[number]
 
     def read(self, vcpu: VCpu, index: int, told: int) -> int | None:
-        """What RDMSR of an APIC's register gives, if the domain is told the time `told`; None: #GP(0)."""
+        """Expected value of RDMSR of APIC MSR `index`, if the domain's clock reads `told`; None for #GP(0)."""
         return apic.reads(self._known[vcpu.id], index - FIRST_MSR, told)
 
     def write(self, vcpu: VCpu, index: int, value: int, cycles: int) -> bool:
-        """WRMSR of an APIC's register, in an exit that began at `cycles`; False: #GP(0)."""
+        """Apply WRMSR of APIC MSR `index`, in an exit that began at `cycles`; False for #GP(0)."""
         register = index - FIRST_MSR
         if not apic.takes(register, value):
             return False
@@ -89,13 +90,13 @@ class Apics:
         return True
 
     def differences(self) -> Iterator[str]:
-        """What is wrong with the APICs, in words; it is taken as it is from now on."""
+        """Yield a message for each wrong APIC, and adopt its current registers."""
         for vcpu, known in zip(self._vcpus, self._known, strict=True):
             words = self.words(vcpu)
             if words != known:
                 place = next(at for at in range(apic.PLACES) if words[at] != known[at])
-                text = f"{words[place]:#x} where it should be {known[place]:#x}"
+                text = f"{words[place]:#x}, expected {known[place]:#x}"
                 known[:] = words
                 yield f"register {place:#x} of the APIC of vCPU {vcpu.index} of dom{vcpu.domain} is {text}"
             if vcpu.runnable == HALTED and self.takes_interrupt(vcpu):
-                yield f"vCPU {vcpu.index} of dom{vcpu.domain} sleeps on although there is an interrupt for it"
+                yield f"vCPU {vcpu.index} of dom{vcpu.domain} stays halted although an interrupt is deliverable"

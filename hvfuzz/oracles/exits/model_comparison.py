@@ -1,6 +1,6 @@
-"""The device models of all domains against their second models: registers, and the host memory kept for them.
+"""Compares the device models of all domains with their second models: registers, and host memory.
 
-That memory is compared as a whole: a model that writes beyond its own part hits another model's, or a secret.
+The memory is compared as a whole: a model that writes beyond its own part hits another model's memory, or a canary.
 Helper of the oracle `exits`.
 """
 
@@ -31,7 +31,7 @@ class DeviceModels:
                 raise ValueError(f"no second model of the device model {model.placement.name!r}")
         placements = [model.placement for model in hypervisor.models]
         self._classes: Final = [known[placement.name] for placement in placements]
-        # By the contract, and not by the tables of the hypervisor.
+        # From the contract, independent of the hypervisor's tables.
         self._ports: Final = {
             port: (placement.name, at) for placement in placements for at, port in enumerate(placement.ports)
         }
@@ -43,23 +43,23 @@ class DeviceModels:
         self._domains: Final = hypervisor.domains
         self._clock: Final = scene.machine.clock
         self._base = b""
-        """The memory at boot; all of it that belongs to no model stays as it is."""
+        """The memory at boot; the parts outside of any model never change."""
         self._seconds: list[dict[str, SecondModel]] = []
-        """By domain and name."""
+        """Second models, by domain and name."""
         self._timed: list[SecondModel] = []
-        """Those with a deadline."""
+        """Second models with a deadline."""
         self._copied: list[tuple[int, SecondModel]] = []
-        """Those that look at the subject when an exit for port I/O begins, with their domains."""
+        """(domain, second model) of those that override `port_exit_started`."""
         self._used = True
-        """A model may differ from its state after power-on."""
+        """Whether any model may differ from its power-on state."""
 
     def attach(self) -> None:
-        """The machine is as it was booted."""
+        """Record the memory of the booted machine."""
         self._base = self._read(self._first, self._size)
         self.reset()
 
     def reset(self) -> None:
-        """Every model is as after power-on."""
+        """Set every second model to its power-on state."""
         if self._used:
             self._seconds = [{each.name: each(self._clock) for each in self._classes} for _ in self._domains]
             every = [(domain, each) for domain, models in enumerate(self._seconds) for each in models.values()]
@@ -70,29 +70,29 @@ class DeviceModels:
             self._used = False
 
     def exit_started(self) -> None:
-        """Deadlines may have passed; nothing has one until a model was accessed."""
+        """Expire deadlines that have passed; none exist before the first access to a model."""
         if self._used:
             for second in self._timed:
                 second.expire()
 
     def port_exit_started(self) -> None:
-        """An exit for port I/O begins."""
+        """Let the second models copy their subjects, as an exit for port I/O begins."""
         self._used = True
         for domain, second in self._copied:
             second.port_exit_started(self._domains[domain].devices.by_name[second.name])
 
     def at_port(self, domain: int, port: int) -> tuple[SecondModel | None, int]:
-        """The second model of the domain's model at `port`, and the offset among its ports."""
+        """(second model at `port` of the domain or None, offset among its ports)."""
         place = self._ports.get(port)
         return (None, 0) if place is None else (self._seconds[domain][place[0]], place[1])
 
     def at_page(self, domain: int, page: int) -> SecondModel | None:
-        """The second model of the domain's model at `page` of the register window."""
+        """The second model at `page` of the domain's register window, or None."""
         name = self._pages.get(page)
         return None if name is None else self._seconds[domain][name]
 
     def mmio(self, second: SecondModel, offset: int, width: int, write: bool, value: int) -> int:
-        """A register access: what a load gives. One that is not naturally aligned reads as zero and does nothing."""
+        """Access a register; returns the value of a load. Misaligned accesses read as zero and write nothing."""
         self._used = True
         if offset & width - 1:
             return 0
@@ -110,7 +110,7 @@ class DeviceModels:
                     report(second.rule, f"device model {name} of dom{domain.id}: {difference}")
 
     def judge(self, report: Report) -> None:
-        """Report what differs, of registers and of memory."""
+        """Report differences of registers and of memory."""
         self.judge_registers(report)
         wanted = bytearray(self._base)
         for number, models in enumerate(self._seconds):
@@ -121,5 +121,5 @@ class DeviceModels:
         found = self._read(self._first, self._size)
         if found != wanted:
             at = next(at for at, (is_, should) in enumerate(zip(found, wanted, strict=True)) if is_ != should)
-            text = f"the memory of device models is {found[at]:#x} at {at:#x}, where it should be {wanted[at]:#x}"
+            text = f"the memory of the device models is {found[at]:#x} at offset {at:#x}, expected {wanted[at]:#x}"
             report("model", text)

@@ -1,4 +1,7 @@
-"""IN, OUT and their strings: an oracle's part, which knows what the domain's own devices at its ports make of them."""
+"""Checks port I/O (IN, OUT, INS, OUTS) against the second models of the domain's devices.
+
+Helper of the oracle `exits`.
+"""
 
 from __future__ import annotations
 
@@ -27,23 +30,23 @@ class PortIo:
         self._report: Final = report
 
     def started(self) -> None:
-        """A port is accessed."""
+        """Called when an exit for port I/O begins."""
         self._models.port_exit_started()
 
     def expect(self, vcpu: VCpu, expected: list[Any]) -> None:
-        """Put what the guest should find into `expected`, the registers that it left with."""
+        """Apply the access to `expected`, the registers at the exit, and compare the device models."""
         if vcpu.vmcs.string:
             self._expect_string(vcpu, expected)
         else:
             self._expect_port(vcpu, expected)
-        # A serial port keeps no host memory, and is by far the most used.
+        # A serial port has no host memory, and is the most frequent: skip the comparison of memory.
         if 0 <= vcpu.vmcs.port - UART_PORT < UART_PORTS:
             self._models.judge_registers(self._report)
         else:
             self._models.judge(self._report)
 
     def _expect_string(self, vcpu: VCpu, expected: list[Any]) -> None:
-        """INS or OUTS: the elements of a burst, copied from and to guest memory, which only a call does else."""
+        """Check the burst of an INS or OUTS, including its copies of guest memory."""
         vmcs, calls = vcpu.vmcs, self._scene.calls
         device, offset = self._models.at_port(vcpu.domain, vcpu.vmcs.port)
         wrong = string_transfers.judge(self._scene.machine, calls, vcpu, device, offset, expected)
@@ -54,7 +57,7 @@ class PortIo:
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
 
     def _expect_port(self, vcpu: VCpu, expected: list[Any]) -> None:
-        """One element; where nothing answers, all ones."""
+        """Apply IN or OUT of one element; a port without a device reads as ones."""
         vmcs = vcpu.vmcs
         width = vmcs.width
         device, offset = self._models.at_port(vcpu.domain, vcpu.vmcs.port)

@@ -1,7 +1,9 @@
-"""Accesses to the registers of devices, and what they set off: an oracle's part, which knows what there must be after.
+"""Checks register accesses to devices and device models, and the device activity that they start.
 
-The devices, and the models of some in the hypervisor, are modelled a second time for that: in `virtio`, `models` and
-`queue`. A device may have written to the registers of others by DMA; whether it may do so to these, ownership says.
+Second models give the expected state: `virtio_requests` for virtio devices, `models` for device models,
+`coalesced_ring` for queued writes. A device may also write to the registers of others by DMA; the oracle `ownership`
+checks that.
+Helper of the oracle `exits`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 FINAL: Final = int(Qualification.FINAL)
 QUEUED: Final = (MMIO_BASE >> PAGE_SHIFT) + COALESCED
 PROGRAMMED: Final = 3
-"""Registers of a DMA engine, from the first on, that hold what was written to them."""
+"""Number of the first registers of a DMA engine that keep the value written to them."""
 
 
 class Registers:
@@ -68,25 +70,25 @@ class Registers:
         self._bystanders: Final = bystanders
         self._report: Final = report
         self._devices: list[list[int]] = []
-        """The registers of each device when the exit began."""
+        """Registers of each device at the start of the exit."""
         self._power_on: list[list[int]] = []
-        """Those that each has after power-on."""
+        """Registers of each device after power-on."""
         self._peers: set[int] = set()
-        """Devices whose registers were written by DMA in this exit, by number."""
+        """Numbers of the devices whose registers were written by DMA in this exit."""
         self._scope: Scope | None = None
-        """What the device may touch that is being notified."""
+        """Bytes that the notified device may access; None outside of a notification."""
 
     def attach(self) -> None:
-        """The machine is as it was booted."""
+        """Record the power-on registers."""
         self._power_on = [list(device.registers) for device in self._scene.machine.devices]
 
     def reset(self) -> None:
-        """No exit is under way."""
+        """Forget the current exit."""
         self._scope = None
         self._peers.clear()
 
     def started(self, vcpu: VCpu) -> None:
-        """An access that stage 2 refuses: remember what the devices are like."""
+        """Record the device registers as an exit for an EPT violation begins."""
         self._peers.clear()
         self._devices = [list(device.registers) for device in self._scene.machine.devices]
         number = (vcpu.vmcs.gpa - MMIO_BASE) // MMIO_SIZE
@@ -95,11 +97,11 @@ class Registers:
             self._scope = Scope(self._scene, self._shadow, vcpu.domain, self._devices[number])
 
     def finished(self) -> None:
-        """The exit is over: nobody is notified any more."""
+        """End the exit, and with it any notification."""
         self._scope = None
 
     def reached(self, initiator: object, hpa: int, size: int, access: int) -> None:
-        """A virtio device works only when it is notified. One that has its orders by DMA is not judged."""
+        """Check a memory access by a device: a virtio device may access only what its notified queues name."""
         if hpa >= REGISTERS_BASE:
             if access == WRITE and hpa < REGISTERS_LIMIT:
                 number = hpa - REGISTERS_BASE >> PAGE_SHIFT
@@ -111,13 +113,13 @@ class Registers:
             self._report("dma", f"{text} of {self._scene.describe(hpa >> PAGE_SHIFT)}")
 
     def _may_reach(self, device: VirtioDevice, hpa: int, size: int, access: int) -> bool:
-        """Whether the orders of a virtio device name these bytes, as far as anybody can tell."""
+        """Whether a virtio device may access these bytes. Always true if its registers were written by DMA."""
         if self._scene.machine.devices.index(device) in self._peers:
             return True
         return self._scope is not None and self._scope.allows(hpa, size, access)
 
     def expect(self, vcpu: VCpu, expected: list[Any]) -> None:
-        """A register access of a device of the domain's own, or #GP(0) and no step further."""
+        """Apply the access to `expected` if it is to a device of the domain; otherwise expect an exception."""
         vmcs = vcpu.vmcs
         machine = self._scene.machine
         number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
@@ -134,11 +136,11 @@ class Registers:
                 # Reading a register changes nothing, so it can be read again.
                 expected[RAX] = device.mmio_read(vmcs.operand & MMIO_SIZE - 1, vmcs.width)
             if fault is not None:
-                self._report("fault", f"an access to dom{vcpu.domain}'s own device gives {fault}")
+                self._report("fault", f"an access to dom{vcpu.domain}'s own device injects {fault}")
             elif vmcs.write and model is None:
                 self._judge_registers(vcpu, number)
         elif (fault.vector if fault is not None else -1) != refusal(vcpu) or (fault is not None and fault.error):
-            self._report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} gives {fault}")
+            self._report("fault", f"an access to gpa {vmcs.gpa:#x} of dom{vcpu.domain} injects {fault}")
         for other_number, (other, before) in enumerate(zip(machine.devices, self._devices, strict=True)):
             named = (emulated and other is device) or other_number in self._peers
             if not named and other.registers != before:
@@ -147,7 +149,7 @@ class Registers:
             self._judge_queue(vcpu)
 
     def _expect_model(self, vcpu: VCpu, model: SecondModel, expected: list[Any]) -> None:
-        """A register access of a device model of the domain."""
+        """Apply a register access to a device model of the domain."""
         vmcs = vcpu.vmcs
         offset = vmcs.operand & MMIO_SIZE - 1
         value = self._models.mmio(model, offset, vmcs.width, vmcs.write, expected[RAX])
@@ -156,7 +158,7 @@ class Registers:
         self._models.judge(self._report)
 
     def _judge_queue(self, vcpu: VCpu) -> None:
-        """What was copied from and to the ring, by an access to the window whose writes are queued."""
+        """Check the copies from and to the ring by an access to the coalesced MMIO window."""
         vmcs, calls = vcpu.vmcs, self._calls
         if calls.copying is not None:
             calls.written()
@@ -173,12 +175,12 @@ class Registers:
         if [(gva, len(data)) for gva, data in reads] != (
             [coalesced_ring.HEADER] if queued and (reads or readable) else []
         ):
-            self._report("ring", f"a write that is queued reads {[(hex(gva), len(data)) for gva, data in reads]}")
+            self._report("ring", f"a queued write reads {[(hex(gva), len(data)) for gva, data in reads]}")
         elif writes != wanted and (writable or writes != wanted[: len(writes)]):
-            self._report("ring", f"a write that is queued writes {writes}, where it should write {wanted}")
+            self._report("ring", f"a queued write stores {writes}, expected {wanted}")
 
     def _judge_registers(self, vcpu: VCpu, number: int) -> None:
-        """What a device of the domain's own has in its registers after a write."""
+        """Check the registers of the domain's device after a write."""
         vmcs = vcpu.vmcs
         before, registers = self._devices[number], self._scene.machine.devices[number].registers
         offset, value = vmcs.operand & MMIO_SIZE - 1, vmcs.saved[RAX]
@@ -188,11 +190,11 @@ class Registers:
             wanted = written(before, self._power_on[number], offset, vmcs.width, value)
         if any(want not in (None, word) for want, word in zip(wanted, registers, strict=False)):
             text = f"dom{vcpu.domain} writes {vmcs.width} bytes at {offset:#x} of device {number}"
-            self._report("device", f"{text}: {registers}, not {wanted}")
+            self._report("device", f"{text}: registers are {registers}, expected {wanted}")
 
 
 def _written(registers: list[int], offset: int, width: int, value: int) -> Sequence[int | None]:
-    """The registers that only a write changes, after this one: source, target and length of a DMA engine."""
+    """Expected SRC, DST and LENGTH of a DMA engine after a write."""
     kept = registers[:PROGRAMMED]
     if width in ACCESS_SIZES and not offset & width - 1 and offset >> 3 < PROGRAMMED:
         shift = (offset & 7) << 3

@@ -1,4 +1,7 @@
-"""What INS and OUTS must have done in an exit: how many elements, from and to where, with whose rights."""
+"""Checks one exit of INS or OUTS: number of elements, addresses, data, and privileges.
+
+Helper of the oracle `exits`; reports nothing itself.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ FAULTS: Final = (Vector.GP, Vector.PF)
 def judge(
     machine: Machine, calls: CallStack, vcpu: VCpu, device: SecondModel | None, port: int, expected: list[Any]
 ) -> str:
-    """What is wrong with the exit, in words; empty if nothing is.
+    """Check the exit; returns a message, empty if it is correct.
 
-    `device` is the domain's own as it was that has the port, or None; here it does what it should have done.
-    `expected` are the registers with which the guest left, and then those that it should find.
+    `device` is the second model at the port, or None; this applies the transfer to it. `expected` holds the registers
+    at the exit; this changes them to those with which the guest should resume.
     """
     vmcs = vcpu.vmcs
     if calls.copying is not None:
@@ -47,7 +50,7 @@ def judge(
     found = [(gva + at & U64, byte) for gva, data in copies for at, byte in enumerate(data)]
     data = bytes(byte for _, byte in found)
     if others or [place for place, _ in found] != places:
-        return f"{len(found)} bytes are copied for {done} elements from {start:#x} on, and not those"
+        return f"{len(found)} bytes copied for {done} elements from {start:#x} on, with wrong addresses or direction"
     for at in range(0, len(data), width):
         element = int.from_bytes(data[at : at + width], "little")
         if vmcs.write and device is not None:
@@ -55,29 +58,29 @@ def judge(
         elif not vmcs.write and element != (
             device.port_read(port, width) if device is not None else (1 << 8 * width) - 1
         ):
-            return f"element {at // width} is {element:#x}, which no port gave"
+            return f"element {at // width} is {element:#x}, not the value of the port"
     if vcpu.cpl and any(not _for_user(machine, vcpu, gva) for gva in places):
-        return f"ring {vcpu.cpl} of dom{vcpu.domain} has a page of its kernel's copied"
+        return f"ring {vcpu.cpl} of dom{vcpu.domain} accesses a supervisor page"
     return _judge_end(machine, vcpu, start + step * done & U64, done == most)
 
 
 def _judge_end(machine: Machine, vcpu: VCpu, gva: int, complete: bool) -> str:
-    """Whether it ended where it should: with the count, the burst, or an exception of the guest's own."""
+    """Check that the transfer ended at the count, the burst limit, or a real exception; returns a message, or ""."""
     fault = vcpu.pending_fault
     if fault is None:
-        return "" if complete else "it ends before the count or the burst does, without an exception"
+        return "" if complete else "ends before the count and the burst limit, without an exception"
     if complete or fault.vector not in FAULTS:
-        return f"it gives the guest {fault}"
-    # A supervisor that SMAP does not hold back may go wherever the tables lead.
+        return f"injects {fault}"
+    # Supervisor code without SMAP may access every page that its tables map.
     free = not vcpu.cpl and not vcpu.cr4 & CR4_SMAP
     access = READ if vcpu.vmcs.write else WRITE
     if free and leads(machine, vcpu, gva, vcpu.vmcs.width, access):
-        return f"it gives the guest {fault} at {gva:#x}, which it can reach"
+        return f"injects {fault} at {gva:#x}, which the guest can access"
     return ""
 
 
 def _for_user(machine: Machine, vcpu: VCpu, gva: int) -> bool:
-    """Whether the page of `gva` is, by the translation that was used and is cached, one that ring 3 may reach."""
+    """Whether the page of `gva` is a user page, by the cached translation that the transfer used."""
     pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
     entry = machine.tlb.combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT))
     return entry is None or entry[2]

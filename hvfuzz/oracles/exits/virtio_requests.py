@@ -1,7 +1,8 @@
-"""What a virtio device may do when its driver writes a register: after VIRTIO 1.2, not after the device.
+"""Second model of the virtio transport, from VIRTIO 1.2, not from the device under test.
 
-Of a register of the configuration it is known what all registers are afterwards. Of a notification it is known which
-bytes the queues name, as they are at that moment: the device reads and writes no others, each in its direction.
+After a write to a configuration register, it gives the expected value of all registers. For a notification, it gives
+the bytes that the queues name at that moment: the device may access only these, each in its direction. Helper of the
+oracle `exits`; reports nothing itself.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ F_INDIRECT: Final = 4
 LOG_ALL: Final = 26
 VERSION_1: Final = 32
 SIZES: Final = (1, 2, 4, 8, 16)
-"""Numbers of entries that a queue can have."""
+"""Valid queue sizes."""
 DRIVER_OK: Final = 4
 FEATURES_OK: Final = 8
 NEEDS_RESET: Final = 64
 SETTABLE: Final = 0x8F
-"""Bits of the device status that a driver sets."""
+"""Bits of the device status that a driver can set (VIRTIO 1.2, 2.1)."""
 SELECTED: Final = range(Register.QUEUE_SIZE >> 3, (Register.QUEUE_ENABLE >> 3) + 1)
-"""Registers that stand for a word of the selected queue."""
+"""Register words that alias a word of the selected queue."""
 SIZE, DESC, DRIVER, DEVICE, ENABLE, NEXT_AVAILABLE, NEXT_USED = range(QUEUE_WORDS)
 MOVING: Final = (Register.ERROR >> 3, Register.DEVICE_STATUS >> 3, Register.ISR >> 3, Register.GENERATION >> 3)
-"""What a notification may change, besides the two indices of each queue."""
+"""Register words that a notification may change, besides the two indices of each queue."""
 
 Range = tuple[int, int]
 """(first byte, byte after the last)"""
 
 
 def written(before: list[int], power_on: list[int], offset: int, width: int, value: int) -> list[int | None]:
-    """The register file after a write of the low `width` bytes of `value`; None for a word that may be anything."""
+    """Expected registers after a write of the low `width` bytes of `value` at `offset`; None: any value."""
     after: list[int | None] = list(before)
     word = offset >> 3
     if width not in ACCESS_SIZES or offset & width - 1 or word >= WINDOW_WORDS:
@@ -52,7 +53,7 @@ def written(before: list[int], power_on: list[int], offset: int, width: int, val
     queue = WINDOW_WORDS + before[Register.QUEUE_SELECT >> 3] * QUEUE_WORDS
     place = queue + word - SELECTED.start if word in SELECTED else word
     if place >= len(before):
-        return after  # there is no such queue
+        return after  # no such queue
     shift, mask = (offset & 7) << 3, (1 << 8 * width) - 1
     value = before[place] & ~(mask << shift) | (value & mask) << shift
     register = word << 3
@@ -87,10 +88,9 @@ def written(before: list[int], power_on: list[int], offset: int, width: int, val
 
 
 class Scope:
-    """What the queues of one device name, when it is notified: ranges of device addresses to read, and to write.
+    """The ranges of device addresses that the queues of a notified device name, to read and to write.
 
-    Where the device writes over a ring, or over descriptors, its orders change under its hands: from then on it is
-    not judged.
+    If the device overwrites its own rings or descriptors, the requests are unknown: every later access is allowed.
     """
 
     __slots__ = ("_load", "_orders", "_readable", "_shadow", "_size", "_space", "_writable")
@@ -103,7 +103,7 @@ class Scope:
         self._readable: list[Range] = []
         self._writable: list[Range] = []
         self._orders: list[Range] | None = []
-        """Where descriptors and rings lie in memory; None once the device has written there."""
+        """Host physical ranges of descriptors and rings; None once the device has overwritten one."""
         for first in range(WINDOW_WORDS, len(registers), QUEUE_WORDS):
             if registers[first + ENABLE]:
                 self._add_queue(registers[first : first + QUEUE_WORDS])
@@ -124,14 +124,14 @@ class Scope:
             begin <= iova + turn and iova + turn + size <= end
             for iova in self._names(hpa)
             for begin, end in ranges
-            for turn in (0, U64 + 1)  # what begins below the end of all addresses goes on at 0
+            for turn in (0, U64 + 1)  # addresses wrap modulo 2^64
         )
         if access & WRITE and any(hpa < end and begin < hpa + size for begin, end in orders):
             self._orders = None
         return allowed
 
     def _names(self, hpa: int) -> list[int]:
-        """The device addresses of a byte of memory."""
+        """The device addresses that map to host physical address `hpa`."""
         found = []
         for word in self._shadow.leaves.get(hpa >> PAGE_SHIFT, ()):
             leaf = self._shadow.leaf(word)
@@ -140,7 +140,7 @@ class Scope:
         return found
 
     def _read(self, iova: int, size: int) -> bytes | None:
-        """What lies there, and is an order from now on; None if the device cannot read it."""
+        """Read a part of a ring or a descriptor, and record its place; None if the device cannot read it."""
         data = b""
         while len(data) < size:
             at = iova + len(data) & U64
@@ -150,7 +150,7 @@ class Scope:
                 return None
             hpa = leaf.frame << PAGE_SHIFT | at & PAGE_MASK
             if hpa >= self._size:
-                self._orders = None  # Orders in the registers of a device: what it will read there is not known.
+                self._orders = None  # In the registers of a device: the value that a read returns is unknown.
                 return None
             data += self._load(hpa, piece)
             if self._orders is not None:
@@ -158,7 +158,7 @@ class Scope:
         return data
 
     def _add_queue(self, queue: list[int]) -> None:
-        """The three parts of a queue, and what is available in it (2.7)."""
+        """Add the three parts of a queue, and its available buffers (VIRTIO 1.2, 2.7)."""
         size, available, used = queue[SIZE], queue[DRIVER], queue[DEVICE]
         self._readable += [(queue[DESC], queue[DESC] + 16 * size), (available, available + 6 + 2 * size)]
         self._writable.append((used, used + 6 + 8 * size))
@@ -172,7 +172,10 @@ class Scope:
                 self._add_chain(queue[DESC], size, int.from_bytes(head, "little"), size)
 
     def _add_chain(self, table: int, entries: int, index: int, indirect: int) -> None:
-        """The buffers of a chain in a table of so many entries; an indirect one may have `indirect` of them."""
+        """Add the buffers of a chain in a table of `entries` entries (VIRTIO 1.2, 2.7.5).
+
+        An indirect table may have at most `indirect` entries (2.7.5.3).
+        """
         for _ in range(entries):
             data = self._read(table + 16 * index, 16) if index < entries else None
             if data is None:

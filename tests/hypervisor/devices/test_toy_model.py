@@ -164,7 +164,7 @@ class SamePage(Toy):
 @pytest.mark.usefixtures("second")
 @pytest.mark.parametrize(
     ("model", "message"),
-    [(TooLarge, "keep 0x180 bytes of host memory, limit 0x100"), (SamePage, "those of another model")],
+    [(TooLarge, "need 0x180 bytes of host memory, limit 0x100"), (SamePage, "those of another model")],
 )
 def test_a_placement_that_cannot_be_is_refused(run: Run, model: type[DeviceModel], message: str) -> None:
     with pytest.raises(AssertionError, match=message):

@@ -61,12 +61,12 @@ def test_a_table_that_is_not_understood_stops_the_boot() -> None:
         (0, ord("X"), "no DMAR table"),
         (HEADER.size + 2, 0, "structure of 0 bytes"),
         (HEADER.size, 9, "0 IOMMUs"),
-        (at + 2, RMRR.size - 4, "a reserved region in"),
-        (at + 2, RMRR.size + 4, "a device that is not said"),
+        (at + 2, RMRR.size - 4, "RMRR structure of"),
+        (at + 2, RMRR.size + 4, "truncated device scope"),
         (at + 6, 1, "of segment 1"),
         (at + 8, 8, "reserved region 0x1008"),
         (at + 16, 0xFE, "reserved region 0x1000 to 0x1ffe"),
-        (at + RMRR.size, 2, "behind a bridge"),
+        (at + RMRR.size, 2, "unsupported device scope"),
     ):
         with pytest.raises(HostFault, match=what):
             read_back(changed(offset, value))

@@ -38,13 +38,14 @@ class Assign:
     to: DomainRef
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The device, the domain, that it has no owner, then table pages."""
+        """Checks, in order: device, domain, device unassigned, table pages for its reserved memory."""
         device = hv.device(self.device)
         if device is None:
             return NO_SUCH_DEVICE
         to = hv.resolve(caller, self.to)
         if to is None:
             return Refused(Status.NO_DOMAIN, "to")
+        # Without this check, a device could move with its state, while its owner keeps its registers mapped.
         if hv.iommu.domain_of(device.bdf) >= 0:
             return Refused(Status.BUSY, "device assigned")
         if to.dma.tables_needed(hv.reserved.get(device.bdf, ())) > len(to.pool):
@@ -53,13 +54,16 @@ class Assign:
 
 
 class AssignDevice(NamedTuple):
-    """Device number `device` belongs to `domain` from now on."""
+    """Assign device number `device` to `domain`."""
 
     device: int
     domain: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Map the memory that firmware keeps for it, then point its context entry to the domain's tables."""
+        """Map the device's reserved memory, then point its context entry to the domain's tables.
+
+        In this order, a device that firmware left running never finds its memory unmapped (VT-d spec 8.4).
+        """
         bdf = hv.machine.devices[self.device].bdf
         dma = hv.domains[self.domain].dma
         for page in hv.reserved.get(bdf, ()):
@@ -81,7 +85,7 @@ class Deassign:
     device: DeviceArg
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The device, and that it has an owner."""
+        """Checks, in order: device, device assigned."""
         device = hv.device(self.device)
         if device is None:
             return NO_SUCH_DEVICE
@@ -91,14 +95,14 @@ class Deassign:
 
 
 class DeassignDevice(NamedTuple):
-    """Device number `device` belongs to nobody from now on."""
+    """Take device number `device` from its domain."""
 
     device: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Block its requests, and those to its registers, then reset it: they may hold what its last owner put there.
+        """Block its DMA, unmap its registers and reserved memory, reset it, then zero the reserved memory.
 
-        So may its reserved memory, of which a device that was reset makes no use.
+        Registers and reserved memory may hold data of the last owner; a device that was reset does not use either.
         """
         device = hv.machine.devices[self.device]
         dma = hv.domains[hv.iommu.domain_of(device.bdf)].dma

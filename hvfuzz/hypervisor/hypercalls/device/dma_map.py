@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 WINDOWS_GFN = MMIO_BASE >> PAGE_SHIFT
-"""Guest frame number of the registers of device 0."""
+"""Gfn of the register page of device 0; those of the other devices follow in order."""
 
 
 REGISTERS_FRAME = REGISTERS_BASE >> PAGE_SHIFT
-"""Frame number of the registers of device 0; each further device has the next one."""
+"""Frame number of the registers of device 0; those of the other devices follow in order."""
 
 
 DMA_RIGHTS = (READ, WRITE, READ | WRITE)
@@ -46,7 +46,8 @@ KEPT_BY_FIRMWARE = Refused(Status.NOT_PERMITTED, "device page of a reserved regi
 
 
 def iova_range_ok(iova: int, count: int) -> bool:
-    """Whether `count` (1 .. 64) pages from device address `iova` on are aligned, in 39 bits and not in the hole."""
+    """Whether `count` is in 1 .. 64, and the pages from device address `iova` on are aligned, within 39 bits and not in
+    the hole."""
     end = iova + (count << PAGE_SHIFT)
     if not 0 < count <= DMA_PAGES or iova & PAGE_MASK or end > IOVA_LIMIT:
         return False
@@ -92,7 +93,7 @@ class DmaMap:
     rights: Annotated[int, RIGHTS.trying(*DMA_RIGHTS)]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The ranges and rights, reserved pages, each page of memory in order, each device page, then table pages."""
+        """Checks, in order: ranges, rights, reserved pages, each page of memory, each device page, table pages."""
         if not iova_range_ok(self.iova, self.count):
             return BAD_IOVA
         number = self.gfn - WINDOWS_GFN
@@ -101,6 +102,7 @@ class DmaMap:
             return BAD_RANGE
         if self.rights not in DMA_RIGHTS:
             return Refused(Status.INVALID, "rights")
+        # Without this check, a guest could redirect a device that firmware set up (XSA-378).
         if hv.reserved and hv.is_reserved(self.iova >> PAGE_SHIFT, self.count):
             return KEPT_BY_FIRMWARE
         frames = []
@@ -118,6 +120,7 @@ class DmaMap:
         first = self.iova >> PAGE_SHIFT
         pages = range(first, first + self.count)
         runs = caller.dma.runs(first, self.count)
+        # Without this check, a guest could displace a grant mapping that its handle still counts.
         if any(entry & ALL_RIGHTS and entry & FOREIGN for _, _, _, entries in runs for entry in entries):
             return MADE_BY_GRANT
         if caller.dma.tables_needed(pages) > len(caller.pool):
@@ -126,28 +129,32 @@ class DmaMap:
         return Effect(steps, self.count)
 
     def window_refusal(self, hv: Hypervisor, caller: Domain, number: int) -> Refused | None:
-        """Why the registers of device `number` cannot be mapped."""
+        """Why the caller cannot map the registers of device `number`; None if it can."""
+        # Without this check, a guest could program a device of another domain by DMA.
         if hv.iommu.domain_of(hv.machine.devices[number].bdf) != caller.id:
             return NOT_ITS_DEVICE
         place = hv.window_of(number)
+        # `hv.windows` finds a device's mapping to remove it: a second one would survive its deassignment.
         if place is not None and place != (caller.id, self.iova >> PAGE_SHIFT):
             return Refused(Status.EXISTS, "registers mapped elsewhere")
         return None
 
     def frame(self, hv: Hypervisor, caller: Domain, gfn: int, entry: int, level: int) -> int | Refused:
-        """The caller's own frame at `gfn`, to which it has the rights that its devices are to get."""
+        """The frame of the leaf `entry` of `level` at `gfn`, if the caller owns it and has the rights it asks for."""
         if not entry & ALL_RIGHTS:
             return ABSENT
         hfn = leaf_frame(entry, level, gfn)
+        # Without this check, a device could reach a granted frame after its mapping is released.
         if hv.frames.owner(hfn) != caller.id:
             return NOT_THE_OWNER
+        # Without this check, a guest could write its own read-only pages through a device.
         if self.rights & ~entry:
             return Refused(Status.NOT_PERMITTED, "caller lacks the rights")
         return hfn
 
 
 class MapDma(NamedTuple):
-    """Device page `page` of `domain` names `hfn` with `rights`, whatever it named before."""
+    """Map device page `page` of `domain` to `hfn` with `rights`, replacing any earlier mapping."""
 
     domain: int
     page: int
@@ -156,11 +163,10 @@ class MapDma(NamedTuple):
 
     @property
     def work(self) -> int:
-        """One page."""
         return PAGE_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Replace the leaf; a displaced one is flushed before its frame is let go."""
+        """Replace the leaf (a displaced one is flushed before its frame is released), and update `hv.windows`."""
         hv.domains[self.domain].dma.map(self.page, self.hfn, self.rights)
         if hv.windows:
             hv.windows.pop((self.domain, self.page), None)
@@ -186,33 +192,34 @@ class DmaUnmap:
     count: Annotated[int, COUNT.trying(DMA_PAGES, DMA_PAGES + 1)]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The range, reserved pages, then each device page in order; what a grant mapped, only `grant.unmap` unmaps."""
+        """Checks, in order: range, reserved pages, each device page."""
         if not iova_range_ok(self.iova, self.count):
             return BAD_IOVA
         first = self.iova >> PAGE_SHIFT
+        # Without this check, a device that firmware set up could lose its memory (XSA-378).
         if hv.reserved and hv.is_reserved(first, self.count):
             return KEPT_BY_FIRMWARE
         for _, entry, _ in caller.dma.leaves(first, self.count):
             if not entry & ALL_RIGHTS:
                 return Refused(Status.NOT_PRESENT, "device page not mapped")
+            # Only `grant.unmap` may remove a grant mapping: it also drops the pins.
             if entry & FOREIGN:
                 return MADE_BY_GRANT
         return Effect(tuple(UnmapDma(caller.id, page) for page in range(first, first + self.count)), self.count)
 
 
 class UnmapDma(NamedTuple):
-    """Device page `page` of `domain` names nothing any more."""
+    """Unmap device page `page` of `domain`."""
 
     domain: int
     page: int
 
     @property
     def work(self) -> int:
-        """One page."""
         return PAGE_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Remove the leaf, flush, and let the frame go."""
+        """Remove the leaf, flush, release the frame, and update `hv.windows`."""
         hv.domains[self.domain].dma.unmap(self.page)
         if hv.windows:
             hv.windows.pop((self.domain, self.page), None)

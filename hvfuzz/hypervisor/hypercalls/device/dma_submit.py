@@ -35,15 +35,16 @@ Request = tuple[int, int, int]
 
 
 def device_refusal(hv: Hypervisor, caller: Domain, number: int) -> Refused | None:
-    """Why the caller cannot have device `number` copy: only a DMA engine can."""
+    """Why the caller cannot use device `number` to copy; None if it can. Only DMA engines can copy."""
     device = hv.device(number)
     if not isinstance(device, DmaEngine):
         return NO_SUCH_DEVICE
+    # Without this check, a guest could copy within the memory of another domain.
     return None if hv.iommu.domain_of(device.bdf) == caller.id else NOT_ITS_DEVICE
 
 
 def request_refusal(caller: Domain, source: int, target: int, length: int) -> Refused | None:
-    """Why a copy between these device addresses is refused."""
+    """Why a copy of `length` bytes from `source` to `target` (device addresses) is refused; None if it is not."""
     if not 0 < length <= DMA_LENGTH:
         return Refused(Status.INVALID, "length")
     if source + length > IOVA_LIMIT or target + length > IOVA_LIMIT:
@@ -56,7 +57,10 @@ def request_refusal(caller: Domain, source: int, target: int, length: int) -> Re
 
 
 def reaches(caller: Domain, iova: int, length: int, right: int) -> bool:
-    """Whether the caller's devices have `right` to each page of the range, and each is memory."""
+    """Whether every page of the range is mapped for the caller's devices with `right`, and is memory.
+
+    Registers are refused: a write to them could start another device within this call.
+    """
     first, last = iova >> PAGE_SHIFT, iova + length - 1 >> PAGE_SHIFT
     frames = caller.dma.frames.count
     return all(
@@ -67,7 +71,7 @@ def reaches(caller: Domain, iova: int, length: int, right: int) -> bool:
 
 
 def submissions(device: int, requests: Sequence[Request]) -> tuple[Step, ...]:
-    """The steps that run checked requests, in order."""
+    """One step for each checked request, in order."""
     return tuple(SubmitDma(device, source, target, length) for source, target, length in requests)
 
 
@@ -93,7 +97,7 @@ class DmaSubmit:
     length: Annotated[int, LENGTH.trying(DMA_LENGTH, DMA_LENGTH + 1)]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The device, then the request."""
+        """Checks, in order: device, request."""
         refused = device_refusal(hv, caller, self.device)
         if refused is None:
             refused = request_refusal(caller, self.from_, self.to, self.length)
@@ -128,16 +132,14 @@ class DmaBatch:
     ring: DmaRing
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The device, the ring, the device again, and each request in order.
-
-        While the ring is fetched another vCPU can run, and the control domain may give the device away.
-        """
+        """Checks, in order: device, ring, the device again, each request."""
         refused = device_refusal(hv, caller, self.device)
         if refused is not None:
             return refused
         requests = self.requests(hv, vcpu)
         if isinstance(requests, Refused):
             return requests
+        # During the fetch, another vCPU may have had the device reassigned.
         refused = device_refusal(hv, caller, self.device)
         if refused is not None:
             return refused
@@ -148,7 +150,7 @@ class DmaBatch:
         return Effect(submissions(self.device, requests), len(requests))
 
     def requests(self, hv: Hypervisor, vcpu: VCpu) -> tuple[Request, ...] | Refused:
-        """What is in the ring, each word of it fetched once: a guest can change the ring at any time."""
+        """Fetch the requests, each word once: the guest can change the ring at any time (XSA-155)."""
         header = guest_access.copy_from_guest(hv, vcpu, self.ring, HEADER.size)
         if header is None:
             return Refused(Status.FAULT, "ring header unreadable")
@@ -162,7 +164,7 @@ class DmaBatch:
 
 
 class SubmitDma(NamedTuple):
-    """Device number `device` copies `length` bytes from device address `source` to `target`."""
+    """Have device number `device` copy `length` bytes from device address `source` to `target`."""
 
     device: int
     source: int
@@ -171,11 +173,10 @@ class SubmitDma(NamedTuple):
 
     @property
     def work(self) -> int:
-        """One page."""
         return PAGE_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Program the engine and ring its bell."""
+        """Program the registers of the engine; the write to CONTROL starts the copy."""
         engine = hv.machine.devices[self.device]
         for register, value in (
             (Register.SRC, self.source),

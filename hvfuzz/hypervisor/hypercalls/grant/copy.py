@@ -36,25 +36,27 @@ DEST_REF = 2
 
 
 def own_frame(caller: Domain, gfn: int, right: int) -> int | Refused:
-    """The frame of one end of a copy that the caller names by `gfn`, to which it must have `right`."""
+    """The frame of the end of a copy named by the caller's `gfn`, to which it must have `right`; or Refused."""
     if gfn >= MAX_GFN:
         return Refused(Status.INVALID, "gfn out of range")
     leaf, level, _ = caller.stage2.lookup(gfn)
     if not leaf & RIGHTS:
         return Refused(Status.NOT_PRESENT, "gfn not present")
+    # Without this check, a guest could write to a page that is granted to it read-only.
     if not leaf & right:
         return Refused(Status.NOT_PERMITTED, "caller lacks the right")
     return leaf_frame(leaf, level, gfn)
 
 
 def granted_frame(hv: Hypervisor, caller: Domain, domain: int, ref: int, right: int) -> int | Refused:
-    """The frame of one end of a copy that the caller names by a grant of `domain`, which must give `right`."""
+    """The frame of the end of a copy named by grant `ref` of `domain`, which must give `right`; or Refused."""
     granter = hv.resolve(caller, domain)
     if granter is None:
         return Refused(Status.NO_DOMAIN, "granter")
     entry = grants.live_grant(granter, ref, caller)
     if entry is None:
         return Refused(Status.NO_GRANT, "entry not live")
+    # Without this check, a guest could write to a page that is granted to it read-only.
     if not entry.rights & right:
         return Refused(Status.NOT_PERMITTED, "grant lacks the right")
     return entry.frame
@@ -94,10 +96,11 @@ class Copy:
     length: Length16
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The arguments, the source, the destination."""
+        """Checks, in order: flags, offsets and length, source, destination."""
         length = self.length
         if self.flags & ~(SOURCE_REF | DEST_REF):
             return Refused(Status.INVALID, "flags")
+        # Without this check, a copy could run into the next host frame, whose owner is arbitrary.
         if length == 0 or self.from_offset + length > PAGE_SIZE or self.to_offset + length > PAGE_SIZE:
             return Refused(Status.INVALID, "beyond the page")
         if self.flags & SOURCE_REF:
@@ -122,7 +125,7 @@ class Copy:
 
 
 class CopyBytes(NamedTuple):
-    """`length` bytes go from host physical `source` to `dest`, each range in one frame, on behalf of a vCPU."""
+    """Copy `length` bytes from host physical `source` to `dest`, each within one frame, on behalf of a vCPU."""
 
     vcpu: int
     source: int
@@ -130,12 +133,12 @@ class CopyBytes(NamedTuple):
     length: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """As memmove: the ranges may overlap."""
+        """Copy as memmove does: the ranges may overlap."""
         copy_bytes(hv, hv.machine.vcpus[self.vcpu], self.source, self.dest, self.length)
 
 
 def copy_bytes(hv: Hypervisor, vcpu: VCpu, source: int, dest: int, length: int) -> None:
-    """Copy between two frames that were validated for the vCPU; neither has a Gva of its own here."""
+    """Copy between two frames that the check has validated; the observer is told NO_GVA for both."""
     observer = hv.observer
     observer.guest_copy(vcpu, NO_GVA, source, length, False)
     observer.guest_copy(vcpu, NO_GVA, dest, length, True)

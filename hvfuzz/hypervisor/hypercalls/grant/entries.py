@@ -58,7 +58,7 @@ class Create:
     rights: Rights
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The arguments, the frame and the caller's own rights to it, a free entry."""
+        """Checks, in order: arguments, frame, ownership, the caller's rights, free entry."""
         gfn, rights = self.gfn, self.rights
         if gfn >= MAX_GFN:
             return Refused(Status.INVALID, "gfn out of range")
@@ -73,8 +73,10 @@ class Create:
         if not leaf & RIGHTS:
             return Refused(Status.NOT_PRESENT, "gfn not present")
         frame = leaf_frame(leaf, level, gfn)
+        # Without this check, a domain could pass on a frame that was only granted to it.
         if leaf & FOREIGN or hv.frames.owner(frame) != caller.id:
             return Refused(Status.NOT_OWNER, "gfn not the caller's")
+        # Without this check, a domain could give away rights that it lacks itself.
         if rights & ~leaf:
             return Refused(Status.NOT_PERMITTED, "caller lacks the rights")
         ref = caller.grants.lowest_free()
@@ -84,14 +86,14 @@ class Create:
 
 
 class CreateGrant(NamedTuple):
-    """Entry `ref` of `domain` becomes `entry`."""
+    """Set grant entry `ref` of `domain` to `entry`."""
 
     domain: int
     ref: int
     entry: Grant
 
     def apply(self, hv: Hypervisor) -> None:
-        """Write the entry, count it in the frame."""
+        """Write the entry, and count it in the frame."""
         hv.domains[self.domain].grants[self.ref] = self.entry
         hv.frames.add_grant(self.entry.frame)
 
@@ -107,23 +109,24 @@ class Revoke:
     ref: GrantRefArg
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The entry must be live and not pinned."""
+        """Checks, in order: entry live, no mappings left."""
         entry = grants.live_entry(caller, self.ref)
         if entry is None:
             return Refused(Status.NO_GRANT, "entry not live")
+        # Without this check, a granter could free a frame that the other domain still has mapped.
         if entry.host_pins or entry.device_pins:
             return Refused(Status.BUSY, "entry mapped")
         return Effect((RevokeGrant(caller.id, self.ref),))
 
 
 class RevokeGrant(NamedTuple):
-    """Entry `ref` of `domain` is free."""
+    """Free grant entry `ref` of `domain`."""
 
     domain: int
     ref: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Clear the entry, count it in the frame."""
+        """Clear the entry, and drop its count in the frame."""
         grants = hv.domains[self.domain].grants
         entry = grants[self.ref]
         if entry is None:

@@ -81,7 +81,7 @@ class Map:
     flags: Annotated[int, Flags("HOST", "DEVICE", "READONLY")]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The arguments, the grant, that the place is free, a free handle, the table pages."""
+        """Checks, in order: arguments, granter, grant, free target addresses, free handle, table pages."""
         flags, gfn, iova = self.flags, self.gfn, self.iova
         if not flags & SIDES or flags & ~(SIDES | READONLY):
             return Refused(Status.INVALID, "flags")
@@ -89,6 +89,7 @@ class Map:
             return Refused(Status.INVALID, "gfn out of range")
         if flags & DEVICE and (iova & PAGE_MASK or iova >= IOVA_LIMIT or iova in IOVA_HOLE):
             return Refused(Status.INVALID, "iova out of range")
+        # Without this check, a guest could redirect a device that firmware set up (XSA-378).
         if flags & DEVICE and hv.reserved and hv.is_reserved(iova >> PAGE_SHIFT):
             return Refused(Status.NOT_PERMITTED, "iova of a reserved region")
         granter = hv.resolve(caller, self.granter)
@@ -99,10 +100,12 @@ class Map:
         entry = grants.live_grant(granter, self.ref, caller)
         if entry is None:
             return Refused(Status.NO_GRANT, "entry not live")
+        # Without this check, a guest could write to a page that is granted to it read-only.
         if not flags & READONLY and not entry.rights & WRITE:
             return Refused(Status.NOT_PERMITTED, "grant is read-only")
         tables = 0
         if flags & HOST:
+            # Without this check, the displaced page's frame would keep the count of a leaf that no longer exists.
             if caller.stage2.lookup(gfn)[0] & RIGHTS:
                 return Refused(Status.EXISTS, "gfn present")
             tables = caller.stage2.tables_needed((gfn,))
@@ -114,6 +117,7 @@ class Map:
         handle = caller.handles.lowest_free()
         if handle < 0:
             return Refused(Status.LIMIT, "all handles taken")
+        # Both sides take tables from the same pool: checked one by one, the second could find it empty.
         if tables > len(caller.pool):
             return Refused(Status.NO_POOL, "pool too small")
         rights = READ if flags & READONLY else READ_WRITE
@@ -125,14 +129,14 @@ class Map:
 
 
 class MapGrant(NamedTuple):
-    """`handle` of `domain` becomes `mapping`, whose sides are pinned and then mapped."""
+    """Set `handle` of `domain` to `mapping`, pin its sides, and map them."""
 
     domain: int
     handle: int
     mapping: Mapping
 
     def apply(self, hv: Hypervisor) -> None:
-        """Pin first: at no moment is there a leaf that nobody counts."""
+        """Pin before mapping: every present leaf is counted at all times."""
         domain, mapping = hv.domains[self.domain], self.mapping
         domain.handles[self.handle] = mapping
         pin(hv, mapping, sides_of(mapping), 1)
@@ -157,7 +161,7 @@ class Unmap:
     flags: Annotated[int, Flags("HOST", "DEVICE")]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The arguments; then every handle must be live."""
+        """Checks, in order: arguments, each handle live."""
         if not 0 < self.count <= UNMAP:
             return Refused(Status.INVALID, "number of handles")
         if not 0 < self.flags <= SIDES:
@@ -173,7 +177,7 @@ class Unmap:
 
 
 def release_steps(domain: Domain, mappings: list[tuple[int, Mapping]], flags: int) -> tuple[Step, ...]:
-    """One step for each side that `flags` name and a mapping has: they are preempted in between."""
+    """One step for each mapped side that `flags` select, so that preemption is possible between them."""
     return tuple(
         ReleaseSide(domain.id, handle, side)
         for handle, mapping in mappings
@@ -183,7 +187,7 @@ def release_steps(domain: Domain, mappings: list[tuple[int, Mapping]], flags: in
 
 
 class ReleaseSide(NamedTuple):
-    """One side (HOST or DEVICE) of `handle` of `domain` is unmapped, flushed and unpinned."""
+    """Unmap, flush and unpin one side (HOST or DEVICE) of `handle` of `domain`."""
 
     domain: int
     handle: int
@@ -191,11 +195,11 @@ class ReleaseSide(NamedTuple):
 
     @property
     def work(self) -> int:
-        """The unit of which a burst of `grant.unmap` has 8."""
+        """RELEASE_WORK: 8 of these steps fit between two preemption points."""
         return RELEASE_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Unmap and flush first: the frame may be gone as soon as the reference is dropped."""
+        """Unmap and flush before unpinning: the frame may be freed as soon as it is unpinned."""
         domain = hv.domains[self.domain]
         mapping = domain.handles[self.handle]
         if mapping is None:
@@ -208,19 +212,19 @@ def unmap_side(domain: Domain, mapping: Mapping, side: int) -> None:
     """Remove and flush the leaf of one side of a mapping."""
     if side == HOST:
         if not domain.stage2.unmap(mapping.gfn):
-            raise HostBug("a grant mapping lies in a superpage")
+            raise HostBug("grant mapping in a large leaf")
     else:
         domain.dma.unmap(mapping.iova >> PAGE_SHIFT)
 
 
 def drop_reference(hv: Hypervisor, domain: Domain, handle: int, mapping: Mapping, side: int) -> None:
-    """`side` of the mapping is unmapped: unpin it, and free the handle with the last side."""
+    """Unpin the unmapped `side` of the mapping, and free the handle with its last side."""
     pin(hv, mapping, side, -1)
     set_sides(domain, handle, mapping, sides_of(mapping) & ~side)
 
 
 def set_sides(domain: Domain, handle: int, mapping: Mapping, sides: int) -> None:
-    """Write back what is left of a mapping, whose handle is free when that is nothing."""
+    """Update the handle to the remaining `sides` of its mapping; free it if none remain."""
     if not sides:
         domain.handles[handle] = None
     elif sides == HOST:

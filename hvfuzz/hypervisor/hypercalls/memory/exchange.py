@@ -62,12 +62,14 @@ class Exchange:
     start: Index
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The counts and both arrays, each page in order, free frames, then table pages."""
+        """Checks, in order: count, `gfns` readable, `out` writable, each page, free frames, table pages."""
+        # Without this check, the fetch of the arrays could take unbounded time before the first preemption point.
         if not 0 < self.count <= EXCHANGE:
             return Refused(Status.INVALID, "count")
         elements = self.elements(hv, vcpu)
         if elements is None:
             return Refused(Status.FAULT, "gfns unreadable")
+        # Without its range check, a guest could have the hypervisor overwrite its own memory (XSA-212).
         if not self.out_ok(hv, vcpu):
             return Refused(Status.FAULT, "out not writable")
         gfns = struct.unpack(f"<{len(elements) // 8}Q", elements)
@@ -84,24 +86,24 @@ class Exchange:
 
     @property
     def out_address(self) -> int:
-        """The address of the first element of `out` that is written."""
+        """Guest address of the first element of `out` that is written."""
         return self.out + 8 * self.start
 
     def elements(self, hv: Hypervisor, vcpu: VCpu) -> bytes | None:
-        """The elements of `gfns` that count, fetched; None if they are not readable."""
+        """Fetch the selected elements of `gfns`; None if they are not readable."""
         if not self.array_ok(self.gfns):
             return None
         return guest_access.raw_copy_from_guest(hv, vcpu, self.gfns + 8 * self.start, 8 * self.count)
 
     def out_ok(self, hv: Hypervisor, vcpu: VCpu) -> bool:
-        """Whether the elements of `out` that count can be written."""
+        """Whether the selected elements of `out` are writable."""
         return self.array_ok(self.out) and guest_access.raw_writable(hv, vcpu, self.out_address, 8 * self.count)
 
     def array_ok(self, base: int) -> bool:
-        """Whether a guest may name the `count` elements from `start` on of the array at `base`.
+        """Whether a guest may name the `count` elements from element `start` on of the array at `base`.
 
-        Exactly what is accessed is checked: an array that starts in guest memory need not lie there from
-        element `start` on.
+        This checks exactly the accessed range: an array that begins in guest memory can leave it before element
+        `start`, which Xen did not check (XSA-212).
         """
         return guest_access.guest_range_ok(base + 8 * self.start, 8 * self.count)
 
@@ -110,6 +112,7 @@ class Exchange:
         for gfn in gfns:
             if gfn >= MAX_GFN:
                 return BAD_RANGE
+            # Without this check, the second exchange of a page would free its frame again.
             if gfn in seen:
                 return Refused(Status.INVALID, "gfn repeated")
             seen.add(gfn)
@@ -127,7 +130,7 @@ class Exchange:
 
 
 class ExchangePage(NamedTuple):
-    """`gfn` of `domain` gets the free frame `new`, with the rights it has; its frame `old` becomes free."""
+    """Map `gfn` of `domain` to the free frame `new`, keeping its rights, and free its frame `old`."""
 
     domain: int
     gfn: int
@@ -136,24 +139,23 @@ class ExchangePage(NamedTuple):
 
     @property
     def work(self) -> int:
-        """One page."""
         return PAGE_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Map the new frame in place of the old, flush, then scrub and free."""
+        """Replace the frame in stage 2 and flush; only then scrub and free the old one."""
         hv.allocator.take(self.new, self.domain, FrameState.OWNED)
         if not hv.domains[self.domain].stage2.replace(self.gfn, self.new):
-            raise HostBug("a checked exchange found no page to split a superpage with")
+            raise HostBug("no table page for a split in a checked exchange")
         hv.allocator.free_page(self.old)
 
 
 class PutGuest(NamedTuple):
-    """The bytes `data` are written at `gva`, in the address space of `vcpu`; the check found the range writable."""
+    """Write `data` at `gva` in the address space of `vcpu`, a range that the check found writable."""
 
     vcpu: int
     gva: int
     data: bytes
 
     def apply(self, hv: Hypervisor) -> None:
-        """Write; a guest that meanwhile gave its own page tables away has nowhere left to look for the data."""
+        """Write the data; a failure is ignored: the guest may have exchanged its own page tables in this call."""
         guest_access.raw_copy_to_guest(hv, hv.machine.vcpus[self.vcpu], self.gva, self.data)

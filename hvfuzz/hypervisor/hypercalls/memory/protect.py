@@ -50,9 +50,10 @@ class Protect:
     rights: Annotated[int, RIGHTS.trying(*PAGE_RIGHTS)]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The range and the rights, each page in order, then table pages."""
+        """Checks, in order: range, rights, each page, table pages for splits."""
         if not range_ok(self.first, self.count, RANGE):
             return BAD_RANGE
+        # EPT entries that allow writes but not reads are misconfigured (SDM Vol. 3C, 29.3.3.1).
         if self.rights not in PAGE_RIGHTS:
             return Refused(Status.INVALID, "rights")
         for gfn, entry, level in caller.stage2.leaves(self.first, self.count):
@@ -64,7 +65,7 @@ class Protect:
         return Effect(self._steps(caller), self.count)
 
     def _steps(self, caller: Domain) -> tuple[Step, ...]:
-        """A step for each large leaf that lies in the range, and for each quota of small ones."""
+        """One step for each large leaf that lies wholly in the range, and for each quota of other pages."""
         steps: list[Step] = []
         gfn, end = self.first, self.first + self.count
         while gfn < end:
@@ -80,7 +81,7 @@ class Protect:
 
 
 class ProtectRange(NamedTuple):
-    """The `pages` present pages of `domain` from `first` on, all in one table of leaves, get `rights`."""
+    """Set the rights of the `pages` present pages of `domain` from `first` on, all in one leaf table."""
 
     domain: int
     first: int
@@ -89,10 +90,10 @@ class ProtectRange(NamedTuple):
 
     @property
     def work(self) -> int:
-        """One entry a page; a whole large leaf is a single entry."""
+        """One page of work for each page, at most a quota."""
         return min(self.pages * PAGE_WORK, PREEMPTION_QUOTA)
 
     def apply(self, hv: Hypervisor) -> None:
-        """Change the rights, merge where that is possible, and flush."""
+        """Change the rights, merge tables where possible, and flush."""
         if not hv.domains[self.domain].stage2.protect(self.first, self.pages, self.rights):
-            raise HostBug("a checked protection found no page to split a superpage with")
+            raise HostBug("no table page for a split in a checked protection")

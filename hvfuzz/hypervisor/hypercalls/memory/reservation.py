@@ -56,17 +56,19 @@ class Populate:
     flags: Annotated[int, Flags("TOP_DOWN"), Since(2)] = 0
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The arguments, then what is there already, free frames, and table pages."""
+        """Checks, in order: arguments, gfns absent, free frames, table pages."""
         if self.order not in (0, LARGE_ORDER):
             return Refused(Status.INVALID, "order")
         if self.flags & ~POPULATE_FLAGS:
             return Refused(Status.INVALID, "flags")
         large = self.order == LARGE_ORDER
         pages = self.count << self.order
+        # Bounds the work of the check. In C, an unchecked count could overflow when shifted.
         if not 0 < self.count <= (POPULATE_LARGE if large else POPULATE):
             return Refused(Status.INVALID, "count")
         if self.first & (1 << self.order) - 1 or self.first + pages > MAX_GFN:
             return BAD_RANGE
+        # Without this check, the displaced frames would stay owned, but mapped nowhere.
         if caller.stage2.any_present(self.first, pages):
             return Refused(Status.EXISTS, "gfn present")
         top_down = bool(self.flags & TOP_DOWN)
@@ -94,7 +96,7 @@ class Populate:
 
 
 class PopulatePage(NamedTuple):
-    """The absent `gfn` of `domain` gets the free frame `hfn`, with all rights."""
+    """Map the absent `gfn` of `domain` to the free frame `hfn`, with all rights."""
 
     domain: int
     gfn: int
@@ -102,7 +104,6 @@ class PopulatePage(NamedTuple):
 
     @property
     def work(self) -> int:
-        """One page."""
         return PAGE_WORK
 
     def apply(self, hv: Hypervisor) -> None:
@@ -112,7 +113,7 @@ class PopulatePage(NamedTuple):
 
 
 class PopulateBlock(NamedTuple):
-    """The 512 absent pages from `gfn` on get the free block `hfn`, as one large leaf with all rights."""
+    """Map the 512 absent pages from `gfn` on to the free block at `hfn`, by one large leaf with all rights."""
 
     domain: int
     gfn: int
@@ -120,7 +121,7 @@ class PopulateBlock(NamedTuple):
 
     @property
     def work(self) -> int:
-        """512 frames: a preemption point before and after."""
+        """A whole quota: 512 frames are scrubbed or mapped, with a preemption point on either side."""
         return PREEMPTION_QUOTA
 
     def apply(self, hv: Hypervisor) -> None:
@@ -149,7 +150,7 @@ class Decrease:
     count: Annotated[int, COUNT.trying(RANGE, RANGE + 1)]
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:
-        """The range, each page in order, then table pages."""
+        """Checks, in order: range, each page, table pages for splits."""
         if not range_ok(self.first, self.count, RANGE):
             return BAD_RANGE
         for gfn, entry, level in caller.stage2.leaves(self.first, self.count):
@@ -161,7 +162,7 @@ class Decrease:
 
 
 def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | None:
-    """The steps that free the caller's pages of a checked range; None if the pool has too few pages for the splits."""
+    """The steps that free the pages of a checked range; None if the pool has too few table pages for the splits."""
     stage2 = caller.stage2
     if len(stage2.blocks_cut(first, count)) > len(caller.pool):
         return None
@@ -177,7 +178,7 @@ def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | 
 
 
 class RemovePage(NamedTuple):
-    """`gfn` of `domain` loses its frame `hfn`, which becomes free."""
+    """Unmap `gfn` of `domain`, and free its frame `hfn`."""
 
     domain: int
     gfn: int
@@ -185,18 +186,17 @@ class RemovePage(NamedTuple):
 
     @property
     def work(self) -> int:
-        """One page."""
         return PAGE_WORK
 
     def apply(self, hv: Hypervisor) -> None:
-        """Unmap and flush, then scrub and free; a frame that is still mapped must not be freed."""
+        """Unmap and flush, then scrub and free: a frame must not be freed while it is mapped."""
         if not hv.domains[self.domain].stage2.unmap(self.gfn):
-            raise HostBug("a checked removal found no page to split a superpage with")
+            raise HostBug("no table page for a split in a checked removal")
         hv.allocator.free_page(self.hfn)
 
 
 class RemoveBlock(NamedTuple):
-    """The large leaf at `gfn` goes as a whole, and its 512 frames from `hfn` on become free."""
+    """Unmap the whole large leaf at `gfn`, and free its 512 frames from `hfn` on."""
 
     domain: int
     gfn: int
@@ -204,7 +204,7 @@ class RemoveBlock(NamedTuple):
 
     @property
     def work(self) -> int:
-        """512 frames: a preemption point before and after."""
+        """A whole quota: 512 frames are scrubbed or mapped, with a preemption point on either side."""
         return PREEMPTION_QUOTA
 
     def apply(self, hv: Hypervisor) -> None:

@@ -1,1 +1,1 @@
-"""The second model of each device model, from its data sheet or ABI.md, not from the hypervisor."""
+"""Second models of the device models, written from data sheets or ABI.md, independent of the hypervisor."""

@@ -1,4 +1,4 @@
-"""All second models: a new one is a file beside this one, and a line of SECOND_MODELS."""
+"""List of all second models. To add one, write a module here and add its class to SECOND_MODELS."""
 
 from typing import Final
 

@@ -1,6 +1,6 @@
-"""The second model of the window whose writes are queued: it reads as zero, and keeps nothing in the hypervisor.
+"""Second model of the coalesced MMIO window: it reads as zero, and has no state in the hypervisor.
 
-What a write puts into the ring in guest memory is in `coalesced_ring`.
+`coalesced_ring` models the ring in guest memory.
 """
 
 from __future__ import annotations

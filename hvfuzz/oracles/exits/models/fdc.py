@@ -1,4 +1,4 @@
-"""The second model of the floppy disk controller."""
+"""Second model of the floppy disk controller."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIFO_SIZE: Final = 32
 DOR, MSR, DATA = 2, 4, 5
 RUN: Final = 4
 PARAMETERS: Final[Mapping[int, int]] = MappingProxyType({0x03: 2, 0x08: 0, 0x0F: 2, 0x10: 0, 0x45: 8, 0x4A: 1})
-"""Parameter bytes of each command."""
+"""Number of parameter bytes of each command."""
 NO_RESULT: Final = (0x03, 0x0F, 0x8E)
 """Commands without a result phase."""
 
@@ -37,16 +37,16 @@ class Floppy(SecondModel):
         self.cylinder = 0
 
     def port_read(self, offset: int, width: int) -> int:
-        """What IN of so many bytes gives."""
+        """IN of `width` bytes: that many 8-bit registers."""
         return sum(self.read(offset + at) << 8 * at for at in range(width))
 
     def port_write(self, offset: int, width: int, value: int) -> None:
-        """OUT of the low `width` bytes of `value`."""
+        """OUT of the low `width` bytes of `value`: that many 8-bit registers."""
         for at in range(width):
             self.write(offset + at, value >> 8 * at & 0xFF)
 
     def read(self, register: int) -> int:
-        """The byte that IN gives."""
+        """IN of one byte."""
         if register == DOR:
             return self.dor
         if register == MSR:
@@ -62,7 +62,7 @@ class Floppy(SecondModel):
         return byte
 
     def write(self, register: int, byte: int) -> None:
-        """What OUT of a byte does."""
+        """OUT of one byte."""
         if register == DOR:
             self.dor = byte
             if not byte & RUN:
@@ -100,5 +100,5 @@ class Floppy(SecondModel):
         self._enter("result")
 
     def memory(self) -> bytes:
-        """The FIFO."""
+        """The FIFO, as the hypervisor must keep it."""
         return bytes(self.data)

@@ -1,4 +1,4 @@
-"""The second model of the I/O APIC (82093AA data sheet, 3.1 and 3.2)."""
+"""Second model of the I/O APIC (82093AA data sheet, 3.1 and 3.2)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 SELECT, WINDOW = 0xD0, 0xE0
 PINS: Final = 8
 FIRST: Final = 0x10
-"""Index of the lower half of entry 0."""
+"""Index of the low half of entry 0."""
 READ_ONLY: Final = 0x00FF_FFFF_FFFE_5000
-"""Bits of a redirection entry that a write leaves as they are."""
+"""Bits of a redirection entry that writes do not change (82093AA, 3.2.4)."""
 
 
 class Interrupts(SecondModel):
@@ -32,7 +32,7 @@ class Interrupts(SecondModel):
         self.entries = [1 << 16] * PINS
 
     def read(self, offset: int) -> int:
-        """The register there, 32 bits."""
+        """Read the 32-bit register at `offset`."""
         if offset != WINDOW:
             return self.select if offset == SELECT else 0
         if self.select < 2:
@@ -43,7 +43,7 @@ class Interrupts(SecondModel):
         return self.entries[pin] >> 32 * half & 0xFFFF_FFFF
 
     def write(self, offset: int, value: int) -> None:
-        """Write 32 bits."""
+        """Write the 32-bit register at `offset`."""
         if offset == SELECT:
             self.select = value & 0xFF
         elif offset == WINDOW and self.select == 0:
@@ -58,14 +58,14 @@ class Interrupts(SecondModel):
         return self.read(offset) & SIZE_MASK[width]
 
     def mmio_write(self, offset: int, width: int, value: int) -> None:
-        """A register is 32 bits: what is beyond them is dropped."""
+        """Write the low 32 bits of `value`; the rest is dropped."""
         self.write(offset, value & 0xFFFF_FFFF)
 
     def memory(self) -> bytes:
-        """The redirection entries."""
+        """The redirection entries, as the hypervisor must keep them."""
         return b"".join(entry.to_bytes(8, "little") for entry in self.entries)
 
     def difference(self, subject: Any) -> str:
-        """The index register and the ID."""
+        """Compare the index register and the ID."""
         registers = [subject.select, subject.id]
         return "" if registers == [self.select, self.id] else f"index and ID are {registers}"

@@ -1,4 +1,4 @@
-"""What a second model of a device model has: the same registers, and what the hypervisor must keep for it."""
+"""Base class of second models: the registers of a device model, and the host memory it must hold."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ if TYPE_CHECKING:
 
 
 class SecondModel:
-    """The second model of one domain's device model. A register that a subclass does not define reads as nothing."""
+    """The second model of one domain's device model. By default, ports read as ones and MMIO registers as zero."""
 
     __slots__ = ("clock",)
 
     name: ClassVar[str]
-    """Name of the placement that it models."""
+    """Name of the placement of the device model."""
     rule: ClassVar[str] = "model"
-    """Rule of the oracle `exits` that a difference breaks."""
+    """Rule of the oracle `exits` under which a difference is reported."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
 
     def port_read(self, offset: int, width: int) -> int:
-        """What IN of `width` bytes gives."""
+        """IN of `width` bytes."""
         return SIZE_MASK[width]
 
     def port_write(self, offset: int, width: int, value: int) -> None:
         """OUT of the low `width` bytes of `value`."""
 
     def mmio_read(self, offset: int, width: int) -> int:
-        """What a naturally aligned load of `width` bytes gives."""
+        """Naturally aligned load of `width` bytes."""
         return 0
 
     def mmio_write(self, offset: int, width: int, value: int) -> None:
-        """A naturally aligned store of `value`, which has at most `width` bytes."""
+        """Naturally aligned store of `value`, of `width` bytes."""
 
     def port_exit_started(self, subject: Any) -> None:
-        """An exit for port I/O begins; `subject` is the hypervisor's model."""
+        """Called when an exit for port I/O begins; `subject` is the hypervisor's model."""
 
     def expire(self) -> None:
-        """An exit begins: deadlines that have passed expire."""
+        """Called when an exit begins: expire deadlines that have passed."""
 
     def memory(self) -> bytes:
-        """What the hypervisor's memory for the model must hold."""
+        """Expected contents of the hypervisor's memory for the model."""
         return b""
 
     def difference(self, subject: Any) -> str:
-        """How the state of `subject`, the hypervisor's model, is wrong; empty if it is right."""
+        """Compare the state of `subject`, the hypervisor's model; returns a message, empty if it is correct."""
         return ""

@@ -1,4 +1,4 @@
-"""The second model of a domain's timer: the specification's registers, as a device model."""
+"""Second model of a domain's timer: wraps the registers of the specification."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class SecondTimer(SecondModel):
         self.registers = TimerModel()
 
     def mmio_read(self, offset: int, width: int) -> int:
-        """Read a register, 8 bytes."""
+        """Read an 8-byte register."""
         return self.registers.read(offset, width)
 
     def mmio_write(self, offset: int, width: int, value: int) -> None:
-        """Write a register, 8 bytes, at the present time."""
+        """Write an 8-byte register, at the current time."""
         self.registers.write(offset, width, value, self.clock.cycles)
 
     def expire(self) -> None:
@@ -35,6 +35,6 @@ class SecondTimer(SecondModel):
         self.registers.due(self.clock.cycles)
 
     def difference(self, subject: Any) -> str:
-        """All four registers."""
+        """Compare all four registers."""
         registers = [subject.port, subject.period, subject.delay, subject.expired]
         return "" if registers == [*self.registers.values.values()] else f"the registers are {registers}"

@@ -1,7 +1,7 @@
-"""The serial port of the oracle: a copy of the hypervisor's, taken when an exit begins.
+"""Second model of the serial port: a copy of the hypervisor's model, taken when an exit begins.
 
-It shares its code with the subject, so it sees who uses a serial port and not what a serial port does. What it keeps
-is bounded by the oracle `work`.
+It shares its code with the subject, so it detects accesses to the wrong serial port, but not errors of the model. The
+oracle `work` checks that the size of its state is bounded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class UartCopy(SecondModel):
-    """The serial port of one domain, for the length of one exit for port I/O."""
+    """The serial port of one domain, during one exit for port I/O."""
 
     __slots__ = ("copy",)
 
@@ -28,7 +28,7 @@ class UartCopy(SecondModel):
         self.copy: Uart | None = None
 
     def port_exit_started(self, subject: Uart) -> None:
-        """Copy the serial port as it is."""
+        """Copy the current state of `subject`."""
         copy: Uart = Uart.__new__(Uart)
         for name in Uart.__slots__:
             value = getattr(subject, name)
@@ -46,8 +46,8 @@ class UartCopy(SecondModel):
         self.copy.port_write(offset, width, value)
 
     def difference(self, subject: Any) -> str:
-        """All registers and both queues, at the end of the exit that the copy was taken in."""
+        """Compare all registers and both queues, at the end of the exit in which the copy was taken."""
         copy, self.copy = self.copy, None
         if copy is None or all(getattr(subject, name) == getattr(copy, name) for name in Uart.__slots__):
             return ""
-        return "it is not as this exit should leave it"
+        return "its state differs from that expected after this exit"
