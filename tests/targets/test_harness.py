@@ -5,7 +5,7 @@ import random
 import pytest
 
 from hvfuzz.guest.generate.generation import generate
-from hvfuzz.guest.generate.grammar import Grammar
+from hvfuzz.guest.grammar.grammar import Grammar
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.harness import HARNESSES, Harness, HarnessError, find_harness

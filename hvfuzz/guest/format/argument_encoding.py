@@ -9,7 +9,8 @@ from struct import Struct
 from typing import Any, Final
 
 from hvfuzz.abi.kinds import Kind
-from hvfuzz.guest.program.ops import ANY_RESOURCE, OpKind
+from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE
+from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import MAX_ELEMENTS, Ref, Value, is_array
 
 _FORMAT: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}

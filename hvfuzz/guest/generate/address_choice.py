@@ -50,14 +50,14 @@ def edge(context: Context, kind: Kind) -> int:
 
 def frame(context: Context, actor: Actor) -> int:
     """A gfn: one of this program's, free address space or RAM at boot, a superpage, or an edge."""
-    fills = context.fills
-    if context.focus is not None and context.chance(0.75):
-        return _within(context, context.focus)
+    fills = context.free_frames
+    if context.frame_focus is not None and context.chance(0.75):
+        return _within(context, context.frame_focus)
     if not fills and context.chance(0.3):
-        filled = context.filled(actor.domain)
+        filled = context.populated_frames(actor.domain)
         if filled:
-            return _within(context, context.recent(filled))
-    choice = context.dice(0.93)
+            return _within(context, context.pick_recent(filled))
+    choice = context.draw(0.93)
     if choice < (0.3 if fills else 0.55):
         pool = context.pool("gfn")
         if pool:
@@ -83,13 +83,13 @@ def _within(context: Context, frames: tuple[int, int]) -> int:
 def _plausible(context: Context, gfn: int) -> bool:
     """Whether memory may be there if memory is wanted, and may not be there if it is not."""
     if FREE_GFN <= gfn < MAX_GFN:
-        return context.fills or context.chance(0.2)
-    return 0 <= gfn < FREE_GFN and (not context.fills or context.chance(0.2))
+        return context.free_frames or context.chance(0.2)
+    return 0 <= gfn < FREE_GFN and (not context.free_frames or context.chance(0.2))
 
 
 def gva(context: Context, actor: Actor) -> int:
     """A guest virtual address: a frame of this program, argument pages, user memory, tables, devices, the hole."""
-    choice = context.dice(0.76)
+    choice = context.draw(0.76)
     if choice < 0.16:
         pool = context.pool("gva")
         if pool:
@@ -119,9 +119,9 @@ def argument_word(context: Context, vcpu: int) -> int:
 
 def iova(context: Context) -> int:
     """A device address: one of this program's, a low page, one far from all others, or an edge."""
-    if context.device_focus is not None and context.chance(0.75):
-        return context.device_focus
-    choice = context.dice(0.88)
+    if context.iova_focus is not None and context.chance(0.75):
+        return context.iova_focus
+    choice = context.draw(0.88)
     if choice < 0.5:
         pool = context.pool("iova")
         if pool:

@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.abi.limits import LARGE_ORDER, MAX_GFN
-from hvfuzz.guest.generate.grammar import Grammar
-from hvfuzz.guest.program.ops import ANY_RESOURCE
+from hvfuzz.guest.grammar.grammar import Grammar
+from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE
 from hvfuzz.guest.program.program import Actor, Op
 from hvfuzz.machine.addresses import LARGE_FRAMES
 
@@ -24,12 +24,12 @@ class Context:
     __slots__ = (
         "_pools",
         "careful",
-        "device_focus",
         "domains",
-        "fills",
-        "focus",
+        "frame_focus",
+        "free_frames",
         "grammar",
-        "large",
+        "iova_focus",
+        "large_blocks",
         "ops",
         "rng",
         "values_from",
@@ -52,13 +52,13 @@ class Context:
         """Whether the op being composed is meant to be accepted: then no edges and no noise."""
         self.wild = False
         """Whether the value to be chosen had better be an edge or noise."""
-        self.focus: tuple[int, int] | None = None
+        self.frame_focus: tuple[int, int] | None = None
         """The frames, first and how many, that the next ops had better be about."""
-        self.device_focus: int | None = None
+        self.iova_focus: int | None = None
         """The device address that they had better be about."""
-        self.large = False
+        self.large_blocks = False
         """Whether memory had better be asked for in large blocks."""
-        self.fills = False
+        self.free_frames = False
         """Whether the frame numbers to be chosen had better be free ones."""
         self._pools: dict[str, list[int]] = {}
 
@@ -66,7 +66,7 @@ class Context:
         """True as often as this."""
         return self.rng.random() < probability
 
-    def dice(self, likely: float) -> float:
+    def draw(self, likely: float) -> float:
         """A number from 0 to 1; below `likely`, where the likely choices are, if careful, and above it if wild."""
         number = self.rng.random()
         if self.careful:
@@ -81,7 +81,7 @@ class Context:
         """One of these."""
         return choices[int(self.rng.random() * len(choices))]
 
-    def recent(self, choices: Sequence[T]) -> T:
+    def pick_recent(self, choices: Sequence[T]) -> T:
         """One of these, the later ones more often."""
         return choices[max(self.below(len(choices)), self.below(len(choices)))]
 
@@ -99,7 +99,7 @@ class Context:
             ops = self.values_from
             start = self.below(len(ops) - _WINDOW + 1) if len(ops) > _WINDOW else 0
             for op in ops[start : start + _WINDOW]:
-                for at in traits[op.kind].spots.get(name, ()):
+                for at in traits[op.kind].positions.get(name, ()):
                     value = op.values[at]
                     if type(value) is int:
                         pool.append(value)
@@ -120,11 +120,11 @@ class Context:
             count = LARGE_FRAMES
         return gfn, max(min(count, LARGE_FRAMES), 1)
 
-    def filled(self, domain: int) -> list[tuple[int, int]]:
+    def populated_frames(self, domain: int) -> list[tuple[int, int]]:
         """Where the domain has put memory: the first frame and how many."""
         traits = self.grammar.traits
         ops = self.values_from[-_WINDOW:]
-        found = [self.frames_of(op) for op in ops if traits[op.kind].fills and op.actor.domain == domain]
+        found = [self.frames_of(op) for op in ops if traits[op.kind].populates and op.actor.domain == domain]
         return [frames for frames in found if frames is not None]
 
     def producers(self, resource: str) -> list[int]:
@@ -142,7 +142,7 @@ class Context:
         vcpus = self.domains[domain].vcpus
         return Actor(domain, self.below(vcpus) if vcpus > 1 and self.chance(0.5) else 0)
 
-    def control(self) -> int:
+    def control_domain(self) -> int:
         """The number of the control domain; of some domain, if the world has none."""
         for number, domain in enumerate(self.domains):
             if domain.privileged:

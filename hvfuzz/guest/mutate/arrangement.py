@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.program.ops import ANY_RESOURCE, OpKind
+from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE
+from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import MAX_OPS, Actor, Op, Ref, Value
 
 
@@ -36,7 +37,7 @@ def arrange(ops: Sequence[Op], order: Iterable[int]) -> list[Op]:
     return arranged
 
 
-def shift(ops: Iterable[Op], start: int, by: int) -> list[Op]:
+def shift_references(ops: Iterable[Op], start: int, by: int) -> list[Op]:
     """The ops, with references to op `start` and later ones moved on by `by`."""
     shifted = []
     for op in ops:
@@ -50,21 +51,21 @@ def shift(ops: Iterable[Op], start: int, by: int) -> list[Op]:
     return shifted
 
 
-def fit(actor: Actor, world: int) -> Actor:
+def nearest_actor(actor: Actor, world: int) -> Actor:
     """The actor itself, or the nearest one that this world has."""
     domains = WORLDS[world].domains
     domain = min(actor.domain, len(domains) - 1)
     return Actor(domain, min(actor.vcpu, domains[domain].vcpus - 1))
 
 
-def fitted(ops: Iterable[Op], world: int) -> list[Op]:
+def with_nearest_actors(ops: Iterable[Op], world: int) -> list[Op]:
     """The ops with actors that this world has."""
     fitting = []
     for op in ops:
         race = op.race
         if race is not None:
-            race = race._replace(op=race.op._replace(actor=fit(race.op.actor, world)))
-        fitting.append(op._replace(actor=fit(op.actor, world), race=race))
+            race = race._replace(op=race.op._replace(actor=nearest_actor(race.op.actor, world)))
+        fitting.append(op._replace(actor=nearest_actor(op.actor, world), race=race))
     return fitting
 
 

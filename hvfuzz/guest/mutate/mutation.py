@@ -9,9 +9,20 @@ from random import Random
 from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.generate.grammar import Grammar, grammar
-from hvfuzz.guest.mutate import mutators
-from hvfuzz.guest.mutate.arrangement import arrange, fitted, shift
+from hvfuzz.guest.grammar.grammar import Grammar, grammar_for
+from hvfuzz.guest.mutate.argument_mutators import change_argument, copy_with_change, replace_everywhere
+from hvfuzz.guest.mutate.arrangement import arrange, shift_references, with_nearest_actors
+from hvfuzz.guest.mutate.call_mutators import change_actor, change_mangle, change_race, make_raw_call
+from hvfuzz.guest.mutate.insertion import with_insertion
+from hvfuzz.guest.mutate.op_mutators import (
+    consume_result,
+    delete_ops,
+    duplicate_ops,
+    insert_ops,
+    move_op,
+    repeat_op,
+    wrap_in_multicall,
+)
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_OPS, Op, Program
 
@@ -27,20 +38,20 @@ def mutate(
 
     `weights` and `worlds` are those of `generate`. Never raises for a well-formed program.
     """
-    known = grammar(catalogue, weights)
+    grammar = grammar_for(catalogue, weights)
     world, ops = program.world, list(program.ops)
     if (worlds and world not in worlds) or (rng.random() < 0.01 and len(worlds or WORLDS) > 1):
         world = worlds[int(rng.random() * len(worlds))] if worlds else int(rng.random() * len(WORLDS))
-        ops = fitted(ops, world)
+        ops = with_nearest_actors(ops, world)
     turns = 1
     while turns < 6 and rng.random() < 0.45:
         turns += 1
     for _ in range(turns):
         if not ops:
-            ops = mutators.grown(known, rng, world, ops, 0)
+            ops = with_insertion(grammar, rng, world, ops, 0)
             continue
         change = _CHANGES[bisect(_CUMULATIVE, int(rng.random() * _CUMULATIVE[-1]))]
-        ops = change(known, rng, world, ops)
+        ops = change(grammar, rng, world, ops)
     return Program(world, tuple(ops[:MAX_OPS]))
 
 
@@ -48,10 +59,10 @@ def crossover(a: Program, b: Program, rng: Random, catalogue: Catalogue) -> Prog
     """A well-formed program of parts of both, in one of their worlds; references find their like."""
     world = a.world if rng.random() < 0.7 else b.world
     split = len(a.ops)
-    both = [*a.ops, *shift(b.ops, 0, split)]
+    both = [*a.ops, *shift_references(b.ops, 0, split)]
     end = len(both)
     if a.world != b.world:
-        both = fitted(both, world)
+        both = with_nearest_actors(both, world)
     choice = rng.random()
     cut = int(rng.random() * (split + 1))
     start = split + int(rng.random() * (end - split + 1))
@@ -78,20 +89,20 @@ def crossover(a: Program, b: Program, rng: Random, catalogue: Catalogue) -> Prog
 
 
 _WEIGHED: Final[tuple[tuple[Callable[[Grammar, Random, int, list[Op]], list[Op]], int], ...]] = (
-    (mutators.change_argument, 34),
-    (mutators.insert, 16),
-    (mutators.use_result, 10),
-    (mutators.delete, 9),
-    (mutators.change_race, 8),
-    (mutators.move, 5),
-    (mutators.duplicate, 5),
-    (mutators.change_actor, 5),
-    (mutators.change_mangle, 4),
-    (mutators.vary, 7),
-    (mutators.repeat_marching, 5),
-    (mutators.rename, 3),
-    (mutators.squash, 2),
-    (mutators.batch_calls, 2),
+    (change_argument, 34),
+    (insert_ops, 16),
+    (consume_result, 10),
+    (delete_ops, 9),
+    (change_race, 8),
+    (move_op, 5),
+    (duplicate_ops, 5),
+    (change_actor, 5),
+    (change_mangle, 4),
+    (copy_with_change, 7),
+    (repeat_op, 5),
+    (replace_everywhere, 3),
+    (make_raw_call, 2),
+    (wrap_in_multicall, 2),
 )
 _CHANGES: Final = tuple(change for change, _ in _WEIGHED)
 _CUMULATIVE: Final = tuple(accumulate(weight for _, weight in _WEIGHED))

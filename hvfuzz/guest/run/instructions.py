@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from hvfuzz.abi.boot import DIRECT_MAP, MMIO_BASE, MMIO_SIZE
-from hvfuzz.guest.program.ops import SIZES, TIMES_MAX
+from hvfuzz.guest.program.argument_kinds import SIZES, TIMES_MAX
 from hvfuzz.machine.addresses import PAGE_SHIFT, U64, Gva
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.mmu.paging import ADDRESS, PS, P

@@ -12,7 +12,7 @@ from hvfuzz.abi.boot import WORLDS
 from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.generate.generation import generate
-from hvfuzz.guest.mutate.arrangement import arrange, shift
+from hvfuzz.guest.mutate.arrangement import arrange, shift_references
 from hvfuzz.guest.mutate.mutation import crossover, mutate
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_OPS, Actor, Op, Program, Race, Ref, defect
@@ -208,7 +208,7 @@ def test_leaving_out_a_producer_turns_to_the_next_best(own: Catalogue) -> None:
     assert without[1].race.op.values == (Ref(0),)
     assert arrange(ops, (2,))[0].values == (0,)
     assert arrange(ops, (1, 0, 2))[2].values == (Ref(0),)
-    assert shift(ops, 1, 5)[2].values == (Ref(6),)
+    assert shift_references(ops, 1, 5)[2].values == (Ref(6),)
 
 
 def test_every_world_has_programs(known: Catalogue) -> None:

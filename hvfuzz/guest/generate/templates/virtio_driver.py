@@ -1,19 +1,14 @@
-"""What drivers do in a row: of virtio devices, which reach their pages, and of the models that every domain has.
-
-A driver is right in most of what it does, so that requests are carried out; where it is wrong, it mostly breaks one
-rule.
-"""
+"""The driver of a virtio device."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from hvfuzz.abi.boot import COALESCED, COALESCED_GFN, DIRECT_MAP, DMA_ENGINES, FIFO_PORT, IOAPIC, TIMER, VIRTIO_BLK
-from hvfuzz.abi.limits import SELF
-from hvfuzz.guest.generate.compose import compose
+from hvfuzz.abi.boot import DIRECT_MAP, DMA_ENGINES, VIRTIO_BLK
 from hvfuzz.guest.generate.context import Context
-from hvfuzz.guest.program.ops import IOAPIC_REGISTERS, SIZES, TIMER_REGISTERS, VIRTIO_REGISTERS, OpKind
-from hvfuzz.guest.program.program import Actor, Op, Race
+from hvfuzz.guest.program.device_registers import VIRTIO_REGISTERS
+from hvfuzz.guest.program.ops import OpKind
+from hvfuzz.guest.program.program import Actor, Op
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 
 PAGES: Final = 3
@@ -32,16 +27,6 @@ VERSION_1: Final = 1 << 32
 FEATURES: Final = (1 << 26, 1 << 28, 1 << 29)
 """LOG_ALL, INDIRECT_DESC, EVENT_IDX."""
 FAULTY: Final = 0.35
-DRIVE_SPECIFICATION: Final = 0x8E
-RING: Final = DIRECT_MAP + (COALESCED_GFN << PAGE_SHIFT)
-"""Where queued writes are found."""
-FLOPPY: Final = (
-    *((0x03, 2, 0), (0x08, 0, 2), (0x0F, 2, 0), (0x10, 0, 1), (0x45, 8 + 32, 7), (0x4A, 1, 7), (0xFF, 0, 1)),
-    *((DRIVE_SPECIFICATION, 3, 0), (DRIVE_SPECIFICATION, 3, 0)),
-)
-"""(command, parameters and data, result), in bytes, of what the floppy controller does."""
-DATA: Final = 5
-"""Offset of the port of its FIFO."""
 
 
 class _Ring(NamedTuple):
@@ -53,7 +38,7 @@ class _Ring(NamedTuple):
     iova: int
 
 
-def virtio_story(context: Context) -> None:
+def virtio_driver(context: Context) -> None:
     """Append what a driver does: map, negotiate, set up the queues, make requests available, notify, and look."""
     grammar = context.grammar
     mapper, store, write = grammar.allowed("device.dma_map"), grammar.allowed("store"), grammar.allowed("mmio_write")
@@ -86,99 +71,7 @@ def virtio_story(context: Context) -> None:
         context.append(Op(load, ring.actor, (DIRECT_MAP + (gfn << PAGE_SHIFT) + context.pick((DEVICE, PAGE_SIZE)), 8)))
     assign = grammar.allowed("device.deassign")
     if assign is not None and context.chance(0.2):
-        context.append(Op(assign, context.actor(context.control()), (device,)))
-
-
-def fifo_story(context: Context) -> None:
-    """Append a command of the floppy controller with its parameters, or more of them than it takes, and its result."""
-    out, read = context.grammar.allowed("out"), context.grammar.allowed("in")
-    if out is None:
-        return
-    actor = context.actor()
-    command, parameters, result = context.pick(FLOPPY)
-    if command == DRIVE_SPECIFICATION and context.chance(0.6):
-        parameters = context.pick((30, 31, 32, 40, 70))
-    count = parameters if context.chance(0.85) else context.below(36)
-    context.append(Op(out, actor, (FIFO_PORT + DATA, 1, command)))
-    for at in range(count):
-        last = at == count - 1 and context.chance(0.8)
-        context.append(Op(out, actor, (FIFO_PORT + DATA, 1, 0xC0 if last else context.below(0x80))))
-    if read is not None:
-        for _ in range(result if context.chance(0.7) else context.below(10)):
-            context.append(Op(read, actor, (FIFO_PORT + context.pick((DATA, DATA, DATA, 4)), 1)))
-
-
-def ioapic_story(context: Context) -> None:
-    """Append what programs, and reads, registers of an I/O APIC: those that there are, and others."""
-    write, read = context.grammar.allowed("mmio_write"), context.grammar.allowed("mmio_read")
-    if write is None:
-        return
-    actor = context.actor()
-    for _ in range(1 + context.below(3)):
-        index = (
-            0x10 + context.below(16) if context.chance(0.6) else context.pick((0, 1, 2, 0xF, 0x20, 0x21, 0x80, 0xFF))
-        )
-        context.append(Op(write, actor, (IOAPIC, IOAPIC_REGISTERS["IOREGSEL"], 4, index)))
-        if context.chance(0.6):
-            value = context.pick((0, 0x31, 0x1_0000, 0xFF00_0000, 0xFFFF_FFFF))
-            context.append(Op(write, actor, (IOAPIC, IOAPIC_REGISTERS["IOWIN"], context.pick((4, 4, 1, 8)), value)))
-        if read is not None and context.chance(0.7):
-            context.append(Op(read, actor, (IOAPIC, IOAPIC_REGISTERS["IOWIN"], context.pick((4, 4, 8, 2)))))
-
-
-def timer_story(context: Context) -> None:
-    """Append what arms a timer, mostly for a port that there is, and what its domain does until it expires."""
-    grammar = context.grammar
-    write, read = grammar.allowed("mmio_write"), grammar.allowed("mmio_read")
-    if write is None:
-        return
-    actor = context.actor()
-    alloc = grammar.allowed("event.alloc")
-    if alloc is not None and context.chance(0.7):
-        context.append(Op(alloc, actor, (SELF,)))
-    settings = [("TIMER_PORT", context.pick((0, 0, 0, 1, 2, 0xFFFF_FFFF)))]
-    settings += [("TIMER_PERIOD", context.pick((0, 1, 5000, 1 << 63)))] if context.chance(0.5) else []
-    settings.append(("TIMER_DELAY", context.pick((1, 4096, 4097, 20_000, (1 << 64) - 1))))
-    settings += [("TIMER_DELAY", 0)] if context.chance(0.1) else []
-    for name, value in settings:
-        context.append(Op(write, actor, (TIMER, TIMER_REGISTERS[name], 8, value)))
-    waits = [kind for name in ("sched.block", "hlt", "sched.poll") if (kind := grammar.allowed(name)) is not None]
-    if waits and context.chance(0.7):
-        context.append(compose(context, context.pick(waits), actor))
-    passes = grammar.allowed("sched.yield")
-    for _ in range(1 + context.below(3)):
-        if passes is not None:
-            context.append(Op(passes, context.actor(), ()))
-    if read is not None:
-        name = context.pick(tuple(TIMER_REGISTERS))
-        context.append(Op(read, context.actor(actor.domain), (TIMER, TIMER_REGISTERS[name], 8)))
-
-
-def queue_story(context: Context) -> None:
-    """Append writes to the window that queues them, what drains their ring, and lies about its indices."""
-    write, store, load = (context.grammar.allowed(name) for name in ("mmio_write", "store", "load"))
-    if write is None:
-        return
-    actor = context.actor()
-    for _ in range(context.pick((1, 2, 3, 17))):
-        register = context.pick((0, 8, 0x18, 0xFFC))
-        op = Op(write, actor, (COALESCED, register, context.pick(SIZES), context.below(1 << 16)))
-        if store is None:
-            context.append(op)
-            continue
-        index = context.pick((0, 1, 5, 15, 16, 17, 0x100, 0xFFFF_FFFF))
-        lie = Op(store, context.actor(actor.domain), (RING + context.pick((0, 4)), 4, index))
-        raced = lie.actor != actor and context.chance(0.3)
-        context.append(op._replace(race=Race(context.below(2), lie)) if raced else op)
-        if context.chance(0.2):
-            context.append(lie)
-    if load is not None and context.chance(0.5):
-        context.append(Op(load, actor, (RING + 8 * context.below(4), 8)))
-
-
-def model_story(context: Context) -> None:
-    """Append what the driver of one of the hypervisor's device models does."""
-    context.pick((fifo_story, ioapic_story, queue_story, timer_story))(context)
+        context.append(Op(assign, context.actor(context.control_domain()), (device,)))
 
 
 def _register(write: OpKind, ring: _Ring, name: str, value: int) -> Op:
