@@ -14,6 +14,7 @@ from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
 from hvfuzz.guest.generate.races import with_race
 from hvfuzz.guest.generate.template_table import TEMPLATES
 from hvfuzz.guest.grammar.grammar import grammar_for
+from hvfuzz.guest.grammar.weighted_choice import WeightedChoice
 from hvfuzz.guest.program.ops import Catalogue, OpKind
 from hvfuzz.guest.program.program import MAX_OPS, Program
 
@@ -24,6 +25,8 @@ _MANGLE_SHARE: Final = 0.04
 _TEMPLATE_SHARE: Final = 0.35
 _STEP_CAP: Final = 6
 """As how many ops those count that are added together."""
+
+_TEMPLATES: Final = WeightedChoice(TEMPLATES)
 
 
 def generate(
@@ -55,7 +58,7 @@ def append_step(context: Context) -> None:
     """Append something of use: an op with what it needs, or a few ops that belong together."""
     choice = context.rng.random()
     if choice < _TEMPLATE_SHARE:
-        context.pick(TEMPLATES)(context)
+        _TEMPLATES.choose(context.rng)(context)
         return
     kind = context.grammar.choose_kind(context.rng)
     if kind.follow is not None:

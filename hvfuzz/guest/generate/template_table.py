@@ -1,9 +1,13 @@
-"""The templates and their weights."""
+"""The table of program templates: an entry here adds a template to generation and insertion.
+
+A template appends ops to the program under construction. It appends nothing where the world or the weights of the op
+kinds leave it no material.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.generate.templates.device_address_lifecycle import device_address_lifecycle
@@ -16,15 +20,18 @@ from hvfuzz.guest.generate.templates.table_exhaustion import exhaust_table
 from hvfuzz.guest.generate.templates.user_mode import user_mode
 from hvfuzz.guest.generate.templates.virtio_driver import virtio_driver
 
-TEMPLATES: Final[Sequence[Callable[[Context], None]]] = (
-    *(frame_lifecycle, frame_lifecycle, frame_lifecycle, frame_lifecycle, frame_lifecycle, frame_lifecycle),
-    *(device_address_lifecycle, device_address_lifecycle, device_address_lifecycle),
-    *(resource_lifecycle, resource_lifecycle),
-    exhaust_table,
-    dma_engine_driver,
-    repeat_op,
-    toggle_mode,
-    user_mode,
-    virtio_driver,
-    device_model_driver,
+Template: TypeAlias = Callable[[Context], None]
+
+TEMPLATES: Final[tuple[tuple[Template, int], ...]] = (
+    (frame_lifecycle, 6),
+    (device_address_lifecycle, 3),
+    (resource_lifecycle, 2),
+    (exhaust_table, 1),
+    (dma_engine_driver, 1),
+    (repeat_op, 1),
+    (toggle_mode, 1),
+    (user_mode, 1),
+    (virtio_driver, 1),
+    (device_model_driver, 1),
 )
+"""(Template, weight)."""

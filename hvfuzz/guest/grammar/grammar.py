@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import accumulate
 from random import Random
 from typing import Final
 
 from hvfuzz.guest.grammar.op_traits import Traits
 from hvfuzz.guest.grammar.op_weights import ANY_KIND, weight_of
+from hvfuzz.guest.grammar.weighted_choice import WeightedChoice
 from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE
 from hvfuzz.guest.program.ops import Catalogue, OpKind
 
@@ -23,7 +22,7 @@ class Grammar:
     """
 
     __slots__ = (
-        "_cumulative",
+        "_choice",
         "_kinds",
         "_two_steps",
         "bulk_kinds",
@@ -55,7 +54,7 @@ class Grammar:
         self._kinds = [kind for kind in catalogue.kinds if self.weights[kind] > 0]
         if not self._kinds:
             raise ValueError("no kind of op has a weight above 0")
-        self._cumulative = list(accumulate(self.weights[kind] for kind in self._kinds))
+        self._choice: Final = WeightedChoice((kind, self.weights[kind]) for kind in self._kinds)
         self._two_steps = {
             resource: seconds
             for resource, kinds in catalogue.producers.items()
@@ -117,7 +116,7 @@ class Grammar:
 
     def choose_kind(self, rng: Random) -> OpKind:
         """A kind of op, as often as its weight says."""
-        return self._kinds[bisect(self._cumulative, int(rng.random() * self._cumulative[-1]))]
+        return self._choice.choose(rng)
 
     def allowed(self, name: str) -> OpKind | None:
         """The kind of that name, unless it is missing or its weight is 0."""

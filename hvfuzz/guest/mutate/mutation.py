@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.grammar.grammar import Grammar, grammar_for
-from hvfuzz.guest.mutate.argument_mutators import change_argument, copy_with_change, replace_everywhere
+from hvfuzz.guest.grammar.grammar import grammar_for
+from hvfuzz.guest.grammar.weighted_choice import WeightedChoice
 from hvfuzz.guest.mutate.arrangement import arrange, shift_references, with_nearest_actors
-from hvfuzz.guest.mutate.call_mutators import change_actor, change_mangle, change_race, make_raw_call
 from hvfuzz.guest.mutate.insertion import with_insertion
-from hvfuzz.guest.mutate.op_mutators import (
-    consume_result,
-    delete_ops,
-    duplicate_ops,
-    insert_ops,
-    move_op,
-    repeat_op,
-    wrap_in_multicall,
-)
+from hvfuzz.guest.mutate.mutator_table import MUTATORS
 from hvfuzz.guest.program.ops import Catalogue
-from hvfuzz.guest.program.program import MAX_OPS, Op, Program
+from hvfuzz.guest.program.program import MAX_OPS, Program
+
+_MUTATORS: Final = WeightedChoice(MUTATORS)
 
 
 def mutate(
@@ -50,8 +41,7 @@ def mutate(
         if not ops:
             ops = with_insertion(grammar, rng, world, ops, 0)
             continue
-        change = _CHANGES[bisect(_CUMULATIVE, int(rng.random() * _CUMULATIVE[-1]))]
-        ops = change(grammar, rng, world, ops)
+        ops = _MUTATORS.choose(rng)(grammar, rng, world, ops)
     return Program(world, tuple(ops[:MAX_OPS]))
 
 
@@ -86,23 +76,3 @@ def crossover(a: Program, b: Program, rng: Random, catalogue: Catalogue) -> Prog
                 order.append(right)
                 right += 1
     return Program(world, tuple(arrange(both, order)))
-
-
-_WEIGHED: Final[tuple[tuple[Callable[[Grammar, Random, int, list[Op]], list[Op]], int], ...]] = (
-    (change_argument, 34),
-    (insert_ops, 16),
-    (consume_result, 10),
-    (delete_ops, 9),
-    (change_race, 8),
-    (move_op, 5),
-    (duplicate_ops, 5),
-    (change_actor, 5),
-    (change_mangle, 4),
-    (copy_with_change, 7),
-    (repeat_op, 5),
-    (replace_everywhere, 3),
-    (make_raw_call, 2),
-    (wrap_in_multicall, 2),
-)
-_CHANGES: Final = tuple(change for change, _ in _WEIGHED)
-_CUMULATIVE: Final = tuple(accumulate(weight for _, weight in _WEIGHED))

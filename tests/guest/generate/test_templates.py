@@ -53,7 +53,7 @@ def context(known: Catalogue) -> Make:
 
 
 @pytest.mark.parametrize("harness", HARNESSES)
-@pytest.mark.parametrize("template", dict.fromkeys(TEMPLATES))
+@pytest.mark.parametrize("template", [template for template, _ in TEMPLATES])
 def test_every_template_is_well_formed_in_every_harness(
     context: Make, template: Callable[[Context], None], harness: str
 ) -> None:
