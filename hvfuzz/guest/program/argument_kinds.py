@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-from hvfuzz.abi.boot import CPUID_SIGNATURE, CPUID_VERSION, FIFO_PORT, UART_PORT, UART_PORTS
+from hvfuzz.abi.boot import CPUID_SIGNATURE, CPUID_VERSION
 from hvfuzz.abi.kinds import Kind
-from hvfuzz.guest.program.device_registers import FIFO_EDGES, MODELS, REGISTERS
+from hvfuzz.guest.program.device_registers import DEVICE_MODEL_PAGES, PORT_EDGES, REGISTERS
 
 ANY_RESOURCE: Final = "any"
 """What a field consumes that takes the result of any earlier op that has one."""
@@ -73,7 +73,7 @@ SUBLEAF: Final = Kind("subleaf", 4, (0, 1, 2, 0xFF, 0xFFFF_FFFF))
 IO_PORT: Final = Kind(
     "io_port",
     2,
-    (*range(UART_PORT, UART_PORT + UART_PORTS), *FIFO_EDGES, FIFO_PORT - 1, 0x60, 0x80, 0xCF8, 0xFFFF),
+    PORT_EDGES,
 )
 LIMIT: Final = Kind("limit", 2, (0, 0x67, 0xDF, 0xFF, 0xFFF, 0xFFFF))
 VECTOR: Final = Kind("vector", 1, (0, 3, 4, 6, 8, 13, 14, 0x20, 0x80, 0xFF))
@@ -92,7 +92,7 @@ CONTROL_VALUE: Final = Kind(
     ),
 )
 MSR: Final = Kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
-DEVICE: Final = Kind("device", 1, (0, 1, 2, 3, 4, *MODELS.values(), 0xFF), names=MODELS)
+DEVICE: Final = Kind("device", 1, (0, 1, 2, 3, 4, *DEVICE_MODEL_PAGES.values(), 0xFF), names=DEVICE_MODEL_PAGES)
 REGISTER: Final = Kind("register", 2, (*REGISTERS.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=REGISTERS)
 INVALIDATION: Final = Kind("invalidation", 1, (0, 1, 2, 3, 4))
 PCID: Final = Kind("pcid", 8, (0, 1, 2, 0xFFF, 0x1000))

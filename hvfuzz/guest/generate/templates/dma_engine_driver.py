@@ -5,7 +5,7 @@ from __future__ import annotations
 from hvfuzz.abi.boot import DMA_ENGINES
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.program.argument_kinds import SIZES
-from hvfuzz.guest.program.device_registers import DEVICE_REGISTERS
+from hvfuzz.guest.program.device_registers import DMA_ENGINE_REGISTERS
 from hvfuzz.guest.program.program import Actor, Op
 from hvfuzz.machine.addresses import PAGE_SHIFT
 
@@ -29,8 +29,8 @@ def dma_engine_driver(context: Context, actor: Actor | None = None) -> None:
             value = context.pick(pool) if pool and context.chance(0.7) else context.below(6) << PAGE_SHIFT
         else:
             value = context.pick((8, 64, 4096)) if register == "LENGTH" else 1
-        context.append(Op(kind, actor, (device, DEVICE_REGISTERS[register], 8, value)))
+        context.append(Op(kind, actor, (device, DMA_ENGINE_REGISTERS[register], 8, value)))
     read = context.grammar.allowed("mmio_read")
     if read is not None and context.chance(0.6):
-        register = context.pick(tuple(DEVICE_REGISTERS))
-        context.append(Op(read, actor, (device, DEVICE_REGISTERS[register], context.pick(SIZES))))
+        register = context.pick(tuple(DMA_ENGINE_REGISTERS))
+        context.append(Op(read, actor, (device, DMA_ENGINE_REGISTERS[register], context.pick(SIZES))))
