@@ -9,11 +9,10 @@ from struct import Struct
 from typing import Any, Final
 
 from hvfuzz.abi.kinds import Kind
-from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE
+from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE, INTEGER_FORMAT
 from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import MAX_ELEMENTS, Ref, Value, is_array
 
-_FORMAT: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _RAW_POINTER: Final = 31
 _LITERAL, _PRODUCER, _ANY_OP = 0, 1, 2
 _POINTER: Final = Struct("<Q")
@@ -39,7 +38,7 @@ class _Run:
                 consumers.append((position, len(picked) + len(consumers), kind.consumes))
                 layout += "B"
             picked.append(position + len(consumers))
-            layout += _FORMAT[kind.width]
+            layout += INTEGER_FORMAT[kind.width]
         struct = Struct(layout)
         self.size = struct.size
         self.unpack = struct.unpack_from

@@ -13,6 +13,8 @@ ANY_RESOURCE: Final = "any"
 """What a field consumes that takes the result of any earlier op that has one."""
 SIZES: Final = (1, 2, 4, 8)
 """Operand sizes in bytes. An op with any other `size` is performed with 8."""
+INTEGER_FORMAT: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+"""By width in bytes: the `struct` format of an unsigned integer."""
 TIMES_MAX: Final = 512
 
 
