@@ -74,7 +74,7 @@ def test_kinds_of_weight_zero_never_come_in(own: Catalogue, weights: dict[str, i
     program = Program(0, ())
     for turn in range(600):
         if turn % 40 == 0:
-            program = generate(rng, own, kinds=weights)
+            program = generate(rng, own, weights=weights)
         program = mutate(program, rng, own, weights)
         used = {op.kind for op in program.ops} | {op.race.op.kind for op in program.ops if op.race is not None}
         assert used <= allowed
@@ -92,7 +92,7 @@ def test_worlds_are_restricted(own: Catalogue) -> None:
 @pytest.mark.parametrize("weights", [{"grnat": 1}, {"*": 0}])
 def test_weights_that_mean_nothing_are_refused(own: Catalogue, weights: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"grnat|no kind of op"):
-        generate(Random(1), own, kinds=weights)
+        generate(Random(1), own, weights=weights)
 
 
 def test_every_change_of_a_small_program_is_reached(own: Catalogue) -> None:
