@@ -136,7 +136,7 @@ class _Driver:
         units = self._units
         choice = rng.random()
         if choice < NEW_PROGRAMS:
-            return units.fit(generate(rng, units.catalogue, kinds=self._weights), limit, MAX_OPS)
+            return units.fit(generate(rng, units.catalogue, weights=self._weights), limit, MAX_OPS)
         program = units.program(data)
         # Programs that grow become slow and repetitive, so growth is limited; a long seed keeps its length.
         ops = max(USUAL_OPS, len(program.ops))

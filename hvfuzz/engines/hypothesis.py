@@ -18,10 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.engines.engine import Job, Session
 from hvfuzz.guest.format.binary import decode
-from hvfuzz.guest.generate.compose import extend
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.generate.generation import generate
-from hvfuzz.guest.generate.grammar import Grammar, grammar
+from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
+from hvfuzz.guest.grammar.grammar import Grammar, grammar_for
 from hvfuzz.guest.program.ops import Catalogue, OpKind
 from hvfuzz.guest.program.program import MAX_OPS, Op, Program
 
@@ -40,7 +40,7 @@ def dice() -> st.SearchStrategy[Random]:
 
 def programs(catalogue: Catalogue, weights: Mapping[str, int]) -> st.SearchStrategy[Program]:
     """A strategy for whole programs, made by the generator from draws of hypothesis."""
-    return dice().map(lambda rng: generate(rng, catalogue, kinds=weights))
+    return dice().map(lambda rng: generate(rng, catalogue, weights=weights))
 
 
 def history(rules: Grammar, run: Callable[[Program], None]) -> type[RuleBasedStateMachine]:
@@ -67,7 +67,7 @@ def history(rules: Grammar, run: Callable[[Program], None]) -> type[RuleBasedSta
         needs = {consumer.resource for consumer in rules.traits[kind].consumers}
 
         def step(self: Any, rng: Random) -> None:
-            extend(Context(rules, rng, self.world, self.ops), kind)
+            append_with_prerequisites(Context(rules, rng, self.world, self.ops), kind)
 
         def possible(self: Any) -> bool:
             return needs <= {op.kind.produces for op in self.ops}
@@ -122,7 +122,7 @@ class HypothesisEngine:
             number += 1
             seed(number)(quiet(given(programs(catalogue, weights))(run)))()
             number += 1
-            run_state_machine_as_test(seed(number)(history(grammar(catalogue, weights), run)), settings=few)
+            run_state_machine_as_test(seed(number)(history(grammar_for(catalogue, weights), run)), settings=few)
 
 
 ENGINE = HypothesisEngine()

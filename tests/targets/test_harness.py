@@ -5,7 +5,7 @@ import random
 import pytest
 
 from hvfuzz.guest.generate.generation import generate
-from hvfuzz.guest.generate.grammar import Grammar
+from hvfuzz.guest.grammar.grammar import Grammar
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.harness import HARNESSES, Harness, HarnessError, find_harness
@@ -17,7 +17,7 @@ def test_weights_name_kinds_and_families(harness: Harness) -> None:
     weights = Grammar(ops, harness.weights).weights
     allowed = {kind for kind, weight in weights.items() if weight}
     rng = random.Random(1)
-    seen = {op.kind for _ in range(50) for op in generate(rng, ops, kinds=harness.weights).ops}
+    seen = {op.kind for _ in range(50) for op in generate(rng, ops, weights=harness.weights).ops}
     assert seen <= allowed
 
 

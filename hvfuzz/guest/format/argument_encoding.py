@@ -1,4 +1,4 @@
-"""How the arguments of each kind of op are laid out in the byte form of programs (see hvfuzz.guest.format.binary)."""
+"""Encoding of the arguments of each kind of op in the byte form (see `hvfuzz.guest.format.binary`)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from struct import Struct
 from typing import Any, Final
 
 from hvfuzz.abi.kinds import Kind
-from hvfuzz.guest.program.ops import ANY_RESOURCE, OpKind
+from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE, INTEGER_FORMAT
+from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import MAX_ELEMENTS, Ref, Value, is_array
 
-_FORMAT: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _RAW_POINTER: Final = 31
 _LITERAL, _PRODUCER, _ANY_OP = 0, 1, 2
 _POINTER: Final = Struct("<Q")
 
 Producers = dict[str, list[int]]
-"""For each resource, the indices of the ops so far that produce it."""
+"""By resource: indices of the ops so far that produce it."""
 
 # A NamedTuple's own constructor takes twice as long as this.
 new_tuple: Callable[..., Any] = tuple.__new__
 
 
 class _Run:
-    """Numbers of fixed width one after another, some of them with a tag before them."""
+    """A sequence of numbers of fixed width, of which those that can be references have a tag before them."""
 
     __slots__ = ("consumers", "pack", "pick", "plain", "size", "unpack")
 
@@ -38,15 +38,15 @@ class _Run:
                 consumers.append((position, len(picked) + len(consumers), kind.consumes))
                 layout += "B"
             picked.append(position + len(consumers))
-            layout += _FORMAT[kind.width]
+            layout += INTEGER_FORMAT[kind.width]
         struct = Struct(layout)
         self.size = struct.size
         self.unpack = struct.unpack_from
         self.pack = struct.pack
         self.plain = not consumers
         self.consumers = tuple(consumers)
-        """Of each consumer: position among the values, position of the tag among the numbers, resource."""
-        # itemgetter of one position gives no tuple.
+        """Of each consumer: (position among the values, position of its tag among the packed numbers, resource)."""
+        # itemgetter with one position returns no tuple; with a slice it does.
         one = slice(picked[0], None) if picked else slice(0, 0)
         self.pick: Callable[[tuple[int, ...]], tuple[int, ...]] = (
             itemgetter(*picked) if len(picked) > 1 else itemgetter(one)
@@ -96,7 +96,7 @@ class _Run:
 
 
 class _Array:
-    """An array of at most MAX_ELEMENTS elements: one run for each length."""
+    """An array: one run for each length up to MAX_ELEMENTS."""
 
     __slots__ = ("runs",)
 
@@ -106,7 +106,7 @@ class _Array:
 
 
 class Layout:
-    """How the values of one kind of op are laid out."""
+    """Encoding of the values of one kind of op."""
 
     __slots__ = ("kind", "longest", "mangles", "parts", "raced", "resources", "run")
 
@@ -127,7 +127,7 @@ class Layout:
         parts.append(_Run(scalars))
         self.parts = tuple(parts)
         self.run = parts[0] if len(parts) == 1 and isinstance(parts[0], _Run) else None
-        """All of it, if it has no array."""
+        """The only part of a kind without arrays; None for other kinds."""
         self.longest = sum(part.size if isinstance(part, _Run) else 1 + part.runs[-1].size for part in parts)
 
     def decode(self, data: bytes, at: int, index: int, producers: Producers) -> tuple[tuple[Value, ...], int]:

@@ -1,4 +1,4 @@
-"""Generates programs whose ops depend on each other: producers before consumers, values that keep meeting."""
+"""Generates programs step by step: templates, or single ops after the producers of the resources that they take."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ from random import Random
 from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.generate.compose import compose, extend
+from hvfuzz.guest.generate.compose import compose
 from hvfuzz.guest.generate.context import Context
-from hvfuzz.guest.generate.grammar import grammar
-from hvfuzz.guest.generate.hostile import squashed, with_mangle, with_race
-from hvfuzz.guest.generate.idioms import IDIOMS
+from hvfuzz.guest.generate.mangled_calls import as_raw_call, with_mangle
+from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
+from hvfuzz.guest.generate.races import with_race
+from hvfuzz.guest.generate.template_table import TEMPLATES
+from hvfuzz.guest.grammar.grammar import grammar_for
+from hvfuzz.guest.grammar.weighted_choice import WeightedChoice
 from hvfuzz.guest.program.ops import Catalogue, OpKind
 from hvfuzz.guest.program.program import MAX_OPS, Program
 
-USUAL_OPS: Final = 16
-"""A generated program has about 1 to this many ops, if nothing is said."""
-_RACED: Final = 0.06
-_MANGLED: Final = 0.04
-_IDIOM: Final = 0.35
-_RUN: Final = 6
-"""As how many ops those count that are added together."""
+DEFAULT_LENGTH: Final = 16
+"""Upper bound of a program's random length in ops, if the caller gives no length."""
+# Fractions of all steps.
+_TEMPLATE_SHARE: Final = 0.35
+_RACE_SHARE: Final = 0.06
+_MANGLE_SHARE: Final = 0.04
+_STEP_CAP: Final = 6
+"""Most ops for which one step counts towards the length: a repetition of 20 ops exercises little more than six."""
+_TEMPLATES: Final = WeightedChoice(TEMPLATES)
 
 
 def generate(
@@ -29,54 +34,53 @@ def generate(
     catalogue: Catalogue,
     *,
     ops: int | None = None,
-    kinds: Mapping[str, int] | None = None,
+    weights: Mapping[str, int] | None = None,
     worlds: Sequence[int] | None = None,
 ) -> Program:
-    """A well-formed program of about `ops` ops; the same one for the same state of `rng`.
+    """A well-formed program of about `ops` ops; the same program for the same state of `rng`.
 
-    `kinds` weighs kinds of ops or families (see Grammar, which also says which weights are a ValueError);
-    `worlds` are the worlds to start in (any).
+    `weights` are by name or family of the op kind (see Grammar, which raises ValueError for bad ones).
+    `worlds` are the worlds to choose from; None means all.
     """
-    length = 1 + int(rng.random() * USUAL_OPS) if ops is None else ops
+    length = 1 + int(rng.random() * DEFAULT_LENGTH) if ops is None else ops
     world = worlds[int(rng.random() * len(worlds))] if worlds else int(rng.random() * len(WORLDS))
-    context = Context(grammar(catalogue, kinds), rng, world, [])
-    said = 0
-    while said < length:
+    context = Context(grammar_for(catalogue, weights), rng, world, [])
+    done = 0
+    while done < length:
         before = len(context.ops)
-        grow(context)
-        # A march says little more than a few of its ops would.
-        said += min(len(context.ops) - before, _RUN)
+        append_step(context)
+        done += min(len(context.ops) - before, _STEP_CAP)
     return Program(world, tuple(context.ops[:MAX_OPS]))
 
 
-def grow(context: Context) -> None:
-    """Append something of use: an op with what it needs, or a few ops that belong together."""
+def append_step(context: Context) -> None:
+    """Append the ops of one template, or one op with its prerequisites, sometimes raced or mangled."""
     choice = context.rng.random()
-    if choice < _IDIOM:
-        context.pick(IDIOMS)(context)
+    if choice < _TEMPLATE_SHARE:
+        _TEMPLATES.choose(context.rng)(context)
         return
-    kind = context.grammar.kind(context.rng)
+    kind = context.grammar.choose_kind(context.rng)
     if kind.follow is not None:
-        batch(context, kind)
+        append_multicall(context, kind)
         return
     if kind.family == "raw" and context.chance(0.7):
-        # A call that could be a good one, taken apart.
-        op = squashed(context, compose(context, context.grammar.kind(context.rng)))
+        # A well-formed call, as raw words for mutators to change.
+        op = as_raw_call(context, compose(context, context.grammar.choose_kind(context.rng)))
         context.append(op)
         return
-    op = extend(context, kind)
-    if choice > 1 - _RACED:
-        context.ops[-1] = with_race(context_before(context), op)
-    elif choice > 1 - _RACED - _MANGLED:
+    op = append_with_prerequisites(context, kind)
+    if choice > 1 - _RACE_SHARE:
+        context.ops[-1] = with_race(_context_before(context), op)
+    elif choice > 1 - _RACE_SHARE - _MANGLE_SHARE:
         context.ops[-1] = with_mangle(context, op)
 
 
-def context_before(context: Context) -> Context:
-    """The context of the last op: a race of it cannot use its result."""
+def _context_before(context: Context) -> Context:
+    """The context without the last op, whose race must not refer to its result."""
     return Context(context.grammar, context.rng, context.world, context.ops[:-1], context.ops)
 
 
-def batch(context: Context, kind: OpKind) -> None:
+def append_multicall(context: Context, kind: OpKind) -> None:
     """Append a multicall and the calls that it takes as entries."""
     op = compose(context, kind)
     context.append(op)
@@ -84,7 +88,9 @@ def batch(context: Context, kind: OpKind) -> None:
     count = op.values[position]
     if op.values[kind.follow or 0] != 0 or not isinstance(count, int):
         return
-    calls = [each for each in (context.grammar.kind(context.rng) for _ in range(2 * count)) if each.number is not None]
+    calls = [
+        each for each in (context.grammar.choose_kind(context.rng) for _ in range(2 * count)) if each.number is not None
+    ]
     for each in calls[:count]:
         if each.follow is None:
             context.append(compose(context, each, op.actor))

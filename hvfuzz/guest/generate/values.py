@@ -1,4 +1,7 @@
-"""Chooses arguments: values used before in the program, values that are likely to be accepted, edges, and noise."""
+"""Chooses arguments by kind: values that the program used before, values likely to be accepted, edges, random numbers.
+
+VALUE_GENERATORS is the table of generators: an entry there adds one for a kind of argument.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,23 @@ from hvfuzz.abi.kinds import Kind
 from hvfuzz.abi.limits import LARGE_ORDER, SELF
 from hvfuzz.guest.generate.address_choice import edge, entry, frame, gva, iova
 from hvfuzz.guest.generate.context import Context
-from hvfuzz.guest.generate.grammar import pool_of
-from hvfuzz.guest.program.ops import ANY_RESOURCE, SIZES
+from hvfuzz.guest.grammar.op_traits import pool_of
+from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE, SIZES
 from hvfuzz.guest.program.program import MAX_ELEMENTS, Actor, Ref, Value
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 
 
-def choose(context: Context, kind: Kind, actor: Actor) -> Value:
-    """A value for a field of this kind, of an op that `actor` performs after `context.ops`."""
+def choose_value(context: Context, kind: Kind, actor: Actor) -> Value:
+    """A value for a field of this kind, in an op that `actor` performs after `context.ops`."""
     if kind.follow:
-        return 0 if context.dice(0.95) < 0.95 else gva(context, actor)
+        return 0 if context.draw(0.95) < 0.95 else gva(context, actor)
     if kind.element is not None:
-        return array(context, kind, actor) if context.dice(0.94) < 0.94 or context.chance(0.3) else gva(context, actor)
+        return array(context, kind, actor) if context.draw(0.94) < 0.94 or context.chance(0.3) else gva(context, actor)
     return scalar(context, kind, actor)
 
 
 def scalar(context: Context, kind: Kind, actor: Actor) -> int | Ref:
-    """A number, or the result of an earlier op if this kind takes one."""
+    """A number, or a reference to the result of an earlier op if this kind takes one."""
     consumes = kind.consumes
     if consumes is not None and context.ops:
         if consumes == ANY_RESOURCE:
@@ -38,21 +41,21 @@ def scalar(context: Context, kind: Kind, actor: Actor) -> int | Ref:
         if context.chance(likely):
             sources = context.producers(consumes)
             if sources:
-                return Ref(context.recent(sources))
+                return Ref(context.pick_recent(sources))
     return number(context, kind, actor)
 
 
 def number(context: Context, kind: Kind, actor: Actor) -> int:
-    """A number that fits this kind."""
-    special = _SPECIAL.get(kind.name)
+    """A number for a field of this kind."""
+    special = VALUE_GENERATORS.get(kind.name)
     if special is not None:
         return special(context, kind, actor) & kind.maximum
     if kind.flags:
         return _flags(context, kind, actor)
     if kind.names:
-        # Each name is one of several things to select.
-        return context.pick(tuple(kind.names.values())) if context.dice(0.75) < 0.75 else edge(context, kind)
-    choice = context.dice(0.5)
+        # A field without flags selects one of its names.
+        return context.pick(tuple(kind.names.values())) if context.draw(0.75) < 0.75 else edge(context, kind)
+    choice = context.draw(0.5)
     if choice < 0.15:
         pool = context.pool(pool_of(kind))
         if pool:
@@ -61,9 +64,9 @@ def number(context: Context, kind: Kind, actor: Actor) -> int:
 
 
 def array(context: Context, kind: Kind, actor: Actor) -> tuple[int | Ref, ...]:
-    """The elements of an array, mostly few; a number of records that it begins with is mostly right."""
+    """The elements of an array, mostly few. A count at its head mostly equals the number of its records."""
     most = min(kind.limit or MAX_ELEMENTS, MAX_ELEMENTS)
-    choice = context.dice(0.97)
+    choice = context.draw(0.97)
     if choice < 0.65:
         length = 1 + context.below(min(4, most))
     elif choice < 0.97:
@@ -83,11 +86,11 @@ def array(context: Context, kind: Kind, actor: Actor) -> tuple[int | Ref, ...]:
 
 
 def _flags(context: Context, kind: Kind, actor: Actor) -> int:
-    choice = context.dice(0.88)
+    choice = context.draw(0.88)
     if choice > 0.88:
         return edge(context, kind)
     bits = tuple(kind.names.values())
-    # The first ones say what to do, the later ones how; a single one is left out as often as not.
+    # The first flags select the operation, the later ones modify it. A lone flag is set about every other time.
     some = len(bits) > 1 or choice < 0.45
     value = bits[min(context.below(len(bits)), context.below(len(bits)))] if some and choice < 0.82 else 0
     for bit in bits[1:]:
@@ -97,7 +100,7 @@ def _flags(context: Context, kind: Kind, actor: Actor) -> int:
 
 
 def _rights(context: Context, kind: Kind, actor: Actor) -> int:
-    if context.dice(0.9) > 0.9:
+    if context.draw(0.9) > 0.9:
         return edge(context, kind)
     accepted = _accepted(kind)
     return accepted[-1] if context.chance(0.3) else context.pick(accepted)
@@ -105,13 +108,13 @@ def _rights(context: Context, kind: Kind, actor: Actor) -> int:
 
 @lru_cache(64)
 def _accepted(kind: Kind) -> tuple[int, ...]:
-    """The values of rights that a call accepts: with these its edges begin, in order."""
+    """The rights that a call accepts: the ascending run at the start of the kind's edges."""
     descent = next((at for at in range(1, len(kind.edges)) if kind.edges[at] < kind.edges[at - 1]), len(kind.edges))
     return kind.edges[:descent]
 
 
 def _domain(context: Context, kind: Kind, actor: Actor) -> int:
-    choice = context.dice(0.88)
+    choice = context.draw(0.88)
     if choice < 0.88:
         other = context.below(len(context.domains))
         if other == actor.domain and choice < 0.8:
@@ -121,7 +124,7 @@ def _domain(context: Context, kind: Kind, actor: Actor) -> int:
 
 
 def _device(context: Context, kind: Kind, actor: Actor) -> int:
-    choice = context.dice(0.93)
+    choice = context.draw(0.93)
     if choice < 0.8:
         assigned = context.domains[actor.domain].devices
         if assigned:
@@ -130,40 +133,40 @@ def _device(context: Context, kind: Kind, actor: Actor) -> int:
 
 
 def _vcpu(context: Context, kind: Kind, actor: Actor) -> int:
-    return context.below(context.domains[actor.domain].vcpus) if context.dice(0.9) < 0.9 else edge(context, kind)
+    return context.below(context.domains[actor.domain].vcpus) if context.draw(0.9) < 0.9 else edge(context, kind)
 
 
 def _count(context: Context, kind: Kind, actor: Actor) -> int:
-    if context.focus is not None and context.chance(0.2):
-        return context.focus[1]  # all of what the story is about
-    choice = context.dice(0.82)
+    if context.frame_focus is not None and context.chance(0.2):
+        return context.frame_focus[1]
+    choice = context.draw(0.82)
     if choice < 0.62:
         return 1
     return 1 + context.below(8) if choice < 0.82 else edge(context, kind)
 
 
 def _index(context: Context, kind: Kind, actor: Actor) -> int:
-    choice = context.dice(0.5)
+    choice = context.draw(0.5)
     if choice > 0.5:
-        # Small ones are chosen with care, too: what wraps around is large.
+        # The larger of two edges: indices that wrap around are large.
         return max(edge(context, kind), edge(context, kind))
     return 0 if choice < 0.35 else context.below(4)
 
 
 def _length(context: Context, kind: Kind, actor: Actor) -> int:
-    choice = context.dice(0.75)
+    choice = context.draw(0.75)
     if choice > 0.75:
         return edge(context, kind)
     return context.pick((8, 8, 8, 64, 64, 256, PAGE_SIZE, 2 * PAGE_SIZE))
 
 
 def _zero_mostly(context: Context, kind: Kind, actor: Actor) -> int:
-    return 0 if context.dice(0.6) < 0.6 else edge(context, kind)
+    return 0 if context.draw(0.6) < 0.6 else edge(context, kind)
 
 
 def _order(context: Context, kind: Kind, actor: Actor) -> int:
-    choice = context.dice(0.93)
-    if choice < 0.7 and not context.large:
+    choice = context.draw(0.93)
+    if choice < 0.7 and not context.large_blocks:
         return 0
     return LARGE_ORDER if choice < 0.93 else edge(context, kind)
 
@@ -198,7 +201,7 @@ def _word(context: Context, kind: Kind, actor: Actor) -> int:
     return edge(context, kind)
 
 
-_SPECIAL: Final[Mapping[str, Callable[[Context, Kind, Actor], int]]] = MappingProxyType(
+VALUE_GENERATORS: Final[Mapping[str, Callable[[Context, Kind, Actor], int]]] = MappingProxyType(
     {
         "gva": lambda context, kind, actor: gva(context, actor),
         "gfn": lambda context, kind, actor: frame(context, actor),
@@ -222,4 +225,4 @@ _SPECIAL: Final[Mapping[str, Callable[[Context, Kind, Actor], int]]] = MappingPr
         "word": _word,
     }
 )
-"""By the name of the kind; any other kind is judged by its names and edges."""
+"""By name of the kind. For any other kind, `number` goes by its symbols and edges."""

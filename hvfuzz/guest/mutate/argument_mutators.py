@@ -1,70 +1,68 @@
-"""The same op with one argument changed."""
+"""Mutators that change the arguments of ops."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from random import Random
 
+from hvfuzz.guest.generate.argument_variation import with_changed_argument
 from hvfuzz.guest.generate.context import Context
-from hvfuzz.guest.generate.hostile import mangled_value
-from hvfuzz.guest.generate.values import choose, scalar
-from hvfuzz.guest.program.program import MAX_ELEMENTS, Op, Ref, Value, is_array
+from hvfuzz.guest.generate.values import number
+from hvfuzz.guest.grammar.grammar import Grammar
+from hvfuzz.guest.grammar.op_traits import pool_of
+from hvfuzz.guest.mutate.insertion import index_with_fields, with_rest
+from hvfuzz.guest.program.program import Op, is_array
 
 
-def tweaked(context: Context, op: Op, fields: Sequence[int] = ()) -> Op:
-    """`op` with a value as it could have been made with for one of these `fields`; or, if there are none, with any
-    value for any field."""
-    if not op.values:
-        return op
-    at = context.pick(fields or range(len(op.values)))
-    values = list(op.values)
-    kind = op.kind.fields[at].kind
-    value = values[at]
-    changed: Value
-    if isinstance(value, Ref) or kind.follow or fields:
-        changed = choose(context, kind, op.actor)
-    elif isinstance(value, int):
-        if context.chance(0.6) and not is_array(kind):
-            changed = scalar(context, kind, op.actor)
-        elif context.chance(0.3):
-            changed = choose(context, kind, op.actor)
-        else:
-            changed = mangled_value(context, value, kind.width)
+def change_argument(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
+    """Change one argument of one op, or of the op that races it."""
+    at = index_with_fields(rng, ops)
+    op = ops[at]
+    context = Context(grammar, rng, world, ops[:at], ops)
+    if op.race is not None and rng.random() < 0.35:
+        other = with_changed_argument(context, op.race.op)
+        ops[at] = op._replace(race=op.race._replace(op=other))
     else:
-        changed = _tweaked_array(context, op, at, value)
-    values[at] = changed
-    return op._replace(values=tuple(values))
+        ops[at] = with_changed_argument(context, op)
+    return ops
 
 
-def _tweaked_array(context: Context, op: Op, at: int, value: tuple[int | Ref, ...]) -> Value:
-    kind = op.kind.fields[at].kind
-    elements = list(value)
-    choice = context.rng.random()
-    if not elements or choice < 0.12:
-        return choose(context, kind, op.actor)
-    place = context.below(len(elements))
-    if choice < 0.6:
-        element = elements[place]
-        if isinstance(element, int) and context.chance(0.4):
-            elements[place] = mangled_value(context, element, kind.element_at(place).width)
-        else:
-            elements[place] = scalar(context, kind.element_at(place), op.actor)
-    elif choice < 0.75 and len(elements) < MAX_ELEMENTS:
-        elements.append(scalar(context, kind.element_at(len(elements)), op.actor))
-    elif choice < 0.85 and len(elements) < MAX_ELEMENTS:
-        # An element that comes twice is what checks of lists forget.
-        elements.append(elements[place])
-        if not _fits(op, at, elements):
-            elements.pop()
-    elif choice < 0.95:
-        del elements[place:]
+def copy_with_change(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
+    """Insert a copy of one op with one argument changed, before it, or after it and sometimes followed by the op."""
+    at = index_with_fields(rng, ops)
+    if grammar.weights[ops[at].kind] == 0:
+        return ops
+    choice = rng.random()
+    if choice < 0.35:
+        to = at
     else:
-        elements.reverse()
-    return tuple(elements) if _fits(op, at, elements) else value
-
-
-def _fits(op: Op, at: int, elements: list[int | Ref]) -> bool:
-    """Whether each reference is where the array takes one: the words of a ring differ in kind."""
-    kind = op.kind.fields[at].kind
-    return all(
-        not isinstance(each, Ref) or kind.element_at(place).consumes is not None for place, each in enumerate(elements)
+        to = at + 1 if choice < 0.75 else at + 1 + int(rng.random() * (len(ops) - at))
+    context = Context(grammar, rng, world, ops[:to], ops)
+    context.careful = context.chance(0.8)
+    op = ops[at]._replace(race=None)
+    context.append(
+        with_changed_argument(context, op, grammar.traits[op.kind].mode_fields if context.chance(0.5) else ())
     )
+    if to > at and context.chance(0.35):
+        context.append(op)
+    return with_rest(context, ops, to)
+
+
+def replace_everywhere(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
+    """Replace one value wherever the program uses it in a field of the same pool, so that its uses still agree."""
+    at = index_with_fields(rng, ops)
+    if not ops[at].values:
+        return ops
+    position = int(rng.random() * len(ops[at].values))
+    kind = ops[at].kind.fields[position].kind
+    old = ops[at].values[position]
+    if not isinstance(old, int) or is_array(kind) or kind.follow:
+        return ops
+    context = Context(grammar, rng, world, ops[:at], ops)
+    new = number(context, kind, ops[at].actor)
+    pool = pool_of(kind)
+    for index, op in enumerate(ops):
+        for spot in grammar.traits[op.kind].positions.get(pool, ()):
+            if op.values[spot] == old and not is_array(op.kind.fields[spot].kind):
+                fitting = new & op.kind.fields[spot].kind.maximum
+                ops[index] = op = op._replace(values=(*op.values[:spot], fitting, *op.values[spot + 1 :]))
+    return ops

@@ -1,19 +1,21 @@
-"""Changes programs in their own terms: arguments, ops with what they need, order, actors, races, raw calls, worlds."""
+"""Mutation of programs, and crossover of two."""
 
 from __future__ import annotations
 
-from bisect import bisect
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.generate.grammar import Grammar, grammar
-from hvfuzz.guest.mutate import mutators
-from hvfuzz.guest.mutate.arrangement import arrange, fitted, shift
+from hvfuzz.guest.grammar.grammar import grammar_for
+from hvfuzz.guest.grammar.weighted_choice import WeightedChoice
+from hvfuzz.guest.mutate.arrangement import arrange, shift_references, with_nearest_actors
+from hvfuzz.guest.mutate.insertion import with_insertion
+from hvfuzz.guest.mutate.mutator_table import MUTATORS
 from hvfuzz.guest.program.ops import Catalogue
-from hvfuzz.guest.program.program import MAX_OPS, Op, Program
+from hvfuzz.guest.program.program import MAX_OPS, Program
+
+_MUTATORS: Final = WeightedChoice(MUTATORS)
 
 
 def mutate(
@@ -23,49 +25,51 @@ def mutate(
     weights: Mapping[str, int] | None = None,
     worlds: Sequence[int] | None = None,
 ) -> Program:
-    """A well-formed program near `program`: one to a few changes, the same for the same state of `rng`.
+    """A copy of `program` with one to six mutations, well-formed; the same copy for the same state of `rng`.
 
     `weights` and `worlds` are those of `generate`. Never raises for a well-formed program.
     """
-    known = grammar(catalogue, weights)
+    grammar = grammar_for(catalogue, weights)
     world, ops = program.world, list(program.ops)
     if (worlds and world not in worlds) or (rng.random() < 0.01 and len(worlds or WORLDS) > 1):
         world = worlds[int(rng.random() * len(worlds))] if worlds else int(rng.random() * len(WORLDS))
-        ops = fitted(ops, world)
+        ops = with_nearest_actors(ops, world)
     turns = 1
     while turns < 6 and rng.random() < 0.45:
         turns += 1
     for _ in range(turns):
         if not ops:
-            ops = mutators.grown(known, rng, world, ops, 0)
+            ops = with_insertion(grammar, rng, world, ops, 0)
             continue
-        change = _CHANGES[bisect(_CUMULATIVE, int(rng.random() * _CUMULATIVE[-1]))]
-        ops = change(known, rng, world, ops)
+        ops = _MUTATORS.choose(rng)(grammar, rng, world, ops)
     return Program(world, tuple(ops[:MAX_OPS]))
 
 
 def crossover(a: Program, b: Program, rng: Random, catalogue: Catalogue) -> Program:
-    """A well-formed program of parts of both, in one of their worlds; references find their like."""
+    """A well-formed program made of parts of both, in one of their worlds.
+
+    A reference whose op is left out refers to another op that produces the same resource (see `arrange`).
+    """
     world = a.world if rng.random() < 0.7 else b.world
     split = len(a.ops)
-    both = [*a.ops, *shift(b.ops, 0, split)]
+    both = [*a.ops, *shift_references(b.ops, 0, split)]
     end = len(both)
     if a.world != b.world:
-        both = fitted(both, world)
+        both = with_nearest_actors(both, world)
     choice = rng.random()
     cut = int(rng.random() * (split + 1))
     start = split + int(rng.random() * (end - split + 1))
     if choice < 0.35:
-        # The beginning of one, the end of the other.
+        # The start of `a`, the end of `b`.
         order = [*range(cut), *range(start, end)]
     elif choice < 0.7:
-        # A part of the other, in the middle of the one.
+        # A part of `b`, within `a`.
         stop = start + int(rng.random() * (end - start + 1))
         order = [*range(cut), *range(start, stop), *range(cut, split)]
     elif choice < 0.85:
         order = [*range(end)]
     else:
-        # Both at the same time, as two guests would run.
+        # Interleaved, as two guests that run at the same time.
         left, right, order = 0, split, []
         while left < split or right < end:
             if right == end or (left < split and rng.random() * end < split):
@@ -75,23 +79,3 @@ def crossover(a: Program, b: Program, rng: Random, catalogue: Catalogue) -> Prog
                 order.append(right)
                 right += 1
     return Program(world, tuple(arrange(both, order)))
-
-
-_WEIGHED: Final[tuple[tuple[Callable[[Grammar, Random, int, list[Op]], list[Op]], int], ...]] = (
-    (mutators.change_argument, 34),
-    (mutators.insert, 16),
-    (mutators.use_result, 10),
-    (mutators.delete, 9),
-    (mutators.change_race, 8),
-    (mutators.move, 5),
-    (mutators.duplicate, 5),
-    (mutators.change_actor, 5),
-    (mutators.change_mangle, 4),
-    (mutators.vary, 7),
-    (mutators.repeat_marching, 5),
-    (mutators.rename, 3),
-    (mutators.squash, 2),
-    (mutators.batch_calls, 2),
-)
-_CHANGES: Final = tuple(change for change, _ in _WEIGHED)
-_CUMULATIVE: Final = tuple(accumulate(weight for _, weight in _WEIGHED))

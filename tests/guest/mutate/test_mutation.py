@@ -12,7 +12,7 @@ from hvfuzz.abi.boot import WORLDS
 from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.generate.generation import generate
-from hvfuzz.guest.mutate.arrangement import arrange, shift
+from hvfuzz.guest.mutate.arrangement import arrange, shift_references
 from hvfuzz.guest.mutate.mutation import crossover, mutate
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_OPS, Actor, Op, Program, Race, Ref, defect
@@ -74,7 +74,7 @@ def test_kinds_of_weight_zero_never_come_in(own: Catalogue, weights: dict[str, i
     program = Program(0, ())
     for turn in range(600):
         if turn % 40 == 0:
-            program = generate(rng, own, kinds=weights)
+            program = generate(rng, own, weights=weights)
         program = mutate(program, rng, own, weights)
         used = {op.kind for op in program.ops} | {op.race.op.kind for op in program.ops if op.race is not None}
         assert used <= allowed
@@ -92,7 +92,7 @@ def test_worlds_are_restricted(own: Catalogue) -> None:
 @pytest.mark.parametrize("weights", [{"grnat": 1}, {"*": 0}])
 def test_weights_that_mean_nothing_are_refused(own: Catalogue, weights: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"grnat|no kind of op"):
-        generate(Random(1), own, kinds=weights)
+        generate(Random(1), own, weights=weights)
 
 
 def test_every_change_of_a_small_program_is_reached(own: Catalogue) -> None:
@@ -208,7 +208,7 @@ def test_leaving_out_a_producer_turns_to_the_next_best(own: Catalogue) -> None:
     assert without[1].race.op.values == (Ref(0),)
     assert arrange(ops, (2,))[0].values == (0,)
     assert arrange(ops, (1, 0, 2))[2].values == (Ref(0),)
-    assert shift(ops, 1, 5)[2].values == (Ref(6),)
+    assert shift_references(ops, 1, 5)[2].values == (Ref(6),)
 
 
 def test_every_world_has_programs(known: Catalogue) -> None:

@@ -1,4 +1,4 @@
-"""Idioms: runs of ops that get a hypervisor into states which single ops do not reach."""
+"""Templates reach states of the hypervisor that single ops do not reach."""
 
 from collections.abc import Callable
 from random import Random
@@ -8,10 +8,29 @@ import pytest
 from hvfuzz.abi.boot import WORLDS, WORLDS_BY_NAME
 from hvfuzz.abi.limits import GRANTS, LARGE_ORDER, POOL
 from hvfuzz.guest.format.text import render
-from hvfuzz.guest.generate import drivers, idioms
 from hvfuzz.guest.generate.context import Context
-from hvfuzz.guest.generate.grammar import grammar
-from hvfuzz.guest.program.ops import IOAPIC_REGISTERS, TIMER_REGISTERS, VIRTIO_REGISTERS, Catalogue, catalogue
+from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
+from hvfuzz.guest.generate.template_table import TEMPLATES
+from hvfuzz.guest.generate.templates.device_model_drivers import (
+    coalesced_mmio_driver,
+    floppy_driver,
+    ioapic_driver,
+    timer_driver,
+)
+from hvfuzz.guest.generate.templates.frame_lifecycle import frame_lifecycle
+from hvfuzz.guest.generate.templates.repetition import (
+    CONTIGUOUS_STRIDES,
+    SPARSE_STRIDES,
+    change_and_restore,
+    strided_copies,
+)
+from hvfuzz.guest.generate.templates.resource_lifecycle import resource_lifecycle
+from hvfuzz.guest.generate.templates.table_exhaustion import exhaust_page_table_pool, exhaust_table
+from hvfuzz.guest.generate.templates.user_mode import user_mode
+from hvfuzz.guest.generate.templates.virtio_driver import virtio_driver
+from hvfuzz.guest.grammar.grammar import grammar_for
+from hvfuzz.guest.program.device_registers import IOAPIC_REGISTERS, TIMER_REGISTERS, VIRTIO_REGISTERS
+from hvfuzz.guest.program.ops import Catalogue, catalogue
 from hvfuzz.guest.program.program import MAX_OPS, Actor, Op, Program, Ref, defect
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.harness import HARNESSES
@@ -21,7 +40,7 @@ Make = Callable[..., Context]
 
 @pytest.fixture
 def known() -> Catalogue:
-    """The kinds of ops over the real ABI: an idiom needs what belongs together there."""
+    """The kinds of ops over the real ABI: templates need related calls, which the small ABI lacks."""
     return catalogue(ABI)
 
 
@@ -29,36 +48,36 @@ def known() -> Catalogue:
 def context(known: Catalogue) -> Make:
     """context(seed, harness, world) is the beginning of a program."""
     return lambda seed, harness="hypercalls", world=0: Context(
-        grammar(known, HARNESSES[harness].weights), Random(seed), world, []
+        grammar_for(known, HARNESSES[harness].weights), Random(seed), world, []
     )
 
 
 @pytest.mark.parametrize("harness", HARNESSES)
-@pytest.mark.parametrize("idiom", dict.fromkeys(idioms.IDIOMS))
-def test_every_idiom_is_well_formed_in_every_harness(
-    context: Make, idiom: Callable[[Context], None], harness: str
+@pytest.mark.parametrize("template", [template for template, _ in TEMPLATES])
+def test_every_template_is_well_formed_in_every_harness(
+    context: Make, template: Callable[[Context], None], harness: str
 ) -> None:
     added = 0
     for seed in range(60):
         made = context(seed, harness, seed % len(WORLDS))
         for _ in range(3):
-            idiom(made)
+            template(made)
         program = Program(made.world, tuple(made.ops[:MAX_OPS]))
         assert defect(program) is None, render(program)
         assert all(made.grammar.weights[op.kind] for op in program.ops)
-        assert made.focus is None
-        assert made.device_focus is None
-        assert {made.careful, made.fills, made.large} == {False}
+        assert made.frame_focus is None
+        assert made.iova_focus is None
+        assert {made.careful, made.free_frames, made.large_blocks} == {False}
         added += len(made.ops)
-    assert added or harness in ("abi", "multicall", "dma"), "a harness may leave out what an idiom is made of"
+    assert added or harness in ("abi", "multicall", "dma"), "a harness may leave out the ops of a template"
 
 
 def test_a_march_moves_one_thing_after_another(context: Make, known: Catalogue) -> None:
     kind = known.by_name["device.dma_map"]
     op = Op(kind, Actor(1, 0), (0x1000, 0x40, 1, 3))
-    values = [each.values for each in idioms.march(context(1), op, 3, idioms.DENSE)]
+    values = [each.values for each in strided_copies(context(1), op, 3, CONTIGUOUS_STRIDES)]
     assert values == [(0x2000, 0x41, 1, 3), (0x3000, 0x42, 1, 3), (0x4000, 0x43, 1, 3)]
-    for each in idioms.march(context(1), op, 3, idioms.SPARSE):
+    for each in strided_copies(context(1), op, 3, SPARSE_STRIDES):
         assert each.values[0] >= 1 << 21, "a table of its own"
         assert each.values[1:] == op.values[1:]
 
@@ -70,7 +89,7 @@ def test_there_and_back_changes_how_and_not_what(context: Make, known: Catalogue
     for seed in range(100):
         made = context(seed)
         made.append(op)
-        idioms.there_and_back(made, op)
+        change_and_restore(made, op)
         assert made.ops[0] == op
         assert made.ops[1].values[0] == 0x200
         assert sum(old != new for old, new in zip(op.values, made.ops[1].values, strict=True)) <= 1
@@ -82,7 +101,7 @@ def test_starving_takes_as_many_tables_as_a_pool_has(context: Make) -> None:
     enough = 0
     for seed in range(100):
         made = context(seed)
-        idioms.starve(made, Actor(1, 0))
+        exhaust_page_table_pool(made, Actor(1, 0))
         addresses = {value >> 21 for op in made.ops if op.kind.name == "device.dma_map" for value in op.values[:1]}
         enough += len(addresses | {address >> 9 for address in addresses}) >= POOL // 2
     assert enough > 50
@@ -92,7 +111,7 @@ def test_a_pile_ends_with_a_call_about_all_of_it(context: Make) -> None:
     swept, whole = 0, 0
     for seed in range(400):
         made = context(seed)
-        idioms.pile(made)
+        exhaust_table(made)
         last = made.ops[-1]
         whole += len(made.ops) > GRANTS
         if last.kind.name == "grant.unmap" and isinstance(last.values[0], Ref):
@@ -107,7 +126,7 @@ def test_a_story_is_about_a_large_block_often_enough(context: Make) -> None:
     blocks = 0
     for seed in range(300):
         made = context(seed)
-        idioms.story(made)
+        frame_lifecycle(made)
         blocks += any(op.kind.name == "memory.populate" and op.values[2] == LARGE_ORDER for op in made.ops)
     assert 30 < blocks < 150
 
@@ -116,7 +135,7 @@ def test_user_mode_is_entered_and_mostly_left(context: Make) -> None:
     left = 0
     for seed in range(100):
         made = context(seed)
-        idioms.user_mode(made)
+        user_mode(made)
         assert made.ops[0].kind.name == "sysret"
         left += made.ops[-1].kind.name == "syscall"
     assert 50 < left < 95
@@ -126,18 +145,18 @@ def test_a_resource_is_used_after_it_is_made(context: Make) -> None:
     used = 0
     for seed in range(100):
         made = context(seed)
-        idioms.resource_story(made)
+        resource_lifecycle(made)
         used += any(isinstance(value, Ref) for op in made.ops for value in op.values)
     assert used > 80
 
 
 def test_a_read_only_grant_is_mapped_read_only(known: Catalogue) -> None:
-    made = Context(grammar(known), Random(1), 0, [])
+    made = Context(grammar_for(known), Random(1), 0, [])
     create, mapping = known.by_name["grant.create"], known.by_name["grant.map"]
     agreed = 0
     for rights in (1, 3) * 50:
         made.ops[:] = [Op(create, Actor(1, 0), (0x40, 2, rights))]
-        op = idioms.extend(made, mapping, Actor(2, 0))
+        op = append_with_prerequisites(made, mapping, Actor(2, 0))
         if op.values[1] == Ref(0) and rights == 1 and isinstance(op.values[4], int):
             agreed += op.values[4] & 4 != 0
     assert agreed > 25
@@ -147,7 +166,7 @@ def test_a_driver_kicks_the_queues_that_it_set_up(context: Make) -> None:
     kicked = 0
     for seed in range(100):
         made = context(seed, "hypercalls", WORLDS.index(WORLDS_BY_NAME["virtio"]))
-        drivers.virtio_story(made)
+        virtio_driver(made)
         assert made.ops[0].kind.name == "device.dma_map"
         writes = [op.values for op in made.ops if op.kind.name == "mmio_write"]
         registers = [values[1] for values in writes]
@@ -160,13 +179,13 @@ def test_drivers_of_models_go_beyond_what_there_is_room_for(context: Make) -> No
     longest, beyond, races = 0, 0, 0
     for seed in range(300):
         made = context(seed)
-        drivers.fifo_story(made)
+        floppy_driver(made)
         longest = max(longest, sum(op.kind.name == "out" for op in made.ops))
         made = context(seed)
-        drivers.ioapic_story(made)
+        ioapic_driver(made)
         beyond += any(op.values[1] == IOAPIC_REGISTERS["IOREGSEL"] and op.values[3] >= 0x20 for op in made.ops)
         made = context(seed)
-        drivers.queue_story(made)
+        coalesced_mmio_driver(made)
         races += any(op.race is not None for op in made.ops)
     assert longest > 40, "more than a FIFO holds"
     assert beyond > 50
@@ -177,7 +196,7 @@ def test_a_timer_is_armed_for_a_domain_that_then_waits(context: Make) -> None:
     waits = 0
     for seed in range(100):
         made = context(seed)
-        drivers.timer_story(made)
+        timer_driver(made)
         names = [op.kind.name for op in made.ops]
         waits += any(name in names for name in ("sched.block", "hlt", "sched.poll"))
         assert any(op.values[1] == TIMER_REGISTERS["TIMER_DELAY"] for op in made.ops if op.kind.name == "mmio_write")

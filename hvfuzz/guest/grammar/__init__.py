@@ -1,0 +1,1 @@
+"""Weights and field roles of each kind of op, for generation and mutation."""

@@ -1,0 +1,142 @@
+"""The table of instruction kinds: an entry here adds a kind of op.
+
+`run/instructions.py` has the function that executes each.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from hvfuzz.abi.kinds import GVA, Kind
+from hvfuzz.guest.program.argument_kinds import (
+    CAPACITY,
+    CONTROL,
+    CONTROL_VALUE,
+    DEVICE,
+    ENTRY,
+    INVALIDATION,
+    IO_PORT,
+    LEAF,
+    LEVEL,
+    LIMIT,
+    MSR,
+    PCID,
+    REGISTER,
+    SIZE,
+    SUBLEAF,
+    TIMES,
+    VECTOR,
+    WORD,
+)
+
+FETCHING_INSTRUCTIONS: Final = ("mmio_write",)
+"""Instructions for which the hypervisor may fetch guest memory: the ring of coalesced MMIO writes is there."""
+
+
+class InstructionKind(NamedTuple):
+    """One kind of instruction: `fields` are its arguments, in order."""
+
+    name: str
+    family: str
+    doc: str
+    fields: dict[str, Kind]
+
+
+def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
+    """All kinds, in the order of their opcodes: append new ones, or old byte forms change their meaning.
+
+    `numbers` is the kind of a hypercall number.
+    """
+    words = Kind("words", 8, element=WORD)
+
+    def instruction(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
+        return InstructionKind(name, family, doc, fields)
+
+    return (
+        instruction("load", "access", "Read memory.", gva=GVA, size=SIZE),
+        instruction("store", "access", "Write memory.", gva=GVA, size=SIZE, value=WORD),
+        instruction("execute", "access", "Fetch an instruction from memory.", gva=GVA),
+        instruction(
+            "pte",
+            "access",
+            "Write the entry that maps `gva` in the stage-1 table of `level`, through the direct map.",
+            gva=GVA,
+            level=LEVEL,
+            entry=ENTRY,
+        ),
+        instruction("mmio_read", "access", "Read a device register.", device=DEVICE, register=REGISTER, size=SIZE),
+        instruction(
+            "mmio_write",
+            "access",
+            "Write a device register.",
+            device=DEVICE,
+            register=REGISTER,
+            size=SIZE,
+            value=WORD,
+        ),
+        instruction(
+            "vmcall", "raw", "VMCALL with these values of RAX and RDI; writes no argument struct.", rax=numbers, rdi=GVA
+        ),
+        instruction("blob", "raw", "A hypercall whose argument struct is these words.", number=numbers, words=words),
+        instruction("cpuid", "trap", "CPUID.", leaf=LEAF),
+        instruction("hlt", "trap", "HLT: wait for an event."),
+        instruction("pause", "trap", "PAUSE."),
+        instruction("in", "trap", "IN: read an I/O port.", port=IO_PORT, size=SIZE),
+        instruction("out", "trap", "OUT: write an I/O port.", port=IO_PORT, size=SIZE, value=WORD),
+        instruction("syscall", "trap", "SYSCALL: enter the guest's kernel, at CPL 0."),
+        instruction("sysret", "trap", "SYSRET: return to user mode, at CPL 3."),
+        instruction("mov_cr", "trap", "MOV to a control register.", register=CONTROL, value=CONTROL_VALUE),
+        instruction("invlpg", "trap", "INVLPG: invalidate the cached translations of one page.", gva=GVA),
+        instruction("rdmsr", "trap", "RDMSR: read a model-specific register.", index=MSR),
+        instruction("wrmsr", "trap", "WRMSR: write a model-specific register.", index=MSR, value=WORD),
+        instruction("cli", "trap", "CLI: mask interrupts."),
+        instruction("sti", "trap", "STI: unmask interrupts."),
+        instruction(
+            "tlb",
+            "tlb",
+            "Set the capacity of the TLB, the paging-structure caches and the IOTLB, in entries.",
+            capacity=CAPACITY,
+        ),
+        instruction("cpuid_count", "trap", "CPUID of a leaf with subleaves.", leaf=LEAF, subleaf=SUBLEAF),
+        instruction("rdtsc", "trap", "RDTSC: read the time-stamp counter."),
+        instruction("rdtscp", "trap", "RDTSCP: read the time-stamp counter and TSC_AUX."),
+        instruction("sysenter", "trap", "SYSENTER: enter the guest's kernel at SYSENTER_EIP, at CPL 0."),
+        instruction("sysexit", "trap", "SYSEXIT: return to user mode at RDX, at CPL 3."),
+        instruction("swapgs", "trap", "SWAPGS: exchange GS_BASE and KERNEL_GS_BASE."),
+        instruction("iret", "trap", "IRET: pop RIP, CS, RFLAGS, RSP and SS; CS gives the CPL."),
+        instruction(
+            "ins",
+            "trap",
+            "REP INS: read an I/O port `times` times, to memory at `gva`.",
+            port=IO_PORT,
+            size=SIZE,
+            gva=GVA,
+            times=TIMES,
+        ),
+        instruction(
+            "outs",
+            "trap",
+            "REP OUTS: write to an I/O port `times` times, from memory at `gva`.",
+            port=IO_PORT,
+            size=SIZE,
+            gva=GVA,
+            times=TIMES,
+        ),
+        instruction("lidt", "trap", "LIDT: load the IDT register; limit 0 means no table.", gva=GVA, limit=LIMIT),
+        instruction(
+            "ltr",
+            "trap",
+            "LTR: load the task register; the TSS holds the stacks of interrupt handlers.",
+            gva=GVA,
+            limit=LIMIT,
+        ),
+        instruction("int", "trap", "INT n: call the handler of a vector.", vector=VECTOR),
+        instruction(
+            "invpcid",
+            "trap",
+            "INVPCID: invalidate the cached translations of one address, one PCID, all, or all but global ones.",
+            type=INVALIDATION,
+            pcid=PCID,
+            gva=GVA,
+        ),
+    )
