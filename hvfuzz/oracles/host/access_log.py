@@ -48,10 +48,7 @@ class AccessLog:
         """(first byte, end, write, valid for one access only), the latest last."""
 
     def hook(self, on: bool) -> None:
-        """Watch each access from now on, or stop.
-
-        Memory changes its class, so that it costs nothing while it is not watched: see `hooked_hardware`.
-        """
+        """Watch each access from now on, or stop: memory changes its class, see `hooked_hardware`."""
         memory, host = self._memory, self._scene.hypervisor.host
         memory.__class__ = self._hooked if on else PhysicalMemory
         # The host keeps its own references for reading and writing single words.

@@ -30,10 +30,9 @@ from hvfuzz.oracles.shadow.changes import (
 from hvfuzz.oracles.shadow.rewindable import ShadowMap
 from hvfuzz.oracles.shadow.table_index import TableIndex
 
-# The constructor of a NamedTuple unpacks its arguments one by one: this is twice as quick.
+# Twice as fast as the constructor `Leaf`, which costs 0.5 % more instructions in a whole run (cachegrind). It counts
+# most when a large leaf is split into 512.
 _leaf = partial(tuple.__new__, Leaf)
-_removed = partial(tuple.__new__, Removed)
-_table = partial(tuple.__new__, Table)
 
 
 class TableFollower:
@@ -163,7 +162,7 @@ class TableFollower:
             self.change.malformed.append(word)
         frame = (entry & ADDRESS) >> PAGE_SHIFT
         if level > 1 and is_link(entry, level):
-            self._link(frame, _table((space, level - 1, page)))
+            self._link(frame, Table(space, level - 1, page))
             return
         rights = entry & (DMA_RIGHTS if space & DMA else EPT_RIGHTS)
         self.change.added.append(_leaf((word, space, level, page, frame, rights, entry & FOREIGN != 0)))
@@ -191,7 +190,7 @@ class TableFollower:
         if not new:
             self._entries.drop(word)
         if (old ^ new) & ADDRESS or old & ~new & EPT_RIGHTS or (old ^ new) & LARGE:
-            self.change.removed.append(_removed((table.space, level, page, old)))
+            self.change.removed.append(Removed(table.space, level, page, old))
 
     def _link(self, hfn: int, table: Table) -> None:
         """Note a table that became reachable, with all its entries."""
