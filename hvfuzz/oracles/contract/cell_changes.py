@@ -7,6 +7,7 @@ version, clock window and console of each domain are compared with copies.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.limits import POPULATE_LARGE
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 Cells = dict[Key, Value]
 FREE_STATE: Final = int(FrameState.FREE)
+# Half the time of the constructors, for each leaf that changed.
+_page = partial(tuple.__new__, Page)
+_io_page = partial(tuple.__new__, IoPage)
 
 
 class CellChanges:
@@ -135,9 +139,9 @@ class CellChanges:
                 _, space, level, page, frame, rights, foreign = leaf
                 if level == 1:
                     if space & DMA:
-                        actual["iova", space & ~DMA, page] = IoPage(frame, rights, foreign)
+                        actual["iova", space & ~DMA, page] = _io_page((frame, rights, foreign))
                     else:
-                        actual["page", space, page] = Page(frame, rights, foreign)
+                        actual["page", space, page] = _page((frame, rights, foreign))
                 elif large is not None:
                     large.append(page_block(space, page, frame, rights, foreign))
                 else:

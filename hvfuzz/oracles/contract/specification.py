@@ -7,7 +7,8 @@ cell that changed in the machine, must be equal on both sides. So a missing effe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import WRITE
@@ -22,13 +23,16 @@ from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
-    from hvfuzz.machine.addresses import Hfn
     from hvfuzz.oracles.scene.running_call import RunningCall
     from hvfuzz.oracles.shadow.changes import Change
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 WRITING: Final = frozenset(TARGETS)
 """Names of the calls that write to guest memory."""
+# The constructor of a NamedTuple takes twice as long as `tuple.__new__`. With the constructors of `Call`, `Observed`,
+# `Frame`, `Page` and `IoPage` in their hot places, the op rate with oracles is 1 to 3 % lower.
+_call = partial(tuple.__new__, Call)
+_observed = partial(tuple.__new__, Observed)
 CELLS: Final = (
     *("version", "vcpu", "page", "iova", "frame", "free", "grant", "handle", "bucket", "port", "device", "reserved"),
     *("clock_window", "console", "pool"),
@@ -132,19 +136,21 @@ class Specification(Oracle):
         """Judge a call that passed dispatch, and apply its effect to the state."""
         domain = vcpu.domain
         reads = tuple(running.reads) if running.reads else ()
-        call = Call(name, domain, vcpu.index, args, reads, running.cycles, running.version)
-        observed = Observed(
-            status,
-            result,
-            running.writes,
-            cast("tuple[Hfn, ...]", tuple(running.fresh)) if running.fresh else (),
-            len(self._domains[domain].pool),
-            self._clock.cycles,
-            tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
-            tuple(running.touched),
-            running.garbled,
-            self._dispatch.translations[vcpu.id],
-            running.shut,
+        call = _call((name, domain, vcpu.index, args, reads, running.cycles, running.version))
+        observed = _observed(
+            (
+                status,
+                result,
+                running.writes,
+                tuple(running.fresh) if running.fresh else (),
+                len(self._domains[domain].pool),
+                self._clock.cycles,
+                tuple([Nested(*ended) for ended in running.nested]) if running.nested else (),
+                tuple(running.touched),
+                running.garbled,
+                self._dispatch.translations[vcpu.id],
+                running.shut,
+            )
         )
         try:
             return judge(self._state, call, observed)

@@ -7,7 +7,7 @@ immutable by convention. Keys are cached, too: hashing 512 tuples costs less tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import repeat
 from typing import Any, Final, TypeAlias
 
@@ -17,6 +17,7 @@ from hvfuzz.oracles.contract.spec.cells import Frame, Page
 Block: TypeAlias = Mapping[tuple[Any, ...], Any]
 """512 existing cells."""
 REMEMBERED: Final = 64
+_page = partial(tuple.__new__, Page)  # Half the time of the constructor, 512 times.
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -40,7 +41,7 @@ def numbered(table: str, domain: int, size: int) -> tuple[tuple[str, int, int], 
 @lru_cache(maxsize=REMEMBERED)
 def page_block(domain: int, first: int, frame: int, rights: int, foreign: bool) -> Block:
     """The page cells of a large leaf of a domain's stage 2: guest frame `first`, host frame `frame`."""
-    pages = map(Page, range(frame, frame + LARGE_FRAMES), repeat(rights), repeat(foreign))
+    pages = map(_page, zip(range(frame, frame + LARGE_FRAMES), repeat(rights), repeat(foreign)))
     return dict(zip(page_keys(domain, first), pages, strict=True))
 
 

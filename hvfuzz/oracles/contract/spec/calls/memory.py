@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ RWX: Final = READ | WRITE | EXEC
 PROTECTIONS: Final = frozenset({READ, READ | WRITE, READ | EXEC, RWX})
 MOST: Final = {0: limits.POPULATE, limits.LARGE_ORDER: limits.POPULATE_LARGE}
 """Order -> most elements of one `memory.populate`."""
+_page = partial(tuple.__new__, Page)  # Half the time of the constructor, for up to 512 pages.
 
 
 def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
@@ -53,7 +55,7 @@ def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
                 state.create_block(frame_block(frame, use))
             state[FREE] = state.free() - frames
         else:
-            state.create(pages[0], map(Page, fresh, repeat(RWX), repeat(False)))
+            state.create(pages[0], map(_page, zip(fresh, repeat(RWX), repeat(False))))
             state.allot(use, fresh)
 
     return Accept(args.count, effect, fresh=frames, order=order, tables=Tables.NEEDED)
@@ -129,7 +131,7 @@ def protect(state: State, call: Call, _evidence: Evidence) -> Expected:
         frames.append(page.frame)
 
     def effect(_fresh: tuple[Hfn, ...]) -> None:
-        leaves = map(Page, frames, repeat(args.rights), repeat(False))
+        leaves = map(_page, zip(frames, repeat(args.rights), repeat(False)))
         state.update([("page", caller, gfn) for gfn in gfns], leaves)
 
     return Accept(args.count, effect, tables=Tables.NEEDED)
