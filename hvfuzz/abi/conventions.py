@@ -14,6 +14,10 @@ _HEADER_FIELDS = {
 }
 
 
+MODEL_TABLE = "(table of device models)"
+"""Stands where the table goes that derives from the placements."""
+
+
 def general() -> tuple[str, ...]:
     """The sections that hold for all calls, in order."""
     return _calling(), _structs(), _order(), _memory(), _domains()
@@ -130,8 +134,6 @@ def _domains() -> str:
 
 def other_exits() -> str:
     """The section on the VM exits that are not hypercalls."""
-    uart = f"`{boot.UART_PORT:#x}` to `{boot.UART_PORT + boot.UART_PORTS - 1:#x}`"
-    floppy = f"`{boot.FIFO_PORT:#x}` to `{boot.FIFO_PORT + boot.FIFO_PORTS - 1:#x}`"
     return cleandoc(f"""
         ## Other VM exits
 
@@ -152,8 +154,7 @@ def other_exits() -> str:
           - Every other access gets #GP(0).
         - **HLT**: the vCPU halts unless an event is pending or it can take an interrupt. A halted vCPU becomes
           runnable when it can take an interrupt, or by `sched.kick`.
-        - **IN, OUT**: ports {uart} are the domain's UART.
-          Ports {floppy} are its floppy controller, which has no drive.
+        - **IN, OUT**: some ports belong to device models of the domain, listed below.
           Other ports read as all ones and ignore writes. INS and OUTS access memory with the rights of the guest's
           current ring, and move at most {limits.STRING_BURST} elements in one exit. An element that is not at a valid
           address for arguments, or that stage 2 refuses, gets #GP(0).
@@ -165,20 +166,30 @@ def other_exits() -> str:
 
         The device pages are {boot.MMIO_SIZE:#x} bytes each, from guest physical address `{boot.MMIO_BASE:#x}` on:
 
-        | page | device | described in |
-        |---|---|---|
-        | 0 to {boot.DMA_ENGINES - 1} | DMA engine | `hvfuzz/machine/devices/` |
-        | {boot.VIRTIO_BLK} | virtio block device | `hvfuzz/machine/devices/` |
-        | {boot.VIRTIO_NET} | virtio network device | `hvfuzz/machine/devices/` |
-        | {boot.IOAPIC:#x} | I/O APIC | `hvfuzz/hypervisor/devices/ioapic.py` |
-        | {boot.TIMER:#x} | timer | `hvfuzz/hypervisor/devices/timer.py` |
-        | {boot.COALESCED:#x} | coalesced writes | `hvfuzz/hypervisor/devices/coalesced_mmio.py` |
+        | page | device |
+        |---|---|
+        | 0 to {boot.DMA_ENGINES - 1} | DMA engine |
+        | {boot.VIRTIO_BLK} | virtio block device |
+        | {boot.VIRTIO_NET} | virtio network device |
 
-        Pages 0 to {boot.DEVICES - 1} are those of the device with this number, in the domain that it is assigned to.
-        When the device is taken from the domain, its registers and its disk are cleared.
+        Pages 0 to {boot.DEVICES - 1} are those of the device with this number, in the domain that it is assigned to;
+        `hvfuzz/machine/devices/` describes their registers. When the device is taken from the domain, its registers
+        and its disk are cleared.
+        """)
 
-        Every domain has the other pages. The timer raises an event on a port of the domain, once or periodically. A
-        write to the page of coalesced writes is not emulated: the hypervisor appends it to a ring in guest memory, at
-        guest physical address {boot.COALESCED_GFN << PAGE_SHIFT:#x}, which it accesses through the guest's direct map.
-        The write is lost if the ring is full, invalid or not accessible. Reads of the page return zero.
+
+def device_models() -> str:
+    """The introduction to the table of device models, and what a guest must know of some."""
+    return cleandoc(f"""
+        ## Device models
+
+        The hypervisor emulates these for every domain, in `hvfuzz/hypervisor/devices/`. A register that a model does
+        not have reads as zero and ignores writes.
+
+        {MODEL_TABLE}
+
+        The timer raises an event on a port of the domain, once or periodically. A write to the page of coalesced
+        writes is not emulated: the hypervisor appends it to a ring in guest memory, at guest physical address
+        {boot.COALESCED_GFN << PAGE_SHIFT:#x}, which it accesses through the guest's direct map. The write is lost if
+        the ring is full, invalid or not accessible. Reads of the page return zero.
         """)

@@ -14,12 +14,12 @@ NO_REGISTERS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class Placement(NamedTuple):
-    """Where a device model answers. `page` is a page of the window, counted from MMIO_BASE; None: it has none."""
+    """Where a device model answers. `page` is a page of the window, counted from MMIO_BASE; -1: it has none."""
 
     name: str
     title: str
     ports: range = range(0)
-    page: int | None = None
+    page: int = -1
     registers: Mapping[str, int] = NO_REGISTERS
     """Symbol of a register, as in programs -> its offset in the page."""
     edges: tuple[int, ...] = ()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from hvfuzz.abi import limits, versions
-from hvfuzz.abi.conventions import general, other_exits
+from hvfuzz.abi.conventions import MODEL_TABLE, device_models, general, other_exits
 from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.kinds import Kind
 from hvfuzz.abi.layout import Field
@@ -15,7 +15,19 @@ from hvfuzz.abi.status import Status
 def render(abi: Abi) -> str:
     """The whole document in Markdown. Equal declarations give equal text."""
     tables = (_statuses(), _limits(), _versions(), _index(abi))
-    return "\n\n".join((*general(), *tables, *map(_family, abi.families), other_exits())) + "\n"
+    sections = (*general(), *tables, *map(_family, abi.families), other_exits(), _device_models(abi))
+    return "\n\n".join(sections) + "\n"
+
+
+def _device_models(abi: Abi) -> str:
+    rows = []
+    for model in abi.device_models:
+        ports = f"`{model.ports.start:#x}` to `{model.ports.stop - 1:#x}`" if model.ports else ""
+        page = f"`{model.page:#x}`" if model.page >= 0 else ""
+        registers = ", ".join(f"`{name}` {offset:#x}" for name, offset in model.registers.items())
+        rows.append((f"`{model.name}`", model.title, ports, page, registers))
+    table = _table(("name", "device", "I/O ports", "page", "registers"), rows)
+    return device_models().replace(MODEL_TABLE, table)
 
 
 # Tables of constants.

@@ -6,6 +6,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from hvfuzz.abi.declaration import Declaration, family_module
+from hvfuzz.abi.device_models import Placement
 
 
 class AbiError(ValueError):
@@ -27,9 +28,11 @@ class Abi:
     Raises AbiError if two calls share a number or name, and for a module or class without a declaration.
     """
 
-    __slots__ = ("by_name", "by_number", "calls", "families", "producers")
+    __slots__ = ("by_name", "by_number", "calls", "device_models", "families", "producers")
 
-    def __init__(self, families: Iterable[ModuleType | type[Any]]) -> None:
+    def __init__(self, families: Iterable[ModuleType | type[Any]], device_models: Iterable[Placement] = ()) -> None:
+        self.device_models = tuple(device_models)
+        """Where a guest finds the device models of its domain."""
         calls = [call for family in families for call in _declarations(family)]
         numbers: dict[int, Declaration] = {}
         names: dict[str, Declaration] = {}

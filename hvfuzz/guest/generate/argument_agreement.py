@@ -5,7 +5,7 @@ from __future__ import annotations
 from hvfuzz.abi.limits import LARGE_ORDER
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.grammar.op_traits import Traits
-from hvfuzz.guest.program.device_registers import REGISTERS
+from hvfuzz.guest.program.device_registers import PCI_REGISTERS
 from hvfuzz.guest.program.program import Ref, Value
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE
 
@@ -54,7 +54,7 @@ def _agree_rights(context: Context, traits: Traits, values: list[Value]) -> None
 
 def _agree_register(context: Context, traits: Traits, values: list[Value]) -> None:
     _, register, size, value = range(4)
-    name = next((name for name, number in REGISTERS.items() if number == values[register]), "")
+    name = next((name for name, number in PCI_REGISTERS.items() if number == values[register]), "")
     values[size] = 8
     if name in ("SRC", "DST", "QUEUE_DESC", "QUEUE_DRIVER", "QUEUE_DEVICE", "LOG_BASE"):
         pool = context.pool("iova")

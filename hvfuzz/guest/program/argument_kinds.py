@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
 from hvfuzz.abi.boot import CPUID_SIGNATURE, CPUID_VERSION
+from hvfuzz.abi.device_models import Placement
 from hvfuzz.abi.kinds import Kind
-from hvfuzz.guest.program.device_registers import DEVICE_MODEL_PAGES, PORT_EDGES, REGISTERS
+from hvfuzz.guest.program.device_registers import OTHER_PORTS, PCI_REGISTERS
 
 ANY_RESOURCE: Final = "any"
 """`consumes` of a kind that takes the result of any earlier op with a result."""
@@ -72,11 +74,6 @@ LEAF: Final = Kind(
     (0, 1, 7, 0xB, 0xC, CPUID_SIGNATURE, CPUID_VERSION, 0x4000_00FF, 0x8000_0000, 0x8000_0001, 0x8000_0008),
 )
 SUBLEAF: Final = Kind("subleaf", 4, (0, 1, 2, 0xFF, 0xFFFF_FFFF))
-IO_PORT: Final = Kind(
-    "io_port",
-    2,
-    PORT_EDGES,
-)
 LIMIT: Final = Kind("limit", 2, (0, 0x67, 0xDF, 0xFF, 0xFFF, 0xFFFF))
 VECTOR: Final = Kind("vector", 1, (0, 3, 4, 6, 8, 13, 14, 0x20, 0x80, 0xFF))
 TIMES: Final = Kind("times", 2, (0, 1, 2, 16, 63, 64, 65, 255))
@@ -94,8 +91,28 @@ CONTROL_VALUE: Final = Kind(
     ),
 )
 MSR: Final = Kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
-DEVICE: Final = Kind("device", 1, (0, 1, 2, 3, 4, *DEVICE_MODEL_PAGES.values(), 0xFF), names=DEVICE_MODEL_PAGES)
-REGISTER: Final = Kind("register", 2, (*REGISTERS.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=REGISTERS)
 INVALIDATION: Final = Kind("invalidation", 1, (0, 1, 2, 3, 4))
 PCID: Final = Kind("pcid", 8, (0, 1, 2, 0xFFF, 0x1000))
 CAPACITY: Final = Kind("capacity", 1, (0, 1, 2, 4, 16, 64))
+
+
+# The kinds that depend on which device models there are.
+
+
+def io_port_kind(models: Sequence[Placement]) -> Kind:
+    """An I/O port; worth trying are those of device models, and some without a device."""
+    return Kind("io_port", 2, (*(port for model in models for port in model.edges), *OTHER_PORTS))
+
+
+def device_kind(models: Sequence[Placement]) -> Kind:
+    """A page of the register window: the number of a PCI device, or a device model by its name in capitals."""
+    pages = {model.name.upper(): model.page for model in models if model.page >= 0}
+    return Kind("device", 1, (0, 1, 2, 3, 4, *pages.values(), 0xFF), names=MappingProxyType(pages))
+
+
+def register_kind(models: Sequence[Placement]) -> Kind:
+    """An offset in a page of the register window. `ERROR` and `ID` are those of DMA engines and virtio devices."""
+    names = dict(PCI_REGISTERS)
+    for model in models:
+        names.update(model.registers)
+    return Kind("register", 2, (*names.values(), 0x04, 0x38, 0xFF8, 0xFFF), names=MappingProxyType(names))

@@ -5,28 +5,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from hvfuzz.abi.device_models import Placement
 from hvfuzz.abi.kinds import GVA, Kind
 from hvfuzz.guest.program.argument_kinds import (
     CAPACITY,
     CONTROL,
     CONTROL_VALUE,
-    DEVICE,
     ENTRY,
     INVALIDATION,
-    IO_PORT,
     LEAF,
     LEVEL,
     LIMIT,
     MSR,
     PCID,
-    REGISTER,
     SIZE,
     SUBLEAF,
     TIMES,
     VECTOR,
     WORD,
+    device_kind,
+    io_port_kind,
+    register_kind,
 )
 
 FETCHING_INSTRUCTIONS: Final = ("mmio_write",)
@@ -42,12 +44,13 @@ class InstructionKind(NamedTuple):
     fields: dict[str, Kind]
 
 
-def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
+def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[InstructionKind, ...]:
     """All kinds, in the order of their opcodes: append new ones, or old byte forms change their meaning.
 
-    `numbers` is the kind of a hypercall number.
+    `numbers` is the kind of a hypercall number, `models` are the device models that a guest finds.
     """
     words = Kind("words", 8, element=WORD)
+    port, device, register = io_port_kind(models), device_kind(models), register_kind(models)
 
     def instruction(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
         return InstructionKind(name, family, doc, fields)
@@ -64,13 +67,13 @@ def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
             level=LEVEL,
             entry=ENTRY,
         ),
-        instruction("mmio_read", "access", "Read a device register.", device=DEVICE, register=REGISTER, size=SIZE),
+        instruction("mmio_read", "access", "Read a device register.", device=device, register=register, size=SIZE),
         instruction(
             "mmio_write",
             "access",
             "Write a device register.",
-            device=DEVICE,
-            register=REGISTER,
+            device=device,
+            register=register,
             size=SIZE,
             value=WORD,
         ),
@@ -81,8 +84,8 @@ def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
         instruction("cpuid", "trap", "CPUID.", leaf=LEAF),
         instruction("hlt", "trap", "HLT: wait for an event."),
         instruction("pause", "trap", "PAUSE."),
-        instruction("in", "trap", "IN: read an I/O port.", port=IO_PORT, size=SIZE),
-        instruction("out", "trap", "OUT: write an I/O port.", port=IO_PORT, size=SIZE, value=WORD),
+        instruction("in", "trap", "IN: read an I/O port.", port=port, size=SIZE),
+        instruction("out", "trap", "OUT: write an I/O port.", port=port, size=SIZE, value=WORD),
         instruction("syscall", "trap", "SYSCALL: enter the guest's kernel, at CPL 0."),
         instruction("sysret", "trap", "SYSRET: return to user mode, at CPL 3."),
         instruction("mov_cr", "trap", "MOV to a control register.", register=CONTROL, value=CONTROL_VALUE),
@@ -108,7 +111,7 @@ def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
             "ins",
             "trap",
             "REP INS: read an I/O port `times` times, to memory at `gva`.",
-            port=IO_PORT,
+            port=port,
             size=SIZE,
             gva=GVA,
             times=TIMES,
@@ -117,7 +120,7 @@ def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
             "outs",
             "trap",
             "REP OUTS: write to an I/O port `times` times, from memory at `gva`.",
-            port=IO_PORT,
+            port=port,
             size=SIZE,
             gva=GVA,
             times=TIMES,

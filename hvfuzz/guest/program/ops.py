@@ -104,7 +104,7 @@ def catalogue(abi: Abi) -> Catalogue:
         (*(call.number for call in abi.calls), 0, 0x7F, 0xFFFF_FFFF, (1 << 64) - 1),
         names=MappingProxyType({call.name: call.number for call in abi.calls}),
     )
-    for offset, (name, family, doc, fields) in enumerate(instruction_kinds(numbers)):
+    for offset, (name, family, doc, fields) in enumerate(instruction_kinds(numbers, abi.device_models)):
         kinds.append(
             OpKind(
                 name=name,

@@ -115,7 +115,7 @@ class DomainDevices:
                 raise HostBug(f"device model {placement.name}: name, ports or page collide with those of another model")
             self.by_name[placement.name] = model
             self.by_port.update({port: (model, at) for at, port in enumerate(placement.ports)})
-            if placement.page is not None:
+            if placement.page >= 0:
                 self.by_page[placement.page] = model
 
 

@@ -35,7 +35,7 @@ class DeviceModels:
         self._ports: Final = {
             port: (placement.name, at) for placement in placements for at, port in enumerate(placement.ports)
         }
-        self._pages: Final = {placement.page: placement.name for placement in placements if placement.page is not None}
+        self._pages: Final = {placement.page: placement.name for placement in placements if placement.page >= 0}
         self._offsets: Final = memory_offsets(hypervisor.models)
         self._first: Final = hypervisor.model_memory(0)
         self._size: Final = PAGE_SIZE - (self._first & PAGE_MASK)

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from hvfuzz.abi.boot import WORLDS, WORLDS_BY_NAME
+from hvfuzz.abi.device_models import IOAPIC, TIMER
 from hvfuzz.abi.limits import GRANTS, LARGE_ORDER, POOL
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.generate.context import Context
@@ -29,7 +30,7 @@ from hvfuzz.guest.generate.templates.table_exhaustion import exhaust_page_table_
 from hvfuzz.guest.generate.templates.user_mode import user_mode
 from hvfuzz.guest.generate.templates.virtio_driver import virtio_driver
 from hvfuzz.guest.grammar.grammar import grammar_for
-from hvfuzz.guest.program.device_registers import IOAPIC_REGISTERS, TIMER_REGISTERS, VIRTIO_REGISTERS
+from hvfuzz.guest.program.device_registers import VIRTIO_REGISTERS
 from hvfuzz.guest.program.ops import Catalogue, catalogue
 from hvfuzz.guest.program.program import MAX_OPS, Actor, Op, Program, Ref, defect
 from hvfuzz.hypervisor.hypercalls import ABI
@@ -183,7 +184,7 @@ def test_drivers_of_models_go_beyond_what_there_is_room_for(context: Make) -> No
         longest = max(longest, sum(op.kind.name == "out" for op in made.ops))
         made = context(seed)
         ioapic_driver(made)
-        beyond += any(op.values[1] == IOAPIC_REGISTERS["IOREGSEL"] and op.values[3] >= 0x20 for op in made.ops)
+        beyond += any(op.values[1] == IOAPIC.registers["IOREGSEL"] and op.values[3] >= 0x20 for op in made.ops)
         made = context(seed)
         coalesced_mmio_driver(made)
         races += any(op.race is not None for op in made.ops)
@@ -199,5 +200,5 @@ def test_a_timer_is_armed_for_a_domain_that_then_waits(context: Make) -> None:
         timer_driver(made)
         names = [op.kind.name for op in made.ops]
         waits += any(name in names for name in ("sched.block", "hlt", "sched.poll"))
-        assert any(op.values[1] == TIMER_REGISTERS["TIMER_DELAY"] for op in made.ops if op.kind.name == "mmio_write")
+        assert any(op.values[1] == TIMER.registers["TIMER_DELAY"] for op in made.ops if op.kind.name == "mmio_write")
     assert 50 < waits < 90

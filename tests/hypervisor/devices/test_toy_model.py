@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from types import MappingProxyType
 
 import pytest
 
 from hvfuzz.abi.device_models import Placement
+from hvfuzz.abi.document import render
+from hvfuzz.abi.registry import Abi
 from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.hypervisor import hypercalls
 from hvfuzz.hypervisor.devices import all_models
 from hvfuzz.hypervisor.devices.device_model import DeviceModel, Site
 from hvfuzz.machine.addresses import SIZE_MASK
@@ -38,7 +45,14 @@ class Toy(DeviceModel):
 
     __slots__ = ("at", "host")
 
-    placement = Placement("toy", "latch", ports=range(PORT, PORT + 1), page=PAGE)
+    placement = Placement(
+        "toy",
+        "latch",
+        ports=range(PORT, PORT + 1),
+        page=PAGE,
+        registers=MappingProxyType({"TOY_LATCH": LATCH}),
+        edges=(PORT, PORT + 1),
+    )
     memory = 8
 
     def __init__(self, site: Site) -> None:
@@ -149,6 +163,21 @@ def test_a_faulty_model_is_found(run: Run, model: type[DeviceModel], identity: s
 def test_a_model_without_a_second_one_is_refused(run: Run) -> None:
     with pytest.raises(ValueError, match="no second model of the device model 'toy'"):
         run(Toy)
+
+
+def test_programs_and_the_manual_know_it_by_its_placement() -> None:
+    families = [hypercalls.discovery, hypercalls.memory]
+    abi = Abi(families, device_models=[Toy.placement])
+    kinds = catalogue(abi)
+    named = parse("# hvp 1\nworld pair\nmmio_write(dom1, device=TOY, register=TOY_LATCH, size=8, value=1)\n", kinds)
+    assert named.ops[0].values == (PAGE, LATCH, 8, 1)
+    rng = random.Random(1)
+    ops = [op for _ in range(300) for op in generate(rng, kinds, weights={"trap": 5, "access": 5}).ops]
+    accesses = [op.values for op in ops if op.kind.name.startswith("mmio_")]
+    assert any(values[0] == PAGE for values in accesses)
+    assert any(values[1] == LATCH for values in accesses)
+    assert any(op.kind.name in ("in", "out") and op.values[0] == PORT for op in ops)
+    assert "| `toy` | latch | `0x500` to `0x500` | `0x20` | `TOY_LATCH` 0x120 |" in render(abi)
 
 
 class TooLarge(Toy):

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from hvfuzz.abi.device_models import COALESCED, IOAPIC, TIMER
 from hvfuzz.abi.limits import SELF
 from hvfuzz.guest.generate.compose import compose
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.program.argument_kinds import SIZES
 from hvfuzz.guest.program.device_registers import (
-    COALESCED_PAGE,
     COALESCED_RING,
     FLOPPY_DATA_PORT,
     FLOPPY_STATUS_PORT,
-    IOAPIC_PAGE,
-    IOAPIC_REGISTERS,
-    TIMER_PAGE,
-    TIMER_REGISTERS,
 )
 from hvfuzz.guest.program.program import Op, Race
 
@@ -64,14 +60,14 @@ def ioapic_driver(context: Context) -> None:
         index = (
             0x10 + context.below(16) if context.chance(0.6) else context.pick((0, 1, 2, 0xF, 0x20, 0x21, 0x80, 0xFF))
         )
-        context.append(Op(write, actor, (IOAPIC_PAGE, IOAPIC_REGISTERS["IOREGSEL"], 4, index)))
+        context.append(Op(write, actor, (IOAPIC.page, IOAPIC.registers["IOREGSEL"], 4, index)))
         if context.chance(0.6):
             value = context.pick((0, 0x31, 0x1_0000, 0xFF00_0000, 0xFFFF_FFFF))
             size = context.pick((4, 4, 1, 8))
-            context.append(Op(write, actor, (IOAPIC_PAGE, IOAPIC_REGISTERS["IOWIN"], size, value)))
+            context.append(Op(write, actor, (IOAPIC.page, IOAPIC.registers["IOWIN"], size, value)))
         if read is not None and context.chance(0.7):
             size = context.pick((4, 4, 8, 2))
-            context.append(Op(read, actor, (IOAPIC_PAGE, IOAPIC_REGISTERS["IOWIN"], size)))
+            context.append(Op(read, actor, (IOAPIC.page, IOAPIC.registers["IOWIN"], size)))
 
 
 def timer_driver(context: Context) -> None:
@@ -89,7 +85,7 @@ def timer_driver(context: Context) -> None:
     settings.append(("TIMER_DELAY", context.pick((1, 4096, 4097, 20_000, (1 << 64) - 1))))
     settings += [("TIMER_DELAY", 0)] if context.chance(0.1) else []
     for name, value in settings:
-        context.append(Op(write, actor, (TIMER_PAGE, TIMER_REGISTERS[name], 8, value)))
+        context.append(Op(write, actor, (TIMER.page, TIMER.registers[name], 8, value)))
     waits = [kind for name in ("sched.block", "hlt", "sched.poll") if (kind := grammar.allowed(name)) is not None]
     if waits and context.chance(0.7):
         context.append(compose(context, context.pick(waits), actor))
@@ -98,8 +94,8 @@ def timer_driver(context: Context) -> None:
         if yields is not None:
             context.append(Op(yields, context.actor(), ()))
     if read is not None:
-        name = context.pick(tuple(TIMER_REGISTERS))
-        context.append(Op(read, context.actor(actor.domain), (TIMER_PAGE, TIMER_REGISTERS[name], 8)))
+        name = context.pick(tuple(TIMER.registers))
+        context.append(Op(read, context.actor(actor.domain), (TIMER.page, TIMER.registers[name], 8)))
 
 
 def coalesced_mmio_driver(context: Context) -> None:
@@ -110,7 +106,7 @@ def coalesced_mmio_driver(context: Context) -> None:
     actor = context.actor()
     for _ in range(context.pick((1, 2, 3, 17))):
         register = context.pick((0, 8, 0x18, 0xFFC))
-        op = Op(write, actor, (COALESCED_PAGE, register, context.pick(SIZES), context.below(1 << 16)))
+        op = Op(write, actor, (COALESCED.page, register, context.pick(SIZES), context.below(1 << 16)))
         if store is None:
             context.append(op)
             continue
