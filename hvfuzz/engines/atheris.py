@@ -131,7 +131,7 @@ class _Driver:
         units = self._units
         choice = rng.random()
         if choice < NEW_PROGRAMS:
-            return units.fit(generate(rng, units.catalogue, kinds=self._weights), limit, MAX_OPS)
+            return units.fit(generate(rng, units.catalogue, weights=self._weights), limit, MAX_OPS)
         program = units.program(data)
         # What has grown is slow, and mostly the same again; a long seed has its reasons.
         ops = max(USUAL_OPS, len(program.ops))

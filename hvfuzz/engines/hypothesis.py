@@ -40,7 +40,7 @@ def dice() -> st.SearchStrategy[Random]:
 
 def programs(catalogue: Catalogue, weights: Mapping[str, int]) -> st.SearchStrategy[Program]:
     """Whole programs, as the generator makes them of hypothesis' draws."""
-    return dice().map(lambda rng: generate(rng, catalogue, kinds=weights))
+    return dice().map(lambda rng: generate(rng, catalogue, weights=weights))
 
 
 def history(rules: Grammar, run: Callable[[Program], None]) -> type[RuleBasedStateMachine]:

@@ -25,7 +25,7 @@ class RandomEngine:
                 for _ in range(rng.randint(1, 4)):
                     program = mutate(program, rng, catalogue, weights)
             else:
-                program = generate(rng, catalogue, kinds=weights)
+                program = generate(rng, catalogue, weights=weights)
             session.run(program)
 
 

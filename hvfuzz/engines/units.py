@@ -59,7 +59,7 @@ class Units:
         if not programs:
             rng = random.Random(job.seed)
             weights = job.harness.weights
-            programs = [generate(rng, self.catalogue, kinds=weights) for _ in range(FIRST_PROGRAMS)]
+            programs = [generate(rng, self.catalogue, weights=weights) for _ in range(FIRST_PROGRAMS)]
         folder = job.scratch / f"{job.harness.name}-seeds"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []

@@ -17,7 +17,7 @@ def test_weights_name_kinds_and_families(harness: Harness) -> None:
     weights = Grammar(ops, harness.weights).weights
     allowed = {kind for kind, weight in weights.items() if weight}
     rng = random.Random(1)
-    seen = {op.kind for _ in range(50) for op in generate(rng, ops, kinds=harness.weights).ops}
+    seen = {op.kind for _ in range(50) for op in generate(rng, ops, weights=harness.weights).ops}
     assert seen <= allowed
 
 

@@ -1,1 +1,1 @@
-"""Programs as text and as bytes."""
+"""The text form and the byte form of programs."""

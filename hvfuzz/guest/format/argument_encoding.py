@@ -1,4 +1,4 @@
-"""How the arguments of each kind of op are laid out in the byte form of programs (see hvfuzz.guest.format.binary)."""
+"""Encoding of the arguments of each kind of op in the byte form (see `hvfuzz.guest.format.binary`)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LITERAL, _PRODUCER, _ANY_OP = 0, 1, 2
 _POINTER: Final = Struct("<Q")
 
 Producers = dict[str, list[int]]
-"""For each resource, the indices of the ops so far that produce it."""
+"""By resource: indices of the ops so far that produce it."""
 
 # A NamedTuple's own constructor takes twice as long as this.
 new_tuple: Callable[..., Any] = tuple.__new__
 
 
 class _Run:
-    """Numbers of fixed width one after another, some of them with a tag before them."""
+    """A sequence of numbers of fixed width, of which those that can be references have a tag before them."""
 
     __slots__ = ("consumers", "pack", "pick", "plain", "size", "unpack")
 
@@ -45,8 +45,8 @@ class _Run:
         self.pack = struct.pack
         self.plain = not consumers
         self.consumers = tuple(consumers)
-        """Of each consumer: position among the values, position of the tag among the numbers, resource."""
-        # itemgetter of one position gives no tuple.
+        """Of each consumer: (position among the values, position of its tag among the packed numbers, resource)."""
+        # itemgetter with one position returns no tuple; with a slice it does.
         one = slice(picked[0], None) if picked else slice(0, 0)
         self.pick: Callable[[tuple[int, ...]], tuple[int, ...]] = (
             itemgetter(*picked) if len(picked) > 1 else itemgetter(one)
@@ -96,7 +96,7 @@ class _Run:
 
 
 class _Array:
-    """An array of at most MAX_ELEMENTS elements: one run for each length."""
+    """An array: one run for each length up to MAX_ELEMENTS."""
 
     __slots__ = ("runs",)
 
@@ -105,8 +105,8 @@ class _Array:
         self.runs = tuple(_Run(elements[:length]) for length in range(MAX_ELEMENTS + 1))
 
 
-class Layout:
-    """How the values of one kind of op are laid out."""
+class ArgumentCodec:
+    """Encoding of the values of one kind of op."""
 
     __slots__ = ("kind", "longest", "mangles", "parts", "raced", "resources", "run")
 
@@ -127,7 +127,7 @@ class Layout:
         parts.append(_Run(scalars))
         self.parts = tuple(parts)
         self.run = parts[0] if len(parts) == 1 and isinstance(parts[0], _Run) else None
-        """All of it, if it has no array."""
+        """The only part of a kind without arrays; None for other kinds."""
         self.longest = sum(part.size if isinstance(part, _Run) else 1 + part.runs[-1].size for part in parts)
 
     def decode(self, data: bytes, at: int, index: int, producers: Producers) -> tuple[tuple[Value, ...], int]:

@@ -1,15 +1,15 @@
-"""The byte form of programs, for fuzzers: any bytes are a program, and each program has one encoding.
+"""The byte form of programs, for fuzzers: any bytes decode to a program, and each program has one encoding.
 
-    program   world, then ops to the end; an op that the end cuts short is filled up with zeros
+    program   world, then ops to the end; an op that is cut short is filled up with zeros
     op        opcode, actor, extras, its values, then mangle (extras bit 0), then race (extras bit 1)
-    number    as wide as its kind, little-endian
-    consumer  tag, then a number: with tag 0 itself, with 1 the result of the n-th last producer of what it
-              consumes, with 2 the result of the n-th last op
+    number    of the width of its kind, little-endian
+    consumer  tag, then a number n. Tag 0: n itself; 1: the result of the n-th last op that produces the resource;
+              2: the result of the n-th last op
     array     length, then its elements; length 31: a raw pointer
-    mangle    mask of its parts, then those parts
-    race      fetch, then an op without race
+    mangle    mask of its parts, then these parts
+    race      fetch number, then an op without race
 
-Every byte is folded (by remainder) to what it can mean, so that a changed byte changes that one thing.
+Every byte is reduced, by remainder, to a value valid in its place, so that changing a byte changes one thing.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from struct import Struct
 from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.format.argument_encoding import Layout, Producers, new_tuple
+from hvfuzz.guest.format.argument_encoding import ArgumentCodec, Producers, new_tuple
 from hvfuzz.guest.format.text import MAGIC, TextError, parse
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_FETCH, MAX_OPS, Actor, Mangle, Op, Program, Race, Value
 
 _EXTRAS: Final = 32
-"""Extras bytes from here on mean 0: races and mangled structs stay the exception in random bytes."""
+"""Extras bytes from here on count as 0: races and mangled structs are rare in random bytes."""
 _MANGLED, _RACED = 1, 2
 _MANGLE_PARTS: Final = tuple(Struct("<" + code) for code in "HHQI")
 _TEXT: Final = MAGIC.encode().rstrip()
 
 
 class _Codec:
-    """What decoding looks up, for one catalogue."""
+    """Tables of the encoding, for one catalogue."""
 
     __slots__ = ("actors", "by_kind", "layouts", "numbers", "zeros")
 
     def __init__(self, catalogue: Catalogue) -> None:
-        by_code = {kind.code: Layout(kind) for kind in catalogue.kinds}
+        by_code = {kind.code: ArgumentCodec(kind) for kind in catalogue.kinds}
         folded = tuple(by_code.values())
         self.layouts = tuple(by_code.get(code) or folded[code % len(folded)] for code in range(256))
         self.by_kind = {layout.kind: layout for layout in folded}
-        # Opcode to extras of an op and of its race, their values and mangles.
+        # Room for the longest op: opcode, actor and extras, values and mangle, twice for a race, and a fetch number.
         self.zeros = bytes(2 * (3 + 17 + 1 + max(layout.longest for layout in folded)))
         actors = [
             [Actor(domain, vcpu) for domain, each in enumerate(world.domains) for vcpu in range(each.vcpus)]
@@ -55,7 +55,7 @@ _codec = lru_cache(maxsize=8)(_Codec)
 
 
 def decode(data: bytes, catalogue: Catalogue) -> Program:
-    """The program that `data` is, in text if it begins like text and parses, else in bytes. Never raises."""
+    """The program that `data` encodes: as text if it starts with MAGIC and parses, else as bytes. Never raises."""
     if data.startswith(_TEXT):
         try:
             return parse(data.decode(), catalogue)
@@ -99,7 +99,7 @@ def _decode_race(
     at: int,
     index: int,
     producers: Producers,
-    layouts: tuple[Layout, ...],
+    layouts: tuple[ArgumentCodec, ...],
     actors: tuple[Actor, ...],
 ) -> tuple[Race, int]:
     fetch = data[at] & MAX_FETCH
@@ -127,7 +127,7 @@ def _decode_mangle(data: bytes, at: int) -> tuple[Mangle | None, int]:
 
 
 def encode(program: Program, catalogue: Catalogue) -> bytes:
-    """The canonical bytes of a well-formed program: `decode(encode(p)) == p`."""
+    """The bytes of a well-formed program: `decode(encode(p, catalogue), catalogue) == p`."""
     codec = _codec(catalogue)
     by_kind, numbers = codec.by_kind, codec.numbers[program.world]
     producers: Producers = {}

@@ -1,4 +1,4 @@
-"""A libFuzzer dictionary (its -dict option) of the byte strings that mean something in the byte form of programs."""
+"""A libFuzzer dictionary (option -dict) for the byte form: opcodes, symbols and edges as byte strings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from hvfuzz.guest.program.ops import Catalogue, OpKind
 
 
 def dictionary(catalogue: Catalogue) -> str:
-    """The dictionary's text: opcodes, then symbols and edges of every kind of argument, each byte string once.
+    """The text of the dictionary: opcodes, then symbols and edges of every kind of argument, each byte string once.
 
-    Compares of the hypervisor are mostly invisible to the engine (dictionary look-ups, tables), so that what is
-    compared with has to be given: call numbers, ports, registers, limits.
+    libFuzzer cannot learn these values from comparisons: the hypervisor looks them up in Python dicts.
     """
     lines = ["# The byte form of guest programs: opcodes, symbols, edges."]
     seen: set[bytes] = set()
@@ -29,7 +28,7 @@ def _entries(catalogue: Catalogue) -> Iterator[tuple[str, bytes]]:
     for op in catalogue.kinds:
         yield _name("op", op.name), bytes((op.code,))
     kinds = tuple(_kinds(catalogue.kinds))
-    # An edge that is a symbol, too, is called by that.
+    # Symbols first: an edge with a symbol is named after it.
     for kind in kinds:
         for symbol, number in kind.names.items():
             yield _name(kind.name, symbol), number.to_bytes(kind.width, "little")

@@ -1,4 +1,4 @@
-"""Reads ops of the text form: actor, fields by name, symbols, references, mangled parts."""
+"""Parser of one op in the text form: kind, actor, fields, mangled parts."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ BASES: Final = (
     ("DIRECT", DIRECT_MAP, DIRECT_MAP + (1 << 32)),
     ("HOLE", HYPERVISOR_HOLE_START, HYPERVISOR_HOLE_END),
 )
-"""Addresses that are written as an offset from a name: the kernel's direct map, the hypervisor's hole."""
+"""(Name, start, end) of address ranges written as name+offset: the kernel's direct map, the hypervisor's hole."""
 DOMAINS: Final = max(len(world.domains) for world in WORLDS)
-"""Most domains of a world: in a field for a domain, dom0 to the last one are numbers."""
+"""Most domains of any world; a domain field accepts dom0 to the last of these."""
 _VALUE = r"[^\s,()\[\]!#=]+"
 _LABEL = re.compile(r"r\d+\Z")
 
 
-class Operands:
-    """Reads ops, in one world, where some labels stand for results."""
+class OpParser:
+    """Parses ops of a program in `world`; `labels` are the labels of earlier ops, with their indices."""
 
     __slots__ = ("catalogue", "labels", "lines", "world")
 
@@ -38,7 +38,7 @@ class Operands:
     def op(self, scanner: Scanner) -> Op:
         name = scanner.take(r"[A-Za-z_][\w.]*")
         if name is None:
-            scanner.fail(f"expected the name of an op{scanner.instead()}")
+            scanner.fail(f"expected the name of an op{scanner.found()}")
         kind = self.catalogue.by_name.get(name)
         if kind is None:
             scanner.fail(unknown("op", name, self.catalogue.by_name), start=True)
@@ -48,7 +48,7 @@ class Operands:
         while scanner.take(",") is not None:
             field = scanner.take(r"[A-Za-z_]\w*")
             if field is None:
-                scanner.fail(f"expected <field>=<value>{scanner.instead()}")
+                scanner.fail(f"expected <field>=<value>{scanner.found()}")
             position = kind.index.get(field)
             if position is None:
                 scanner.fail(unknown(f"field of {name}", field, kind.index), start=True)
@@ -64,7 +64,7 @@ class Operands:
     def actor(self, scanner: Scanner) -> Actor:
         word = scanner.take(r"dom[0-9]{1,3}(?:\.[0-9]{1,3})?\b")
         if word is None:
-            scanner.fail(f"expected who performs it, as dom1 or dom1.0{scanner.instead()}")
+            scanner.fail(f"expected an actor, such as dom1 or dom1.0{scanner.found()}")
         domain, _, vcpu = word[3:].partition(".")
         actor = Actor(int(domain), int(vcpu or 0))
         world = WORLDS[self.world]
@@ -87,7 +87,7 @@ class Operands:
             scanner.expect("=")
             word = scanner.take(_VALUE)
             if word is None:
-                scanner.fail(f"expected a number{scanner.instead()}")
+                scanner.fail(f"expected a number{scanner.found()}")
             parts[name] = self.term(scanner, name, word, MANGLE_BITS[Mangle._fields.index(name)], {})
         return Mangle(**parts) if parts else None
 
@@ -97,7 +97,7 @@ class Operands:
         word = scanner.take(_VALUE)
         if word is None:
             expected = "a number" + (" or [" if is_array(kind) else "")
-            scanner.fail(f"{field}: expected {expected}{scanner.instead()}")
+            scanner.fail(f"{field}: expected {expected}{scanner.found()}")
         return self.scalar(scanner, field, kind, word)
 
     def elements(self, scanner: Scanner, field: str, kind: Kind) -> tuple[int | Ref, ...]:
@@ -107,7 +107,7 @@ class Operands:
         while True:
             word = scanner.take(_VALUE)
             if word is None:
-                scanner.fail(f"{field}: expected a number{scanner.instead()}")
+                scanner.fail(f"{field}: expected a number{scanner.found()}")
             if len(values) == MAX_ELEMENTS:
                 scanner.fail(f"{field}: an array has at most {MAX_ELEMENTS} elements", start=True)
             values.append(self.scalar(scanner, field, kind.element_at(len(values)), word))
@@ -135,14 +135,16 @@ class Operands:
             later = re.compile(rf"\s*{word}\s*=")
             for number, line in enumerate(self.lines[scanner.line - 1 :], start=scanner.line):
                 if later.match(line):
-                    scanner.fail(f"{field}: {word} is the result of a later op (line {number})", start=True)
-            scanner.fail(f"{field}: {word} is the result of no op", start=True)
+                    scanner.fail(
+                        f"{field}: expected the label of an earlier op, found {word} of line {number}", start=True
+                    )
+            scanner.fail(f"{field}: no op has the label {word}", start=True)
         if kind.consumes is None:
-            scanner.fail(f"{field}: expected a number; it takes no result of an earlier op", start=True)
+            scanner.fail(f"{field}: expected a number, found the label {word}", start=True)
         return Ref(index)
 
     def term(self, scanner: Scanner, field: str, word: str, bits: int, names: Mapping[str, int]) -> int:
-        """A symbol, a number, or a base of addresses and an offset from it."""
+        """The value of a symbol, a number, or the name of an address range with or without an offset."""
         if word in names:
             return names[word]
         base, plus, offset = word.partition("+")
@@ -154,10 +156,9 @@ class Operands:
             value = value + distance if distance is not None else None
         if value is None:
             close = get_close_matches(word, names, n=1)
+            symbols = f" or {'|'.join(names)}" if 0 < len(names) <= 8 else ""
             hint = f" - did you mean '{close[0]}'?" if close else ""
-            if not hint and 0 < len(names) <= 8:
-                hint = f"; expected a number or {'|'.join(names)}"
-            scanner.fail(f"{field}: bad number '{word}'{hint}", start=True)
+            scanner.fail(f"{field}: expected a number{symbols}, found '{word}'{hint}", start=True)
         if not -(1 << bits - 1) <= value < 1 << bits:
             scanner.fail(f"{field}: {word} does not fit in {bits} bits", start=True)
         return value & (1 << bits) - 1

@@ -1,4 +1,4 @@
-"""Reads a line of the text form piece by piece, and says what was expected where."""
+"""Scanner for one line of the text form, and the errors that it raises."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 class TextError(ValueError):
-    """The text is not a program; `line` and `column` count from 1."""
+    """The text is not a program: what was expected, what was found, and where. `line` and `column` start at 1."""
 
     def __init__(self, line: int, column: int, message: str) -> None:
         super().__init__(f"line {line}, column {column}: {message}")
@@ -19,7 +19,7 @@ class TextError(ValueError):
 
 
 class Scanner:
-    """What is left of one line."""
+    """One line without its comment, and the position from which it is read."""
 
     __slots__ = ("line", "position", "start", "text")
 
@@ -39,7 +39,7 @@ class Scanner:
         return self.position >= len(self.text)
 
     def take(self, pattern: str) -> str | None:
-        """The text that `pattern` matches here (its first group, if it has one), passed over; or None."""
+        """Skip the text that `pattern` matches here, and return it, or its first group if there is one; else None."""
         self.skip()
         match = re.compile(pattern).match(self.text, self.position)
         if match is None:
@@ -49,29 +49,33 @@ class Scanner:
 
     def expect(self, token: str) -> None:
         if self.take(re.escape(token)) is None:
-            self.fail(f"expected '{token}'{self.instead()}")
+            self.fail(f"expected '{token}'{self.found()}")
 
     def number(self, what: str, most: int) -> int:
+        """Take a number from 0 to `most`; `what` describes it in the error."""
         word = self.take(r"[\w]+")
         value = to_number(word or "")
         if value is None or value > most:
-            self.fail(f"expected {what}", start=word is not None)
+            found = self.found() if word is None else f", found '{word}'"
+            self.fail(f"expected {what}{found}", start=word is not None)
         return value
 
     def finish(self) -> None:
         self.skip()
         if not self.at_end():
-            self.fail(f"expected the end of the line{self.instead()}")
+            self.fail(f"expected the end of the line{self.found()}")
 
-    def instead(self) -> str:
-        return f", not '{self.text[self.position]}'" if not self.at_end() else ", not the end of the line"
+    def found(self) -> str:
+        """The end of an error message: what the line has at this position."""
+        return f", found '{self.text[self.position]}'" if not self.at_end() else ", found the end of the line"
 
     def fail(self, message: str, *, start: bool = False) -> NoReturn:
-        """Raise TextError here, or with `start` at the beginning of what was taken last."""
+        """Raise TextError at this position or, with `start`, at the start of the text taken last."""
         raise TextError(self.line, (self.start if start else self.position) + 1, message)
 
 
 def to_number(word: str) -> int | None:
+    """The number that `word` spells, in any base of Python's literals; None if it spells none."""
     try:
         return int(word, 0)
     except ValueError:
@@ -79,6 +83,7 @@ def to_number(word: str) -> int | None:
 
 
 def unknown(what: str, name: str, known: Mapping[str, object]) -> str:
+    """The message for a name that is not in `known`: with a close name, or all names if they are few."""
     close = get_close_matches(name, known, n=1)
     if close:
         return f"unknown {what} '{name}' - did you mean '{close[0]}'?"

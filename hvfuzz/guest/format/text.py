@@ -1,4 +1,4 @@
-"""The text form of programs, for people: one op a line, symbols for numbers, labels for results.
+"""The text form of programs, for people to read and write: one op per line, with symbols and labels.
 
     # hvp 1
     world pair
@@ -7,7 +7,7 @@
     race 1: store(dom1.1, gva=DIRECT+0x10008, size=8, value=0)    # performed before fetch 1 of the next op
     grant.revoke(dom1, ref=r0) !version=9
 
-A field that is left out is 0, or an empty array: old files stay valid when the ABI appends a field.
+An omitted field is 0 or an empty array, so old files stay valid when the ABI adds a field.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.abi.kinds import Kind
-from hvfuzz.guest.format.op_parser import BASES, DOMAINS, Operands
+from hvfuzz.guest.format.op_parser import BASES, DOMAINS, OpParser
 from hvfuzz.guest.format.scanner import Scanner, TextError, unknown
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import (
@@ -38,19 +38,19 @@ __all__ = ["MAGIC", "VERSION", "TextError", "parse", "render", "render_op"]
 MAGIC: Final = "# hvp "
 VERSION: Final = 1
 _ONE_DIGIT = 10
-"""Below, decimal and hexadecimal read the same."""
+"""Numbers below are the same in decimal and hexadecimal."""
 _DECIMAL_TO = 9999
-"""Other numbers than addresses, frames and words are decimal up to here."""
+"""Largest number in decimal; kinds of 8 bytes are in hexadecimal."""
 _HEXADECIMAL = frozenset(("io_port", "msr", "leaf", "register"))
 _DECIMAL = frozenset(("count", "length", "timeout"))
-"""Kinds whose numbers are not written as their width suggests."""
+"""Exceptions to that rule, by name of the kind."""
 
 
 # ---- text from a program
 
 
 def render(program: Program) -> str:
-    """The text of `program`: `parse(render(program), catalogue) == program`."""
+    """The text of a well-formed program: `parse(render(program), catalogue) == program`."""
     ops = program.ops
     labelled = {value.op for op in ops for value in _refs(op)}
     lines = [f"{MAGIC}{VERSION}", f"world {WORLDS[program.world].name}"]
@@ -66,12 +66,12 @@ def render(program: Program) -> str:
 
 
 def render_op(op: Op) -> str:
-    """One op on one line, without label and race."""
+    """One op on one line, without its label and its race."""
     domain, vcpu = op.actor
     parts = [f"dom{domain}.{vcpu}" if vcpu else f"dom{domain}"]
     since = op.kind.declaration.since if op.kind.declaration is not None else 1
     for field, value in zip(op.kind.fields, op.values, strict=True):
-        # What later versions added to the call, and the batch of a multicall, only show where they matter.
+        # Fields of later ABI versions and the entries of a multicall are omitted if they have their default.
         if (field.since > since or field.kind.follow) and value == default(field):
             continue
         parts.append(f"{field.name}={_render_value(field.kind, value)}")
@@ -134,10 +134,10 @@ def _render_address(value: int) -> str:
 
 
 def parse(text: str, catalogue: Catalogue) -> Program:
-    """The program that `text` says; raises TextError where it says none."""
+    """The program that `text` describes. Raises TextError if it is malformed."""
     lines = text.split("\n")
     if lines[0].strip() != f"{MAGIC}{VERSION}":
-        raise TextError(1, 1, f"expected {MAGIC + str(VERSION)!r}")
+        raise TextError(1, 1, f"expected {MAGIC + str(VERSION)!r}, found {lines[0].strip()[:40]!r}")
     world: int | None = None
     ops: list[Op] = []
     labels: dict[str, int] = {}
@@ -150,23 +150,23 @@ def parse(text: str, catalogue: Catalogue) -> Program:
         if world is None:
             world = _parse_world(scanner)
             continue
-        operands = Operands(catalogue, world, labels, lines)
+        parser = OpParser(catalogue, world, labels, lines)
         if scanner.take(r"race\b"):
             if race is not None:
-                scanner.fail("expected the op that is raced: the line before is a race already")
+                scanner.fail("expected the raced op, found a second race")
             scanner.skip()
             fetch = scanner.number(f"a fetch number from 0 to {MAX_FETCH}", MAX_FETCH)
             scanner.expect(":")
-            race = fetch, operands.op(scanner)
+            race = fetch, parser.op(scanner)
             scanner.finish()
             continue
         if len(ops) == MAX_OPS:
             scanner.fail(f"a program has at most {MAX_OPS} ops")
         label = scanner.take(r"(r\d+)\s*=(?!=)")
         if label in labels:
-            scanner.fail(f"{label} is the result of an earlier op already", start=True)
+            scanner.fail(f"label {label} is already used", start=True)
         start = scanner.position
-        op = operands.op(scanner)
+        op = parser.op(scanner)
         scanner.finish()
         if race is not None:
             if not op.kind.fetches:
@@ -178,15 +178,15 @@ def parse(text: str, catalogue: Catalogue) -> Program:
             labels[label] = len(ops)
         ops.append(op)
     if world is None:
-        scanner.fail("expected 'world <name>'")
+        scanner.fail("expected 'world <name>', found the end of the program")
     if race is not None:
-        scanner.fail("expected the op that is raced")
+        scanner.fail("expected the raced op, found the end of the program")
     return Program(world, tuple(ops))
 
 
 def _parse_world(scanner: Scanner) -> int:
     if scanner.take(r"world\b") is None:
-        scanner.fail("expected 'world <name>'")
+        scanner.fail(f"expected 'world <name>'{scanner.found()}")
     names = {world.name: index for index, world in enumerate(WORLDS)}
     scanner.skip()
     at = scanner.position

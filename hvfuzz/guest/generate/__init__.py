@@ -1,1 +1,1 @@
-"""How programs are generated."""
+"""Generation of programs: values, single ops with their prerequisites, and templates."""

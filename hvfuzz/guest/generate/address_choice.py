@@ -1,4 +1,4 @@
-"""Chooses addresses and frame numbers: a few that keep meeting in a program, then edges, then noise."""
+"""Chooses addresses and frame numbers: mostly a few that recur in a program, else edges and random numbers."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from hvfuzz.guest.program.program import Actor
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64
 
 RAM_GFN: Final = 0x30
-"""From here on, every domain has RAM at boot that nothing uses."""
+"""First frame of RAM that nothing uses at boot, in every domain."""
 FREE_GFN: Final = 0x100
-"""From here on, no domain has RAM at boot."""
+"""First frame beyond the RAM of every domain at boot."""
 _NEAR: Final = 6
-"""How many frames from there are favoured: few, so that ops meet."""
+"""Frames to choose from, counted from those: few, so that ops use the same ones."""
 _OFFSETS: Final = (0, 0, 0, 8, 0x10, 0x7F8, 0xFF8, 0xFFC, 0xFFF)
-"""In a page; from the last ones, an access crosses into the next."""
+"""Offsets in a page; an access at one of the last crosses into the next page."""
 _FIELDS: Final = (0, 2, 4, 8, 8, 12, 16, 16, 20, 24, 24, 32, 40, 48)
-"""Offsets of header and fields in structs."""
+"""Offsets of the header and of fields in an argument struct."""
 _ENTRY_FLAGS: Final = (0x3, 0x3, 0x7, 0x7, 0x1, 0x5, 0x63, 0x67, 0x83, 0xE7, 0x0, 0x3 | 1 << 63, 0x3 | 1 << 51)
-"""Of stage-1 entries (SDM Vol. 3A tables 4-15 to 4-20): P, RW, US, A, D, PS, NX, and a reserved bit."""
+"""Combinations of P, RW, US, A, D, PS, XD and a reserved bit (SDM Vol. 3A, tables 4-15 to 4-20)."""
 
 
 def edge(context: Context, kind: Kind) -> int:
-    """An edge of the kind, or its neighbour, or any number of that width."""
+    """An edge of the kind, a number close to one, or a random number of the kind's width."""
     choice = context.rng.random()
     if choice < 0.75 and kind.edges:
         return context.pick(kind.edges)
@@ -49,7 +49,7 @@ def edge(context: Context, kind: Kind) -> int:
 
 
 def frame(context: Context, actor: Actor) -> int:
-    """A gfn: one of this program's, free address space or RAM at boot, a superpage, or an edge."""
+    """A gfn: one that the program uses, one that is free or RAM at boot, the start of a 2 MiB page, or an edge."""
     fills = context.free_frames
     if context.frame_focus is not None and context.chance(0.75):
         return _within(context, context.frame_focus)
@@ -81,14 +81,14 @@ def _within(context: Context, frames: tuple[int, int]) -> int:
 
 
 def _plausible(context: Context, gfn: int) -> bool:
-    """Whether memory may be there if memory is wanted, and may not be there if it is not."""
+    """Whether gfn is likely to have memory, or, with `free_frames`, likely to lack it; sometimes True regardless."""
     if FREE_GFN <= gfn < MAX_GFN:
         return context.free_frames or context.chance(0.2)
     return 0 <= gfn < FREE_GFN and (not context.free_frames or context.chance(0.2))
 
 
 def gva(context: Context, actor: Actor) -> int:
-    """A guest virtual address: a frame of this program, argument pages, user memory, tables, devices, the hole."""
+    """A guest virtual address in a known frame, argument page, user page, page table, device page, or the hole."""
     choice = context.draw(0.76)
     if choice < 0.16:
         pool = context.pool("gva")
@@ -112,13 +112,13 @@ def gva(context: Context, actor: Actor) -> int:
 
 
 def argument_word(context: Context, vcpu: int) -> int:
-    """The address of a word of the vCPU's argument page: of the struct, the arrays, or a batched call."""
+    """The address of a word of the vCPU's argument page: in the struct, the arrays, or the struct of a batched call."""
     start = context.pick((0, 0, ARG_ARRAYS, ARG_ARRAYS, ARG_NESTED))
     return argument_page(vcpu) + start + context.pick(_FIELDS)
 
 
 def iova(context: Context) -> int:
-    """A device address: one of this program's, a low page, one far from all others, or an edge."""
+    """A device address: one that the program uses, a low page, a distant page, or an edge."""
     if context.iova_focus is not None and context.chance(0.75):
         return context.iova_focus
     choice = context.draw(0.88)
@@ -133,13 +133,13 @@ def iova(context: Context) -> int:
     if choice < 0.82:
         return context.below(_NEAR) << PAGE_SHIFT
     if choice < 0.88:
-        # Each needs table pages of its own.
+        # Distant pages: mapping each takes new table pages.
         return 1 + context.below(15) << context.pick((21, 30))
     return edge(context, IOVA)
 
 
 def entry(context: Context, actor: Actor) -> int:
-    """A stage-1 entry, of a guest table or of a frame of this program."""
+    """A stage-1 page-table entry for a guest page table or for a frame."""
     choice = context.rng.random()
     if choice < 0.15:
         pool = context.pool("entry")

@@ -1,4 +1,4 @@
-"""Makes the arguments of one op agree with each other."""
+"""Makes the arguments of one op agree: counts with arrays, flags with references, values with device registers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE
 
 
 def make_arguments_agree(context: Context, traits: Traits, values: list[Value]) -> None:
-    """Make lengths, alignments and flags agree with what they are about, mostly."""
+    """Adjust `values` in place so that counts, alignments, flags and register values mostly fit each other."""
     for flags, bit, position in traits.ref_flags:
         current = values[flags]
         if isinstance(current, int) and context.chance(0.9):
@@ -40,7 +40,7 @@ def make_arguments_agree(context: Context, traits: Traits, values: list[Value]) 
 
 
 def _agree_rights(context: Context, traits: Traits, values: list[Value]) -> None:
-    """Ask for no more than the grant that is named gives, mostly."""
+    """Mostly set the READONLY flag if the grant that is referred to gives no write access."""
     flags, bit = traits.readonly or (0, 0)
     current = values[flags]
     for consumer in traits.consumers:

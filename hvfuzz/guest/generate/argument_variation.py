@@ -1,4 +1,4 @@
-"""The same op with one argument changed."""
+"""Varies an op: the same op with one argument changed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.generate.values import choose_value, scalar
 from hvfuzz.guest.program.program import MAX_ELEMENTS, Op, Ref, Value, is_array
-from hvfuzz.machine.addresses import PAGE_SIZE, U64
+from hvfuzz.machine.addresses import PAGE_SIZE, SIZE_MASK
 
 
 def with_changed_argument(context: Context, op: Op, fields: Sequence[int] = ()) -> Op:
-    """`op` with a value as it could have been made with for one of these `fields`; or, if there are none, with any
-    value for any field."""
+    """`op` with one value changed: one of `fields` as in generation; without `fields`, any field in any way."""
     if not op.values:
         return op
     at = context.pick(fields or range(len(op.values)))
@@ -51,7 +50,7 @@ def _changed_array(context: Context, op: Op, at: int, value: tuple[int | Ref, ..
     elif choice < 0.75 and len(elements) < MAX_ELEMENTS:
         elements.append(scalar(context, kind.element_at(len(elements)), op.actor))
     elif choice < 0.85 and len(elements) < MAX_ELEMENTS:
-        # An element that comes twice is what checks of lists forget.
+        # Checks of lists tend to miss duplicates.
         elements.append(elements[place])
         if not _fits(op, at, elements):
             elements.pop()
@@ -63,7 +62,7 @@ def _changed_array(context: Context, op: Op, at: int, value: tuple[int | Ref, ..
 
 
 def _fits(op: Op, at: int, elements: list[int | Ref]) -> bool:
-    """Whether each reference is where the array takes one: the words of a ring differ in kind."""
+    """Whether each reference is at a place that takes one: the words of a ring differ in kind."""
     kind = op.kind.fields[at].kind
     return all(
         not isinstance(each, Ref) or kind.element_at(place).consumes is not None for place, each in enumerate(elements)
@@ -71,7 +70,7 @@ def _fits(op: Op, at: int, elements: list[int | Ref]) -> bool:
 
 
 def _changed_bits(context: Context, value: int, width: int) -> int:
-    """`value` after one small change of its bits, cut off to `width` bytes."""
+    """`value` after one small change, truncated to `width` bytes."""
     choice = context.below(7)
     if choice < 2:
         value += context.pick((1, -1, 2, -2, 4, 8, -8, 16))
@@ -84,4 +83,4 @@ def _changed_bits(context: Context, value: int, width: int) -> int:
     else:
         value <<= context.pick((1, 3, 12)) if context.chance(0.5) else 0
         value ^= 0xFF << 8 * context.below(width)
-    return value & U64 & (1 << 8 * width) - 1
+    return value & SIZE_MASK[width]

@@ -1,4 +1,4 @@
-"""Composes ops whose arguments fit together."""
+"""Composes one op: its actor, the results that it takes, and arguments that fit together."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hvfuzz.guest.grammar.op_traits import Traits
 from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import Actor, Op, Ref, Value
 
+# Probabilities that an op gets only arguments that the hypervisor is likely to accept.
 CAREFUL: Final = 0.68
-"""How many ops are meant to be accepted: state gets deep by these, and limits are met by the others."""
 CAREFUL_PREREQUISITE: Final = 0.95
-"""The same for ops that others need."""
+"""For ops on which later ops depend."""
 CAREFUL_LAST: Final = 0.7
-"""How often care is taken with the end of a story: nothing depends on it."""
+"""For the last op of a template."""
 
 
 def compose(
@@ -29,23 +29,23 @@ def compose(
     naming: int | None = None,
     careful: float = CAREFUL,
 ) -> Op:
-    """An op of this kind after `context.ops`, by `actor` if one is given.
+    """An op of this kind to append to `context.ops`, by `actor` if given.
 
-    Who produced a resource, who may use it and which domains are named mostly agree: a grant of dom1 to dom2 is
-    mapped by dom2, which names dom1. `sources` are producers that were made for this op; `naming` is the domain
-    that it is for, if it names one; `careful` is how likely it is that no value is an edge or noise. Else that is
-    often a single one.
+    The owner of a resource, its user and the named domains mostly agree: a grant of dom1 to dom2 is mapped by dom2,
+    which names dom1. `sources` are ops that were appended to produce this op's resources, by index. `naming` is the
+    domain to name. `careful` is the probability that all arguments are likely to be accepted; otherwise often one
+    argument alone is an edge or random.
     """
     traits = context.grammar.traits[kind]
     care = context.chance(careful)
     context.careful = care
-    # What is not checked shows best where all else is right.
+    # A missing check of one argument shows only if all others pass.
     wild = context.below(len(kind.fields)) if not care and kind.fields and context.chance(0.4) else None
     taken: dict[int, Value] = {}
     for consumer in traits.consumers:
         if not context.chance(0.5 if traits.ref_flags else 0.92):
             continue
-        # One made for another field of this op serves twice only by chance.
+        # Each of `sources` was made for one field.
         made = tuple(each for each in sources if Ref(each) not in taken.values())
         source = find_producer(context, kind, consumer, actor, made)
         if source is None:
@@ -75,6 +75,7 @@ def compose(
 
 
 def likely_actor(context: Context, traits: Traits) -> Actor:
+    """A vCPU whose domain may make the call: mostly the control domain, or an owner of a device."""
     if traits.privileged and context.chance(0.85):
         return context.actor(context.control_domain())
     if "device" in traits.positions and not traits.privileged and context.chance(0.9):

@@ -1,4 +1,4 @@
-"""What a choice in a program depends on: its world, the ops before, and the values that it has used already."""
+"""The state of generation: the program under construction, its world, the random numbers, and hints to choices."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hvfuzz.machine.addresses import LARGE_FRAMES
 
 T = TypeVar("T")
 _WINDOW: Final = 24
-"""How many ops are searched for values to use again."""
+"""Ops that are searched for values to reuse."""
 
 
 class Context:
-    """A program under construction, and the dice."""
+    """A program under construction, the random numbers, and the hints that its next choices follow."""
 
     __slots__ = (
         "_pools",
@@ -45,53 +45,59 @@ class Context:
         self.world: Final = world
         self.domains: Final = WORLDS[world].domains
         self.ops: Final = ops
-        """The program so far: an argument may be the result of any of these."""
+        """The program so far; an argument may refer to the result of any of these ops."""
         self.values_from: Final = ops if values_from is None else values_from
-        """Where values to use again are taken from."""
+        """The ops whose values are reused: a mutator adds those after the insertion point."""
         self.careful = False
-        """Whether the op being composed is meant to be accepted: then no edges and no noise."""
+        """Hint: choose values that the hypervisor is likely to accept."""
         self.wild = False
-        """Whether the value to be chosen had better be an edge or noise."""
+        """Hint: choose an edge or a random number."""
         self.frame_focus: tuple[int, int] | None = None
-        """The frames, first and how many, that the next ops had better be about."""
+        """Hint: (first frame, number of frames) to use."""
         self.iova_focus: int | None = None
-        """The device address that they had better be about."""
+        """Hint: device address to use."""
         self.large_blocks = False
-        """Whether memory had better be asked for in large blocks."""
+        """Hint: ask for memory in 2 MiB blocks."""
         self.free_frames = False
-        """Whether the frame numbers to be chosen had better be free ones."""
+        """Hint: choose frame numbers without memory."""
         self._pools: dict[str, list[int]] = {}
 
     def chance(self, probability: float) -> bool:
-        """True as often as this."""
+        """True with this probability."""
         return self.rng.random() < probability
 
     def draw(self, likely: float) -> float:
-        """A number from 0 to 1; below `likely`, where the likely choices are, if careful, and above it if wild."""
+        """A random number in [0, 1): below `likely` if `careful`, at or above it if `wild`.
+
+        Callers place the choices that are likely to be accepted below `likely`.
+        """
         number = self.rng.random()
         if self.careful:
             return number * likely
         return likely + number * (1 - likely) if self.wild else number
 
     def below(self, bound: int) -> int:
-        """A number from 0 to bound - 1: as randrange, at a fifth of its cost."""
+        """A random number from 0 to bound - 1."""
         return int(self.rng.random() * bound)
 
     def pick(self, choices: Sequence[T]) -> T:
-        """One of these."""
+        """One of `choices`, each equally likely."""
         return choices[int(self.rng.random() * len(choices))]
 
     def pick_recent(self, choices: Sequence[T]) -> T:
-        """One of these, the later ones more often."""
+        """One of `choices`, later ones more often."""
         return choices[max(self.below(len(choices)), self.below(len(choices)))]
 
     def append(self, op: Op) -> None:
-        """Go on after `op`."""
+        """Append `op` to the program."""
         self.ops.append(op)
         self._pools.clear()
 
     def pool(self, name: str) -> list[int]:
-        """The numbers that the program has used for this pool, as often as it has."""
+        """The numbers that the program uses in fields of this pool (see `pool_of`), each as often as it occurs.
+
+        In a long program, those of a random window of `_WINDOW` ops.
+        """
         pool = self._pools.get(name)
         if pool is None:
             self._pools[name] = pool = []
@@ -108,7 +114,7 @@ class Context:
         return pool
 
     def frames_of(self, op: Op) -> tuple[int, int] | None:
-        """The frames that an op is about, first and how many, if it names any that can be memory."""
+        """(First frame, number of frames) that an op works on; None if it names none below MAX_GFN."""
         traits = self.grammar.traits[op.kind]
         if not traits.gfns:
             return None
@@ -121,20 +127,20 @@ class Context:
         return gfn, max(min(count, LARGE_FRAMES), 1)
 
     def populated_frames(self, domain: int) -> list[tuple[int, int]]:
-        """Where the domain has put memory: the first frame and how many."""
+        """(First frame, number of frames) of each recent op with which the domain populated memory."""
         traits = self.grammar.traits
         ops = self.values_from[-_WINDOW:]
         found = [self.frames_of(op) for op in ops if traits[op.kind].populates and op.actor.domain == domain]
         return [frames for frames in found if frames is not None]
 
     def producers(self, resource: str) -> list[int]:
-        """The ops so far that produce the resource."""
+        """Indices of the ops so far that produce the resource."""
         if resource == ANY_RESOURCE:
             return [index for index, op in enumerate(self.ops) if op.kind.produces is not None]
         return [index for index, op in enumerate(self.ops) if op.kind.produces == resource]
 
     def actor(self, domain: int | None = None) -> Actor:
-        """A vCPU of the domain; if None, of any, and of the control domain less often."""
+        """A vCPU of `domain`; if that is None or not in the world, of a random domain, rarely the control domain."""
         if domain is None or not 0 <= domain < len(self.domains):
             domain = self.below(len(self.domains))
             if self.domains[domain].privileged and self.chance(0.6):
@@ -143,7 +149,7 @@ class Context:
         return Actor(domain, self.below(vcpus) if vcpus > 1 and self.chance(0.5) else 0)
 
     def control_domain(self) -> int:
-        """The number of the control domain; of some domain, if the world has none."""
+        """The number of the control domain; in a world without one, of a random domain."""
         for number, domain in enumerate(self.domains):
             if domain.privileged:
                 return number

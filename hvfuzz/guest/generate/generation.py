@@ -1,4 +1,4 @@
-"""Generates programs whose ops depend on each other: producers before consumers, values that keep meeting."""
+"""Generates programs step by step: templates, or single ops after the producers of the resources that they take."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hvfuzz.guest.program.ops import Catalogue, OpKind
 from hvfuzz.guest.program.program import MAX_OPS, Program
 
 DEFAULT_LENGTH: Final = 16
-"""A generated program has about 1 to this many ops, if nothing is said."""
+"""Upper bound of a program's random length in ops, if the caller gives no length."""
+# Fractions of all steps.
+_TEMPLATE_SHARE: Final = 0.35
 _RACE_SHARE: Final = 0.06
 _MANGLE_SHARE: Final = 0.04
-_TEMPLATE_SHARE: Final = 0.35
 _STEP_CAP: Final = 6
-"""As how many ops those count that are added together."""
-
+"""Most ops for which one step counts towards the length: a repetition of 20 ops exercises little more than six."""
 _TEMPLATES: Final = WeightedChoice(TEMPLATES)
 
 
@@ -34,28 +34,27 @@ def generate(
     catalogue: Catalogue,
     *,
     ops: int | None = None,
-    kinds: Mapping[str, int] | None = None,
+    weights: Mapping[str, int] | None = None,
     worlds: Sequence[int] | None = None,
 ) -> Program:
-    """A well-formed program of about `ops` ops; the same one for the same state of `rng`.
+    """A well-formed program of about `ops` ops; the same program for the same state of `rng`.
 
-    `kinds` weighs kinds of ops or families (see Grammar, which also says which weights are a ValueError);
-    `worlds` are the worlds to start in (any).
+    `weights` are by name or family of the op kind (see Grammar, which raises ValueError for bad ones).
+    `worlds` are the worlds to choose from; None means all.
     """
     length = 1 + int(rng.random() * DEFAULT_LENGTH) if ops is None else ops
     world = worlds[int(rng.random() * len(worlds))] if worlds else int(rng.random() * len(WORLDS))
-    context = Context(grammar_for(catalogue, kinds), rng, world, [])
-    said = 0
-    while said < length:
+    context = Context(grammar_for(catalogue, weights), rng, world, [])
+    done = 0
+    while done < length:
         before = len(context.ops)
         append_step(context)
-        # A march says little more than a few of its ops would.
-        said += min(len(context.ops) - before, _STEP_CAP)
+        done += min(len(context.ops) - before, _STEP_CAP)
     return Program(world, tuple(context.ops[:MAX_OPS]))
 
 
 def append_step(context: Context) -> None:
-    """Append something of use: an op with what it needs, or a few ops that belong together."""
+    """Append the ops of one template, or one op with its prerequisites, sometimes raced or mangled."""
     choice = context.rng.random()
     if choice < _TEMPLATE_SHARE:
         _TEMPLATES.choose(context.rng)(context)
@@ -65,7 +64,7 @@ def append_step(context: Context) -> None:
         append_multicall(context, kind)
         return
     if kind.family == "raw" and context.chance(0.7):
-        # A call that could be a good one, taken apart.
+        # A well-formed call, as raw words for mutators to change.
         op = as_raw_call(context, compose(context, context.grammar.choose_kind(context.rng)))
         context.append(op)
         return
@@ -77,7 +76,7 @@ def append_step(context: Context) -> None:
 
 
 def _context_before(context: Context) -> Context:
-    """The context of the last op: a race of it cannot use its result."""
+    """The context without the last op, whose race must not refer to its result."""
     return Context(context.grammar, context.rng, context.world, context.ops[:-1], context.ops)
 
 

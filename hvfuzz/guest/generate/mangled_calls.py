@@ -1,4 +1,4 @@
-"""Calls with a wrong header or pointer, and raw calls."""
+"""Malforms calls: wrong header fields, wrong struct addresses, and raw calls instead of typed ones."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import MAX_ELEMENTS, Mangle, Op, Ref
 from hvfuzz.machine.addresses import PAGE_SIZE
 
+# Values to try in the header of an argument struct.
 HEADER_SIZES: Final = (0, 4, 7, 8, 9, 15, 16, 24, 32, 40, 48, 56, 64, STRUCT_MAX, STRUCT_MAX + 1, 0x7FFF, 0xFFFF)
 HEADER_VERSIONS: Final = (1, 2, 0, 3, 0x7FFF, 0xFFFF)
 HEADER_RESERVED: Final = (1, 0x8000_0000, 0xFFFF_FFFF)
 
 
 def with_mangle(context: Context, op: Op) -> Op:
-    """`op` with a wrong part of its header, or with its struct somewhere else."""
+    """`op` with a wrong size, version, reserved word or address of its argument struct; `op` itself if it has none."""
     layout = newest_layout(op.kind)
     if layout is None:
         return op
@@ -42,7 +43,10 @@ def with_mangle(context: Context, op: Op) -> Op:
 
 
 def as_raw_call(context: Context, op: Op) -> Op:
-    """`op` as a raw call: the same struct as words that can be changed one by one, or only its number."""
+    """`op` as a raw call: a blob, whose words are its struct, or a VMCALL over what the argument page holds.
+
+    `op` itself if it is no hypercall, or if both kinds have weight 0.
+    """
     layout = newest_layout(op.kind)
     blob, vmcall = context.grammar.allowed("blob"), context.grammar.allowed("vmcall")
     if layout is None or op.kind.number is None or (blob is None and vmcall is None):
@@ -70,7 +74,7 @@ def as_raw_call(context: Context, op: Op) -> Op:
 
 
 def _predicted_result(context: Context, ref: Ref) -> int:
-    """What the result will be: resources are numbered from 0 in the order in which a domain gets them."""
+    """The likely result of an earlier op: a domain's resources are numbered from 0 in order of creation."""
     if ref.op >= len(context.ops):
         return 0
     producer = context.ops[ref.op]
@@ -78,5 +82,6 @@ def _predicted_result(context: Context, ref: Ref) -> int:
 
 
 def newest_layout(kind: OpKind) -> Layout | None:
+    """The argument struct at the newest ABI version; None for an instruction."""
     declaration = kind.declaration
     return None if declaration is None else declaration.layouts[max(declaration.layouts)]

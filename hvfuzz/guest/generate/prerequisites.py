@@ -1,4 +1,4 @@
-"""Appends ops after the ops that they need."""
+"""Appends an op after its prerequisites: producers of the resources that it takes, mappings of device addresses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import Actor, Op, Ref, Value
 
 _DEPTH: Final = 3
-"""How far back the needs of the needs are met."""
+"""Depth to which prerequisites get prerequisites."""
 
 
 def append_with_prerequisites(
@@ -25,9 +25,9 @@ def append_with_prerequisites(
     careful: float = CAREFUL,
     sources: tuple[int, ...] = (),
 ) -> Op:
-    """Append an op of this kind to `context.ops`, after producers of what it takes where these are missing.
+    """Append, and return, an op of this kind, after producers of the resources that the program lacks.
 
-    `sources` and `careful` are those of `compose`.
+    `naming`, `sources` and `careful` are those of `compose`; `depth` counts recursive calls.
     """
     traits = context.grammar.traits[kind]
     if depth < _DEPTH:
@@ -71,7 +71,7 @@ def append_with_prerequisites(
 
 
 def append_dma_mapping(context: Context, actor: Actor, depth: int = 0) -> Op:
-    """Append, and return, what maps a device address, mostly so that a device can read and write there."""
+    """Append, and return, an op that maps a device address, mostly readable and writable for the device."""
     mappers = context.grammar.mapping_kinds
     if context.chance(0.75):
         mappers = tuple(each for each in mappers if not each.consumes) or mappers
@@ -86,7 +86,7 @@ def append_dma_mapping(context: Context, actor: Actor, depth: int = 0) -> Op:
 
 
 def _append_with_mapping(context: Context, kind: OpKind, actor: Actor, depth: int) -> Op:
-    """Append what maps a device address, then an op of this kind by the same domain that uses it."""
+    """Append an op that maps a device address, then an op of this kind that uses the address."""
     mapper = append_dma_mapping(context, actor, depth)
     iova = mapper.values[context.grammar.traits[mapper.kind].positions["iova"][0]]
     op = compose(context, kind, actor)
@@ -97,7 +97,7 @@ def _append_with_mapping(context: Context, kind: OpKind, actor: Actor, depth: in
 
 
 def _with_iova(context: Context, op: Op, iova: int) -> Iterator[Value]:
-    """The values of `op`, with this device address for most of its own."""
+    """The values of `op`, most device addresses replaced by `iova`."""
     for field, value in zip(op.kind.fields, op.values, strict=True):
         if isinstance(value, tuple) and not isinstance(value, Ref):
             yield tuple(
@@ -109,5 +109,5 @@ def _with_iova(context: Context, op: Op, iova: int) -> Iterator[Value]:
 
 
 def _other_domain(context: Context, domain: int) -> int:
-    """Another domain than this one."""
+    """A domain other than `domain`, if the world has several."""
     return (domain + 1 + context.below(max(len(context.domains) - 1, 1))) % len(context.domains)

@@ -1,4 +1,4 @@
-"""Races against the arguments of a call."""
+"""Adds races: another vCPU acts while the hypervisor reads the arguments of a call."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from hvfuzz.guest.generate.mangled_calls import HEADER_RESERVED, HEADER_SIZES, H
 from hvfuzz.guest.generate.values import number
 from hvfuzz.guest.program.argument_kinds import WORD
 from hvfuzz.guest.program.ops import OpKind
-from hvfuzz.guest.program.program import MAX_FETCH, Actor, Op, Race, is_array
+from hvfuzz.guest.program.program import ENTRY_SIZE, MAX_FETCH, Actor, Op, Race, is_array
 
 _FETCHES: Final = (1, 1, 1, 2, 2, 2, 3, 3, 0, 4, 5, 6, 8, 12)
-"""Fetch numbers by how often they matter: 0 is the struct's header, 1 its body, then arrays."""
+"""Fetch numbers, weighted by repetition: 0 reads the struct's header, 1 its body, later ones arrays."""
 _HEADER_FIELDS: Final = (
     (ARG_STRUCT, Kind("struct_size", 2, HEADER_SIZES)),
     (ARG_STRUCT + 2, Kind("struct_version", 2, HEADER_VERSIONS)),
     (ARG_STRUCT + 4, Kind("struct_reserved", 4, (0, *HEADER_RESERVED))),
 )
 _BATCH_ENTRIES: Final = tuple(
-    (ARG_ARRAYS + 32 * entry + 8 * word, kind)
+    (ARG_ARRAYS + ENTRY_SIZE * entry + 8 * word, kind)
     for entry in range(3)
     for word, kind in enumerate((CALL_NUMBER, GVA, WORD, WORD))
 )
-"""The first entries of a multicall: number, args, status, result."""
+"""Offset and kind of each word of the first three multicall entries: number, args, status, result."""
 
 
 def with_race(context: Context, op: Op) -> Op:
-    """`op` raced by another vCPU, mostly one that writes over the arguments while they are read."""
+    """`op` with a race: mostly a store to its arguments by the other vCPU of the domain.
+
+    `op` itself if the hypervisor fetches no guest memory for it.
+    """
     if not op.kind.fetches:
         return op
     domain, vcpu = op.actor
@@ -51,18 +54,18 @@ def with_race(context: Context, op: Op) -> Op:
 
 
 def _argument_overwrite(context: Context, op: Op, store: OpKind, racer: Actor) -> Op:
-    """A store to a word of the arguments that `op` is called with."""
+    """A store to a word of the arguments of `op`."""
     offset, kind = context.pick(_argument_words(op))
     value = number(context, kind, op.actor) if context.chance(0.6) else edge(context, kind)
     return Op(store, racer, (argument_page(op.actor.vcpu) + offset, kind.width, value))
 
 
 def _argument_words(op: Op) -> list[tuple[int, Kind]]:
-    """What `op` puts into its argument page: offset and kind of each part."""
+    """(Offset in the argument page, kind) of each value that `op` puts there; a repeated entry is chosen more often."""
     words = list(_HEADER_FIELDS)
     layout = newest_layout(op.kind)
     if layout is not None:
-        # Twice: a field matters more often than the header.
+        # Fields count twice: they matter more often than the header.
         words += 2 * [(layout.offsets[field.name], field.kind) for field in layout.fields]
     if op.kind.follow is not None:
         words += _BATCH_ENTRIES

@@ -1,4 +1,7 @@
-"""Chooses arguments: values used before in the program, values that are likely to be accepted, edges, and noise."""
+"""Chooses arguments by kind: values that the program used before, values likely to be accepted, edges, random numbers.
+
+VALUE_GENERATORS is the table of generators: an entry there adds one for a kind of argument.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 
 
 def choose_value(context: Context, kind: Kind, actor: Actor) -> Value:
-    """A value for a field of this kind, of an op that `actor` performs after `context.ops`."""
+    """A value for a field of this kind, in an op that `actor` performs after `context.ops`."""
     if kind.follow:
         return 0 if context.draw(0.95) < 0.95 else gva(context, actor)
     if kind.element is not None:
@@ -28,7 +31,7 @@ def choose_value(context: Context, kind: Kind, actor: Actor) -> Value:
 
 
 def scalar(context: Context, kind: Kind, actor: Actor) -> int | Ref:
-    """A number, or the result of an earlier op if this kind takes one."""
+    """A number, or a reference to the result of an earlier op if this kind takes one."""
     consumes = kind.consumes
     if consumes is not None and context.ops:
         if consumes == ANY_RESOURCE:
@@ -43,14 +46,14 @@ def scalar(context: Context, kind: Kind, actor: Actor) -> int | Ref:
 
 
 def number(context: Context, kind: Kind, actor: Actor) -> int:
-    """A number that fits this kind."""
+    """A number for a field of this kind."""
     special = VALUE_GENERATORS.get(kind.name)
     if special is not None:
         return special(context, kind, actor) & kind.maximum
     if kind.flags:
         return _flags(context, kind, actor)
     if kind.names:
-        # Each name is one of several things to select.
+        # A field without flags selects one of its names.
         return context.pick(tuple(kind.names.values())) if context.draw(0.75) < 0.75 else edge(context, kind)
     choice = context.draw(0.5)
     if choice < 0.15:
@@ -61,7 +64,7 @@ def number(context: Context, kind: Kind, actor: Actor) -> int:
 
 
 def array(context: Context, kind: Kind, actor: Actor) -> tuple[int | Ref, ...]:
-    """The elements of an array, mostly few; a number of records that it begins with is mostly right."""
+    """The elements of an array, mostly few. A count at its head mostly equals the number of its records."""
     most = min(kind.limit or MAX_ELEMENTS, MAX_ELEMENTS)
     choice = context.draw(0.97)
     if choice < 0.65:
@@ -87,7 +90,7 @@ def _flags(context: Context, kind: Kind, actor: Actor) -> int:
     if choice > 0.88:
         return edge(context, kind)
     bits = tuple(kind.names.values())
-    # The first ones say what to do, the later ones how; a single one is left out as often as not.
+    # The first flags select the operation, the later ones modify it. A lone flag is set about every other time.
     some = len(bits) > 1 or choice < 0.45
     value = bits[min(context.below(len(bits)), context.below(len(bits)))] if some and choice < 0.82 else 0
     for bit in bits[1:]:
@@ -105,7 +108,7 @@ def _rights(context: Context, kind: Kind, actor: Actor) -> int:
 
 @lru_cache(64)
 def _accepted(kind: Kind) -> tuple[int, ...]:
-    """The values of rights that a call accepts: with these its edges begin, in order."""
+    """The rights that a call accepts: the ascending run at the start of the kind's edges."""
     descent = next((at for at in range(1, len(kind.edges)) if kind.edges[at] < kind.edges[at - 1]), len(kind.edges))
     return kind.edges[:descent]
 
@@ -135,7 +138,7 @@ def _vcpu(context: Context, kind: Kind, actor: Actor) -> int:
 
 def _count(context: Context, kind: Kind, actor: Actor) -> int:
     if context.frame_focus is not None and context.chance(0.2):
-        return context.frame_focus[1]  # all of what the story is about
+        return context.frame_focus[1]
     choice = context.draw(0.82)
     if choice < 0.62:
         return 1
@@ -145,7 +148,7 @@ def _count(context: Context, kind: Kind, actor: Actor) -> int:
 def _index(context: Context, kind: Kind, actor: Actor) -> int:
     choice = context.draw(0.5)
     if choice > 0.5:
-        # Small ones are chosen with care, too: what wraps around is large.
+        # The larger of two edges: indices that wrap around are large.
         return max(edge(context, kind), edge(context, kind))
     return 0 if choice < 0.35 else context.below(4)
 
@@ -222,4 +225,4 @@ VALUE_GENERATORS: Final[Mapping[str, Callable[[Context, Kind, Actor], int]]] = M
         "word": _word,
     }
 )
-"""By the name of the kind; any other kind is judged by its names and edges."""
+"""By name of the kind. For any other kind, `number` goes by its symbols and edges."""

@@ -1,4 +1,4 @@
-"""A catalogue with weights."""
+"""The grammar of generated programs: a catalogue of op kinds with weights, and groups of kinds by what they do."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from hvfuzz.guest.program.ops import Catalogue, OpKind
 
 
 class Grammar:
-    """A catalogue with weights: `weights` by kind of op, else by family, else as DEFAULT_WEIGHTS has it.
+    """A catalogue with weights; `weights` are by name or family of the kind and override DEFAULT_WEIGHTS.
 
-    A kind of weight 0 is never generated nor inserted. ValueError for a name that is no kind and no family, and
-    where all weights are 0.
+    A kind of weight 0 is neither generated nor inserted. All groups below hold kinds with a weight above 0 only.
+    Raises ValueError if `weights` has an unknown name, or if all weights are 0.
     """
 
     __slots__ = (
         "_choice",
-        "_kinds",
-        "_two_steps",
+        "_second_step",
         "bulk_kinds",
         "bulk_producers",
         "catalogue",
@@ -47,96 +46,95 @@ class Grammar:
         families = {kind.family for kind in catalogue.kinds}
         for name in weights:
             if name not in catalogue.by_name and name not in families and name != ANY_KIND:
-                raise ValueError(f"a weight is given to '{name}', which is no kind of op and no family")
+                raise ValueError(f"weights: '{name}' is neither a kind of op nor a family of kinds")
         self.catalogue: Final = catalogue
         self.weights: Final = {kind: weight_of(kind, weights) for kind in catalogue.kinds}
         self.traits: Final = {kind: Traits(kind) for kind in catalogue.kinds}
-        self._kinds = [kind for kind in catalogue.kinds if self.weights[kind] > 0]
-        if not self._kinds:
-            raise ValueError("no kind of op has a weight above 0")
-        self._choice: Final = WeightedChoice((kind, self.weights[kind]) for kind in self._kinds)
-        self._two_steps = {
+        kinds = [kind for kind in catalogue.kinds if self.weights[kind] > 0]
+        if not kinds:
+            raise ValueError("weights: every kind of op has weight 0")
+        self._choice: Final = WeightedChoice((kind, self.weights[kind]) for kind in kinds)
+        self._second_step: Final = {
             resource: seconds
-            for resource, kinds in catalogue.producers.items()
-            if (seconds := [kind for kind in kinds if self.weights[kind] and self._takes(kind, resource)])
+            for resource, producers in catalogue.producers.items()
+            if (seconds := [kind for kind in producers if self.weights[kind] and self._takes(kind, resource)])
         }
-        consumers: dict[str, list[OpKind]] = {}
-        for kind in self._kinds:
+        """By resource: the kinds that both take and produce it."""
+        self.consumers: Final[dict[str, list[OpKind]]] = {}
+        """By resource: the kinds that take it, in a field or in an array."""
+        for kind in kinds:
             resources = {each.resource: None for each in self.traits[kind].consumers}
             for at in self.traits[kind].arrays:
                 element = kind.fields[at].kind.element
                 if element is not None and element.consumes is not None and element.consumes != ANY_RESOURCE:
                     resources[element.consumes] = None
             for resource in resources:
-                consumers.setdefault(resource, []).append(kind)
-        self.consumers: Final = consumers
-        """The allowed kinds that take a given resource."""
-        self.frame_kinds: Final = tuple(kind for kind in self._kinds if "gfn" in self.traits[kind].positions)
-        """The allowed kinds that are about frames."""
+                self.consumers.setdefault(resource, []).append(kind)
+        self.frame_kinds: Final = tuple(kind for kind in kinds if "gfn" in self.traits[kind].positions)
+        """Kinds with a frame number."""
         self.populating_kinds: Final = tuple(
             kind for kind in self.frame_kinds if self.traits[kind].populates and not self.traits[kind].consumers
         )
-        """Those that put memory where there is none, and need nothing for it."""
+        """Kinds that put memory at free frame numbers, and take no resource."""
         self.mapping_kinds: Final = tuple(
-            kind for kind in self._kinds if self.traits[kind].gfns and "iova" in self.traits[kind].positions
+            kind for kind in kinds if self.traits[kind].gfns and "iova" in self.traits[kind].positions
         )
-        """The allowed kinds that name a device address and a frame: these let devices reach it."""
-
-        self.iova_kinds: Final = tuple(kind for kind in self._kinds if "iova" in self.traits[kind].positions)
-        """Those that are about device addresses."""
-        sweepers: dict[str, tuple[OpKind, ...]] = {}
-        for kind in self._kinds:
+        """Kinds with a device address and a frame number: they map the frame for a device."""
+        self.iova_kinds: Final = tuple(kind for kind in kinds if "iova" in self.traits[kind].positions)
+        """Kinds with a device address."""
+        self.range_consumers: Final[dict[str, tuple[OpKind, ...]]] = {}
+        """By pool: the kinds that take a range of its values, as a first one and a count."""
+        for kind in kinds:
             traits = self.traits[kind]
             if traits.count is not None and not traits.arrays:
-                for pool in ("gfn", "iova", *consumers):
+                for pool in ("gfn", "iova", *self.consumers):
                     if len(traits.positions.get(pool, ())) == 1:
-                        sweepers[pool] = (*sweepers.get(pool, ()), kind)
-        self.range_consumers: Final = sweepers
-        """Those that are about several in a row, by resource or kind of address."""
+                        self.range_consumers[pool] = (*self.range_consumers.get(pool, ()), kind)
         self.bulk_kinds: Final = tuple(
             kind
-            for kind in self._kinds
+            for kind in kinds
             if kind.number is not None
-            and (kind.produces in consumers or any(pool in sweepers for pool in self.traits[kind].positions))
+            and (
+                kind.produces in self.consumers
+                or any(pool in self.range_consumers for pool in self.traits[kind].positions)
+            )
         )
-        """The calls that make what another takes, or are about what others take several of."""
-        self.producers: Final = tuple(kind for kind in self._kinds if kind.produces in consumers)
-        """Those whose result another takes."""
-        self.bulk_producers: Final = tuple(kind for kind in self.bulk_kinds if kind.produces in sweepers)
-        """Those of them whose results another takes several of."""
-        self.mode_kinds: Final = tuple(
-            kind for kind in self._kinds if self.traits[kind].mode_fields and kind.follow is None
-        )
-        """Those that can be done in several ways."""
-        self.instructions: Final = tuple(kind for kind in self._kinds if kind.number is None)
-        self.traps: Final = tuple(kind for kind in self._kinds if kind.family == "trap")
+        """Hypercalls to repeat before one call about all of them: their results or values make up a range."""
+        self.producers: Final = tuple(kind for kind in kinds if kind.produces in self.consumers)
+        """Kinds whose result another kind takes."""
+        self.bulk_producers: Final = tuple(kind for kind in self.bulk_kinds if kind.produces in self.range_consumers)
+        """Kinds of which another kind takes a range of results."""
+        self.mode_kinds: Final = tuple(kind for kind in kinds if self.traits[kind].mode_fields and kind.follow is None)
+        """Kinds with flags, rights, counts or other modifiers."""
+        self.instructions: Final = tuple(kind for kind in kinds if kind.number is None)
+        self.traps: Final = tuple(kind for kind in kinds if kind.family == "trap")
 
     def _takes(self, kind: OpKind, resource: str) -> bool:
         return any(each.resource == resource for each in self.traits[kind].consumers)
 
     def choose_kind(self, rng: Random) -> OpKind:
-        """A kind of op, as often as its weight says."""
+        """A kind of op, chosen by weight."""
         return self._choice.choose(rng)
 
     def allowed(self, name: str) -> OpKind | None:
-        """The kind of that name, unless it is missing or its weight is 0."""
+        """The kind of that name; None if the catalogue lacks it or its weight is 0."""
         kind = self.catalogue.by_name.get(name)
         return kind if kind is not None and self.weights[kind] > 0 else None
 
     def choose_producer(self, resource: str, last: bool, rng: Random) -> OpKind | None:
-        """An allowed kind of op that produces the resource, rather one of the step that is wanted (see `made_in`)."""
+        """A kind of op that produces the resource, mostly in the wanted step (see `made_in_step`); None if none may."""
         kinds = [kind for kind in self.catalogue.producers.get(resource, ()) if self.weights[kind] > 0]
         if rng.random() < 0.85:
             kinds = [kind for kind in kinds if self.made_in_step(kind, resource, last)] or kinds
         return kinds[int(rng.random() * len(kinds))] if kinds else None
 
     def made_in_step(self, kind: OpKind, resource: str, last: bool) -> bool:
-        """Whether this producer makes the resource in the first step, or, with `last`, in the last one.
+        """Whether this producer makes the resource in its first step or, with `last`, in its last step.
 
-        Some are made in two steps, as a port that one domain allocates and another binds: whoever names the first
-        domain takes what that one has made, and all that follows takes its own domain's end.
+        Some resources are made in two steps: one domain allocates an event port, and another binds it. A consumer
+        that names the first domain takes the allocated port; every other consumer takes its own domain's end.
         """
-        return resource not in self._two_steps or (kind in self._two_steps[resource]) is last
+        return resource not in self._second_step or (kind in self._second_step[resource]) is last
 
 
 @lru_cache(maxsize=64)
@@ -145,5 +143,5 @@ def _cached_grammar(catalogue: Catalogue, weights: tuple[tuple[str, int], ...]) 
 
 
 def grammar_for(catalogue: Catalogue, weights: Mapping[str, int] | None = None) -> Grammar:
-    """The grammar of these weights, made once."""
+    """The grammar of `catalogue` with these weights; the same object for equal arguments."""
     return _cached_grammar(catalogue, tuple(weights.items()) if weights else ())

@@ -1,4 +1,7 @@
-"""How the fields of one kind of op belong together."""
+"""The roles of the fields of one kind of op, derived from their kinds: which count, which name domains, and so on.
+
+A field is given by its position among the fields of the kind.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE
 from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import is_array
 
-POOLS: Final[Mapping[str, str]] = MappingProxyType({"frame_or_ref": "gfn"})
-"""Kinds whose values are of use where another kind is wanted, too."""
-_MANNER: Final = ("count", "order", "length", "offset")
-_IDENTITY: Final = ("domain", "register", "msr", "control", "call_number")
-"""Kinds that have names, or count, and yet say what is meant."""
+SHARED_POOLS: Final[Mapping[str, str]] = MappingProxyType({"frame_or_ref": "gfn"})
+"""Kinds whose values go to the pool of another kind, because they fit there."""
+_MODE_KINDS: Final = ("count", "order", "length", "offset")
+"""Kinds without symbols that modify an operation."""
+_OBJECT_KINDS: Final = ("domain", "register", "msr", "control", "call_number")
+"""Kinds with symbols that name the operation's object."""
 
 
 class Consumer(NamedTuple):
@@ -24,11 +28,11 @@ class Consumer(NamedTuple):
     position: int
     resource: str
     owner: int | None
-    """Position of the field that names the domain whose resource it is; None if it is the caller's own."""
+    """The field that names the domain which owns the resource; None: the caller owns it."""
 
 
 class Traits:
-    """How the fields of one kind of op belong together."""
+    """The roles of the fields of one kind of op."""
 
     __slots__ = (
         "arrays",
@@ -52,15 +56,17 @@ class Traits:
     def __init__(self, kind: OpKind) -> None:
         self.kind: Final = kind
         self.privileged: Final = kind.declaration is not None and kind.declaration.privileged
+        """Whether only the control domain may make the call."""
         self.domains: Final = _fields_of_kind(kind, "domain")
         self.gfns: Final = _fields_of_kind(kind, "gfn")
         self.order: Final = next(iter(_fields_of_kind(kind, "order")), None)
+        """The field with the size of each block, as log2 of its frames."""
         self.arrays: Final = tuple(at for at, field in enumerate(kind.fields) if is_array(field.kind))
         counts = _fields_of_kind(kind, "count") + _fields_of_kind(kind, "length")
         self.count: Final = counts[0] if counts else None
-        """Where it says how many elements (or entries) there are."""
+        """The number of array elements or of items in a range."""
         self.partial_counts: Final = counts[1:] if self.arrays else ()
-        """Where it says how many of them are meant."""
+        """Fields that select some of the array's elements."""
         self.consumers: Final = tuple(
             Consumer(at, field.kind.consumes, self._owner(field.name))
             for at, field in enumerate(kind.fields)
@@ -70,32 +76,32 @@ class Traits:
         self.range_fields: Final = (
             (own[0], self.count) if len(own) == 1 and self.count is not None and not self.arrays else None
         )
-        """The field that takes the first of several results of the caller's, and the one that counts them."""
+        """(Field of the first of the caller's resources in a range, field of their number), if the op takes a range."""
         self.mode_fields: Final = tuple(
             at
             for at, field in enumerate(kind.fields)
-            if (field.kind.names or field.kind.name in _MANNER) and field.kind.name not in _IDENTITY
+            if (field.kind.names or field.kind.name in _MODE_KINDS) and field.kind.name not in _OBJECT_KINDS
         )
-        """Where it says how something is done, and not to what."""
+        """Fields that modify the operation and leave its object: flags, rights, counts."""
         self.populates: Final = len(self.gfns) == 1 and (self.order is not None or bool(self.consumers))
-        """Whether it puts something where a guest has no memory, rather than take memory that it has."""
+        """Whether its gfn should be a free frame number: it puts memory or a mapping there."""
         self.ref_flags: Final = self._ref_flags()
-        """(Position of flags, bit, position of the field which that bit makes a reference, not a number)."""
+        """(Field of flags, bit, field that the bit declares to be a grant reference rather than a frame number)."""
         self.readonly: Final = next(
             ((at, bit) for at in _fields_of_kind(kind, "flags") if (bit := kind.fields[at].kind.names.get("READONLY"))),
             None,
         )
-        """(Position of flags, the bit that asks for no more than to read)."""
-        spots: dict[str, list[int]] = {}
+        """(Field of flags, READONLY bit)."""
+        positions: dict[str, list[int]] = {}
         for at, field in enumerate(kind.fields):
-            spots.setdefault(pool_of(field.kind), []).append(at)
-        self.positions: Final = {name: tuple(positions) for name, positions in spots.items()}
-        """Positions by the pool of values that they share."""
+            positions.setdefault(pool_of(field.kind), []).append(at)
+        self.positions: Final = {pool: tuple(fields) for pool, fields in positions.items()}
+        """The fields by pool (see `pool_of`)."""
         self.needs_mapping: Final = "iova" in self.positions and not self.gfns
-        """Whether it uses device addresses that something else has to map."""
+        """Whether it uses device addresses that another op has to map first."""
 
     def _owner(self, consumer: str) -> int | None:
-        """`from_domain` is the owner of `from`; else the first domain named is the owner of all."""
+        """The owner field of the field named `consumer`: `from_domain` owns `from`; else the first domain owns all."""
         for at in self.domains:
             if self.kind.fields[at].name.startswith(consumer):
                 return at
@@ -114,7 +120,7 @@ def _fields_of_kind(kind: OpKind, name: str) -> tuple[int, ...]:
 
 
 def pool_of(kind: Kind) -> str:
-    """The pool of values that a field of this kind shares with others; for an array, that of its elements."""
+    """The name of the pool in which values of this kind are reused; for an array, the pool of its elements."""
     if is_array(kind) and kind.element is not None:
         kind = kind.element
-    return POOLS.get(kind.name, kind.name)
+    return SHARED_POOLS.get(kind.name, kind.name)

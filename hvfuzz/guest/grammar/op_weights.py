@@ -1,4 +1,4 @@
-"""How often each kind of op comes."""
+"""The table of op kind weights: how often generation chooses each kind of op."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from hvfuzz.guest.program.ops import OpKind
 
 ANY_KIND: Final = "*"
-"""In weights, what the kinds get that are named neither themselves nor by their family."""
+"""In a table of weights: all kinds that it lists neither by name nor by family."""
 DEFAULT_WEIGHTS: Final[Mapping[str, int]] = MappingProxyType(
     {
         ANY_KIND: 12,
@@ -30,11 +30,10 @@ DEFAULT_WEIGHTS: Final[Mapping[str, int]] = MappingProxyType(
         "tlb": 3,
     }
 )
+"""By name or family of the kind. A harness may override any of them."""
 
 
 def weight_of(kind: OpKind, weights: Mapping[str, int]) -> int:
-    for table in (weights, DEFAULT_WEIGHTS):
-        for name in (kind.name, kind.family, ANY_KIND):
-            if name in table:
-                return table[name]
-    return 1
+    """The weight of `kind`: the first match of its name, its family, ANY_KIND, in `weights`, then in the defaults."""
+    names = (kind.name, kind.family, ANY_KIND)
+    return next(table[name] for table in (weights, DEFAULT_WEIGHTS) for name in names if name in table)

@@ -1,1 +1,1 @@
-"""How programs are mutated."""
+"""Mutation of programs: the table of mutators, and crossover."""

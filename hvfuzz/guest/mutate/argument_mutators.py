@@ -1,4 +1,4 @@
-"""Mutators of arguments."""
+"""Mutators that change the arguments of ops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hvfuzz.guest.program.program import Op, is_array
 
 
 def change_argument(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """Another value for one field of one op, or of its race."""
+    """Change one argument of one op, or of the op that races it."""
     at = index_with_fields(rng, ops)
     op = ops[at]
     context = Context(grammar, rng, world, ops[:at], ops)
@@ -27,7 +27,7 @@ def change_argument(grammar: Grammar, rng: Random, world: int, ops: list[Op]) ->
 
 
 def copy_with_change(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """One op again, with one argument changed: granted and then less, or less before and then as it was; or both."""
+    """Insert a copy of one op with one argument changed, before it, or after it and sometimes followed by the op."""
     at = index_with_fields(rng, ops)
     if grammar.weights[ops[at].kind] == 0:
         return ops
@@ -48,7 +48,7 @@ def copy_with_change(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -
 
 
 def replace_everywhere(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """Another value wherever the program uses the same one: what belonged together still does."""
+    """Replace one value wherever the program uses it in a field of the same pool, so that its uses still agree."""
     at = index_with_fields(rng, ops)
     if not ops[at].values:
         return ops

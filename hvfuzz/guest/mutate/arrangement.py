@@ -1,4 +1,4 @@
-"""Puts ops into another order, leaves some out or repeats some, and keeps their references meaningful."""
+"""Reorders, removes and repeats ops, and updates the references among them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hvfuzz.guest.program.program import MAX_OPS, Actor, Op, Ref, Value
 
 
 def arrange(ops: Sequence[Op], order: Iterable[int]) -> list[Op]:
-    """The ops at these indices of `ops`, in this order, at most MAX_OPS; an index may come more than once.
+    """The ops at these indices of `ops`, in this order, at most MAX_OPS; an index may occur several times.
 
-    A reference follows its op to its latest place before; if that op is not there, it becomes one to the last op
-    that produces the same resource, else 0.
+    A reference refers to the latest copy of its op before it. If there is none, it refers to the last op that
+    produces the resource, or becomes 0.
     """
     arranged: list[Op] = []
     places: dict[int, int] = {}
@@ -38,7 +38,7 @@ def arrange(ops: Sequence[Op], order: Iterable[int]) -> list[Op]:
 
 
 def shift_references(ops: Iterable[Op], start: int, by: int) -> list[Op]:
-    """The ops, with references to op `start` and later ones moved on by `by`."""
+    """The ops, with `by` added to each reference to op `start` or a later one."""
     shifted = []
     for op in ops:
         if op.kind.consumes:
@@ -52,14 +52,14 @@ def shift_references(ops: Iterable[Op], start: int, by: int) -> list[Op]:
 
 
 def nearest_actor(actor: Actor, world: int) -> Actor:
-    """The actor itself, or the nearest one that this world has."""
+    """`actor`, or, if the world lacks it, the actor with the closest domain and vCPU numbers."""
     domains = WORLDS[world].domains
     domain = min(actor.domain, len(domains) - 1)
     return Actor(domain, min(actor.vcpu, domains[domain].vcpus - 1))
 
 
 def with_nearest_actors(ops: Iterable[Op], world: int) -> list[Op]:
-    """The ops with actors that this world has."""
+    """The ops, each performed by its nearest actor in this world."""
     fitting = []
     for op in ops:
         race = op.race

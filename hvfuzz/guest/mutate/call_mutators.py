@@ -1,4 +1,4 @@
-"""Mutators of how an op is performed."""
+"""Mutators that change how ops are performed: by which vCPU, raced, mangled, or as a raw call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hvfuzz.guest.program.program import MAX_FETCH, Actor, Op
 
 
 def change_actor(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """Another vCPU or domain performs one op, or all of a domain's ops."""
+    """Change the actor of one op, or of all ops of that actor."""
     at = int(rng.random() * len(ops))
     old = ops[at].actor
     context = Context(grammar, rng, world, ops, ops)
@@ -33,7 +33,7 @@ def change_actor(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> li
 
 
 def change_race(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """A race where there was none; or another moment, other op, or none."""
+    """Add a race to one op; or change the op or the fetch number of its race, or remove the race."""
     fetching = [at for at, op in enumerate(ops) if op.kind.fetches]
     if not fetching:
         return insert_ops(grammar, rng, world, ops)
@@ -48,7 +48,7 @@ def change_race(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> lis
     elif choice < 0.85:
         ops[at] = op._replace(race=None)
     else:
-        # What was a race happens before: the same without concurrency.
+        # The racing op before the raced one: the same ops without concurrency.
         context = Context(grammar, rng, world, ops[:at], ops)
         context.append(op.race.op)
         ops[at] = op._replace(race=None)
@@ -57,7 +57,7 @@ def change_race(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> lis
 
 
 def change_mangle(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """A wrong header or pointer; or the right one again."""
+    """Mangle one call, or undo its mangling."""
     calls = [at for at, op in enumerate(ops) if op.kind.number is not None]
     if not calls:
         return insert_ops(grammar, rng, world, ops)
@@ -70,7 +70,7 @@ def change_mangle(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> l
 
 
 def make_raw_call(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """A typed call as a raw one."""
+    """Replace one typed call by a raw one."""
     at = int(rng.random() * len(ops))
     ops[at] = as_raw_call(Context(grammar, rng, world, ops[:at], ops), ops[at])
     return ops

@@ -1,4 +1,4 @@
-"""Inserts ops into a program."""
+"""Insertion of generated ops into a program, for mutators."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from hvfuzz.guest.mutate.arrangement import shift_references
 from hvfuzz.guest.program.program import MAX_OPS, Op
 
 LONG_PROGRAM: Final = 64
-"""Longer programs are rather cut than grown: they cost time, and say no more."""
+"""Programs of this many ops or more are mostly cut: longer ones cost time and rarely reach new states."""
 
 
 def index_with_fields(rng: Random, ops: list[Op]) -> int:
+    """The index of a random op, mostly of one that has fields."""
     at = int(rng.random() * len(ops))
     for _ in range(4):
         if ops[at].values:
@@ -25,13 +26,14 @@ def index_with_fields(rng: Random, ops: list[Op]) -> int:
 
 
 def with_insertion(grammar: Grammar, rng: Random, world: int, ops: list[Op], at: int) -> list[Op]:
+    """`ops` with one step of generation inserted before index `at`."""
     context = Context(grammar, rng, world, ops[:at], ops)
     append_step(context)
     return with_rest(context, ops, at)
 
 
 def with_rest(context: Context, ops: list[Op], at: int) -> list[Op]:
-    """`context.ops`, which begins with ops[:at], then the rest of `ops`."""
+    """`context.ops`, which starts with ops[:at], and then ops[at:]; `ops` unchanged if that exceeds MAX_OPS."""
     added = len(context.ops) - at
     if len(ops) + added > MAX_OPS:
         return ops

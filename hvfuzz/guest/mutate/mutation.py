@@ -1,4 +1,4 @@
-"""Changes programs in their own terms: arguments, ops with what they need, order, actors, races, raw calls, worlds."""
+"""Mutation of programs, and crossover of two."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mutate(
     weights: Mapping[str, int] | None = None,
     worlds: Sequence[int] | None = None,
 ) -> Program:
-    """A well-formed program near `program`: one to a few changes, the same for the same state of `rng`.
+    """A copy of `program` with one to six mutations, well-formed; the same copy for the same state of `rng`.
 
     `weights` and `worlds` are those of `generate`. Never raises for a well-formed program.
     """
@@ -46,7 +46,10 @@ def mutate(
 
 
 def crossover(a: Program, b: Program, rng: Random, catalogue: Catalogue) -> Program:
-    """A well-formed program of parts of both, in one of their worlds; references find their like."""
+    """A well-formed program made of parts of both, in one of their worlds.
+
+    A reference whose op is left out refers to another op that produces the same resource (see `arrange`).
+    """
     world = a.world if rng.random() < 0.7 else b.world
     split = len(a.ops)
     both = [*a.ops, *shift_references(b.ops, 0, split)]
@@ -57,16 +60,16 @@ def crossover(a: Program, b: Program, rng: Random, catalogue: Catalogue) -> Prog
     cut = int(rng.random() * (split + 1))
     start = split + int(rng.random() * (end - split + 1))
     if choice < 0.35:
-        # The beginning of one, the end of the other.
+        # The start of `a`, the end of `b`.
         order = [*range(cut), *range(start, end)]
     elif choice < 0.7:
-        # A part of the other, in the middle of the one.
+        # A part of `b`, within `a`.
         stop = start + int(rng.random() * (end - start + 1))
         order = [*range(cut), *range(start, stop), *range(cut, split)]
     elif choice < 0.85:
         order = [*range(end)]
     else:
-        # Both at the same time, as two guests would run.
+        # Interleaved, as two guests that run at the same time.
         left, right, order = 0, split, []
         while left < split or right < end:
             if right == end or (left < split and rng.random() * end < split):

@@ -1,4 +1,4 @@
-"""Mutators that add, remove and move ops."""
+"""Mutators that insert, delete, move and repeat ops."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hvfuzz.guest.program.program import MAX_OPS, Op
 
 
 def insert_ops(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """New ops somewhere, with what they need."""
+    """Insert one step of generation at a random place; in a long program, mostly delete ops."""
     if len(ops) >= LONG_PROGRAM and rng.random() < 0.8:
         return delete_ops(grammar, rng, world, ops)
     return with_insertion(grammar, rng, world, ops, int(rng.random() * (len(ops) + 1)))
 
 
 def consume_result(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """An op that takes the result of an earlier one."""
+    """Insert an op that takes the result of an earlier op."""
     producers = [at for at, op in enumerate(ops) if op.kind.produces in grammar.consumers]
     if not producers or len(ops) >= MAX_OPS:
         return insert_ops(grammar, rng, world, ops)
@@ -34,14 +34,14 @@ def consume_result(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> 
 
 
 def delete_ops(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """Without an op, or some."""
+    """Delete one op, or up to eight adjacent ones."""
     at = int(rng.random() * len(ops))
     count = 1 if rng.random() < 0.75 else 1 + int(rng.random() * min(len(ops) - at, 8))
     return arrange(ops, [*range(at), *range(at + count, len(ops))])
 
 
 def move_op(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """One op elsewhere."""
+    """Move one op to a random place."""
     order = list(range(len(ops)))
     moved = order.pop(int(rng.random() * len(order)))
     order.insert(int(rng.random() * (len(order) + 1)), moved)
@@ -49,7 +49,7 @@ def move_op(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op
 
 
 def duplicate_ops(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """One op or some neighbours again, at once or later."""
+    """Duplicate one op, or up to six adjacent ones, right after them or at a random place."""
     at = int(rng.random() * len(ops))
     end = at + (1 if rng.random() < 0.5 else 1 + int(rng.random() * min(len(ops) - at, 6)))
     if any(grammar.weights[op.kind] == 0 for op in ops[at:end]):
@@ -59,7 +59,7 @@ def duplicate_ops(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> l
 
 
 def repeat_op(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """One op many times more, moving through memory: tables fill up, pools run out."""
+    """Insert up to 20 copies of one op after it, mostly with an address that advances."""
     at = int(rng.random() * len(ops))
     if grammar.weights[ops[at].kind] == 0 or len(ops) > LONG_PROGRAM:
         return ops
@@ -70,7 +70,7 @@ def repeat_op(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[
 
 
 def wrap_in_multicall(grammar: Grammar, rng: Random, world: int, ops: list[Op]) -> list[Op]:
-    """Some calls as the entries of one multicall."""
+    """Insert a multicall that takes some adjacent calls as its entries."""
     kinds = [kind for kind in grammar.catalogue.kinds if kind.follow is not None and grammar.weights[kind] > 0]
     at = int(rng.random() * len(ops))
     end = at

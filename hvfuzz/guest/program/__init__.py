@@ -1,1 +1,1 @@
-"""Programs: ops, their kinds, and their arguments."""
+"""Programs, ops, the kinds of ops and of their arguments."""

@@ -1,4 +1,4 @@
-"""The kinds of the arguments of instructions."""
+"""The kinds of the arguments of instructions: width, values worth trying, symbols of the text form."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hvfuzz.abi.kinds import Kind
 from hvfuzz.guest.program.device_registers import DEVICE_MODEL_PAGES, PORT_EDGES, REGISTERS
 
 ANY_RESOURCE: Final = "any"
-"""What a field consumes that takes the result of any earlier op that has one."""
+"""`consumes` of a kind that takes the result of any earlier op with a result."""
 SIZES: Final = (1, 2, 4, 8)
-"""Operand sizes in bytes. An op with any other `size` is performed with 8."""
+"""Operand sizes in bytes; any other `size` counts as 8."""
 INTEGER_FORMAT: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 """By width in bytes: the `struct` format of an unsigned integer."""
 TIMES_MAX: Final = 512
@@ -20,7 +20,7 @@ TIMES_MAX: Final = 512
 
 MSRS: Final = MappingProxyType(
     {
-        # SDM Vol. 4 table 2-2; x2APIC registers lie at 0x800..0xbff.
+        # SDM Vol. 4, table 2-2; x2APIC registers are 0x800 to 0xbff.
         "TSC": 0x10,
         "APIC_BASE": 0x1B,
         "FEATURE_CONTROL": 0x3A,
@@ -80,13 +80,13 @@ IO_PORT: Final = Kind(
 LIMIT: Final = Kind("limit", 2, (0, 0x67, 0xDF, 0xFF, 0xFFF, 0xFFFF))
 VECTOR: Final = Kind("vector", 1, (0, 3, 4, 6, 8, 13, 14, 0x20, 0x80, 0xFF))
 TIMES: Final = Kind("times", 2, (0, 1, 2, 16, 63, 64, 65, 255))
-"""Elements of a string. An op with more than TIMES_MAX has that many."""
+"""Elements of a string instruction, at most TIMES_MAX; a larger number counts as TIMES_MAX."""
 CONTROL: Final = Kind("control", 1, (0, 3, 4, 8), names=CONTROL_REGISTERS)
 CONTROL_VALUE: Final = Kind(
     "control_value",
     8,
-    # Paging on with and without WP; tables of CR3, with and without a PCID and a flush; PAE, PGE, PCIDE, SMEP, SMAP; a
-    # reserved bit.
+    # CR0: paging with and without WP, no paging. CR3: two tables, with and without a PCID and the no-flush bit. CR4:
+    # PAE, PGE, PCIDE, SMEP and SMAP. A reserved bit, and all ones. (SDM Vol. 3A, 2.5)
     (
         *(0x8001_0033, 0x8000_0033, 0x33, 0),
         *(0x1000, 0x2000, 0x1001, 1 << 63 | 0x1000, 1 << 63 | 0x1001),

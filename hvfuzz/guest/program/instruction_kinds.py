@@ -1,4 +1,7 @@
-"""The instructions that a guest can execute, one entry each."""
+"""The table of instruction kinds: an entry here adds a kind of op.
+
+`run/instructions.py` has the function that executes each.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,12 @@ from hvfuzz.guest.program.argument_kinds import (
 )
 
 FETCHING_INSTRUCTIONS: Final = ("mmio_write",)
-"""Instructions for which the hypervisor may read guest memory: a write that is queued finds its ring there."""
+"""Instructions for which the hypervisor may fetch guest memory: the ring of coalesced MMIO writes is there."""
 
 
 class InstructionKind(NamedTuple):
+    """One kind of instruction: `fields` are its arguments, in order."""
+
     name: str
     family: str
     doc: str
@@ -38,7 +43,10 @@ class InstructionKind(NamedTuple):
 
 
 def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
-    """In the order of their opcodes: new ones are appended. `numbers` are the numbers of calls."""
+    """All kinds, in the order of their opcodes: append new ones, or old byte forms change their meaning.
+
+    `numbers` is the kind of a hypercall number.
+    """
     words = Kind("words", 8, element=WORD)
 
     def instruction(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
@@ -51,7 +59,7 @@ def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
         instruction(
             "pte",
             "access",
-            "Write the entry of the stage-1 table of that level which maps `gva`, through the direct map.",
+            "Write the entry that maps `gva` in the stage-1 table of `level`, through the direct map.",
             gva=GVA,
             level=LEVEL,
             entry=ENTRY,
@@ -66,38 +74,40 @@ def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
             size=SIZE,
             value=WORD,
         ),
-        instruction("vmcall", "raw", "VMCALL over whatever memory holds.", rax=numbers, rdi=GVA),
-        instruction("blob", "raw", "A hypercall whose struct is these raw words.", number=numbers, words=words),
+        instruction(
+            "vmcall", "raw", "VMCALL with these values of RAX and RDI; writes no argument struct.", rax=numbers, rdi=GVA
+        ),
+        instruction("blob", "raw", "A hypercall whose argument struct is these words.", number=numbers, words=words),
         instruction("cpuid", "trap", "CPUID.", leaf=LEAF),
         instruction("hlt", "trap", "HLT: wait for an event."),
         instruction("pause", "trap", "PAUSE."),
-        instruction("in", "trap", "Read an I/O port.", port=IO_PORT, size=SIZE),
-        instruction("out", "trap", "Write an I/O port.", port=IO_PORT, size=SIZE, value=WORD),
-        instruction("syscall", "trap", "Enter the guest's kernel: CPL 0 from here on."),
-        instruction("sysret", "trap", "Return to the guest's user mode: CPL 3 from here on."),
-        instruction("mov_cr", "trap", "Write a control register.", register=CONTROL, value=CONTROL_VALUE),
-        instruction("invlpg", "trap", "Drop the cached translations of one page.", gva=GVA),
-        instruction("rdmsr", "trap", "Read a model-specific register.", index=MSR),
-        instruction("wrmsr", "trap", "Write a model-specific register.", index=MSR, value=WORD),
-        instruction("cli", "trap", "Mask interrupts."),
-        instruction("sti", "trap", "Unmask interrupts."),
+        instruction("in", "trap", "IN: read an I/O port.", port=IO_PORT, size=SIZE),
+        instruction("out", "trap", "OUT: write an I/O port.", port=IO_PORT, size=SIZE, value=WORD),
+        instruction("syscall", "trap", "SYSCALL: enter the guest's kernel, at CPL 0."),
+        instruction("sysret", "trap", "SYSRET: return to user mode, at CPL 3."),
+        instruction("mov_cr", "trap", "MOV to a control register.", register=CONTROL, value=CONTROL_VALUE),
+        instruction("invlpg", "trap", "INVLPG: invalidate the cached translations of one page.", gva=GVA),
+        instruction("rdmsr", "trap", "RDMSR: read a model-specific register.", index=MSR),
+        instruction("wrmsr", "trap", "WRMSR: write a model-specific register.", index=MSR, value=WORD),
+        instruction("cli", "trap", "CLI: mask interrupts."),
+        instruction("sti", "trap", "STI: unmask interrupts."),
         instruction(
             "tlb",
             "tlb",
-            "From here on the machine keeps this many translations, and ways to tables, of a sort.",
+            "Set the capacity of the TLB, the paging-structure caches and the IOTLB, in entries.",
             capacity=CAPACITY,
         ),
-        instruction("cpuid_count", "trap", "CPUID of a leaf that has several parts.", leaf=LEAF, subleaf=SUBLEAF),
-        instruction("rdtsc", "trap", "Read the time-stamp counter."),
-        instruction("rdtscp", "trap", "Read the time-stamp counter and TSC_AUX."),
-        instruction("sysenter", "trap", "Enter the guest's kernel at SYSENTER_EIP: CPL 0 from here on."),
-        instruction("sysexit", "trap", "Return to user mode at RDX: CPL 3 from here on."),
-        instruction("swapgs", "trap", "Let GS_BASE and KERNEL_GS_BASE change places."),
-        instruction("iret", "trap", "Pop RIP, CS, RFLAGS, RSP and SS, and go on there: in ring 3, if CS says so."),
+        instruction("cpuid_count", "trap", "CPUID of a leaf with subleaves.", leaf=LEAF, subleaf=SUBLEAF),
+        instruction("rdtsc", "trap", "RDTSC: read the time-stamp counter."),
+        instruction("rdtscp", "trap", "RDTSCP: read the time-stamp counter and TSC_AUX."),
+        instruction("sysenter", "trap", "SYSENTER: enter the guest's kernel at SYSENTER_EIP, at CPL 0."),
+        instruction("sysexit", "trap", "SYSEXIT: return to user mode at RDX, at CPL 3."),
+        instruction("swapgs", "trap", "SWAPGS: exchange GS_BASE and KERNEL_GS_BASE."),
+        instruction("iret", "trap", "IRET: pop RIP, CS, RFLAGS, RSP and SS; CS gives the CPL."),
         instruction(
             "ins",
             "trap",
-            "Read an I/O port, and store what comes in memory, so many times.",
+            "REP INS: read an I/O port `times` times, to memory at `gva`.",
             port=IO_PORT,
             size=SIZE,
             gva=GVA,
@@ -106,19 +116,25 @@ def instruction_kinds(numbers: Kind) -> tuple[InstructionKind, ...]:
         instruction(
             "outs",
             "trap",
-            "Write what is in memory to an I/O port, so many times.",
+            "REP OUTS: write to an I/O port `times` times, from memory at `gva`.",
             port=IO_PORT,
             size=SIZE,
             gva=GVA,
             times=TIMES,
         ),
-        instruction("lidt", "trap", "Load the table of handlers; limit 0 is none.", gva=GVA, limit=LIMIT),
-        instruction("ltr", "trap", "Load the TSS, which holds the stacks of handlers.", gva=GVA, limit=LIMIT),
-        instruction("int", "trap", "Call a handler.", vector=VECTOR),
+        instruction("lidt", "trap", "LIDT: load the IDT register; limit 0 means no table.", gva=GVA, limit=LIMIT),
+        instruction(
+            "ltr",
+            "trap",
+            "LTR: load the task register; the TSS holds the stacks of interrupt handlers.",
+            gva=GVA,
+            limit=LIMIT,
+        ),
+        instruction("int", "trap", "INT n: call the handler of a vector.", vector=VECTOR),
         instruction(
             "invpcid",
             "trap",
-            "Drop cached translations: of an address (0), of a PCID (1), all with global ones (2), all others (3).",
+            "INVPCID: invalidate the cached translations of one address, one PCID, all, or all but global ones.",
             type=INVALIDATION,
             pcid=PCID,
             gva=GVA,

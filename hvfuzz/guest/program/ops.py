@@ -1,4 +1,4 @@
-"""The kinds of ops there are: every hypercall of an ABI, and the instructions that a guest can execute."""
+"""The kinds of ops: the hypercalls of an ABI, and the instructions that a guest can execute."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from hvfuzz.abi.registry import Abi
 from hvfuzz.guest.program.instruction_kinds import FETCHING_INSTRUCTIONS, instruction_kinds
 
 INSTRUCTION_CODES: Final = 0x80
-"""First opcode byte of the instructions; below, the opcode byte of a hypercall is its number."""
+"""Opcode byte of the first instruction; the opcode byte of a hypercall is its number, which is lower."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpKind:
-    """One kind of op. Two kinds are the same only if they are one object of one catalogue."""
+    """One kind of op. Kinds are compared by identity: each belongs to one catalogue."""
 
     name: str
     code: int
-    """Opcode byte of the byte form."""
+    """Opcode byte in the byte form."""
     family: str
     fields: tuple[Field, ...]
     produces: str | None
-    """Resource that its result is, if it succeeds."""
+    """The resource that its result is; None if no op takes the result."""
     number: int | None
-    """RAX of a hypercall; None for an instruction."""
+    """The number of a hypercall (RAX); None for an instruction."""
     declaration: Declaration | None
     doc: str
     fetches: bool
-    """Whether the hypervisor reads guest memory for it, so that it can be raced."""
+    """Whether the hypervisor fetches guest memory while it handles the op; only such ops can be raced."""
     index: Mapping[str, int] = field(init=False)
     """Position of each field by name."""
     follow: int | None = field(init=False)
-    """Position of the field that batches the ops which follow, if there is one."""
+    """Position of the field with the entries of a multicall, for which the next ops can stand; None without one."""
     consumes: bool = field(init=False)
-    """Whether any of its arguments may be the result of an earlier op."""
+    """Whether any of its arguments can refer to the result of an earlier op."""
 
     def __post_init__(self) -> None:
         positions = {each.name: position for position, each in enumerate(self.fields)}
@@ -60,7 +60,7 @@ def _consumes(kind: Kind) -> bool:
 
 
 class Catalogue:
-    """All kinds of ops over one ABI: hypercalls by number, then instructions by code."""
+    """All kinds of ops over one ABI, in the order of their opcodes."""
 
     __slots__ = ("by_code", "by_name", "kinds", "producers")
 
@@ -73,18 +73,18 @@ class Catalogue:
             if kind.produces is not None:
                 producers[kind.produces] = (*producers.get(kind.produces, ()), kind)
         self.producers: Final = producers
-        """The kinds whose result is a given resource."""
+        """By resource: the kinds whose result it is."""
         if len(self.by_name) != len(self.kinds) or len(self.by_code) != len(self.kinds):
-            raise ValueError("two kinds of ops share a name or a code")
+            raise ValueError("two kinds of ops have the same name or opcode")
 
 
 @lru_cache(maxsize=8)
 def catalogue(abi: Abi) -> Catalogue:
-    """The kinds of ops over `abi`: the same object for the same ABI, so that programs over it compare."""
+    """The kinds of ops over `abi`; the same object for the same ABI, so that programs over it can be compared."""
     kinds = []
     for call in abi.calls:
         if not 0 <= call.number < INSTRUCTION_CODES:
-            raise ValueError(f"{call.name}: its number {call.number:#x} is no opcode byte of a hypercall")
+            raise ValueError(f"{call.name}: call number {call.number:#x} is not below {INSTRUCTION_CODES:#x}")
         kinds.append(
             OpKind(
                 name=call.name,

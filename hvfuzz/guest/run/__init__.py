@@ -1,1 +1,1 @@
-"""How a program runs on a booted machine, and the trace of it."""
+"""Execution of a program on a booted machine, and its trace."""

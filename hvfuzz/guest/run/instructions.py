@@ -1,7 +1,7 @@
-"""How a vCPU performs each op that is one instruction, or a few: what the guest's own code would do.
+"""Execution of each instruction kind on a vCPU, as the guest's own code would execute it.
 
-Each function takes the vCPU and the op's arguments, in the order of its fields in `ops`, and returns what the guest
-saw (None: nothing). A `GuestFault` is the guest's.
+Each function takes the vCPU and the arguments, in the order of the kind's fields, and returns the value that the
+guest read, or None. It raises GuestFault for an exception that is delivered to the guest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from hvfuzz.abi.boot import DIRECT_MAP, MMIO_BASE, MMIO_SIZE
 from hvfuzz.guest.program.argument_kinds import SIZES, TIMES_MAX
-from hvfuzz.machine.addresses import PAGE_SHIFT, U64, Gva
+from hvfuzz.machine.addresses import PAGE_SHIFT, SIZE_MASK, U64, Gva
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.mmu.paging import ADDRESS, PS, P
 
@@ -18,7 +18,7 @@ Instruction: TypeAlias = Callable[[VCpu, Sequence[int]], int | None]
 
 
 class Unreachable(Exception):
-    """The op names a table that the guest's paging structures do not have: there is nothing to do."""
+    """The op cannot be performed: the guest's page tables lack what it accesses."""
 
 
 def _size(size: int) -> int:
@@ -31,7 +31,7 @@ def _load(vcpu: VCpu, values: Sequence[int]) -> int:
 
 def _store(vcpu: VCpu, values: Sequence[int]) -> None:
     size = _size(values[1])
-    vcpu.store(Gva(values[0]), size, values[2] & ((1 << (8 * size)) - 1))
+    vcpu.store(Gva(values[0]), size, values[2] & SIZE_MASK[size])
 
 
 def _execute(vcpu: VCpu, values: Sequence[int]) -> None:
@@ -39,7 +39,7 @@ def _execute(vcpu: VCpu, values: Sequence[int]) -> None:
 
 
 def _pte(vcpu: VCpu, values: Sequence[int]) -> None:
-    """Walk the guest's tables as its kernel does, through the direct map, and store the entry."""
+    """Walk the guest's page tables through the direct map, as its kernel would, and store the entry."""
     gva, level, entry = values
     if not 1 <= level <= 4:
         raise Unreachable
@@ -64,7 +64,7 @@ def _mmio_read(vcpu: VCpu, values: Sequence[int]) -> int:
 
 def _mmio_write(vcpu: VCpu, values: Sequence[int]) -> None:
     size = _size(values[2])
-    vcpu.store(_register(values[0], values[1]), size, values[3] & ((1 << (8 * size)) - 1))
+    vcpu.store(_register(values[0], values[1]), size, values[3] & SIZE_MASK[size])
 
 
 def _port_size(size: int) -> int:
@@ -77,7 +77,7 @@ def _string(values: Sequence[int]) -> tuple[int, int]:
 
 def _out(vcpu: VCpu, values: Sequence[int]) -> None:
     size = _port_size(values[1])
-    vcpu.out(values[0], size, values[2] & ((1 << (8 * size)) - 1))
+    vcpu.out(values[0], size, values[2] & SIZE_MASK[size])
 
 
 def _tlb(vcpu: VCpu, values: Sequence[int]) -> None:

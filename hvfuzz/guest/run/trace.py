@@ -1,4 +1,4 @@
-"""What running a program showed: one outcome an op, in numbers alone, so that two runs compare exactly."""
+"""The trace of a run: one outcome per op, in numbers only, so that two runs can be compared exactly."""
 
 import hashlib
 from enum import IntEnum
@@ -6,23 +6,23 @@ from typing import NamedTuple
 
 
 class Result(IntEnum):
-    """How an op ended, as its guest saw it."""
+    """How an op ended, as seen by its guest."""
 
     OK = 0
     FAULT = 1
-    """The guest got an exception: `status` is the vector, `result` the error code."""
+    """An exception was delivered to the guest: `status` is the vector, `result` the error code."""
     SKIPPED = 2
-    """No such vCPU, it waits, or the op's precondition does not hold."""
+    """Not performed: the vCPU does not exist or waits, or the op's precondition does not hold."""
     HOST_DOWN = 3
-    """The host stopped in this op; nothing ran after it."""
+    """The host stopped in this op; later ops did not run."""
 
 
 class Outcome(NamedTuple):
-    """The outcome of one op (or of an op performed as a race, or batched).
+    """The outcome of one op, of an op performed as a race, or of a batched op.
 
-    `op` is the index of the op in the program (of the raced op for a race). `status` is a hypercall's status, a
-    fault's vector, else 0; `result` a hypercall's result, the value that a load or an input saw, a fault's error code.
-    `cycles` is the virtual clock after the op.
+    `op` is the index of the op in the program (of the raced op for a race), `code` its opcode, `how` a Result.
+    `status` is the status of a hypercall or the vector of a fault, else 0. `result` is the result of a hypercall, the
+    value that an instruction read, or the error code of a fault. `cycles` is the virtual clock after the op.
     """
 
     op: int
@@ -41,9 +41,9 @@ class Trace:
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
         self.final: str = ""
-        """Digest of the machine's memory at the end, where the target was asked for it."""
+        """Digest of the machine's memory after the run; empty unless the target was asked for it."""
         self.stopped: str = ""
-        """Why the run ended before the program's last op; empty if it did not."""
+        """Why the run ended before the last op; empty if it did not."""
 
     def digest(self) -> str:
         """SHA-256 over everything in the trace: equal digests mean equal runs."""

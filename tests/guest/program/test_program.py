@@ -1,4 +1,4 @@
-"""What makes a program ill-formed: whatever is damaged is named, with the op that it is in."""
+"""`defect` names what is wrong with an ill-formed program, and in which op."""
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +24,7 @@ from hvfuzz.guest.program.program import (
 
 
 def damages(op: Op, index: int, world: int, hlt: Op) -> dict[str, Op]:
-    """`op`, which is number `index`, broken in every way that there is for its kind; by what is said of it."""
+    """By expected message: `op`, at `index` of its program, broken in each way possible for its kind."""
     domains = WORLDS[world].domains
     domain = op.actor.domain
     broken = {
@@ -47,17 +47,17 @@ def damages(op: Op, index: int, world: int, hlt: Op) -> dict[str, Op]:
             changed = (*op.values[:place], value, *op.values[place + 1 :])
             broken[f"{field.name} cannot be {value!r}"] = op._replace(values=changed)
     if op.kind.number is None:
-        broken["it has no struct to mangle"] = op._replace(mangle=Mangle(size=4))
+        broken["it has no argument struct to mangle"] = op._replace(mangle=Mangle(size=4))
     else:
         too_wide = [Mangle(**{name: 1 << bits}) for name, bits in zip(Mangle._fields, MANGLE_BITS, strict=True)]
         for mangle in (Mangle(), *too_wide):
             broken[f"{mangle} is empty or too wide"] = op._replace(mangle=mangle)
     if op.kind.fetches:
         broken[f"raced at fetch {MAX_FETCH + 1}"] = op._replace(race=Race(MAX_FETCH + 1, hlt))
-        broken["the op of a race is raced itself"] = op._replace(race=Race(0, hlt._replace(race=Race(0, hlt))))
+        broken["the op of its race has a race"] = op._replace(race=Race(0, hlt._replace(race=Race(0, hlt))))
         broken["no vCPU 9.9 "] = op._replace(race=Race(0, hlt._replace(actor=Actor(9, 9))))
     else:
-        broken["it fetches nothing, so it has no race"] = op._replace(race=Race(0, hlt))
+        broken["it fetches no guest memory, so it cannot be raced"] = op._replace(race=Race(0, hlt))
     return broken
 
 
@@ -83,7 +83,7 @@ def test_every_damage_is_named_with_its_op(
 def test_the_op_of_a_race_is_held_to_the_same(
     data: st.DataObject, own: Catalogue, known: Catalogue, programs: st.SearchStrategy[Program]
 ) -> None:
-    """What may not stand at some place of a program may not be raced there either."""
+    """An op that is ill-formed at some index is ill-formed there as a race, too."""
     program = data.draw(programs.filter(lambda program: program.ops))
     index = data.draw(st.integers(0, len(program.ops) - 1))
     other = program.ops[index]._replace(race=None)
@@ -102,10 +102,10 @@ def test_the_op_of_a_race_is_held_to_the_same(
 
 @pytest.mark.parametrize("world", [-1, len(WORLDS)])
 def test_a_world_that_there_is_not(world: int) -> None:
-    assert defect(Program(world, ())) == f"there is no world {world}"
+    assert defect(Program(world, ())) == f"world {world} does not exist"
 
 
 def test_a_program_that_is_too_long(own: Catalogue) -> None:
     hlt = Op(own.by_name["hlt"], Actor(1, 0), ())
     assert defect(Program(0, (hlt,) * MAX_OPS)) is None
-    assert defect(Program(0, (hlt,) * (MAX_OPS + 1))) == f"{MAX_OPS + 1} ops are more than {MAX_OPS}"
+    assert defect(Program(0, (hlt,) * (MAX_OPS + 1))) == f"it has {MAX_OPS + 1} ops, more than {MAX_OPS}"

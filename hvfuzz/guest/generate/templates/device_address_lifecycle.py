@@ -1,4 +1,4 @@
-"""What happens to a device address."""
+"""Template of the life of a device address: mapped, used by a device, changed, unmapped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hvfuzz.guest.generate.templates.dma_engine_driver import dma_engine_driver
 
 
 def device_address_lifecycle(context: Context) -> None:
-    """Append what happens to a device address: it is mapped, used, and changed, and so is the frame behind it."""
+    """Append a mapping of a device address, then ops on the address and on the frame behind it."""
     kinds = context.grammar.iova_kinds
     if not context.grammar.mapping_kinds:
         return

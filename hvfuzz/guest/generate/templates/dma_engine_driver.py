@@ -1,4 +1,4 @@
-"""The driver of a DMA engine."""
+"""Template of the driver of a DMA engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hvfuzz.machine.addresses import PAGE_SHIFT
 
 
 def dma_engine_driver(context: Context, actor: Actor | None = None) -> None:
-    """Append what a driver does to make a device copy: write its registers, start it, and mostly look at one."""
+    """Append the register writes that start a copy, and mostly a read of one register."""
     kind = context.grammar.allowed("mmio_write")
     engines = {
         number: [device for device in domain.devices if device < DMA_ENGINES]

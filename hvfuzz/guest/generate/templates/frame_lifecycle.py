@@ -1,4 +1,4 @@
-"""What happens to some frames."""
+"""Template of the life of a few frames: populated, accessed, shared, protected, released."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hvfuzz.machine.addresses import PAGE_SHIFT
 
 
 def frame_lifecycle(context: Context) -> None:
-    """Append what happens to some frames: ops about them and accesses to them, mostly by the domain they are of."""
+    """Append ops on one range of frames, and accesses to it, mostly by the domain that owns it."""
     kinds = context.grammar.frame_kinds
     if not kinds:
         return
@@ -26,7 +26,7 @@ def frame_lifecycle(context: Context) -> None:
         return
     context.frame_focus = frames
     if context.chance(0.5):
-        # A few calls that come again and again meet each other sooner than all of them would.
+        # Three kinds interact sooner than all kinds would.
         kinds = tuple(context.pick(kinds) for _ in range(3))
     for left in range(1 + context.below(4), -1, -1):
         actor = context.actor(op.actor.domain if context.chance(0.85) else None)
@@ -36,7 +36,7 @@ def frame_lifecycle(context: Context) -> None:
         else:
             if choice < 0.4:
                 exhaust_page_table_pool(context, actor)
-            # The same call again, with other arguments, undoes and redoes.
+            # The last call with other arguments often undoes or redoes it.
             last = context.ops[-1].kind
             same = last in kinds and context.chance(0.25)
             done = append_with_prerequisites(
@@ -51,7 +51,7 @@ def frame_lifecycle(context: Context) -> None:
 
 
 def append_access(context: Context, actor: Actor, address: int) -> None:
-    """Append a load of, or a store to, that address."""
+    """Append a load from, or a store to, the Gva `address`."""
     load, store = context.grammar.allowed("load"), context.grammar.allowed("store")
     if store is not None and (load is None or context.chance(0.4)):
         context.append(Op(store, actor, (address, 8, context.below(256))))

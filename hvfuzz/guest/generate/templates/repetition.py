@@ -1,4 +1,4 @@
-"""Ops that come again."""
+"""Templates that repeat an op, unchanged, with addresses that advance, or with other flags."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_STRIDES: Final[_Strides] = (
     ("port", (1, 32)),
     ("grant_ref", (1,)),
 )
-"""How far a value moves on, by the pool that it is of."""
+"""(Pool, possible steps): how far a value of the pool may advance from one copy to the next."""
 CONTIGUOUS_STRIDES: Final[_Strides] = (
     ("gfn", (1,)),
     ("iova", (0x1000,)),
@@ -28,13 +28,13 @@ CONTIGUOUS_STRIDES: Final[_Strides] = (
     ("port", (1,)),
     ("grant_ref", (1,)),
 )
-"""One thing after another, so that a single call can be about all of them."""
+"""Adjacent values, so that one call can take the whole range."""
 SPARSE_STRIDES: Final[_Strides] = (("iova", (1 << 21, 1 << 30, 1 << 30)),)
-"""Each needs tables of its own."""
+"""Distant device addresses, whose mappings share no page of the lowest tables."""
 
 
 def strided_copies(context: Context, op: Op, times: int, strides: _Strides = DEFAULT_STRIDES) -> list[Op]:
-    """`op` that many times more, mostly with a frame or an address that moves on each time."""
+    """`times` copies of `op`, mostly with a frame number or an address that advances from copy to copy."""
     spots = context.grammar.traits[op.kind].positions
     moving = [
         (at, context.pick(steps))
@@ -45,19 +45,19 @@ def strided_copies(context: Context, op: Op, times: int, strides: _Strides = DEF
     if strides is DEFAULT_STRIDES and len(moving) > 1 and context.chance(0.5):
         moving = [context.pick(moving)]
     steps = dict(moving) if strides is not DEFAULT_STRIDES or context.chance(0.9) else {}
-    marched: list[Op] = []
+    copies: list[Op] = []
     values = list(op.values)
     for _ in range(times):
         for at, step in steps.items():
             value = values[at]
             if isinstance(value, int):
                 values[at] = value + step & op.kind.fields[at].kind.maximum
-        marched.append(op._replace(values=tuple(values), race=None))
-    return marched
+        copies.append(op._replace(values=tuple(values), race=None))
+    return copies
 
 
 def repeat_op(context: Context) -> None:
-    """Append an op several times: tables fill up, pools run out, work adds up."""
+    """Append copies of an op, which fill tables, empty pools and accumulate work."""
     if context.ops and context.chance(0.6):
         op = context.pick(context.ops)
         if context.grammar.weights[op.kind] == 0:
@@ -69,7 +69,7 @@ def repeat_op(context: Context) -> None:
 
 
 def change_and_restore(context: Context, op: Op) -> None:
-    """Append `op` done in another way, and mostly as it was once more: what was taken apart comes together again."""
+    """Append `op` with one of its mode fields changed, then mostly `op` itself, which may undo the change."""
     context.careful = context.chance(0.8)
     context.append(with_changed_argument(context, op._replace(race=None), context.grammar.traits[op.kind].mode_fields))
     context.careful = False
@@ -78,7 +78,7 @@ def change_and_restore(context: Context, op: Op) -> None:
 
 
 def toggle_mode(context: Context) -> None:
-    """Append an op, the same in another way, and mostly the first once more."""
+    """Append an op, the op with one mode field changed, and mostly the op again."""
     kinds = context.grammar.mode_kinds
     if kinds:
         change_and_restore(context, append_with_prerequisites(context, context.pick(kinds)))

@@ -1,4 +1,4 @@
-"""What happens to a resource."""
+"""Template of the life of a resource: produced, used, released, and its memory reused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hvfuzz.guest.generate.templates.repetition import change_and_restore
 
 
 def resource_lifecycle(context: Context) -> None:
-    """Append what happens to a resource: it is made, used and given back, and something else gets its memory."""
+    """Append a producer, a few consumers of its result, and sometimes an op that reuses the memory or the entry."""
     grammar = context.grammar
     if not grammar.producers:
         return

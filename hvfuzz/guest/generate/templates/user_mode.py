@@ -1,4 +1,4 @@
-"""Code at CPL 3."""
+"""Template of user code: instructions at CPL 3."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hvfuzz.guest.program.program import Op
 
 
 def user_mode(context: Context) -> None:
-    """Append what user code does on its own: instructions of which some exit, and some are not for it."""
+    """Append SYSRET, instructions of which some exit and some are privileged, and mostly SYSCALL."""
     sysret, syscall = context.grammar.allowed("sysret"), context.grammar.allowed("syscall")
     if sysret is None:
         return
