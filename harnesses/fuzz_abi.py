@@ -1,4 +1,4 @@
-"""Fuzz entry point `abi`, with libFuzzer's own flags.
+"""Standalone fuzz target of the harness `abi`; takes libFuzzer flags.
 
 python harnesses/fuzz_abi.py corpus/abi -max_total_time=30
 """

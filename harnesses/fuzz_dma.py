@@ -1,4 +1,4 @@
-"""Fuzz entry point `dma`, with libFuzzer's own flags.
+"""Standalone fuzz target of the harness `dma`; takes libFuzzer flags.
 
 python harnesses/fuzz_dma.py corpus/dma -max_total_time=30
 """

@@ -1,4 +1,4 @@
-"""Fuzz entry point `hypercalls`, with libFuzzer's own flags.
+"""Standalone fuzz target of the harness `hypercalls`; takes libFuzzer flags.
 
 python harnesses/fuzz_hypercalls.py corpus/hypercalls -max_total_time=30
 """

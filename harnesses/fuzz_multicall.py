@@ -1,4 +1,4 @@
-"""Fuzz entry point `multicall`, with libFuzzer's own flags.
+"""Standalone fuzz target of the harness `multicall`; takes libFuzzer flags.
 
 python harnesses/fuzz_multicall.py corpus/multicall -max_total_time=30
 """

@@ -1,4 +1,4 @@
-"""Fuzz entry point `translation`, with libFuzzer's own flags.
+"""Standalone fuzz target of the harness `translation`; takes libFuzzer flags.
 
 python harnesses/fuzz_translation.py corpus/translation -max_total_time=30
 """

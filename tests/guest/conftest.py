@@ -1,4 +1,4 @@
-"""What the tests of the guest layer share: a small ABI of their own, the real one, and well-formed programs."""
+"""Fixtures of the guest tests: a small ABI, the real one, and a strategy of well-formed programs."""
 
 from typing import Annotated, Any
 
@@ -171,13 +171,13 @@ def own() -> Catalogue:
 
 @pytest.fixture(scope="session", params=[pytest.param(OWN, id="own"), pytest.param(ABI, id="real")])
 def known(request: pytest.FixtureRequest) -> Catalogue:
-    """The kinds of ops over this ABI, then over the real one."""
+    """The kinds of ops over the ABI of this file, then over the real one."""
     return catalogue(request.param)
 
 
 @pytest.fixture(scope="session")
 def programs(known: Catalogue) -> st.SearchStrategy[Program]:
-    """Any well-formed program, drawn value by value, with no help of the generator."""
+    """Any well-formed program, drawn value by value, without the generator."""
     return _programs(known)
 
 

@@ -105,7 +105,7 @@ class _Array:
         self.runs = tuple(_Run(elements[:length]) for length in range(MAX_ELEMENTS + 1))
 
 
-class Layout:
+class ArgumentCodec:
     """Encoding of the values of one kind of op."""
 
     __slots__ = ("kind", "longest", "mangles", "parts", "raced", "resources", "run")

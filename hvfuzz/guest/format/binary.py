@@ -19,7 +19,7 @@ from struct import Struct
 from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.format.argument_encoding import Layout, Producers, new_tuple
+from hvfuzz.guest.format.argument_encoding import ArgumentCodec, Producers, new_tuple
 from hvfuzz.guest.format.scanner import TextError
 from hvfuzz.guest.format.text import MAGIC, parse
 from hvfuzz.guest.program.ops import Catalogue
@@ -38,7 +38,7 @@ class _Codec:
     __slots__ = ("actors", "by_kind", "layouts", "numbers", "zeros")
 
     def __init__(self, catalogue: Catalogue) -> None:
-        by_code = {kind.code: Layout(kind) for kind in catalogue.kinds}
+        by_code = {kind.code: ArgumentCodec(kind) for kind in catalogue.kinds}
         folded = tuple(by_code.values())
         self.layouts = tuple(by_code.get(code) or folded[code % len(folded)] for code in range(256))
         self.by_kind = {layout.kind: layout for layout in folded}
@@ -100,7 +100,7 @@ def _decode_race(
     at: int,
     index: int,
     producers: Producers,
-    layouts: tuple[Layout, ...],
+    layouts: tuple[ArgumentCodec, ...],
     actors: tuple[Actor, ...],
 ) -> tuple[Race, int]:
     fetch = data[at] & MAX_FETCH

@@ -1,4 +1,4 @@
-"""Any bytes are a program, and every program has one encoding."""
+"""The byte form: any bytes decode to a program, and every program has one encoding."""
 
 from random import Random
 from time import perf_counter
@@ -36,7 +36,7 @@ def test_any_bytes_are_a_program_with_one_encoding(data: bytes, known: Catalogue
 def test_bytes_next_to_a_program_are_programs(
     data: st.DataObject, known: Catalogue, programs: st.SearchStrategy[Program]
 ) -> None:
-    """What a byte fuzzer does: a changed byte, a lost end, an inserted byte."""
+    """A byte fuzzer changes a byte, cuts the end, or inserts bytes."""
     encoded = bytearray(encode(data.draw(programs), known))
     at = data.draw(st.integers(0, len(encoded) - 1))
     encoded[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
@@ -62,9 +62,9 @@ def test_a_zero_tagged_reference_is_the_last_producer(own: Catalogue) -> None:
     for target in (0, 1):
         program = Program(0, (first, first, Op(revoke, Actor(1, 0), (Ref(target),))))
         encoded = encode(program, own)
-        # The last five bytes are a tag and a u32: 1 for a producer, and how far back it is.
+        # The last five bytes are tag 1 and the distance to the producer, a u32.
         assert encoded[-5:] == bytes((1, 1 - target, 0, 0, 0))
-        # Another op in between, which produces nothing, does not change what the bytes mean.
+        # An op in between that produces no resource does not change the encoding.
         between = Program(0, (*program.ops[:2], Op(revoke, Actor(1, 0), (0,)), program.ops[2]))
         assert encode(between, own)[-5:] == encoded[-5:]
 

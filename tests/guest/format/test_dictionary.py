@@ -1,4 +1,4 @@
-"""The dictionary is what libFuzzer reads, and says what the byte form means."""
+"""The dictionary is valid for libFuzzer, and holds the opcodes, symbols and edges of the byte form."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The text form says every program, reads well, and its errors say what was expected where."""
+"""The text form expresses every program, and its errors say what was expected, what was found, and where."""
 
 import pytest
 from hypothesis import given

@@ -47,7 +47,7 @@ def known() -> Catalogue:
 
 @pytest.fixture
 def context(known: Catalogue) -> Make:
-    """context(seed, harness, world) is the beginning of a program."""
+    """A function (seed, harness, world) -> the context of an empty program."""
     return lambda seed, harness="hypercalls", world=0: Context(
         grammar_for(known, HARNESSES[harness].weights), Random(seed), world, []
     )
@@ -73,17 +73,17 @@ def test_every_template_is_well_formed_in_every_harness(
     assert added or harness in ("abi", "multicall", "dma"), "a harness may leave out the ops of a template"
 
 
-def test_a_march_moves_one_thing_after_another(context: Make, known: Catalogue) -> None:
+def test_copies_advance_by_their_strides(context: Make, known: Catalogue) -> None:
     kind = known.by_name["device.dma_map"]
     op = Op(kind, Actor(1, 0), (0x1000, 0x40, 1, 3))
     values = [each.values for each in strided_copies(context(1), op, 3, CONTIGUOUS_STRIDES)]
     assert values == [(0x2000, 0x41, 1, 3), (0x3000, 0x42, 1, 3), (0x4000, 0x43, 1, 3)]
     for each in strided_copies(context(1), op, 3, SPARSE_STRIDES):
-        assert each.values[0] >= 1 << 21, "a table of its own"
+        assert each.values[0] >= 1 << 21, "no two share a table"
         assert each.values[1:] == op.values[1:]
 
 
-def test_there_and_back_changes_how_and_not_what(context: Make, known: Catalogue) -> None:
+def test_a_changed_copy_keeps_the_object_of_the_op(context: Make, known: Catalogue) -> None:
     kind = known.by_name["memory.protect"]
     op = Op(kind, Actor(1, 0), (0x200, 1, 7))
     back = 0
@@ -98,7 +98,7 @@ def test_there_and_back_changes_how_and_not_what(context: Make, known: Catalogue
     assert 50 < back < 90
 
 
-def test_starving_takes_as_many_tables_as_a_pool_has(context: Make) -> None:
+def test_exhausting_a_pool_takes_as_many_tables_as_it_has(context: Make) -> None:
     enough = 0
     for seed in range(100):
         made = context(seed)
@@ -108,7 +108,7 @@ def test_starving_takes_as_many_tables_as_a_pool_has(context: Make) -> None:
     assert enough > 50
 
 
-def test_a_pile_ends_with_a_call_about_all_of_it(context: Make) -> None:
+def test_exhausting_a_table_ends_with_a_call_on_the_whole_range(context: Make) -> None:
     swept, whole = 0, 0
     for seed in range(400):
         made = context(seed)
@@ -120,10 +120,10 @@ def test_a_pile_ends_with_a_call_about_all_of_it(context: Make) -> None:
             mapped = all(op.kind.name == "grant.map" for op in made.ops[first:-1])
             swept += mapped and last.values[1] == len(made.ops) - 1 - first
     assert swept > 30
-    assert whole, "now and then, all entries of a table"
+    assert whole, "sometimes all entries of a table are used"
 
 
-def test_a_story_is_about_a_large_block_often_enough(context: Make) -> None:
+def test_a_frame_lifecycle_often_has_a_large_block(context: Make) -> None:
     blocks = 0
     for seed in range(300):
         made = context(seed)
@@ -173,7 +173,7 @@ def test_a_driver_kicks_the_queues_that_it_set_up(context: Make) -> None:
         registers = [values[1] for values in writes]
         assert registers.index(VIRTIO_REGISTERS["QUEUE_ENABLE"]) < registers.index(VIRTIO_REGISTERS["NOTIFY"])
         kicked += any(values[1:] == (VIRTIO_REGISTERS["NOTIFY"], 8, 1) for values in writes)
-    assert 25 < kicked < 75, "that of the network device, which is there as often as the disk"
+    assert 25 < kicked < 75, "only the network card has a queue 1, and it is chosen every other time"
 
 
 def test_drivers_of_models_go_beyond_what_there_is_room_for(context: Make) -> None:
@@ -188,7 +188,7 @@ def test_drivers_of_models_go_beyond_what_there_is_room_for(context: Make) -> No
         made = context(seed)
         coalesced_mmio_driver(made)
         races += any(op.race is not None for op in made.ops)
-    assert longest > 40, "more than a FIFO holds"
+    assert longest > 40, "more parameters than the FIFO holds"
     assert beyond > 50
     assert races > 50
 

@@ -1,4 +1,4 @@
-"""What makes a program ill-formed: whatever is damaged is named, with the op that it is in."""
+"""`defect` names what is wrong with an ill-formed program, and in which op."""
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +24,7 @@ from hvfuzz.guest.program.program import (
 
 
 def damages(op: Op, index: int, world: int, hlt: Op) -> dict[str, Op]:
-    """`op`, which is number `index`, broken in every way that there is for its kind; by what is said of it."""
+    """By expected message: `op`, at `index` of its program, broken in each way possible for its kind."""
     domains = WORLDS[world].domains
     domain = op.actor.domain
     broken = {
@@ -83,7 +83,7 @@ def test_every_damage_is_named_with_its_op(
 def test_the_op_of_a_race_is_held_to_the_same(
     data: st.DataObject, own: Catalogue, known: Catalogue, programs: st.SearchStrategy[Program]
 ) -> None:
-    """What may not stand at some place of a program may not be raced there either."""
+    """An op that is ill-formed at some index is ill-formed there as a race, too."""
     program = data.draw(programs.filter(lambda program: program.ops))
     index = data.draw(st.integers(0, len(program.ops) - 1))
     other = program.ops[index]._replace(race=None)
