@@ -21,8 +21,8 @@ from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated_target import EmulatedTarget
-from hvfuzz.targets.watchdog import Watchdog
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.watchdog import Watchdog
 
 SECONDS_EACH: Final = 10.0
 SECONDS_ALL: Final = 60.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hvfuzz.abi.document import render
+from hvfuzz.abi.manual.document import render
 from hvfuzz.cli.options import PATH, Command, json_option, option
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.hypervisor.hypercalls import ABI

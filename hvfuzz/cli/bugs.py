@@ -14,7 +14,7 @@ from hvfuzz.bugs import Bug, BugError, Plant, find_bug, known_bugs
 from hvfuzz.cli.options import Group, json_option
 from hvfuzz.guest.format.scanner import TextError
 from hvfuzz.guest.format.text import parse
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 
 @click.group(

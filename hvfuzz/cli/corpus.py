@@ -11,7 +11,7 @@ from hvfuzz.campaign import seed_corpus
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.figure_table import figure_table
 from hvfuzz.cli.options import PATH, Group, json_option, option
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)

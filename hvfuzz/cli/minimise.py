@@ -17,8 +17,8 @@ from hvfuzz.cli.repro import bug_for
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
-from hvfuzz.targets.emulated_target import EmulatedTarget
-from hvfuzz.targets.watchdog import Watchdog
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.watchdog import Watchdog
 
 
 @click.command(

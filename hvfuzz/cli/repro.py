@@ -14,9 +14,9 @@ from hvfuzz.campaign.findings import record_beside
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
-from hvfuzz.targets.emulated_target import EmulatedTarget
-from hvfuzz.targets.inspect.trace_recorder import TraceRecorder
-from hvfuzz.targets.watchdog import Watchdog
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
+from hvfuzz.targets.emulated.watchdog import Watchdog
 
 NO_BUG: Final = "none"
 

@@ -24,7 +24,7 @@ from hvfuzz.guest.format.dictionary import dictionary
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.mutate.mutation import crossover, mutate
 from hvfuzz.guest.program.program import MAX_OPS
-from hvfuzz.targets.state_features import SPACE
+from hvfuzz.targets.emulated.state_features import SPACE
 
 NEW_PROGRAMS: Final = 0.6
 """Fraction of mutator calls that generate a fresh program. Generated programs contain idioms, and find most of the

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple, Protocol
 
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.targets.emulated.state_features import SPACE
 from hvfuzz.targets.harness import Harness
-from hvfuzz.targets.state_features import SPACE
 from hvfuzz.targets.target import Run, Target
 
 ENGINES: Final = ("atheris", "hypothesis", "random", "replay")

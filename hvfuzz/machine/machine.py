@@ -8,9 +8,9 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, REGISTERS_LIMIT, registers_of
 from hvfuzz.machine.fetches import Fetches
-from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.machine.mmu.tlb import Tlb
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.vtd.unit import Iommu
 
 DeviceT = TypeVar("DeviceT", bound=Device)

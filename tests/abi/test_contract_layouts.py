@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hvfuzz.abi.declaration import Declaration, family_module
-from hvfuzz.abi.document import render
+from hvfuzz.abi.manual.document import render
 from hvfuzz.abi.versions import FAMILIES, FEATURES, VERSIONS
 from hvfuzz.hypervisor.hypercalls import ABI
 

@@ -7,7 +7,7 @@ import pytest
 from hvfuzz.bugs import find_bug, known_bugs
 from hvfuzz.campaign.findings import PROGRAM, bucket_name, load_record
 from hvfuzz.campaign.program_files import read_program
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 CRASHES = Path(__file__).parents[2] / "crashes"
 FOLDERS = sorted(path.parent for path in CRASHES.glob(f"*/{PROGRAM}"))

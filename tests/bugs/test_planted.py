@@ -14,7 +14,7 @@ from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import sched
 from hvfuzz.oracles.framework.all_oracles import NAMES
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.target import Run
 
 ROOT = Path(__file__).parents[2]

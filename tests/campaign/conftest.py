@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hvfuzz.bugs import find_bug
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.program import Op, Program
 from hvfuzz.guest.run.trace import Outcome, Result
 from hvfuzz.machine.cpu.faults import Vector
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import HARNESSES
 from hvfuzz.targets.target import Run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hvfuzz.abi.document import render
+from hvfuzz.abi.manual.document import render
 from hvfuzz.bugs import known_bugs
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.cli import COMMANDS

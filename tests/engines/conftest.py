@@ -12,7 +12,7 @@ from hvfuzz.bugs import find_bug
 from hvfuzz.engines.engine import BudgetSpent, Job, Progress, Session, load_engine
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
 from hvfuzz.targets.target import Run
 

@@ -20,7 +20,7 @@ import json, sys
 from pathlib import Path
 from hvfuzz.bugs import find_bug
 from hvfuzz.engines.engine import Feedback, Job, Session, load_engine
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
 
 given = json.loads(sys.argv[1])

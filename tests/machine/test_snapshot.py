@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hvfuzz.machine.cpu.registers import Reg, Saved
 from hvfuzz.machine.machine import Machine
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot
 
 

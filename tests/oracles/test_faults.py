@@ -11,7 +11,7 @@ import pytest
 
 from hvfuzz.bugs import Bug, find_bug
 from hvfuzz.guest.format.text import parse
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 FAULTS = sorted(Path(__file__).with_name("faults").glob("*.py"))
 

@@ -17,11 +17,9 @@ MIRRORED = (
     ("hypervisor/vcpu", "oracles/contract/spec/platform"),
     ("hypervisor/core", "oracles/contract/spec"),
     ("hypervisor/core", "oracles/exits"),
-    ("references/stage1", "references/ept", "references/vtd"),
+    ("references/stage1", "references/ept", "references/ept/cases", "references/vtd"),
     ("abi", "hypervisor/core"),
     ("campaign", "cli"),
-    ("references", "cli"),
-    ("cli", "cli/bench"),
 )
 
 

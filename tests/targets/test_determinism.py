@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from hvfuzz.campaign.bench.trace_equality import OtherProcess, lines, sample, shuffled_lines
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 PROGRAMS = 100
 SEED = 11

@@ -24,8 +24,8 @@ from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import sched
 from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.machine import Machine
-from hvfuzz.targets.booted_system import System
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.booted_system import System
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 from .graph import CannotWalk, Line, first_difference, state_lines
 

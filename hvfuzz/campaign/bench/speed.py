@@ -13,7 +13,7 @@ from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.mutate.mutation import mutate
 from hvfuzz.guest.program.program import Program
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 BATCH: Final = 300
 RESET_SIZES: Final = (16 << 20, 1 << 30)

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from hvfuzz.guest.generate.generation import generate
 from hvfuzz.guest.mutate.mutation import mutate
 from hvfuzz.guest.program.program import Program
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.target import Run
 
 ROOT: Final = Path(__file__).parents[3]

@@ -23,9 +23,9 @@ from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Sessi
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.harness import find_harness
-from hvfuzz.targets.watchdog import Watchdog
 
 ALTERNATIVES: Final = {
     "-merge": "hvfuzz corpus prune",

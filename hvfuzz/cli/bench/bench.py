@@ -20,7 +20,7 @@ from hvfuzz.cli.bench.traces import traces
 from hvfuzz.cli.figure_table import figure_table
 from hvfuzz.cli.options import PATH, Group, Real, json_option, option
 from hvfuzz.engines.engine import Feedback
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 
 @click.group(

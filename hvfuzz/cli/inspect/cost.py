@@ -17,8 +17,8 @@ from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_op
 from hvfuzz.cli.repro import bug_for
 from hvfuzz.guest.format.text import render_op
 from hvfuzz.machine.clock import Cost
-from hvfuzz.targets.emulated_target import EmulatedTarget
-from hvfuzz.targets.inspect.cycle_account import KINDS, CycleAccount, OpCost
+from hvfuzz.targets.emulated.cycle_account import KINDS, CycleAccount, OpCost
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 INDENT = 2
 OP_WIDTH = 40

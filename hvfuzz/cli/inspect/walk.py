@@ -19,8 +19,8 @@ from hvfuzz.guest.format.text import render_op
 from hvfuzz.guest.program.program import Actor, Program
 from hvfuzz.machine.addresses import U64, is_canonical
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.targets.emulated_target import EmulatedTarget
-from hvfuzz.targets.inspect.page_walk import ACCESSES, FLAGS, LEVELS, Leg, Structure, Walk, walk
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.page_walk import ACCESSES, FLAGS, LEVELS, Leg, Structure, Walk, walk
 
 VCPU: Final = re.compile(r"dom(\d+)(?:\.(\d+))?")
 EPT_FLAGS: Final = ((0, "R"), (1, "W"), (2, "X"), (7, "large"), (8, "A"), (9, "D"))

@@ -3,8 +3,8 @@
 from html import escape
 from typing import Final
 
-from hvfuzz.targets.inspect.page_walk import FLAGS, LEVELS, Leg, Walk
-from hvfuzz.targets.inspect.page_walk import TOP as TOP_LEVEL
+from hvfuzz.targets.emulated.page_walk import FLAGS, LEVELS, Leg, Walk
+from hvfuzz.targets.emulated.page_walk import TOP as TOP_LEVEL
 
 WIDTH: Final = 168
 HEIGHT: Final = 46

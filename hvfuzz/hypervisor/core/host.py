@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, SupportsIndex, TypeVar, overload
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_START
 from hvfuzz.hypervisor.core.observer import SILENT, Observer
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
-from hvfuzz.machine.memory import BusError
+from hvfuzz.machine.physical_memory import BusError
 
 if TYPE_CHECKING:
     from hvfuzz.machine.machine import Machine

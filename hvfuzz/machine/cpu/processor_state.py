@@ -8,11 +8,11 @@ from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.cpu.faults import GuestFault
 from hvfuzz.machine.cpu.registers import REGISTERS, RFLAGS
 from hvfuzz.machine.cpu.vmcs import Vmcs
-from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import eptp_of
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.machine.mmu.tlb import Tlb
+from hvfuzz.machine.physical_memory import PhysicalMemory
 
 ExitHandler = Callable[[Any], None]
 """Called with the VCpu that exits."""

@@ -11,8 +11,8 @@ from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFa
 from hvfuzz.machine.cpu.processor_state import CpuState
 from hvfuzz.machine.cpu.registers import RFLAGS
 from hvfuzz.machine.cpu.vmx_transitions import exit_and_enter, record_stage_2_exit
-from hvfuzz.machine.memory import BusError
 from hvfuzz.machine.mmu import paging
+from hvfuzz.machine.physical_memory import BusError
 
 STAGE_2_RETRIES: Final = 4
 """How often an access that violates stage 2 is retried after its exit, before it becomes a machine check."""

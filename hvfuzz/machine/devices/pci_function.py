@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from hvfuzz.machine.addresses import READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.devices.register_windows import read_registers, write_registers
-from hvfuzz.machine.memory import BusError, PhysicalMemory
+from hvfuzz.machine.physical_memory import BusError, PhysicalMemory
 from hvfuzz.machine.vtd.legacy_mode import INTERRUPT_RANGE
 from hvfuzz.machine.vtd.unit import Iommu
 

@@ -5,10 +5,10 @@ from typing import Final
 from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, READ, U64, WRITE
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation
-from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.mmu import ept
 from hvfuzz.machine.mmu.paging_cache import GuestPhysicalTable
 from hvfuzz.machine.mmu.tlb import GuestPhysicalEntry, Tlb
+from hvfuzz.machine.physical_memory import PhysicalMemory
 
 CACHED: Final = 0
 STAGE_1: Final = 1

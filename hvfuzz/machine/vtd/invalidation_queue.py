@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
 from hvfuzz.machine.clock import Clock, Cost
-from hvfuzz.machine.memory import BusError
+from hvfuzz.machine.physical_memory import BusError
 from hvfuzz.machine.vtd.fault_log import EventMessage, FaultLog
 from hvfuzz.machine.vtd.walker import VtdTables
 

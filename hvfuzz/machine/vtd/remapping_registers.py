@@ -15,7 +15,7 @@ from hvfuzz.machine.vtd.fault_log import (
     EventMessage,
 )
 from hvfuzz.machine.vtd.invalidation_queue import InvalidationQueue, QueueOwner, perform_context, perform_iotlb
-from hvfuzz.machine.vtd.register_map import (
+from hvfuzz.machine.vtd.register_layout import (
     CCMD_ACTUAL_SHIFT,
     CCMD_ICC,
     CCMD_READABLE_HIGH,

@@ -22,7 +22,7 @@ from typing import Final
 
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_MASK, PAGE_SHIFT
 from hvfuzz.machine.clock import Clock, Cost
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.vtd.fault_log import FaultLog, FaultRecord
 from hvfuzz.machine.vtd.invalidation_queue import InvalidationQueue
 from hvfuzz.machine.vtd.legacy_mode import INTERRUPT_RANGE, WIDTH_OF_LEVELS, FaultReason, TranslationType

@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from hvfuzz.machine.addresses import PAGE_MASK, READ, WRITE
 from hvfuzz.machine.clock import Clock, Cost
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.vtd.legacy_mode import (
     AW_MASK,
     CONTEXT_HIGH_RESERVED,

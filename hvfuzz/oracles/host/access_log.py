@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.oracles.host.hooked_hardware import HookedWords, hooked_memory
 from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORD
-from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.tlb import Tlb
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.vtd.unit import Iommu
 from hvfuzz.oracles.shadow.changes import DMA
 

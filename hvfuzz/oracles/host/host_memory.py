@@ -15,7 +15,7 @@ from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.memory.frames import STATE_SHIFT, FrameState
 from hvfuzz.hypervisor.memory.table_tree import POISON
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
-from hvfuzz.machine.memory import ZERO_PAGE
+from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.host.heap_headers import CONTROL, OUTSIDE_HEADER, HeapHeaders
 from hvfuzz.oracles.scene.scene import Scene

@@ -13,9 +13,9 @@ from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
 from hvfuzz.machine.cpu.registers import RAX, RCX, RDX, Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.machine.memory import ZERO_PAGE
+from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.isolation.canaries import HALF, HEAP, Canaries, owner_name
+from hvfuzz.oracles.isolation.canary_search import HALF, HEAP, Canaries, owner_name
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:

@@ -19,13 +19,7 @@ from hvfuzz.machine.vtd import legacy_mode
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.isolation.freed_frames import FreedFrames
 from hvfuzz.oracles.scene.scene import Scene
-from hvfuzz.oracles.shadow.changes import (
-    DMA,
-    LARGE_LEVEL,
-    Context,
-    context_of,
-    name_of,
-)
+from hvfuzz.oracles.shadow.changes import DMA, LARGE_LEVEL, Context, context_of, name_of
 from hvfuzz.oracles.shadow.guest_walk import ept_table
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, WORD
 from hvfuzz.machine.cpu.registers import Reg, Saved
-from hvfuzz.machine.memory import BusError
+from hvfuzz.machine.physical_memory import BusError
 from hvfuzz.oracles.contract.spec.calls.multicall import ENTRY_SIZE, NO_NUMBER, OUTCOME
 from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes, EndedCall, RunningCall
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
-    from hvfuzz.machine.memory import PhysicalMemory
     from hvfuzz.machine.mmu.paging_cache import CombinedTable
+    from hvfuzz.machine.physical_memory import PhysicalMemory
 
 TOP: Final = 4
 """Levels of both stages."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from hvfuzz.hypervisor.memory.table_tree import FOREIGN
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
-from hvfuzz.machine.memory import ZERO_PAGE
+from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.oracles.shadow.changes import (
     ADDRESS,
     DMA,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report
 from hvfuzz.references.vtd import quirks
 from hvfuzz.references.vtd.case import Case

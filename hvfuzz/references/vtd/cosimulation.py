@@ -8,7 +8,7 @@ import random
 from typing import Final, NamedTuple, Self
 
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.references.vtd.model import Model
 from hvfuzz.references.vtd.qemu import VTD_BASE, Qemu
 

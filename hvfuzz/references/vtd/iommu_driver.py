@@ -4,7 +4,7 @@ from typing import Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, U64
 from hvfuzz.machine.vtd.invalidation_queue import WAIT_INTERRUPT, WAIT_STATUS, DescriptorType, Granularity
-from hvfuzz.machine.vtd.register_map import CCMD_ICC, GLOBAL_QIE, GLOBAL_SRTP, GLOBAL_TE, IOTLB_IVT, Register
+from hvfuzz.machine.vtd.register_layout import CCMD_ICC, GLOBAL_QIE, GLOBAL_SRTP, GLOBAL_TE, IOTLB_IVT, Register
 from hvfuzz.references.vtd import quirks
 from hvfuzz.references.vtd.case import ClearFaults, Descriptor, InvalidateContext, InvalidateIotlb, MaskEvents, Wait
 from hvfuzz.references.vtd.cosimulation import Check, Cosimulation, Mismatch

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, Self, assert_never
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WRITE
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.references.vtd import quirks
 from hvfuzz.references.vtd.case import (
     Case,

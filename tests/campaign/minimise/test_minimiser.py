@@ -14,7 +14,7 @@ from hvfuzz.guest.mutate.mutation import crossover
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program, Ref, defect
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 CATALOGUE = catalogue(ABI)
 NOISY = ("xsa-221", "xsa-100", "xsa-78", "xsa-224")

@@ -11,7 +11,7 @@ from hvfuzz.guest.mutate.mutation import mutate
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Op, Program, Ref, Value, defect
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 CATALOGUE = catalogue(ABI)
 

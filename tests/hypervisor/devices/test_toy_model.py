@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from hvfuzz.abi.device_models import Placement
-from hvfuzz.abi.document import render
+from hvfuzz.abi.manual.document import render
 from hvfuzz.abi.registry import Abi
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.generate.generation import generate
@@ -21,7 +21,7 @@ from hvfuzz.machine.addresses import SIZE_MASK
 from hvfuzz.machine.clock import Clock
 from hvfuzz.oracles.exits.models import all_models as all_second_models
 from hvfuzz.oracles.exits.models.second_model import SecondModel
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 LATCH = 0x120
 PAGE = 0x20

@@ -11,7 +11,7 @@ from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.devices.dma_engine import DMA_ENGINE_ID, DONE, ERROR, MAX_LENGTH, START, DmaEngine, Register
 from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.machine import Machine
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.machine.vtd.legacy_mode import FaultReason, context_entry, root_entry, source_id
 from hvfuzz.machine.vtd.unit import Iommu

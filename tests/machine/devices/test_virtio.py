@@ -30,7 +30,7 @@ from hvfuzz.machine.devices.virtio.register_map import (
 from hvfuzz.machine.devices.virtio.transport import VirtioDevice
 from hvfuzz.machine.devices.virtio.virtqueue import INDIRECT, MAX_SIZE, NEXT
 from hvfuzz.machine.devices.virtio.virtqueue import WRITE as F_WRITE
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.vtd.legacy_mode import context_entry, root_entry, source_id
 from hvfuzz.machine.vtd.unit import Iommu
 

@@ -27,8 +27,8 @@ from hvfuzz.machine.mmu.ept import ADDRESS
 from hvfuzz.machine.mmu.paging_cache import SHIFTS, CombinedTable
 from hvfuzz.machine.mmu.tlb import InvpcidKind, InvvpidKind
 from hvfuzz.oracles.shadow.guest_walk import guest_physical, guest_virtual
-from hvfuzz.targets.booted_system import System
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.booted_system import System
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 PAGES = (DIRECT_MAP + 0x40000, DIRECT_MAP + 0x41000, DIRECT_MAP + 0x60000, USER_BASE, argument_page(0))
 ACCESSES = st.tuples(st.sampled_from(PAGES), st.sampled_from([0, 8, 0xFF8]), st.sampled_from([READ, WRITE]))

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from hvfuzz.machine.addresses import READ, WRITE
 from hvfuzz.machine.clock import Clock
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.machine.vtd.legacy_mode import FaultReason, TranslationType
-from hvfuzz.machine.vtd.register_map import Register
+from hvfuzz.machine.vtd.register_layout import Register
 from hvfuzz.machine.vtd.unit import DmaFault, Iommu
 from hvfuzz.machine.vtd.walker import Context
 

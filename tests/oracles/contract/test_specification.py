@@ -21,7 +21,7 @@ from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.vcpu import scheduler
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.memory import PhysicalMemory
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.oracles.contract import specification
 from hvfuzz.oracles.contract.spec import SPEC
 

@@ -7,7 +7,7 @@ import pytest
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.guest.format.text import parse
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 HEAD = "# hvp 1\nworld devices\n"
 FAULTS = {

@@ -10,7 +10,7 @@ from hvfuzz.hypervisor.core.boot import boot
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.devices.virtio.register_map import Register
 from hvfuzz.oracles.exits.virtio_requests import written
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 MACHINE = boot(WORLDS_BY_NAME["virtio"]).machine
 VALUES = st.sampled_from((0, 1, 2, 3, 4, 8, 0xB, 0xF, 16, 17, 64, 0xFF, 1 << 32, 5 << 28, 1 << 33, U64))

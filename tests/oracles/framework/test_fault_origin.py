@@ -10,7 +10,7 @@ import pytest
 from hvfuzz.hypervisor.hypercalls import discovery
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.memory import BusError
+from hvfuzz.machine.physical_memory import BusError
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from hvfuzz.hypervisor.hypercalls.memory.reservation import PopulatePage, Remove
 from hvfuzz.hypervisor.ipc import grants
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
-from hvfuzz.machine.memory import PhysicalMemory
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.machine.physical_memory import PhysicalMemory
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 DIRECT = 0xFFFF_8800_0000_0000
 COPY = "grant.copy(dom1, flags=0, from=0x40, to=0x41, length=1)"

@@ -12,11 +12,11 @@ import pytest
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
-from hvfuzz.machine.memory import PhysicalMemory
 from hvfuzz.machine.mmu.ept import eptp_of
 from hvfuzz.machine.mmu.paging import CR0_WP, EFER_NXE
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.machine.mmu.tlb import Tlb
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.oracles.shadow.guest_walk import guest_physical, guest_virtual, leads
 
 FRAMES = 776

@@ -12,11 +12,7 @@ from hvfuzz.abi.limits import SELF
 from hvfuzz.guest.generate.compose import compose
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.program.argument_kinds import SIZES
-from hvfuzz.guest.program.device_registers import (
-    COALESCED_RING,
-    FLOPPY_DATA_PORT,
-    FLOPPY_STATUS_PORT,
-)
+from hvfuzz.guest.program.device_registers import COALESCED_RING, FLOPPY_DATA_PORT, FLOPPY_STATUS_PORT
 from hvfuzz.guest.program.program import Op, Race
 
 _DRIVE_SPECIFICATION: Final = 0x8E

@@ -5,20 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from hvfuzz.abi.declaration import hypercall
-from hvfuzz.abi.kinds import (
-    DomainRef,
-    Flags,
-    FrameOrRef,
-    Length16,
-    Offset,
-)
+from hvfuzz.abi.kinds import DomainRef, Flags, FrameOrRef, Length16, Offset
 from hvfuzz.abi.limits import MAX_GFN
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.effects import Effect, Refused
 from hvfuzz.hypervisor.ipc import grants
-from hvfuzz.hypervisor.ipc.grants import (
-    NO_GVA,
-)
+from hvfuzz.hypervisor.ipc.grants import NO_GVA
 from hvfuzz.hypervisor.memory.table_tree import READ, RIGHTS, WRITE, leaf_frame
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.clock import Cost

@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvfuzz.abi.declaration import hypercall
-from hvfuzz.abi.kinds import (
-    DomainRef,
-    GfnArg,
-    GrantRefArg,
-    Rights,
-)
+from hvfuzz.abi.kinds import DomainRef, GfnArg, GrantRefArg, Rights
 from hvfuzz.abi.limits import MAX_GFN
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.domains import Grant

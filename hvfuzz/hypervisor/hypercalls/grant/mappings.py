@@ -5,15 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from hvfuzz.abi.declaration import hypercall
-from hvfuzz.abi.kinds import (
-    Count,
-    DomainRef,
-    Flags,
-    GfnArg,
-    GrantRefArg,
-    HandleArg,
-    IovaArg,
-)
+from hvfuzz.abi.kinds import Count, DomainRef, Flags, GfnArg, GrantRefArg, HandleArg, IovaArg
 from hvfuzz.abi.limits import IOVA_HOLE, IOVA_LIMIT, MAX_GFN, UNMAP
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.domains import Mapping
@@ -21,12 +13,7 @@ from hvfuzz.hypervisor.core.effects import RELEASE_WORK, Effect, Refused, Step
 from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.hypervisor.hypercalls.grant.entries import READ_WRITE
 from hvfuzz.hypervisor.ipc import grants
-from hvfuzz.hypervisor.ipc.grants import (
-    DEVICE,
-    HOST,
-    pin,
-    sides_of,
-)
+from hvfuzz.hypervisor.ipc.grants import DEVICE, HOST, pin, sides_of
 from hvfuzz.hypervisor.memory.table_tree import READ, RIGHTS, WRITE
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT
 

@@ -14,12 +14,7 @@ from hvfuzz.hypervisor.core.effects import PAGE_WORK, Effect, Refused, Step
 from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.hypervisor.memory.frames import FrameState
-from hvfuzz.hypervisor.memory.page_checks import (
-    BAD_RANGE,
-    POOL_TOO_SMALL,
-    release_refusal,
-    superpages_cut,
-)
+from hvfuzz.hypervisor.memory.page_checks import BAD_RANGE, POOL_TOO_SMALL, release_refusal, superpages_cut
 from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 
 if TYPE_CHECKING:

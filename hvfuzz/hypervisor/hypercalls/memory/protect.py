@@ -10,12 +10,7 @@ from hvfuzz.abi.limits import RANGE
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.effects import PAGE_WORK, PREEMPTION_QUOTA, Effect, Refused, Step
 from hvfuzz.hypervisor.core.host import HostBug
-from hvfuzz.hypervisor.memory.page_checks import (
-    BAD_RANGE,
-    POOL_TOO_SMALL,
-    page_refusal,
-    range_ok,
-)
+from hvfuzz.hypervisor.memory.page_checks import BAD_RANGE, POOL_TOO_SMALL, page_refusal, range_ok
 from hvfuzz.hypervisor.memory.table_tree import BLOCK_LEVEL, BLOCK_PAGES, EXECUTE, READ, WRITE
 
 if TYPE_CHECKING:

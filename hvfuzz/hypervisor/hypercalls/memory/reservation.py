@@ -11,12 +11,7 @@ from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.effects import PAGE_WORK, PREEMPTION_QUOTA, Effect, Refused, Step
 from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.hypervisor.memory.frames import FrameState
-from hvfuzz.hypervisor.memory.page_checks import (
-    BAD_RANGE,
-    POOL_TOO_SMALL,
-    range_ok,
-    release_refusal,
-)
+from hvfuzz.hypervisor.memory.page_checks import BAD_RANGE, POOL_TOO_SMALL, range_ok, release_refusal
 from hvfuzz.hypervisor.memory.table_tree import BLOCK_LEVEL, BLOCK_PAGES, RIGHTS, leaf_frame
 
 if TYPE_CHECKING:

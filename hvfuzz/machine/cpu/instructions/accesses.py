@@ -15,8 +15,8 @@ from hvfuzz.machine.cpu.processor_state import USER, CpuState
 from hvfuzz.machine.cpu.registers import RAX, RFLAGS, RIP
 from hvfuzz.machine.cpu.system_accesses import STAGE_2_RETRIES
 from hvfuzz.machine.cpu.vmx_transitions import record_stage_2_exit
-from hvfuzz.machine.memory import BusError
 from hvfuzz.machine.mmu import paging
+from hvfuzz.machine.physical_memory import BusError
 
 _EMULATED: Final = -1
 """Instead of an Hpa: the exit handler performed the access."""

@@ -13,8 +13,8 @@ from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.cpu.instructions.accesses import reach
 from hvfuzz.machine.cpu.processor_state import RFLAGS_FIXED, USER, CpuState
 from hvfuzz.machine.cpu.registers import R11, RCX, RDX, RFLAGS, RIP, RSP
-from hvfuzz.machine.memory import BusError
 from hvfuzz.machine.mmu import paging
+from hvfuzz.machine.physical_memory import BusError
 
 _SYSRET_RFLAGS: Final = 0x3C7FD7
 """The bits of R11 that SYSRET loads (SDM Vol. 2B, SYSRET)."""

@@ -22,14 +22,7 @@ from hvfuzz.references.vtd.case import (
 )
 from hvfuzz.references.vtd.cases.request_cases import WRITTEN_FROM
 from hvfuzz.references.vtd.cases.sequence_tables import Place, SequenceTables
-from hvfuzz.references.vtd.memory_map import (
-    CONTEXTS,
-    OTHER_ROOT,
-    ROOT,
-    SCRATCH,
-    TABLES,
-    slot,
-)
+from hvfuzz.references.vtd.memory_map import CONTEXTS, OTHER_ROOT, ROOT, SCRATCH, TABLES, slot
 from hvfuzz.references.vtd.qemu import DEVICES
 
 ROUNDS: Final = (1, 4)

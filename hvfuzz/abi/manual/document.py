@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 from hvfuzz.abi import limits, versions
-from hvfuzz.abi.conventions import MODEL_TABLE, device_models, general, other_exits
 from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.kinds import Kind
 from hvfuzz.abi.layout import Field
+from hvfuzz.abi.manual.conventions import MODEL_TABLE, device_models, general, other_exits
 from hvfuzz.abi.registry import Abi, Family
 from hvfuzz.abi.status import Status
 

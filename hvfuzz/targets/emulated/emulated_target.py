@@ -12,10 +12,10 @@ from hvfuzz.guest.run.trace import Trace
 from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.booted_system import System
+from hvfuzz.targets.emulated.booted_system import System
+from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.run_observer import RunObserver
 from hvfuzz.targets.target import Run
-from hvfuzz.targets.watchdog import Watchdog
 
 MEMORY_SIZE: Final = 16 << 20
 """Bytes of host memory, by default."""

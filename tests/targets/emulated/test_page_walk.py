@@ -12,9 +12,9 @@ from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu.ept import ADDRESS, LARGE
 from hvfuzz.machine.mmu.paging import A, P
 from hvfuzz.oracles.shadow.guest_walk import guest_virtual
-from hvfuzz.targets.booted_system import System
-from hvfuzz.targets.emulated_target import EmulatedTarget
-from hvfuzz.targets.inspect.page_walk import FLAGS, LEVELS, Walk, walk
+from hvfuzz.targets.emulated.booted_system import System
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.page_walk import FLAGS, LEVELS, Walk, walk
 
 ADDRESSES = (
     DIRECT_MAP,

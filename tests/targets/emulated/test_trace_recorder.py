@@ -6,8 +6,8 @@ import pytest
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.guest.format.text import parse
-from hvfuzz.targets.emulated_target import EmulatedTarget
-from hvfuzz.targets.inspect.trace_recorder import TraceRecorder
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
 
 
 def recorded(program: str, bug: str | None = None) -> tuple[list[str], str]:

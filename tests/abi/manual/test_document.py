@@ -4,8 +4,8 @@ import re
 from typing import Annotated
 
 from hvfuzz.abi.declaration import Since, hypercall
-from hvfuzz.abi.document import render
 from hvfuzz.abi.kinds import CallEntries, Count, DmaRing, Flags, GfnArg, PortArray
+from hvfuzz.abi.manual.document import render
 from hvfuzz.abi.registry import Abi
 from hvfuzz.abi.status import Status
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from hvfuzz.bugs import find_bug, known_bugs
 from hvfuzz.guest.format.text import parse
 from hvfuzz.hypervisor.hypercalls.memory.reservation import RemovePage
-from hvfuzz.targets.emulated_target import EmulatedTarget
-from hvfuzz.targets.state_features import SPACE
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.state_features import SPACE
 
 
 def features(program: str, bug: str | None = None) -> frozenset[int]:

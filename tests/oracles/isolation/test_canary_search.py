@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvfuzz.oracles.isolation.canaries import HEAP, Canaries, owner_name
+from hvfuzz.oracles.isolation.canary_search import HEAP, Canaries, owner_name
 
 WORD = 0x8000_1234_8000_5678
 

@@ -20,10 +20,10 @@ from hvfuzz.machine.mmu.ept import is_valid_eptp
 from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.framework.suite import OracleSuite
+from hvfuzz.targets.emulated.state_features import StateFeatures
+from hvfuzz.targets.emulated.watchdog import Hang, Watchdog
 from hvfuzz.targets.run_observer import RunObserver
-from hvfuzz.targets.state_features import StateFeatures
 from hvfuzz.targets.target import Run
-from hvfuzz.targets.watchdog import Hang, Watchdog
 
 
 class System:

@@ -10,9 +10,9 @@ from hvfuzz.guest.run.trace import Result
 from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import console, sched
-from hvfuzz.targets.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.target import Run
-from hvfuzz.targets.watchdog import Watchdog
 
 POLL = "sched.poll(dom1, ports=[5], count=1, timeout=0)"
 POPULATE = "memory.populate(dom1, first=0x400, count=1, order=0)"

@@ -14,8 +14,8 @@ from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import sched
 from hvfuzz.machine.clock import DOCUMENTED, MEASURED, ORDER, Cost
-from hvfuzz.targets.emulated_target import EmulatedTarget
-from hvfuzz.targets.inspect.cycle_account import CAUSES, ENTRIES, EXITS, HITS, KINDS, OTHERS, WALKS, CycleAccount
+from hvfuzz.targets.emulated.cycle_account import CAUSES, ENTRIES, EXITS, HITS, KINDS, OTHERS, WALKS, CycleAccount
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 ROOT = Path(__file__).parents[3]
 

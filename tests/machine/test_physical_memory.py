@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvfuzz.machine.addresses import PAGE_SIZE
-from hvfuzz.machine.memory import BusError, PhysicalMemory
+from hvfuzz.machine.physical_memory import BusError, PhysicalMemory
 
 FRAMES = 4
 SIZE = FRAMES * PAGE_SIZE

@@ -1,0 +1,1 @@
+"""ABI.md: the reference manual of the ABI, from prose and from the declarations."""
