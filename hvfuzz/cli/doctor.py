@@ -19,7 +19,8 @@ from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bugs import behaves, findings_of
 from hvfuzz.cli.options import Command, json_option
-from hvfuzz.engines.engine import ENGINES, EngineError, load_engine
+from hvfuzz.engines.all_engines import ENGINES, load_engine
+from hvfuzz.engines.engine import EngineError
 
 PACKAGES: Final = ("click", "rich", "construct", "hypothesis", "atheris")
 EASY_BUG: Final = "xsa-221"

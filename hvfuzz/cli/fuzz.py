@@ -30,7 +30,8 @@ from hvfuzz.cli.options import (
     seed_option,
     workers_option,
 )
-from hvfuzz.engines.engine import EngineError, load_engine
+from hvfuzz.engines.all_engines import load_engine
+from hvfuzz.engines.engine import EngineError
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.harness import find_harness

@@ -6,7 +6,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from hvfuzz.engines.engine import ENGINES, Feedback
+from hvfuzz.engines.all_engines import ENGINES
+from hvfuzz.engines.engine import Feedback
 
 MAX_SEED: Final = 2**31 - 1
 PATH: Final = click.Path(path_type=Path)

@@ -9,7 +9,8 @@ from rich.progress import Progress
 
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import Command, json_option, option, seed_option
-from hvfuzz.references.reference import REFERENCES, Report, load_reference
+from hvfuzz.references.all_references import REFERENCES, load_reference
+from hvfuzz.references.reference import Report
 
 
 @click.command(

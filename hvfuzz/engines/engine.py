@@ -1,9 +1,7 @@
 """The interface of engines: the job they get, the session that runs their programs, and loading by name."""
 
-import importlib
 import time
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -14,7 +12,6 @@ from hvfuzz.targets.emulated.state_features import SPACE
 from hvfuzz.targets.harness import Harness
 from hvfuzz.targets.target import Run, Target
 
-ENGINES: Final = ("atheris", "hypothesis", "random", "replay")
 PROGRESS_SECONDS: Final = 0.25
 """Least time between two progress reports."""
 AUDIT_EVERY: Final = 256
@@ -164,17 +161,3 @@ class Session:
         if seconds >= self._next_report:
             self._next_report = seconds + PROGRESS_SECONDS
             self.sink.progress(self.progress())
-
-
-def load_engine(name: str) -> Engine:
-    """The engine called `name`; raises `EngineError` if it is unknown, or if its package is not installed."""
-    if name not in ENGINES:
-        near = get_close_matches(name.lower(), ENGINES, 1, 0.5)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise EngineError(f"no engine {name!r}{hint} (known: {', '.join(ENGINES)})")
-    try:
-        module = importlib.import_module(f"hvfuzz.engines.{name}")
-    except ImportError as error:
-        raise EngineError(f"engine {name!r} needs the package {error.name!r}, which is not installed") from error
-    engine: Engine = module.ENGINE
-    return engine

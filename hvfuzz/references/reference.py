@@ -5,20 +5,10 @@ differ from the manual, a `Quirk` describes it and quotes the manual. Cases that
 compared in everything that the quirk does not change. The model follows the manual, never the quirk.
 """
 
-import importlib
 import shutil
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
-REFERENCES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "stage1": "hvfuzz.references.stage1",
-        "ept": "hvfuzz.references.ept",
-        "vtd": "hvfuzz.references.vtd",
-    }
-)
-"""{name of a reference: its module, which defines REFERENCE}."""
 MAX_DIFFERENCES: Final = 20
 """A comparison stops after this many differences."""
 
@@ -81,12 +71,6 @@ class Reference(Protocol):
         Raises ReferenceError if the implementation is not installed, or fails.
         """
         ...
-
-
-def load_reference(name: str) -> Reference:
-    """The reference called `name`, a key of REFERENCES."""
-    reference: Reference = importlib.import_module(REFERENCES[name]).REFERENCE
-    return reference
 
 
 def find_program(name: str, package: str) -> str:

@@ -6,15 +6,8 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.references.reference import (
-    REFERENCES,
-    Difference,
-    Quirk,
-    ReferenceError,
-    Report,
-    find_program,
-    load_reference,
-)
+from hvfuzz.references.all_references import REFERENCES, load_reference
+from hvfuzz.references.reference import Difference, Quirk, ReferenceError, Report, find_program
 
 Run = Callable[..., Any]
 

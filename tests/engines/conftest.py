@@ -9,7 +9,8 @@ import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from hvfuzz.bugs import find_bug
-from hvfuzz.engines.engine import BudgetSpent, Job, Progress, Session, load_engine
+from hvfuzz.engines.all_engines import load_engine
+from hvfuzz.engines.engine import BudgetSpent, Job, Progress, Session
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget

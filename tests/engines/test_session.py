@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from hvfuzz.engines.all_engines import load_engine
 from hvfuzz.engines.atomic_file import write_atomically
-from hvfuzz.engines.engine import BudgetSpent, EngineError, load_engine
+from hvfuzz.engines.engine import BudgetSpent, EngineError
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.program import Program
 

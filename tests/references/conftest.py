@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hvfuzz.references.reference import Reference, ReferenceError, Report, load_reference
+from hvfuzz.references.all_references import load_reference
+from hvfuzz.references.reference import Reference, ReferenceError, Report
 
 REQUIRED = os.environ.get("HVFUZZ_REFERENCES") == "required"
 

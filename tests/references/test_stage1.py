@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from hvfuzz.references.reference import ReferenceError, Report, load_reference
+from hvfuzz.references.all_references import load_reference
+from hvfuzz.references.reference import ReferenceError, Report
 from hvfuzz.references.stage1.random_cases import cases
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record
 from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import seed_bytes
-from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session, load_engine
+from hvfuzz.engines.all_engines import load_engine
+from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding

@@ -17,7 +17,8 @@ from hvfuzz.campaign.findings import FindingStore, record_of
 from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.seed_corpus import seed_bytes
 from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, start_child
-from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Progress, Session, load_engine
+from hvfuzz.engines.all_engines import load_engine
+from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Progress, Session
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding

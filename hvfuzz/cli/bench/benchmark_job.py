@@ -4,7 +4,8 @@ from pathlib import Path
 
 from hvfuzz.campaign.seed_corpus import seed_bytes
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.engines.engine import EngineError, load_engine
+from hvfuzz.engines.all_engines import load_engine
+from hvfuzz.engines.engine import EngineError
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
