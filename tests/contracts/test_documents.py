@@ -47,10 +47,21 @@ def test_the_readme_names_only_what_exists() -> None:
         assert (ROOT / path).is_file()
 
 
-def test_every_layer_is_in_the_architecture() -> None:
-    layers = sorted(path.parent.name for path in (ROOT / "hvfuzz").glob("*/__init__.py"))
-    for layer in layers:
-        assert f"`{layer}/`" in ARCHITECTURE
+def test_the_tree_in_the_architecture_is_the_tree() -> None:
+    lines = ARCHITECTURE.split("    hvfuzz/\n")[1].split("    harnesses/")[0].splitlines()
+    drawn, way = set(), []
+    for line in filter(str.strip, lines):
+        depth = (len(line) - len(line.lstrip())) // 2 - 3
+        names = re.match(r"\s*((?:\w+/ ?)+)", line)
+        assert names is not None, line
+        for name in names.group(1).split():
+            way = [*way[:depth], name.rstrip("/")]
+            drawn.add("/".join(way))
+    folders = {str(path.parent.relative_to(ROOT / "hvfuzz")) for path in (ROOT / "hvfuzz").rglob("__init__.py")}
+    assert drawn == folders - {"."}
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
     for name in re.findall(r"`((?:\w+/)+\w+\.py)`", ARCHITECTURE):
         assert (ROOT / name).is_file() or (ROOT / "hvfuzz" / name).is_file(), name
 
