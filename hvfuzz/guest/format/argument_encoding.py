@@ -20,7 +20,8 @@ _POINTER: Final = Struct("<Q")
 Producers = dict[str, list[int]]
 """By resource: indices of the ops so far that produce it."""
 
-# A NamedTuple's own constructor takes twice as long as this.
+# Skips the constructor of a NamedTuple: decoding and encoding a program take 10 % fewer instructions with it
+# (14.8 million instead of 16.5 million for 60 programs, counted by Callgrind).
 new_tuple: Callable[..., Any] = tuple.__new__
 
 

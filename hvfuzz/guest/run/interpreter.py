@@ -28,7 +28,6 @@ _RAX: Final = int(Reg.RAX)
 _RDX: Final = int(Reg.RDX)
 _RDI: Final = int(Reg.RDI)
 _OK: Final = Result.OK
-_new = tuple.__new__
 
 
 class HostStopped(Exception):
@@ -152,7 +151,7 @@ class Interpreter:
                 how, status, result = Result.FAULT, fault.vector, fault.error
             except (Unreachable, NoRoom):
                 how = Result.SKIPPED
-        outcome = _new(Outcome, (index, kind.code, how, status, result, self.machine.clock.cycles))
+        outcome = Outcome(index, kind.code, how, status, result, self.machine.clock.cycles)
         self._trace.outcomes.append(outcome)
 
     def _call(self, vcpu: VCpu, number: int, pointer: int) -> tuple[int, int]:
