@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, get_args
 
-from hvfuzz.abi import edges, limits
+from hvfuzz.abi import boundary_values as edges
+from hvfuzz.abi import limits
 from hvfuzz.machine.addresses import SIZE_MASK
 
 WIDTHS = (1, 2, 4, 8)

@@ -9,7 +9,7 @@ from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.confirm import ReportedFinding, confirm_all, unconfirmed
 from hvfuzz.campaign.report import Summary, write_report
 from hvfuzz.campaign.workers.pool import Pool, PoolError, WorkerInternalError
-from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.engines.atomic_file import write_atomically
 

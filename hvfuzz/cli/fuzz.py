@@ -15,7 +15,7 @@ from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import seed_bytes, seed_folders
-from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob, bug_argument
 from hvfuzz.cli.live_view import print_summary, run_with_view
 from hvfuzz.cli.options import (

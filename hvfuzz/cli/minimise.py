@@ -11,7 +11,7 @@ from hvfuzz.campaign.findings import record_beside
 from hvfuzz.campaign.minimise.minimiser import minimise
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
 from hvfuzz.campaign.report import quantity
-from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.cli.options import PATH, Command, Real, json_option, option, replay_bug_option
 from hvfuzz.cli.repro import bug_for
 from hvfuzz.engines.atomic_file import write_atomically

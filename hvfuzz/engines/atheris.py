@@ -19,9 +19,9 @@ import atheris
 import hvfuzz.hypervisor
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Session
-from hvfuzz.engines.units import Units
+from hvfuzz.engines.libfuzzer_units import Units
 from hvfuzz.guest.format.dictionary import dictionary
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import crossover, mutate
 from hvfuzz.guest.program.program import MAX_OPS
 from hvfuzz.targets.emulated.state_features import SPACE

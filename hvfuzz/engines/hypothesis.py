@@ -19,7 +19,7 @@ from hvfuzz.abi.boot import WORLDS
 from hvfuzz.engines.engine import Job, Session
 from hvfuzz.guest.format.binary import decode
 from hvfuzz.guest.generate.context import Context
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
 from hvfuzz.guest.grammar.grammar import Grammar, grammar_for
 from hvfuzz.guest.program.ops import Catalogue, OpKind

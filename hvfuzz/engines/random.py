@@ -4,7 +4,7 @@ import random
 
 from hvfuzz.engines.engine import Job, Session
 from hvfuzz.guest.format.binary import decode
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import mutate
 
 

@@ -11,7 +11,7 @@ from hvfuzz.machine.fetches import Fetches
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.physical_memory import PhysicalMemory
-from hvfuzz.machine.vtd.unit import Iommu
+from hvfuzz.machine.vtd.iommu import Iommu
 
 DeviceT = TypeVar("DeviceT", bound=Device)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvfuzz.abi import boot, edges, kinds, limits
+from hvfuzz.abi import boot, boundary_values, kinds, limits
 from hvfuzz.abi.kinds import Array, Choice, Flags, Kind, kind_of
 
 READY_MADE = {name: kind for name in vars(kinds) if (kind := kind_of(getattr(kinds, name))) is not None}
@@ -84,7 +84,7 @@ def test_a_call_can_have_edges_and_symbols_of_its_own() -> None:
     kind = kinds.LENGTH.trying(1000, 0).named(PAGE=4096)
     assert kind.edges[:3] == (4096, 1000, 0)
     assert dict(kind.names) == {"PAGE": 4096}
-    assert kinds.LENGTH.sized(2).edges == edges.distinct(*(edge % 2**16 for edge in kinds.LENGTH.edges))
+    assert kinds.LENGTH.sized(2).edges == boundary_values.distinct(*(edge % 2**16 for edge in kinds.LENGTH.edges))
 
 
 def test_the_outermost_kind_of_nested_annotations_counts() -> None:
@@ -112,4 +112,6 @@ def test_impossible_kinds_are_refused(arguments: dict[str, object], message: str
 
 @given(width=st.sampled_from((1, 2, 4, 8)), values=st.lists(st.integers(0, 2**64), max_size=5))
 def test_neighbours_wrap(width: int, values: list[int]) -> None:
-    assert set(edges.around(width, values)) == {(value + step) % 256**width for value in values for step in (-1, 0, 1)}
+    assert set(boundary_values.around(width, values)) == {
+        (value + step) % 256**width for value in values for step in (-1, 0, 1)
+    }

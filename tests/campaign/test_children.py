@@ -16,7 +16,7 @@ import hvfuzz.campaign.workers.pool
 from hvfuzz.campaign.confirm import confirm_all
 from hvfuzz.campaign.findings import PROGRAM, bucket_name
 from hvfuzz.campaign.workers.pool import Discovery, Pool
-from hvfuzz.campaign.workers.shutdown import SIGNALS, StopSignal
+from hvfuzz.campaign.workers.stop_signal import SIGNALS, StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 
 IDENTITY = "host_memory/null/sched.poll"

@@ -11,7 +11,7 @@ from hvfuzz.campaign.confirm import ReportedFinding, confirm_all, unconfirmed
 from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name, load_record
 from hvfuzz.campaign.report import Summary, render_report, write_report
 from hvfuzz.campaign.workers.pool import Discovery, Pool, PoolError, WorkerInternalError
-from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue

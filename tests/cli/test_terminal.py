@@ -16,7 +16,7 @@ from rich.console import Console
 
 from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.workers.pool import Discovery
-from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.live_view import View, format_count, format_duration
 from hvfuzz.engines.engine import Progress

@@ -13,7 +13,7 @@ from hvfuzz.hypervisor.core.boot import boot
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.devices.register_windows import registers_of
-from hvfuzz.machine.vtd.unit import DmaFault
+from hvfuzz.machine.vtd.iommu import DmaFault
 
 Call = Callable[..., tuple[Status, int]]
 REGISTERS = MMIO_BASE >> PAGE_SHIFT

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import mutate
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI

@@ -82,7 +82,7 @@ FAULTS = (
         "raise GuestFault(_PF, code, gva)",
         "raise GuestFault(_PF, code, gva & ~PAGE_MASK)",
     ),
-    Fault("CR2 of #GP", "cpu.exceptions", "if fault.vector == Vector.PF:", "if True:"),
+    Fault("CR2 of #GP", "cpu.exception_delivery", "if fault.vector == Vector.PF:", "if True:"),
     Fault("canonical", "addresses", "top = address >> 47", "top = address >> 48 << 1 | address >> 48 & 1"),
     # Accessed and dirty flags.
     Fault("accessed in tables", "mmu.stage1", "if not entry & paging.A:", "if not entry & (paging.A | paging.US):"),
@@ -164,9 +164,12 @@ FAULTS = (
         "levels = _BELOW[max(level - 1, 2)]",
     ),
     # Operands that cross a page.
-    Fault("second page", "cpu.instructions.accesses", "second = (gva + first) & U64", "second = gva + first"),
+    Fault("second page", "cpu.instructions.load_store", "second = (gva + first) & U64", "second = gva + first"),
     Fault(
-        "second page, first piece", "cpu.instructions.accesses", "first = min(size, PAGE_SIZE - offset)", "first = size"
+        "second page, first piece",
+        "cpu.instructions.load_store",
+        "first = min(size, PAGE_SIZE - offset)",
+        "first = size",
     ),
 )
 

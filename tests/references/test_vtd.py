@@ -20,8 +20,8 @@ import pytest
 from hvfuzz.machine.vtd import invalidation_queue, legacy_mode
 from hvfuzz.machine.vtd.fault_log import EventMessage, FaultLog, FaultRecord
 from hvfuzz.machine.vtd.invalidation_queue import InvalidationQueue
+from hvfuzz.machine.vtd.iommu import Iommu
 from hvfuzz.machine.vtd.remapping_registers import VtdRegisters
-from hvfuzz.machine.vtd.unit import Iommu
 from hvfuzz.machine.vtd.walker import VtdTables
 from hvfuzz.references.reference import ReferenceError, Report
 from hvfuzz.references.vtd import REFERENCE

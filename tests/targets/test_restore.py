@@ -18,7 +18,7 @@ from hvfuzz.campaign.bench.trace_equality import fingerprint
 from hvfuzz.campaign.seed_corpus import read_entries
 from hvfuzz.engines.hypothesis import dice
 from hvfuzz.guest.format.text import parse
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import sched

@@ -7,7 +7,7 @@ from hvfuzz.abi import limits, versions
 from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.kinds import Kind
 from hvfuzz.abi.layout import Field
-from hvfuzz.abi.manual.conventions import MODEL_TABLE, device_models, general, other_exits
+from hvfuzz.abi.manual.prose import MODEL_TABLE, device_models, general, other_exits
 from hvfuzz.abi.registry import Abi, Family
 from hvfuzz.abi.status import Status
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from hvfuzz.guest.format.binary import decode, encode
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import mutate
 from hvfuzz.guest.program.program import Program
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget

@@ -15,7 +15,7 @@ from hvfuzz.campaign.seed_corpus import read_entries
 from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bench.bug_trials import bugs
-from hvfuzz.cli.bench.clean import clean
+from hvfuzz.cli.bench.false_alarms import clean
 from hvfuzz.cli.bench.traces import traces
 from hvfuzz.cli.figure_table import figure_table
 from hvfuzz.cli.options import PATH, Group, Real, json_option, option

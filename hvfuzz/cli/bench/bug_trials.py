@@ -15,7 +15,7 @@ from hvfuzz.bugs import Bug, BugError, Plant, find_bug, known_bugs
 from hvfuzz.campaign.bench.trials import Spread, Trial, Trials, spread
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import seed_folders
-from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import bug_argument
 from hvfuzz.cli.bench.benchmark_job import benchmark_job
 from hvfuzz.cli.bench.benchmark_progress import Bar

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from hvfuzz.guest.generate.compose import CAREFUL, CAREFUL_PREREQUISITE, compose, likely_actor
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.op_composition import CAREFUL, CAREFUL_PREREQUISITE, compose, likely_actor
 from hvfuzz.guest.generate.producer_choice import producers_of_step, usable_by
 from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import Actor, Op, Ref, Value

@@ -8,9 +8,9 @@ from hvfuzz.abi.boot import ARG_ARRAYS, ARG_NESTED, ARG_STRUCT, argument_page
 from hvfuzz.abi.kinds import CALL_NUMBER, GVA, Kind
 from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.guest.generate.address_choice import edge
-from hvfuzz.guest.generate.compose import compose
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.generate.mangled_calls import HEADER_RESERVED, HEADER_SIZES, HEADER_VERSIONS, newest_layout
+from hvfuzz.guest.generate.op_composition import compose
 from hvfuzz.guest.generate.values import number
 from hvfuzz.guest.program.argument_kinds import WORD
 from hvfuzz.guest.program.ops import OpKind

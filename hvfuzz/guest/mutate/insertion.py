@@ -6,9 +6,9 @@ from random import Random
 from typing import Final
 
 from hvfuzz.guest.generate.context import Context
-from hvfuzz.guest.generate.generation import append_step
+from hvfuzz.guest.generate.generator import append_step
 from hvfuzz.guest.grammar.grammar import Grammar
-from hvfuzz.guest.mutate.arrangement import shift_references
+from hvfuzz.guest.mutate.op_order import shift_references
 from hvfuzz.guest.program.program import MAX_OPS, Op
 
 LONG_PROGRAM: Final = 64

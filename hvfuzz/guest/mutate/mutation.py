@@ -9,9 +9,9 @@ from typing import Final
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.guest.grammar.grammar import grammar_for
 from hvfuzz.guest.grammar.weighted_choice import WeightedChoice
-from hvfuzz.guest.mutate.arrangement import arrange, shift_references, with_nearest_actors
 from hvfuzz.guest.mutate.insertion import with_insertion
 from hvfuzz.guest.mutate.mutator_table import MUTATORS
+from hvfuzz.guest.mutate.op_order import arrange, shift_references, with_nearest_actors
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_OPS, Program
 

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from hvfuzz.guest.grammar.grammar import Grammar
 from hvfuzz.guest.mutate.argument_mutators import change_argument, copy_with_change, replace_everywhere
-from hvfuzz.guest.mutate.call_mutators import change_actor, change_mangle, change_race, make_raw_call
+from hvfuzz.guest.mutate.call_mutators import change_actor, change_mangle, make_raw_call
 from hvfuzz.guest.mutate.op_mutators import (
     consume_result,
     delete_ops,
@@ -22,6 +22,7 @@ from hvfuzz.guest.mutate.op_mutators import (
     repeat_op,
     wrap_in_multicall,
 )
+from hvfuzz.guest.mutate.race_mutators import change_race
 from hvfuzz.guest.program.program import Op
 
 Mutator: TypeAlias = Callable[[Grammar, Random, int, list[Op]], list[Op]]

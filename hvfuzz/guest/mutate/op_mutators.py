@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
-from hvfuzz.guest.generate.compose import compose
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.op_composition import compose
 from hvfuzz.guest.generate.templates.repetition import strided_copies
 from hvfuzz.guest.grammar.grammar import Grammar
-from hvfuzz.guest.mutate.arrangement import arrange
 from hvfuzz.guest.mutate.insertion import LONG_PROGRAM, with_insertion, with_rest
+from hvfuzz.guest.mutate.op_order import arrange
 from hvfuzz.guest.program.program import MAX_OPS, Op
 
 

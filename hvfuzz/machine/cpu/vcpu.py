@@ -1,7 +1,7 @@
 """A virtual CPU: its state, and the table of the instructions that a guest can execute on it."""
 
-from hvfuzz.machine.cpu import exceptions
-from hvfuzz.machine.cpu.instructions import accesses, control_registers, exiting, msr_accesses, port_io, rings
+from hvfuzz.machine.cpu import exception_delivery
+from hvfuzz.machine.cpu.instructions import control_registers, exiting, load_store, msr_accesses, port_io, rings
 from hvfuzz.machine.cpu.processor_state import CpuState
 
 
@@ -14,9 +14,9 @@ class VCpu(CpuState):
     __slots__ = ()
 
     # Memory.
-    load = accesses.load
-    store = accesses.store
-    execute = accesses.execute
+    load = load_store.load
+    store = load_store.store
+    execute = load_store.execute
 
     # Instructions that exit.
     vmcall = exiting.vmcall
@@ -37,9 +37,9 @@ class VCpu(CpuState):
     iret = rings.iret
 
     # Exceptions and interrupts.
-    lidt = exceptions.lidt
-    ltr = exceptions.ltr
-    interrupt = exceptions.interrupt
+    lidt = exception_delivery.lidt
+    ltr = exception_delivery.ltr
+    interrupt = exception_delivery.interrupt
 
     # Control registers and the TLB.
     mov_cr = control_registers.mov_cr

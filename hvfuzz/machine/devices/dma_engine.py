@@ -5,7 +5,7 @@ from typing import Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, U64
 from hvfuzz.machine.devices.pci_function import Bus, Device
-from hvfuzz.machine.vtd.unit import DmaFault
+from hvfuzz.machine.vtd.iommu import DmaFault
 
 
 class Register(IntEnum):

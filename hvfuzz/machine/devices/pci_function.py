@@ -7,8 +7,8 @@ from hvfuzz.machine.addresses import READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.devices.register_windows import read_registers, write_registers
 from hvfuzz.machine.physical_memory import BusError, PhysicalMemory
+from hvfuzz.machine.vtd.iommu import Iommu
 from hvfuzz.machine.vtd.legacy_mode import INTERRUPT_RANGE
-from hvfuzz.machine.vtd.unit import Iommu
 
 ACCESS_SIZES: Final = (1, 2, 4, 8)
 """Sizes of a register access in bytes; it must be naturally aligned."""

@@ -13,7 +13,7 @@ from hvfuzz.hypervisor.memory.frames import COUNT_MASK, PINS_SHIFT
 from hvfuzz.hypervisor.memory.table_tree import FOREIGN
 from hvfuzz.machine.addresses import PAGE_SHIFT, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.mmu.tlb import Tlb
-from hvfuzz.machine.vtd.unit import Iommu
+from hvfuzz.machine.vtd.iommu import Iommu
 from hvfuzz.oracles.host.hooked_hardware import EVERYTHING, hooked_caches
 from hvfuzz.oracles.scene.call_stack import NO_DOMAIN, TABLE
 from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_RIGHTS, EPT_RIGHTS, LARGE, Table, is_link, name_of

@@ -14,7 +14,7 @@ from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORD
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.physical_memory import PhysicalMemory
-from hvfuzz.machine.vtd.unit import Iommu
+from hvfuzz.machine.vtd.iommu import Iommu
 from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.vtd.invalidation_queue import FUNCTION_BITS, MOST_ADDRESS_MASK, Granularity
+from hvfuzz.machine.vtd.iommu import DmaFault, Iommu
 from hvfuzz.machine.vtd.legacy_mode import INTERRUPT_RANGE, WIDTH_OF_LEVELS, FaultReason, TranslationType
-from hvfuzz.machine.vtd.unit import DmaFault, Iommu
 from hvfuzz.machine.vtd.walker import Blocked, Context, WalkStep
 from hvfuzz.references.reference import Quirk
 from hvfuzz.references.vtd import quirks

@@ -9,7 +9,7 @@ from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.minimise.minimiser import Minimiser, minimise
 from hvfuzz.campaign.minimise.reductions import dependents, remove_ops, serialise_race, simpler_values
 from hvfuzz.guest.format.text import parse, render
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import crossover
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program, Ref, defect

@@ -6,7 +6,7 @@ from random import Random
 from hvfuzz.campaign.minimise.minimiser import minimise
 from hvfuzz.campaign.minimise.reductions import relink, replace_op, serialise_race, simpler_fields, simpler_shapes
 from hvfuzz.guest.format.text import parse, render
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import mutate
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Op, Program, Ref, Value, defect

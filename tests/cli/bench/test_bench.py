@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import hvfuzz.cli.bench.clean
+import hvfuzz.cli.bench.false_alarms
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bench.benchmark_job import benchmark_job
@@ -71,7 +71,7 @@ def test_a_finding_of_clean_ends_in_status_1_and_is_kept(
     def faulty(*arguments: Any) -> WorkerJob:
         return benchmark_job(*arguments)._replace(bug="xsa-221", engine="random")
 
-    monkeypatch.setattr(hvfuzz.cli.bench.clean, "benchmark_job", faulty)
+    monkeypatch.setattr(hvfuzz.cli.bench.false_alarms, "benchmark_job", faulty)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = run("bench", "clean", "hypercalls", "--ops", 500)
     assert done.status == 1

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.format.text import parse, render
-from hvfuzz.guest.generate.generation import generate
-from hvfuzz.guest.mutate.arrangement import arrange, shift_references
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import crossover, mutate
+from hvfuzz.guest.mutate.op_order import arrange, shift_references
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_OPS, Actor, Op, Program, Race, Ref, defect
 

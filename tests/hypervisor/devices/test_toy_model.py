@@ -12,7 +12,7 @@ from hvfuzz.abi.device_models import Placement
 from hvfuzz.abi.manual.document import render
 from hvfuzz.abi.registry import Abi
 from hvfuzz.guest.format.text import parse
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor import hypercalls
 from hvfuzz.hypervisor.devices import all_models

@@ -13,7 +13,7 @@ from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
-from hvfuzz.machine.vtd.unit import DmaFault
+from hvfuzz.machine.vtd.iommu import DmaFault
 
 Audit = Callable[[Hypervisor], None]
 RW = READ | WRITE

@@ -19,7 +19,7 @@ from hvfuzz.hypervisor.memory.rmrr import read_regions
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.vtd.dmar import DMAR_ADDRESS, DRHD, HEADER, RMRR, ReservedMemory, dmar_table
-from hvfuzz.machine.vtd.unit import DmaFault
+from hvfuzz.machine.vtd.iommu import DmaFault
 
 Call = Callable[..., tuple[Status, int]]
 PAGES = range(RESERVED_BASE >> PAGE_SHIFT, (RESERVED_BASE >> PAGE_SHIFT) + 2)

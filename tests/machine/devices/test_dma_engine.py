@@ -13,8 +13,8 @@ from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot
+from hvfuzz.machine.vtd.iommu import Iommu
 from hvfuzz.machine.vtd.legacy_mode import FaultReason, context_entry, root_entry, source_id
-from hvfuzz.machine.vtd.unit import Iommu
 
 ROOT, CONTEXTS, TOP, MIDDLE, LEAVES = 0x10000, 0x11000, 0x12000, 0x13000, 0x14000
 BDF = source_id(0, 3, 0)

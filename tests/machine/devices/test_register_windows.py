@@ -11,8 +11,8 @@ from hvfuzz.machine.devices.dma_engine import DMA_ENGINE_ID, DONE, ERROR, MAX_LE
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, aligned_accesses, registers_of
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.snapshot import Snapshot
+from hvfuzz.machine.vtd.iommu import DmaFault
 from hvfuzz.machine.vtd.legacy_mode import context_entry, root_entry, source_id
-from hvfuzz.machine.vtd.unit import DmaFault
 
 BUFFER = 0x40_0000
 SRC, DST, LENGTH, CONTROL = (int(register) for register in list(Register)[:4])

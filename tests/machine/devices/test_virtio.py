@@ -31,8 +31,8 @@ from hvfuzz.machine.devices.virtio.transport import VirtioDevice
 from hvfuzz.machine.devices.virtio.virtqueue import INDIRECT, MAX_SIZE, NEXT
 from hvfuzz.machine.devices.virtio.virtqueue import WRITE as F_WRITE
 from hvfuzz.machine.physical_memory import PhysicalMemory
+from hvfuzz.machine.vtd.iommu import Iommu
 from hvfuzz.machine.vtd.legacy_mode import context_entry, root_entry, source_id
-from hvfuzz.machine.vtd.unit import Iommu
 
 ROOT, CONTEXTS, TOP, MIDDLE, LEAVES = 0x10000, 0x11000, 0x12000, 0x13000, 0x14000
 BDF = source_id(0, 6, 0)

@@ -10,9 +10,9 @@ from hvfuzz.machine.addresses import READ, WRITE
 from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.snapshot import Snapshot
+from hvfuzz.machine.vtd.iommu import DmaFault, Iommu
 from hvfuzz.machine.vtd.legacy_mode import FaultReason, TranslationType
 from hvfuzz.machine.vtd.register_layout import Register
-from hvfuzz.machine.vtd.unit import DmaFault, Iommu
 from hvfuzz.machine.vtd.walker import Context
 
 QUEUE = 0x4_0000

@@ -2,7 +2,7 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.machine.devices.register_windows import registers_of
-from hvfuzz.machine.vtd.unit import Iommu
+from hvfuzz.machine.vtd.iommu import Iommu
 
 TRANSLATE = Iommu.translate
 
@@ -13,7 +13,7 @@ def replacement(self, bdf, iova, access):
 
 BUG = Bug(
     name="registers-by-pass-through",
-    replaces="hvfuzz.machine.vtd.unit:Iommu.translate",
+    replaces="hvfuzz.machine.vtd.iommu:Iommu.translate",
     replacement=replacement,
     findings=("ownership/access/mmio_write",),
     trigger=f"""\

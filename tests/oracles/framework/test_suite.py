@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.guest.run.interpreter import HostStopped

@@ -12,7 +12,7 @@ from hvfuzz.hypervisor.memory.dma import DmaMap
 from hvfuzz.hypervisor.memory.stage2 import Stage2
 from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 from hvfuzz.machine.mmu.tlb import Tlb
-from hvfuzz.machine.vtd.unit import Iommu
+from hvfuzz.machine.vtd.iommu import Iommu
 
 GRANT = (
     "r0 = grant.create(dom2, gfn=0x40, to=dom1, rights=R|W)",

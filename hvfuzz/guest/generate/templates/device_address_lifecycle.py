@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hvfuzz.guest.generate.compose import CAREFUL_LAST, CAREFUL_PREREQUISITE
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.op_composition import CAREFUL_LAST, CAREFUL_PREREQUISITE
 from hvfuzz.guest.generate.prerequisites import append_dma_mapping, append_with_prerequisites
 from hvfuzz.guest.generate.templates.dma_engine_driver import dma_engine_driver
 

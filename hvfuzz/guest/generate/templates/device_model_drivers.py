@@ -9,8 +9,8 @@ from typing import Final
 
 from hvfuzz.abi.device_models import COALESCED, IOAPIC, TIMER
 from hvfuzz.abi.limits import SELF
-from hvfuzz.guest.generate.compose import compose
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.op_composition import compose
 from hvfuzz.guest.program.argument_kinds import SIZES
 from hvfuzz.guest.program.device_registers import COALESCED_RING, FLOPPY_DATA_PORT, FLOPPY_STATUS_PORT
 from hvfuzz.guest.program.program import Op, Race

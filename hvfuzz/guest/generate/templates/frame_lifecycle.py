@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hvfuzz.abi.boot import DIRECT_MAP, DIRECT_MAP_SIZE
-from hvfuzz.guest.generate.compose import CAREFUL_LAST, CAREFUL_PREREQUISITE
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.op_composition import CAREFUL_LAST, CAREFUL_PREREQUISITE
 from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
 from hvfuzz.guest.generate.templates.repetition import change_and_restore
 from hvfuzz.guest.generate.templates.table_exhaustion import exhaust_page_table_pool

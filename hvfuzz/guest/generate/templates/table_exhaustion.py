@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from hvfuzz.abi.limits import GRANTS, HANDLES, PORTS
-from hvfuzz.guest.generate.compose import CAREFUL_PREREQUISITE, compose
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.op_composition import CAREFUL_PREREQUISITE, compose
 from hvfuzz.guest.generate.prerequisites import append_dma_mapping, append_with_prerequisites
 from hvfuzz.guest.generate.templates.repetition import CONTIGUOUS_STRIDES, SPARSE_STRIDES, strided_copies
 from hvfuzz.guest.program.program import Actor, Ref

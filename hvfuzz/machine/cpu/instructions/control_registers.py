@@ -4,7 +4,7 @@ from typing import Final
 
 from hvfuzz.machine.addresses import PHYSICAL_RESERVED, U64, is_canonical
 from hvfuzz.machine.clock import Cost
-from hvfuzz.machine.cpu.exceptions import exit_if_intercepted, refuse, require_ring_0
+from hvfuzz.machine.cpu.exception_delivery import exit_if_intercepted, refuse, require_ring_0
 from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.cpu.processor_state import CpuState
 from hvfuzz.machine.cpu.registers import RAX

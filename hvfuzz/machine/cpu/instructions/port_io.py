@@ -3,9 +3,9 @@
 from typing import Final
 
 from hvfuzz.machine.addresses import SIZE_MASK, U64
-from hvfuzz.machine.cpu.exceptions import exit_if_intercepted, refuse
+from hvfuzz.machine.cpu.exception_delivery import exit_if_intercepted, refuse
 from hvfuzz.machine.cpu.faults import Vector
-from hvfuzz.machine.cpu.instructions.accesses import load, store
+from hvfuzz.machine.cpu.instructions.load_store import load, store
 from hvfuzz.machine.cpu.instructions.rings import IOPL_SHIFT
 from hvfuzz.machine.cpu.processor_state import CpuState
 from hvfuzz.machine.cpu.registers import RAX, RCX, RDI, RDX, RFLAGS, RSI

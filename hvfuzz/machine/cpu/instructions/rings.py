@@ -8,9 +8,9 @@ from typing import Final
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, is_canonical
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu import msrs
-from hvfuzz.machine.cpu.exceptions import FRAME, KERNEL_CS, KERNEL_SS, USER_CS, USER_SS, refuse, require_ring_0
+from hvfuzz.machine.cpu.exception_delivery import FRAME, KERNEL_CS, KERNEL_SS, USER_CS, USER_SS, refuse, require_ring_0
 from hvfuzz.machine.cpu.faults import Vector
-from hvfuzz.machine.cpu.instructions.accesses import reach
+from hvfuzz.machine.cpu.instructions.load_store import reach
 from hvfuzz.machine.cpu.processor_state import RFLAGS_FIXED, USER, CpuState
 from hvfuzz.machine.cpu.registers import R11, RCX, RDX, RFLAGS, RIP, RSP
 from hvfuzz.machine.mmu import paging

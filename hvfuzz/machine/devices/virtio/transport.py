@@ -34,7 +34,7 @@ from hvfuzz.machine.devices.virtio.virtqueue import (
     Segment,
     Virtqueue,
 )
-from hvfuzz.machine.vtd.unit import DmaFault
+from hvfuzz.machine.vtd.iommu import DmaFault
 
 
 class VirtioDevice(Device):

@@ -38,12 +38,12 @@ from hvfuzz.oracles.contract.spec.cells import (
     RunState,
 )
 from hvfuzz.oracles.contract.spec.dispatch import BY_NAME, BY_NUMBER, CALLS, arguments, decode, judge_dispatch
-from hvfuzz.oracles.contract.spec.journal import Key, Value
 from hvfuzz.oracles.contract.spec.judge import SPEC, TARGETS, expect, judge
 from hvfuzz.oracles.contract.spec.platform.timer import expired
 from hvfuzz.oracles.contract.spec.ranges import valid_range
 from hvfuzz.oracles.contract.spec.state import FREE, GHOSTS, State
 from hvfuzz.oracles.contract.spec.trap_effects import count_read, judge_change, judge_halt, stop, wake
+from hvfuzz.oracles.contract.spec.undo_log import Key, Value
 from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Mismatch, Nested, Observed, Tables
 
 __all__ = [

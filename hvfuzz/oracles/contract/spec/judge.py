@@ -13,8 +13,8 @@ from hvfuzz.machine.addresses import LARGE_FRAMES, U64, Hfn
 from hvfuzz.oracles.contract.spec.blocks import frame_keys
 from hvfuzz.oracles.contract.spec.calls import console, device, discovery, event, grant, memory, multicall, sched, time
 from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
-from hvfuzz.oracles.contract.spec.journal import Key
 from hvfuzz.oracles.contract.spec.state import State
+from hvfuzz.oracles.contract.spec.undo_log import Key
 from hvfuzz.oracles.contract.spec.verdict import (
     POOL_NEED,
     Accept,

@@ -15,7 +15,7 @@ from hvfuzz.abi.limits import SELF
 from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.contract.spec.blocks import numbered
 from hvfuzz.oracles.contract.spec.cells import FREE_FRAME, Frame, Page
-from hvfuzz.oracles.contract.spec.journal import Journal, Key, Value
+from hvfuzz.oracles.contract.spec.undo_log import Journal, Key, Value
 
 FREE: Final = ("free",)
 GHOSTS: Final = frozenset({"poll", "window"})

@@ -10,8 +10,8 @@ from hvfuzz.oracles.contract.spec.calls.event import set_run
 from hvfuzz.oracles.contract.spec.calls.sched import event_pending
 from hvfuzz.oracles.contract.spec.calls.time import counter_read
 from hvfuzz.oracles.contract.spec.cells import ClockWindow, Poll, RunState
-from hvfuzz.oracles.contract.spec.journal import Key, Value
 from hvfuzz.oracles.contract.spec.state import State
+from hvfuzz.oracles.contract.spec.undo_log import Key, Value
 from hvfuzz.oracles.contract.spec.verdict import Mismatch
 
 

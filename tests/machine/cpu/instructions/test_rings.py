@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hvfuzz.machine.cpu.exceptions import FRAME
+from hvfuzz.machine.cpu.exception_delivery import FRAME
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.registers import Reg
 from hvfuzz.machine.cpu.vcpu import VCpu

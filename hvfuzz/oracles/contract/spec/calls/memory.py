@@ -13,9 +13,9 @@ from hvfuzz.machine.addresses import EXEC, LARGE_FRAMES, READ, WRITE, Hfn
 from hvfuzz.oracles.contract.spec.blocks import frame_block, frame_keys, page_block, page_keys
 from hvfuzz.oracles.contract.spec.cells import FREE_FRAME, Frame, Page
 from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
-from hvfuzz.oracles.contract.spec.journal import Key
 from hvfuzz.oracles.contract.spec.ranges import pages_in
 from hvfuzz.oracles.contract.spec.state import FREE, State
+from hvfuzz.oracles.contract.spec.undo_log import Key
 from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Tables
 
 TOP_DOWN: Final = 1

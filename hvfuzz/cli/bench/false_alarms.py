@@ -10,7 +10,7 @@ from rich.console import Console
 from hvfuzz.campaign.bench.trials import CleanResult, CleanRun
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import seed_folders
-from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.cli.bench.benchmark_job import benchmark_job
 from hvfuzz.cli.bench.benchmark_progress import Bar
 from hvfuzz.cli.figure_table import figure_table

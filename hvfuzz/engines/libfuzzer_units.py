@@ -9,7 +9,7 @@ from typing import Final
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.engines.engine import Job
 from hvfuzz.guest.format.binary import decode, encode
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Program
 

@@ -1,4 +1,4 @@
-"""The IOMMU: Intel VT-d in legacy mode, with two caches that software must invalidate.
+"""The IOMMU: Intel VT-d in legacy mode, with its IOTLB and its context cache, which software must invalidate.
 
 Software can control it by the methods here, or by `registers`, whose commands are those of the manual.
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from hvfuzz.engines.engine import Job
-from hvfuzz.engines.units import KEPT_PROGRAMS, Units
+from hvfuzz.engines.libfuzzer_units import KEPT_PROGRAMS, Units
 from hvfuzz.guest.format.binary import decode, encode
-from hvfuzz.guest.generate.generation import generate
+from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.harness import find_harness

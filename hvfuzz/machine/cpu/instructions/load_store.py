@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import Final
 
 from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SIZE, READ, SIZE_MASK, U64, WRITE, is_canonical
-from hvfuzz.machine.cpu.exceptions import refuse, take, vm_exit
+from hvfuzz.machine.cpu.delivery_accesses import STAGE_2_RETRIES
+from hvfuzz.machine.cpu.exception_delivery import refuse, take, vm_exit
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault, Vector
 from hvfuzz.machine.cpu.processor_state import USER, CpuState
 from hvfuzz.machine.cpu.registers import RAX, RFLAGS, RIP
-from hvfuzz.machine.cpu.system_accesses import STAGE_2_RETRIES
 from hvfuzz.machine.cpu.vmx_transitions import record_stage_2_exit
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.physical_memory import BusError

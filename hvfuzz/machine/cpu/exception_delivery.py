@@ -15,10 +15,10 @@ from typing import Final, NoReturn
 
 from hvfuzz.machine.addresses import U64, is_canonical
 from hvfuzz.machine.clock import Cost
+from hvfuzz.machine.cpu.delivery_accesses import TakenOver, read_table, write_frame
 from hvfuzz.machine.cpu.faults import GuestFault, Vector, combined
 from hvfuzz.machine.cpu.processor_state import CpuState
 from hvfuzz.machine.cpu.registers import RFLAGS, RIP, RSP
-from hvfuzz.machine.cpu.system_accesses import TakenOver, read_table, write_frame
 from hvfuzz.machine.cpu.vmcs import VECTORING_EXCEPTION, VECTORING_SOFTWARE, ExitReason
 from hvfuzz.machine.cpu.vmx_transitions import exit_and_enter
 from hvfuzz.machine.mmu import paging

@@ -10,8 +10,8 @@ from hvfuzz.machine.addresses import PAGE_SIZE, READ, WRITE
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.vtd.fault_log import FaultRecord
+from hvfuzz.machine.vtd.iommu import CONTEXT_CAPACITY, FAULT_RECORDS, DmaFault, Iommu
 from hvfuzz.machine.vtd.legacy_mode import FPD, FaultReason, context_entry, root_entry, source_id
-from hvfuzz.machine.vtd.unit import CONTEXT_CAPACITY, FAULT_RECORDS, DmaFault, Iommu
 from hvfuzz.machine.vtd.walker import STAGE_CONTEXT, STAGE_ROOT, STAGE_SECOND_LEVEL
 
 ROOT = 0x10000

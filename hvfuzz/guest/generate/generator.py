@@ -7,9 +7,9 @@ from random import Random
 from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
-from hvfuzz.guest.generate.compose import compose
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.generate.mangled_calls import as_raw_call, with_mangle
+from hvfuzz.guest.generate.op_composition import compose
 from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
 from hvfuzz.guest.generate.races import with_race
 from hvfuzz.guest.generate.template_table import TEMPLATES
