@@ -28,6 +28,7 @@ _RAX: Final = int(Reg.RAX)
 _RDX: Final = int(Reg.RDX)
 _RDI: Final = int(Reg.RDI)
 _OK: Final = Result.OK
+_new: Final = tuple.__new__  # Without the constructor of Outcome, a run without oracles takes 0.7 % less.
 
 
 class HostStopped(Exception):
@@ -151,7 +152,7 @@ class Interpreter:
                 how, status, result = Result.FAULT, fault.vector, fault.error
             except (Unreachable, NoRoom):
                 how = Result.SKIPPED
-        outcome = Outcome(index, kind.code, how, status, result, self.machine.clock.cycles)
+        outcome = _new(Outcome, (index, kind.code, how, status, result, self.machine.clock.cycles))
         self._trace.outcomes.append(outcome)
 
     def _call(self, vcpu: VCpu, number: int, pointer: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from hvfuzz.hypervisor.core import canaries, exits
 from hvfuzz.hypervisor.core.domains import Domain
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.devices import all_models
-from hvfuzz.hypervisor.devices.device_model import DomainDevices, Site, memory_offsets
+from hvfuzz.hypervisor.devices.device_model import DomainDevices, Site, memory_offsets, placed
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.hypercalls.device.assignment import AssignDevice
 from hvfuzz.hypervisor.memory.dma import DmaMap
@@ -125,7 +125,7 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
 def make_devices(hv: Hypervisor, domain: int) -> DomainDevices:
     """Create the device models of domain number `domain`, each with its part of the domain's model memory."""
     base, offsets = hv.model_memory(domain), memory_offsets(hv.models)
-    return DomainDevices(
+    return placed(
         model(Site(hv.host, hv.machine.clock, domain, base + offsets[model.placement.name], hv, hv.timers))
         for model in hv.models
     )

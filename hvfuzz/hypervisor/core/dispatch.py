@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hvfuzz.abi.decode import check_header, decode_body
 from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.effects import PREEMPTION_QUOTA, Refused, Step, work_of
+from hvfuzz.hypervisor.core.effects import NO_WORK, PREEMPTION_QUOTA, Refused, Step
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.clock import Cost
@@ -138,7 +138,7 @@ def commit_long(hv: Hypervisor, steps: Sequence[Step]) -> None:
     observer = hv.host.observer
     done = 0
     for step in steps:
-        work = work_of(step)
+        work: int = getattr(step, "work", NO_WORK)
         if done and done + work > PREEMPTION_QUOTA:
             preempt(hv)
             done = 0

@@ -41,12 +41,6 @@ class Step(Protocol):
         ...
 
 
-def work_of(step: Step) -> int:
-    """Work of `step`, in units of the PREEMPTION_QUOTA."""
-    work: int = getattr(step, "work", NO_WORK)
-    return work
-
-
 Finish = Callable[["Hypervisor"], tuple[Status, int]]
 """Returns (status, result) after the last step, for calls whose outcome is known only then."""
 

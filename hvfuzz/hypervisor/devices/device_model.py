@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol
 
 from hvfuzz.hypervisor.core.host import HostBug
@@ -97,26 +98,34 @@ class DeviceModel:
         return self
 
 
-class DomainDevices:
-    """The device models of one domain, by name, port and page."""
+class DomainDevices(NamedTuple):
+    """The device models of one domain, and where a guest finds them."""
 
-    __slots__ = ("by_name", "by_page", "by_port")
+    models: tuple[DeviceModel, ...]
+    by_name: Mapping[str, DeviceModel]
+    by_port: Mapping[int, tuple[DeviceModel, int]]
+    """Port -> (model, offset of the port among those of the model)."""
+    by_page: Mapping[int, DeviceModel]
+    """Page of the register window -> model."""
 
-    def __init__(self, models: Iterable[DeviceModel]) -> None:
-        self.by_name: dict[str, DeviceModel] = {}
-        self.by_port: dict[int, tuple[DeviceModel, int]] = {}
-        """Port -> (model, offset of the port among those of the model)."""
-        self.by_page: dict[int, DeviceModel] = {}
-        """Page of the register window -> model."""
-        for model in models:
-            placement = model.placement
-            taken = placement.name in self.by_name or placement.page in self.by_page
-            if taken or any(port in self.by_port for port in placement.ports):
-                raise HostBug(f"device model {placement.name}: name, ports or page collide with those of another model")
-            self.by_name[placement.name] = model
-            self.by_port.update({port: (model, at) for at, port in enumerate(placement.ports)})
-            if placement.page >= 0:
-                self.by_page[placement.page] = model
+
+def placed(models: Iterable[DeviceModel]) -> DomainDevices:
+    """The models at their placements; HostBug if two have the same name, port or page."""
+    models = tuple(models)
+    by_name: dict[str, DeviceModel] = {}
+    by_port: dict[int, tuple[DeviceModel, int]] = {}
+    by_page: dict[int, DeviceModel] = {}
+    for model in models:
+        placement = model.placement
+        taken = placement.name in by_name or placement.page in by_page
+        if taken or any(port in by_port for port in placement.ports):
+            raise HostBug(f"device model {placement.name}: name, ports or page collide with those of another model")
+        by_name[placement.name] = model
+        by_port.update({port: (model, at) for at, port in enumerate(placement.ports)})
+        if placement.page >= 0:
+            by_page[placement.page] = model
+    # Read-only, so that no run has to restore them.
+    return DomainDevices(models, MappingProxyType(by_name), MappingProxyType(by_port), MappingProxyType(by_page))
 
 
 def memory_offsets(models: Iterable[type[DeviceModel]]) -> dict[str, int]:

@@ -2,14 +2,14 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.core import boot
+from hvfuzz.hypervisor.devices.device_model import placed
 
 ORIGINAL = boot.add_vcpu
 
 
 def replacement(hv, domain):
-    devices, first = domain.devices, hv.domains[0].devices
-    devices.by_name["uart"] = first.by_name["uart"]
-    devices.by_port.update({port: place for port, place in first.by_port.items() if port >= 0x3F8})
+    first = hv.domains[0].devices.by_name["uart"]
+    domain.devices = placed(first if type(model) is type(first) else model for model in domain.devices.models)
     return ORIGINAL(hv, domain)
 
 
