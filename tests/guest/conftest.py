@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.abi.declaration import Since, hypercall
+from hvfuzz.abi.device_models import COALESCED, FDC, IOAPIC, TIMER, UART
 from hvfuzz.abi.kinds import (
     CallEntries,
     Count,
@@ -159,7 +160,8 @@ class Multicall(_NoCheck):
 
 
 OWN = Abi(
-    (Populate, Exchange, Create, Revoke, Map, Unmap, Copy, Alloc, Bind, Poll, Yield, Deassign, DmaBatch, Multicall)
+    (Populate, Exchange, Create, Revoke, Map, Unmap, Copy, Alloc, Bind, Poll, Yield, Deassign, DmaBatch, Multicall),
+    device_models=(UART, FDC, IOAPIC, TIMER, COALESCED),
 )
 
 

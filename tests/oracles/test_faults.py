@@ -37,6 +37,7 @@ def test_they_are_many_and_of_all_parts() -> None:
     bugs = [find_bug(str(path)) for path in FAULTS]
     parts = {bug.replaces.partition(":")[0].rpartition(".")[2] for bug in bugs}
     assert len({bug.name for bug in bugs}) == len(FAULTS) >= 150
-    assert {"guest_access", "allocator", "dispatch", "exits", "grants", "dma", "scheduler", "stage2", "steps"} <= parts
+    assert {"guest_access", "allocator", "dispatch", "exits", "mappings", "dma", "scheduler", "stage2"} <= parts
+    assert {"entries", "copy", "reservation", "assignment", "dma_map"} <= parts
     oracles = {bug.findings[0].partition("/")[0] for bug in bugs}
     assert {"exits", "fetch", "host_memory", "ownership", "recount", "secrets", "specification", "stale"} <= oracles

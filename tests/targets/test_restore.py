@@ -37,12 +37,12 @@ TOGETHER = 8
 MEMOS = frozenset(
     {
         # Caches of pure functions of names and counts.
-        ("Dispatched", "_known"),
+        ("DispatchChecks", "_known"),
         ("StateFeatures", "_kinds"),
         ("StateFeatures", "_numbers"),
         ("StateFeatures", "_rows"),
         # A copy that equals the one made at boot, or is that one.
-        ("Deltas", "_buckets"),
+        ("PortChanges", "_buckets"),
         # Frames that were found at boot to hold no secret.
         ("Secrets", "_pristine"),
         # The watchdog only checks whether it changes.
@@ -56,10 +56,9 @@ SCRATCH = MEMOS | {
     ("CallStack", "since"),
     ("Emulation", "_offset"),
     ("Emulation", "_window"),
-    ("PortIo", "_uarts"),
     ("Registers", "_devices"),
     ("Interpreter", "_batched"),
-    ("Interpreter", "_results"),
+    ("CallArguments", "results"),
     ("Interpreter", "_trace"),
     ("TableFollower", "_written"),
     ("FreedFrames", "_cached"),

@@ -21,6 +21,7 @@ from hvfuzz.hypervisor.core.boot import guest_address
 from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.machine.addresses import PAGE_SIZE
+from hvfuzz.machine.cpu.exception_delivery import vm_exit
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.processor_state import RunState
 from hvfuzz.machine.cpu.registers import RAX, RCX, RIP, Reg
@@ -180,4 +181,4 @@ def test_a_stage_2_that_the_hypervisor_broke_stops_the_host(hv: Hypervisor, vcpu
 
 def test_an_exit_that_nobody_asked_for_stops_the_host(vcpu: VCpu) -> None:
     with pytest.raises(HostBug):
-        vcpu.exit(ExitReason.EXTERNAL_INTERRUPT)
+        vm_exit(vcpu, ExitReason.EXTERNAL_INTERRUPT)

@@ -9,10 +9,10 @@ import pytest
 
 from hvfuzz.guest.format.text import parse
 from hvfuzz.hypervisor.hypercalls.device import dma_submit
+from hvfuzz.hypervisor.hypercalls.grant import copy
 from hvfuzz.hypervisor.hypercalls.memory import reservation
 from hvfuzz.hypervisor.hypercalls.memory.exchange import PutGuest
 from hvfuzz.hypervisor.hypercalls.memory.reservation import PopulatePage, RemovePage
-from hvfuzz.hypervisor.ipc import grants
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.physical_memory import PhysicalMemory
@@ -83,7 +83,7 @@ REMOVE_PAGE = RemovePage.apply
 @pytest.mark.parametrize(
     ("holder", "name", "wrong", "lines"),
     [
-        (grants, "copy_bytes", copy_words, (COPY,)),
+        (copy, "copy_bytes", copy_words, (COPY,)),
         (guest_access, "_put_piece", put_more, (EXCHANGE,)),
         (dma_submit.DmaBatch, "requests", fetch_again, BATCH),
         (PopulatePage, "apply", look_and_write, (POPULATE,)),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_START, USER_BASE
-from hvfuzz.hypervisor.core import dispatch
+from hvfuzz.hypervisor.core import dispatch, exits
 from hvfuzz.hypervisor.hypercalls import multicall
 from hvfuzz.hypervisor.hypercalls.device import dma_submit
 from hvfuzz.hypervisor.hypercalls.memory import exchange
@@ -232,20 +232,20 @@ def test_legal_refusals_are_silent(fetch: Any) -> None:
     assert fetch.rules == []
 
 
-def test_exit_within_an_exit(fetch: Any) -> None:
+def test_exit_within_an_exit(fetch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     vcpu = fetch.machine.vcpus[1]
-    fetch.suite._handle_exit = lambda _vcpu: fetch.machine.exit_handler(vcpu)
+    monkeypatch.setattr(exits, "handle_exit", lambda _hv, _vcpu: fetch.machine.exit_handler(vcpu))
     fetch.run("pause(dom1)", "cpuid(dom1, leaf=0)")
     assert fetch.rules == ["fetch/re-entrancy"]
 
 
-def test_exit_within_an_exit_that_nobody_stops(fetch: Any) -> None:
+def test_exit_within_an_exit_that_nobody_stops(fetch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     vcpu = fetch.machine.vcpus[1]
     vcpu.vmcs.saved = [0] * 25
 
-    def again(_vcpu: Any) -> None:
-        fetch.suite._handle_exit = lambda _: None
+    def again(_hv: Any, _vcpu: Any) -> None:
+        monkeypatch.setattr(exits, "handle_exit", lambda _hv, _vcpu: None)
         fetch.suite.handle_exit(vcpu)
 
-    fetch.suite._handle_exit = again
+    monkeypatch.setattr(exits, "handle_exit", again)
     assert fetch.during(lambda: fetch.suite.handle_exit(vcpu)) == ["fetch/re-entrancy"]

@@ -103,11 +103,11 @@ def test_register_that_the_guest_had_set_itself(secrets: Any) -> None:
     assert secrets.rules == []
 
 
-def test_result_of_a_call(secrets: Any) -> None:
-    def leak(vcpu: Any) -> None:
+def test_result_of_a_call(secrets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leak(_hv: Any, vcpu: Any) -> None:
         vcpu.vmcs.saved[RAX] = secrets.hv.domains[2].canary
 
-    secrets.suite._handle_exit = leak
+    monkeypatch.setattr(exits, "handle_exit", leak)
     secrets.run("vmcall(dom1, rax=1, rdi=0)")
     assert secrets.rules == ["secrets/register"]
 
