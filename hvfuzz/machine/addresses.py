@@ -39,6 +39,8 @@ FRAME_ADDRESS: Final = ((1 << MAXPHYADDR) - 1) & ~PAGE_MASK
 """The bits of a table entry that name a 4 KiB-aligned physical address."""
 PHYSICAL_RESERVED: Final = ((1 << 52) - 1) & ~((1 << MAXPHYADDR) - 1)
 """The bits of a table entry that name physical addresses beyond MAXPHYADDR: reserved."""
+ENTRY_ADDRESS: Final = FRAME_ADDRESS | PHYSICAL_RESERVED
+"""Every bit of a table entry that is part of an address, those beyond MAXPHYADDR included."""
 
 READ: Final = 1
 WRITE: Final = 2

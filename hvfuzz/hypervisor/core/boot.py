@@ -19,7 +19,7 @@ from hvfuzz.hypervisor.hypercalls.device.assignment import AssignDevice
 from hvfuzz.hypervisor.memory.dma import DmaMap
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.memory.stage2 import Stage2
-from hvfuzz.hypervisor.memory.table_tree import POISON, RIGHTS, TablePool
+from hvfuzz.hypervisor.memory.table_tree import ADDRESS, POISON, RIGHTS, TablePool
 from hvfuzz.hypervisor.vcpu import apic, msr
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu.msrs import LSTAR
@@ -142,7 +142,7 @@ def fill_pool(hv: Hypervisor, domain: Domain, pages: int) -> None:
 def guest_address(domain: Domain, gfn: int, offset: int = 0) -> int:
     """The host physical address of a byte of the domain's small page `gfn`."""
     entry, _, _ = domain.stage2.lookup(gfn)
-    return (entry >> PAGE_SHIFT & 0xFF_FFFF_FFFF) << PAGE_SHIFT | offset
+    return entry & ADDRESS | offset
 
 
 def write_guest_tables(hv: Hypervisor, domain: Domain) -> None:

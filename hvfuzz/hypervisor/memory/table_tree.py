@@ -16,7 +16,7 @@ from typing import Protocol
 
 from hvfuzz.hypervisor.core.host import HostBug, HostFault, HostMemory
 from hvfuzz.hypervisor.memory.frames import FrameState, FrameTable
-from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.addresses import ENTRY_ADDRESS, PAGE_SHIFT, PAGE_SIZE
 
 READ = 1
 WRITE = 2
@@ -25,7 +25,7 @@ RIGHTS = 7
 LARGE = 1 << 7
 FOREIGN = 1 << 53
 """Software bit of a leaf that a grant mapping made: the frame belongs to another domain."""
-ADDRESS = 0x000F_FFFF_FFFF_F000
+ADDRESS = ENTRY_ADDRESS
 ENTRIES = 512
 BLOCK_LEVEL = 2
 BLOCK_PAGES = 512

@@ -13,9 +13,9 @@ from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.cpu.msrs import TSC, TSC_AUX
 from hvfuzz.machine.cpu.registers import RAX, RBX, RCX, RDX, Saved
 from hvfuzz.machine.cpu.vmcs import ExitReason
-from hvfuzz.oracles.contract.spec.calls.time import Reading, counter_read
+from hvfuzz.oracles.contract.spec.calls.time import Reading, counter_read, rounded
 from hvfuzz.oracles.contract.spec.cells import ClockWindow
-from hvfuzz.oracles.contract.spec.platform.apic import CURRENT, rounded
+from hvfuzz.oracles.contract.spec.platform.apic import CURRENT
 from hvfuzz.oracles.contract.spec.platform.cpuid import cpuid
 from hvfuzz.oracles.contract.spec.platform.msr import KEPT, msr_value
 from hvfuzz.oracles.exits.local_apics import END, FIRST_MSR, Apics

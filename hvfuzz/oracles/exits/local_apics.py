@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from hvfuzz.machine.cpu.processor_state import HALTED
 from hvfuzz.machine.cpu.registers import RFLAGS
 from hvfuzz.machine.mmu.paging import RFLAGS_IF
+from hvfuzz.oracles.contract.spec.calls.time import rounded
 from hvfuzz.oracles.contract.spec.platform import apic
 from hvfuzz.oracles.contract.spec.platform.apic import Words
 
@@ -66,7 +67,7 @@ class Apics:
 
     def tick(self, cycles: int) -> None:
         """Expire the timers of an exit that began at `cycles`."""
-        now = apic.rounded(cycles)
+        now = rounded(cycles)
         for number in sorted(self._running):
             if not apic.tick(self._known[number], now):
                 del self._running[number]
@@ -82,7 +83,7 @@ class Apics:
             return False
         domain = [other for other in self._vcpus if other.domain == vcpu.domain]
         chips = [self._known[other.id] for other in domain]
-        apic.written(chips, domain.index(vcpu), register, value, apic.rounded(cycles))
+        apic.written(chips, domain.index(vcpu), register, value, rounded(cycles))
         if register == apic.INITIAL:
             self._running.pop(vcpu.id, None)
             if value:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.limits import STRING_BURST
-from hvfuzz.machine.addresses import PAGE_SHIFT, READ, U64, WRITE
+from hvfuzz.machine.addresses import PAGE_SHIFT, READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI
 from hvfuzz.machine.mmu.ept import EP4TA
@@ -55,9 +55,7 @@ def judge(
         element = int.from_bytes(data[at : at + width], "little")
         if vmcs.write and device is not None:
             device.port_write(port, width, element)
-        elif not vmcs.write and element != (
-            device.port_read(port, width) if device is not None else (1 << 8 * width) - 1
-        ):
+        elif not vmcs.write and element != (device.port_read(port, width) if device is not None else SIZE_MASK[width]):
             return f"element {at // width} is {element:#x}, not the value of the port"
     if vcpu.cpl and any(not _for_user(machine, vcpu, gva) for gva in places):
         return f"ring {vcpu.cpl} of dom{vcpu.domain} accesses a supervisor page"

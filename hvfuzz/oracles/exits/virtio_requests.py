@@ -11,7 +11,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.devices.pci_function import ACCESS_SIZES
 from hvfuzz.machine.devices.virtio.register_map import WINDOW_WORDS, Register
 from hvfuzz.machine.devices.virtio.virtqueue import QUEUE_WORDS
@@ -54,7 +54,7 @@ def written(before: list[int], power_on: list[int], offset: int, width: int, val
     place = queue + word - SELECTED.start if word in SELECTED else word
     if place >= len(before):
         return after  # no such queue
-    shift, mask = (offset & 7) << 3, (1 << 8 * width) - 1
+    shift, mask = (offset & 7) << 3, SIZE_MASK[width]
     value = before[place] & ~(mask << shift) | (value & mask) << shift
     register = word << 3
     status = before[Register.DEVICE_STATUS >> 3]

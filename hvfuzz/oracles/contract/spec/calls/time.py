@@ -22,6 +22,11 @@ class Reading(NamedTuple):
     window: ClockWindow
 
 
+def rounded(cycles: int) -> int:
+    """The clock, rounded as guests read it."""
+    return cycles // CLOCK_GRAIN * CLOCK_GRAIN
+
+
 def counter_read(latest: ClockWindow, cycles: int) -> Reading:
     """RDTSC at clock `cycles` by a domain whose last reads are `latest`. It waits when `clock_read` would refuse."""
     number = cycles // CLOCK_WINDOW
@@ -29,7 +34,7 @@ def counter_read(latest: ClockWindow, cycles: int) -> Reading:
         number += 1
         cycles = number * CLOCK_WINDOW
     reads = latest.reads + 1 if number == latest.number else 1
-    return Reading(cycles // CLOCK_GRAIN * CLOCK_GRAIN, cycles, ClockWindow(number, reads))
+    return Reading(rounded(cycles), cycles, ClockWindow(number, reads))
 
 
 def clock_read(state: State, call: Call, evidence: Evidence) -> Expected:
@@ -41,9 +46,9 @@ def clock_read(state: State, call: Call, evidence: Evidence) -> Expected:
     if observed.status != Status.OK:
         # The call may have read the clock in a window whose reads are used up, if it began in that.
         spent = latest.reads >= CLOCK_READS and first <= latest.number <= last
-        return Status.AGAIN if spent else Accept(call.cycles // CLOCK_GRAIN * CLOCK_GRAIN)
+        return Status.AGAIN if spent else Accept(rounded(call.cycles))
     cycles = observed.result
-    earliest = call.cycles // CLOCK_GRAIN * CLOCK_GRAIN
+    earliest = rounded(call.cycles)
     if cycles % CLOCK_GRAIN or not earliest <= cycles <= max(call.cycles, observed.cycles):
         text = f"{cycles} is not a rounded clock from {call.cycles} to {observed.cycles}"
         return Mismatch("result", call.name, text)

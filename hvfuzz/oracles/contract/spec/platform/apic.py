@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from hvfuzz.abi.limits import CLOCK_GRAIN
-
 Words = list[int]
 PLACES: Final = 64
 TPR, PPR, EOI, LDR, SVR, ESR, ERRORS, ICR = 0x08, 0x0A, 0x0B, 0x0D, 0x0F, 0x28, 0x29, 0x30
@@ -166,8 +164,3 @@ def tick(words: Words, now: int) -> bool:
     if not words[LVT_TIMER] & MASK:
         interrupt(words, words[LVT_TIMER] & 0xFF)
     return periodic
-
-
-def rounded(cycles: int) -> int:
-    """The clock, rounded as guests read it."""
-    return cycles // CLOCK_GRAIN * CLOCK_GRAIN
