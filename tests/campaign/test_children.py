@@ -214,7 +214,7 @@ def heard_by_children() -> Iterator[None]:
 
 STOPPING = """\
 import time
-from hvfuzz.campaign.workers.shutdown import StopSignal
+from hvfuzz.campaign.workers.stop_signal import StopSignal
 with StopSignal() as stop:
     print("ready", flush=True)
     while not stop.requested():
