@@ -19,7 +19,8 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from hvfuzz.bugs import find_bug
-from hvfuzz.engines.engine import Feedback, Job, Session, load_engine
+from hvfuzz.engines.all_engines import load_engine
+from hvfuzz.engines.engine import Feedback, Job, Session
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
 

@@ -92,3 +92,13 @@ def test_the_rule_sees_a_breach(path: str, source: str) -> None:
 
 def test_the_package_itself_imports_nothing_heavy() -> None:
     assert list(imports((ROOT / "hvfuzz/__init__.py").read_text(), "hvfuzz")) == []
+
+
+def test_only_dispatch_applies_steps() -> None:
+    calls = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "hvfuzz").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node).endswith(".apply(hv)")
+    ]
+    assert set(calls) == {"hvfuzz/hypervisor/core/dispatch.py"}

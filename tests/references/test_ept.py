@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hvfuzz.machine.cpu import delivery_accesses, exception_delivery, vmx_transitions
-from hvfuzz.machine.cpu.instructions import load_store
+from hvfuzz.machine.cpu.instructions import exiting, load_store
 from hvfuzz.machine.mmu import ept, ept_walk, paging
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, SecondStage
 from hvfuzz.machine.mmu.stage1 import Mmu
@@ -156,7 +156,7 @@ def break_function(patch: pytest.MonkeyPatch, owner: Owner, name: str, old: str,
     exec(source.replace(old, new), namespace)
     broken = namespace[name]
     patch.setattr(owner, name, staticmethod(broken) if isinstance(found, staticmethod) else broken)
-    for importer in (vmx_transitions, exception_delivery, load_store, delivery_accesses):
+    for importer in (vmx_transitions, exception_delivery, exiting, load_store, delivery_accesses):
         if getattr(importer, name, None) is found:
             patch.setattr(importer, name, broken)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from hvfuzz.abi import boot as layout
 from hvfuzz.abi.boot import DomainConfig, World
-from hvfuzz.hypervisor.core import canaries, exits
+from hvfuzz.hypervisor.core import canaries, dispatch, exits
 from hvfuzz.hypervisor.core.domains import Domain
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.devices import all_models
@@ -118,7 +118,7 @@ def add_domain(hv: Hypervisor, config: DomainConfig) -> Domain:
     for _ in range(config.vcpus):
         add_vcpu(hv, domain)
     for device in config.devices:
-        AssignDevice(device, number).apply(hv)
+        dispatch.commit(hv, (AssignDevice(device, number),))
     return domain
 
 

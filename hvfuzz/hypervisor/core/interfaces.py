@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from hvfuzz.hypervisor.memory.guest_access import GuestMemory
+
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.domains import Domain
     from hvfuzz.hypervisor.core.host import HostArray, HostMemory
@@ -33,6 +35,10 @@ class Domains(Protocol):
 
 class GrantTables(Frames, Domains, Protocol):
     """Grant entries and mappings, and the frames they pin."""
+
+
+class StringIo(Domains, GuestMemory, Protocol):
+    """The device models of every domain, and guest memory to and from which strings of elements go."""
 
 
 class Wakeup(Domains, Protocol):

@@ -17,7 +17,7 @@ from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI
 from hvfuzz.machine.mmu.paging import RFLAGS_DF
 
 if TYPE_CHECKING:
-    from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+    from hvfuzz.hypervisor.core.interfaces import StringIo
     from hvfuzz.hypervisor.devices.device_model import DeviceModel
     from hvfuzz.machine.cpu.vcpu import VCpu
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NO_DEVICE: Final = (None, 0)
 
 
-def transfer(hv: Hypervisor, vcpu: VCpu) -> bool:
+def transfer(hv: StringIo, vcpu: VCpu) -> bool:
     """Move elements up to the count, the burst limit or a fault; returns whether the instruction is complete.
 
     The burst bounds the work of one exit: the guest executes the instruction again for the rest.
@@ -44,12 +44,12 @@ def transfer(hv: Hypervisor, vcpu: VCpu) -> bool:
     return not saved[RCX]
 
 
-def device_at(hv: Hypervisor, vcpu: VCpu) -> tuple[DeviceModel | None, int]:
+def device_at(hv: StringIo, vcpu: VCpu) -> tuple[DeviceModel | None, int]:
     """(device model of the vCPU's domain at the port of the exit or None, offset among its ports)."""
     return hv.domains[vcpu.domain].devices.by_port.get(vcpu.vmcs.port, NO_DEVICE)
 
 
-def move(hv: Hypervisor, vcpu: VCpu, gva: int) -> GuestFault | None:
+def move(hv: StringIo, vcpu: VCpu, gva: int) -> GuestFault | None:
     """Move the element at `gva`; returns the exception instead if the guest may not access it."""
     vmcs = vcpu.vmcs
     width = vmcs.width
