@@ -18,7 +18,7 @@ def header(size: int = 24, version: int = 2, reserved: int = 0) -> bytes:
 
 def test_every_call_has_a_rule() -> None:
     assert set(SPEC) == set(BY_NAME)
-    assert len(BY_NUMBER) == len(CALLS) == 29
+    assert len(BY_NUMBER) == len(CALLS)
 
 
 @pytest.mark.parametrize(
