@@ -27,8 +27,8 @@ COMMANDS: Final = MappingProxyType(
         "bugs": "bugs",
         "corpus": "corpus",
         "bench": "bench.bench",
-        "reference": "reference_check",
-        "doctor": "doctor",
+        "reference": "checks.reference_check",
+        "doctor": "checks.doctor",
         "abi": "abi",
     }
 )

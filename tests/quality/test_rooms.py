@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "hvfuzz"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
+ALL = sorted(PACKAGE.rglob("*.py"))
 ROOM = 12
 LINES = 300
 REASON = "Over 300 lines:"
@@ -28,7 +29,7 @@ def room(path: Path) -> str:
 
 
 def test_no_room_holds_more_than_a_dozen_files() -> None:
-    crowded = {name: count for name, count in Counter(map(room, FILES)).items() if count > ROOM}
+    crowded = {name: count for name, count in Counter(map(room, ALL)).items() if count > ROOM}
     assert crowded == {}
 
 

@@ -12,7 +12,7 @@ from hvfuzz.guest.generate.mangled_calls import as_raw_call, with_mangle
 from hvfuzz.guest.generate.op_composition import compose
 from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
 from hvfuzz.guest.generate.races import with_race
-from hvfuzz.guest.generate.template_table import TEMPLATES
+from hvfuzz.guest.generate.templates.template_table import TEMPLATES
 from hvfuzz.guest.grammar.grammar import grammar_for
 from hvfuzz.guest.grammar.weighted_choice import WeightedChoice
 from hvfuzz.guest.program.ops import Catalogue, OpKind

@@ -11,7 +11,6 @@ from hvfuzz.abi.limits import GRANTS, LARGE_ORDER, POOL
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
-from hvfuzz.guest.generate.template_table import TEMPLATES
 from hvfuzz.guest.generate.templates.device_model_drivers import (
     coalesced_mmio_driver,
     floppy_driver,
@@ -27,6 +26,7 @@ from hvfuzz.guest.generate.templates.repetition import (
 )
 from hvfuzz.guest.generate.templates.resource_lifecycle import resource_lifecycle
 from hvfuzz.guest.generate.templates.table_exhaustion import exhaust_page_table_pool, exhaust_table
+from hvfuzz.guest.generate.templates.template_table import TEMPLATES
 from hvfuzz.guest.generate.templates.user_mode import user_mode
 from hvfuzz.guest.generate.templates.virtio_driver import virtio_driver
 from hvfuzz.guest.grammar.grammar import grammar_for

@@ -9,7 +9,7 @@ import pytest
 
 import hvfuzz.campaign.bench.speed
 import hvfuzz.cli.bench.bench
-import hvfuzz.cli.doctor
+import hvfuzz.cli.checks.doctor
 from hvfuzz.bugs import known_bugs
 from hvfuzz.engines.engine import Feedback
 
@@ -19,8 +19,8 @@ Run = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter runs, and a long time limit for engines, which end as soon as they find the bug."""
-    monkeypatch.setattr(hvfuzz.cli.doctor, "CLEAN_SECONDS", 2.0)
-    monkeypatch.setattr(hvfuzz.cli.doctor, "ENGINE_SECONDS", 60.0)
+    monkeypatch.setattr(hvfuzz.cli.checks.doctor, "CLEAN_SECONDS", 2.0)
+    monkeypatch.setattr(hvfuzz.cli.checks.doctor, "ENGINE_SECONDS", 60.0)
     monkeypatch.setattr(hvfuzz.campaign.bench.speed, "BATCH", 12)
 
 
@@ -36,9 +36,9 @@ def test_doctor_finds_all_well(run: Run) -> None:
 def test_doctor_says_what_is_ill(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     bug = known_bugs()["xsa-221"]
     deaf = replace(bug, name="deaf", replacement=lambda domain, port: None)
-    monkeypatch.setattr(hvfuzz.cli.doctor, "known_bugs", lambda: {"xsa-221": bug, "deaf": deaf})
-    monkeypatch.setattr(hvfuzz.cli.doctor, "PACKAGES", ("click", "hvfuzz-is-no-such-package"))
-    monkeypatch.setattr(hvfuzz.cli.doctor, "ENGINES", ("steam",))
+    monkeypatch.setattr(hvfuzz.cli.checks.doctor, "known_bugs", lambda: {"xsa-221": bug, "deaf": deaf})
+    monkeypatch.setattr(hvfuzz.cli.checks.doctor, "PACKAGES", ("click", "hvfuzz-is-no-such-package"))
+    monkeypatch.setattr(hvfuzz.cli.checks.doctor, "ENGINES", ("steam",))
     done = run("doctor")
     assert done.status == 1
     assert "BAD planted bugs       the oracles find 1 of 2, and nothing without the bug; failed: deaf" in done.out

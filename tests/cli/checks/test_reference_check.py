@@ -31,7 +31,7 @@ class Fake:
 
 @pytest.mark.parametrize(("differences", "words"), [(0, "no unexplained differences"), (1, "1 unexplained difference")])
 def test_what_a_comparison_found(run: Run, monkeypatch: pytest.MonkeyPatch, differences: int, words: str) -> None:
-    monkeypatch.setattr("hvfuzz.cli.reference_check.load_reference", lambda name: Fake(differences))
+    monkeypatch.setattr("hvfuzz.cli.checks.reference_check.load_reference", lambda name: Fake(differences))
     done = run("reference", "stage1", "--cases", 500, "--seed", 9)
     assert done.status == min(differences, 1)
     first, *rest = done.out.splitlines()
