@@ -42,7 +42,7 @@ def registers_of(number: int) -> int:
     return REGISTERS_BASE + (number << PAGE_SHIFT)
 
 
-def device_at(bus: DeviceBus[WindowT_co], hpa: int) -> WindowT_co | None:
+def window_at(bus: DeviceBus[WindowT_co], hpa: int) -> WindowT_co | None:
     """The device whose window `hpa` is in; None if there is none."""
     number = hpa - REGISTERS_BASE >> PAGE_SHIFT
     devices = bus.devices
@@ -62,7 +62,7 @@ def aligned_accesses(offset: int, size: int) -> Iterator[tuple[int, int]]:
 
 def read_registers(bus: DeviceBus[RegisterWindow], hpa: int, size: int) -> bytes:
     """Read `size` bytes at `hpa` by DMA, within one page; ones if no device answers."""
-    device = device_at(bus, hpa)
+    device = window_at(bus, hpa)
     if device is None:
         return b"\xff" * size
     return b"".join(
@@ -73,7 +73,7 @@ def read_registers(bus: DeviceBus[RegisterWindow], hpa: int, size: int) -> bytes
 
 def write_registers(bus: DeviceBus[RegisterWindow], hpa: int, data: bytes) -> None:
     """Write `data` at `hpa` by DMA, within one page; lost if no device answers."""
-    device = device_at(bus, hpa)
+    device = window_at(bus, hpa)
     if device is not None:
         start = hpa & PAGE_MASK
         for offset, width in aligned_accesses(start, len(data)):
