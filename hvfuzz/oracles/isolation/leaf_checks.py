@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, device_at
+from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, window_at
 from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, Entitlements, is_owned
 from hvfuzz.oracles.shadow.changes import (
     ADDRESS,
@@ -123,7 +123,7 @@ class LeafChecks:
         """Check one frame of a leaf; return whether a rule is broken."""
         scene = self._scene
         if hfn >= scene.machine.memory.frames:
-            if device_at(scene.machine, hfn << PAGE_SHIFT) is not None:
+            if window_at(scene.machine, hfn << PAGE_SHIFT) is not None:
                 if leaf.space & DMA and self._entitlements.has_registers(leaf.space & ~DMA, hfn):
                     return False
                 text = f"mapped to the registers of device {hfn - (REGISTERS_BASE >> PAGE_SHIFT)}"
