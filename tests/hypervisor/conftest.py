@@ -14,7 +14,7 @@ from hvfuzz.hypervisor.core.boot import boot, guest_address
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, OWNER_NONE, Frame, FrameState
-from hvfuzz.hypervisor.memory.table_tree import POISON
+from hvfuzz.hypervisor.memory.table_pool import POISON
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu.registers import RAX, Reg
 from hvfuzz.machine.cpu.vcpu import VCpu

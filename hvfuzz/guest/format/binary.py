@@ -9,7 +9,7 @@
     mangle    mask of its parts, then these parts
     race      fetch number, then an op without race
 
-Every byte is reduced, by remainder, to a value valid in its place, so that changing a byte changes one thing.
+The decoder reduces each byte, by remainder, to a value that its field allows, so changing a byte changes one thing.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from hvfuzz.hypervisor.hypercalls.device.assignment import AssignDevice
 from hvfuzz.hypervisor.memory.dma import DmaMap
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.memory.stage2 import Stage2
-from hvfuzz.hypervisor.memory.table_tree import ADDRESS, POISON, RIGHTS, TablePool
+from hvfuzz.hypervisor.memory.table_pool import POISON, TablePool
+from hvfuzz.hypervisor.memory.table_tree import ADDRESS, RIGHTS
 from hvfuzz.hypervisor.vcpu import apic, msr
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu.msrs import LSTAR

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from hvfuzz.hypervisor.core.host import HostBug, HostFault, HostMemory
 from hvfuzz.hypervisor.memory.frames import FrameTable
-from hvfuzz.hypervisor.memory.table_tree import FOREIGN, READ, RIGHTS, WRITE, TablePool, TableTree, leaf_frame
+from hvfuzz.hypervisor.memory.table_pool import TablePool
+from hvfuzz.hypervisor.memory.table_tree import FOREIGN, READ, RIGHTS, WRITE, TableTree, leaf_frame
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.vtd import legacy_mode
 from hvfuzz.machine.vtd.legacy_mode import DID_MASK, DID_SHIFT, ENTRY_SIZE, PRESENT

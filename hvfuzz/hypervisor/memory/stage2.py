@@ -6,6 +6,7 @@ import struct
 
 from hvfuzz.hypervisor.core.host import HostBug, HostMemory
 from hvfuzz.hypervisor.memory.frames import FrameTable
+from hvfuzz.hypervisor.memory.table_pool import TablePool
 from hvfuzz.hypervisor.memory.table_tree import (
     ADDRESS,
     BLOCK_LEVEL,
@@ -14,7 +15,6 @@ from hvfuzz.hypervisor.memory.table_tree import (
     FOREIGN,
     LARGE,
     RIGHTS,
-    TablePool,
     TableTree,
     is_table,
     leaf_frame,

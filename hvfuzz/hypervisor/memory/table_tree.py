@@ -15,7 +15,8 @@ from struct import Struct
 from typing import Protocol
 
 from hvfuzz.hypervisor.core.host import HostBug, HostFault, HostMemory
-from hvfuzz.hypervisor.memory.frames import FrameState, FrameTable
+from hvfuzz.hypervisor.memory.frames import FrameTable
+from hvfuzz.hypervisor.memory.table_pool import TablePool
 from hvfuzz.machine.addresses import ENTRY_ADDRESS, PAGE_SHIFT, PAGE_SIZE
 
 READ = 1
@@ -30,12 +31,7 @@ ENTRIES = 512
 BLOCK_LEVEL = 2
 BLOCK_PAGES = 512
 
-POISON = 0xF5F5_F5F5_F5F5_F502
-"""Every word of a pooled table page: a walk that still descends into it finds reserved bits set."""
-
 _EMPTY_PAGE = bytes(PAGE_SIZE)
-_TABLE = FrameState.TABLE  # a member of an enumeration takes ten times as long to look up as a global
-_POOL = FrameState.POOL
 _WORDS = tuple(Struct(f"<{count}Q") for count in range(ENTRIES + 1))
 
 
@@ -53,35 +49,6 @@ def leaf_frame(entry: int, level: int, page: int) -> int:
     """Host frame to which the present leaf `entry` of `level` maps `page`."""
     frame = (entry & ADDRESS) >> PAGE_SHIFT
     return frame + (page & BLOCK_PAGES - 1) if level == BLOCK_LEVEL else frame
-
-
-class TablePool:
-    """The free table pages of one domain: `pages` is its pool of frames, shared by its trees."""
-
-    __slots__ = ("frames", "host", "owner", "pages")
-
-    def __init__(self, host: HostMemory, frames: FrameTable, owner: int, pages: list[int]) -> None:
-        self.host = host
-        self.frames = frames
-        self.owner = owner
-        self.pages = pages
-
-    def take(self) -> int:
-        """Take a page from the pool and zero it; returns its frame, or -1 if the pool is empty."""
-        if not self.pages:
-            return -1
-        hfn = self.pages.pop()
-        self.frames.assign(hfn, self.owner, _TABLE)
-        self.host.observer.frame_allocated(hfn, self.owner, _TABLE)
-        self.host.fill(hfn)
-        return hfn
-
-    def put(self, hfn: int) -> None:
-        """Poison a table page that is no longer referenced, and return it to the pool."""
-        self.host.fill(hfn, POISON)
-        self.frames.assign(hfn, self.owner, _POOL)
-        self.pages.append(hfn)
-        self.host.observer.frame_freed(hfn)
 
 
 class Visitor(Protocol):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
 from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.memory.frames import STATE_SHIFT, FrameState
-from hvfuzz.hypervisor.memory.table_tree import POISON
+from hvfuzz.hypervisor.memory.table_pool import POISON
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.oracles.framework.oracle import Oracle, Rules

@@ -50,7 +50,7 @@ class Cosimulation:
         self.model: Final = Model(width, memory)
         self.qemu: Final = Qemu(width)
         self.commands: list[str] = []
-        """Commands that QEMU has not been sent yet."""
+        """Commands not yet sent to QEMU."""
         self._checks: list[tuple[int, Check]] = []
         """(index in `commands`, check)."""
         self._nonces = nonces(random.Random(width))

@@ -16,7 +16,8 @@ from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.memory.stage2 import Stage2
-from hvfuzz.hypervisor.memory.table_tree import POISON, RIGHTS, leaf_frame
+from hvfuzz.hypervisor.memory.table_pool import POISON
+from hvfuzz.hypervisor.memory.table_tree import RIGHTS, leaf_frame
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation
 

@@ -12,7 +12,7 @@ def replacement(self, hfn):
 
 BUG = Bug(
     name="no-poison",
-    replaces="hvfuzz.hypervisor.memory.table_tree:TablePool.put",
+    replaces="hvfuzz.hypervisor.memory.table_pool:TablePool.put",
     replacement=replacement,
     findings=("host_memory/poison/device.dma_unmap",),
     trigger="""\

@@ -2,7 +2,7 @@
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.memory.frames import FrameState
-from hvfuzz.hypervisor.memory.table_tree import POISON
+from hvfuzz.hypervisor.memory.table_pool import POISON
 
 
 def replacement(self, hfn):
@@ -14,7 +14,7 @@ def replacement(self, hfn):
 
 BUG = Bug(
     name="pool-wild",
-    replaces="hvfuzz.hypervisor.memory.table_tree:TablePool.put",
+    replaces="hvfuzz.hypervisor.memory.table_pool:TablePool.put",
     replacement=replacement,
     findings=("recount/pool/device.dma_unmap",),
     trigger="""\

@@ -15,7 +15,7 @@ def replacement(self):
 
 BUG = Bug(
     name="take-not-zeroed",
-    replaces="hvfuzz.hypervisor.memory.table_tree:TablePool.take",
+    replaces="hvfuzz.hypervisor.memory.table_pool:TablePool.take",
     replacement=replacement,
     findings=("host_memory/fault/boot",),
     trigger="""\

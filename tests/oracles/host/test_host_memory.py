@@ -12,7 +12,7 @@ from hvfuzz.hypervisor.core.host import HostArray, HostBug, HostFault, Work
 from hvfuzz.hypervisor.hypercalls import discovery
 from hvfuzz.hypervisor.memory.allocator import Allocator
 from hvfuzz.hypervisor.memory.frames import FrameState
-from hvfuzz.hypervisor.memory.table_tree import TablePool
+from hvfuzz.hypervisor.memory.table_pool import TablePool
 from hvfuzz.machine.addresses import PAGE_SHIFT
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.hypervisor.memory.table_tree import POISON
+from hvfuzz.hypervisor.memory.table_pool import POISON
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.mmu.ept import LARGE
 from hvfuzz.oracles.shadow.changes import DMA
