@@ -1,5 +1,6 @@
 """Options and fixtures of all tests."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from hypothesis import HealthCheck, settings
 # How long an example takes says something about the machine, what else runs on it, and whether coverage is measured.
 settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and the commands they start inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden"
 
