@@ -14,7 +14,7 @@ fuzz: $(STAMP) ## Fuzz the emulated hypervisor for a minute, with a live view; t
 	$(BIN)/hvfuzz fuzz hypercalls --time $(TIME) --out out
 
 fuzz-nightly: $(STAMP) ## Fuzz HARNESS for TIME seconds with JOBS workers, as the nightly workflow does.
-	$(BIN)/hvfuzz fuzz $(HARNESS) --time $(TIME) --workers $(JOBS) --out out
+	$(BIN)/hvfuzz fuzz $(HARNESS) --rotate --time $(TIME) --workers $(JOBS) --out out
 
 test: $(STAMP) ## Run the whole test suite with JOBS processes.
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -89,6 +89,7 @@ def _check_writable(out: Path) -> None:
 )
 @corpus_option("Seed file or folder; may be repeated. [default: corpus/HARNESS, if it exists]")
 @option("--no-corpus", is_flag=True, help="Start without seeds.")
+@option("--rotate", is_flag=True, help="Aim at each family of ops, and at each pair of families, in turn.")
 @option(
     "--minimise/--no-minimise", default=True, show_default=True, help="Confirm and minimise the findings at the end."
 )
@@ -105,6 +106,7 @@ def command(
     out: Path,
     corpora: tuple[Path, ...],
     no_corpus: bool,
+    rotate: bool,
     minimise: bool,
     as_json: bool,
 ) -> None:
@@ -149,6 +151,7 @@ def command(
         feedback=feedback,
         out=str(out),
         seeds=folders,
+        rotate=rotate,
     )
     console = Console(stderr=as_json, highlight=False)
     with StopSignal() as stop:

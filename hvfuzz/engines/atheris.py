@@ -104,7 +104,6 @@ class _Driver:
     def __init__(self, job: Job, session: Session, units: Units) -> None:
         self._session: Final = session
         self._units: Final = units
-        self._weights: Final = job.harness.weights
         self._rng: Final = random.Random(job.seed)
         self._counters: Final = _Counters() if job.feedback is not Feedback.BYTECODE else None
 
@@ -136,13 +135,13 @@ class _Driver:
         units = self._units
         choice = rng.random()
         if choice < NEW_PROGRAMS:
-            return units.fit(generate(rng, units.catalogue, weights=self._weights), limit, MAX_OPS)
+            return units.fit(generate(rng, units.catalogue, weights=self._session.weights()), limit, MAX_OPS)
         program = units.program(data)
         # Programs that grow become slow and repetitive, so growth is limited; a long seed keeps its length.
         ops = max(USUAL_OPS, len(program.ops))
         if choice < NEW_PROGRAMS + BYTE_MUTATIONS:
             return units.fit(units.program(atheris.Mutate(data, limit)), limit, ops)
-        return units.fit(mutate(program, rng, units.catalogue, self._weights), limit, ops)
+        return units.fit(mutate(program, rng, units.catalogue, self._session.weights()), limit, ops)
 
     def cross(self, left: bytes, right: bytes, limit: int, seed: int) -> bytes:
         """libFuzzer's custom crossover; libFuzzer asks for it every other time, so most calls mutate instead."""

@@ -45,6 +45,8 @@ class WorkerJob(NamedTuple):
     """Whether other workers use the same output folder."""
     arguments: tuple[str, ...] = ()
     """Extra arguments for the engine (libFuzzer flags)."""
+    rotate: bool = False
+    """Whether to rotate through weight profiles."""
 
 
 def bug_argument(bug: str) -> str:
@@ -111,6 +113,7 @@ def run_job(job: WorkerJob, channel: Channel) -> None:
             runs=job.runs,
             feedback=Feedback(job.feedback),
             arguments=job.arguments,
+            rotate=job.rotate,
         )
         session = Session(target, task, _ParentSink(channel, FindingStore(out / "findings"), job.bug))
         signal.signal(signal.SIGTERM, lambda number, frame: session.stop())

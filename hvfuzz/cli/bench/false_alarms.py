@@ -40,11 +40,15 @@ from hvfuzz.targets.harness import HARNESSES, find_harness
 def clean(harnesses: tuple[str, ...], ops: int, workers: int, seed: int, as_json: bool) -> None:
     """Fuzz the hypervisor without a planted bug, with each HARNESS (default: all), and report any finding.
 
+    Each campaign rotates through weight profiles, so that every family of ops and every pair of families has its turn.
     A finding is a false alarm of an oracle or an unknown bug in the hypervisor; its program is kept, and the command
     exits with 1. Campaigns start from corpus/HARNESS. Ctrl-C stops early and prints the figures so far.
     """
     names = list(dict.fromkeys(find_harness(name).name for name in harnesses or HARNESSES))
-    jobs = [benchmark_job(name, "atheris", seed, None, Feedback.STATE.value, seed_folders(name)) for name in names]
+    jobs = [
+        benchmark_job(name, "atheris", seed, None, Feedback.STATE.value, seed_folders(name))._replace(rotate=True)
+        for name in names
+    ]
     rows: list[CleanResult] = []
     with StopSignal() as stop, Bar(ops * len(jobs)) as bar:
         for job in jobs:
@@ -71,12 +75,16 @@ def clean(harnesses: tuple[str, ...], ops: int, workers: int, seed: int, as_json
 
 
 def _print_clean(rows: list[CleanResult]) -> None:
-    table = figure_table("harness", "programs", "ops", "seconds", "ops/s", "findings")
-    everything = ("all", sum(row.runs for row in rows), sum(row.ops for row in rows), sum(row.seconds for row in rows))
-    lines = [(*row[:4], len(row.findings)) for row in rows]
-    for name, runs, ops, seconds, found in (*lines, (*everything, sum(len(row.findings) for row in rows))):
+    table = figure_table("harness", "programs", "ops", "profiles", "seconds", "ops/s", "findings")
+    lines = [(*row[:5], len(row.findings)) for row in rows]
+    everything = (sum(row.runs for row in rows), sum(row.ops for row in rows), min(row.profiles for row in rows))
+    found = sum(len(row.findings) for row in rows)
+    for name, runs, ops, profiles, seconds, findings in (
+        *lines,
+        ("all", *everything, sum(row.seconds for row in rows), found),
+    ):
         rate = ops / max(seconds, 0.001)
-        table.add_row(name, f"{runs:,}", f"{ops:,}", f"{seconds:,.1f}", f"{rate:,.0f}", str(found))
+        table.add_row(name, f"{runs:,}", f"{ops:,}", str(profiles), f"{seconds:,.1f}", f"{rate:,.0f}", str(findings))
     console = Console(highlight=False)
     console.print(table)
     for row in rows:

@@ -137,7 +137,7 @@ class Grammar:
         return resource not in self._second_step or (kind in self._second_step[resource]) is last
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _cached_grammar(catalogue: Catalogue, weights: tuple[tuple[str, int], ...]) -> Grammar:
     return Grammar(catalogue, dict(weights))
 

@@ -12,6 +12,7 @@ import hvfuzz.cli.bench.false_alarms
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bench.benchmark_job import benchmark_job
+from hvfuzz.guest.grammar.weight_profiles import TURN
 
 Run = Callable[..., Any]
 EASY = "pkvm-09cce60bddd"
@@ -60,9 +61,12 @@ def test_clean_says_what_ran(run: Run) -> None:
     lines = [line.split() for line in done.out.splitlines()]
     assert [line[0] for line in lines] == ["harness", "dma", "abi", "all"]
     assert all(line[-1] == "0" for line in lines[1:])
+    assert lines[0][3] == "profiles"
     rows = json.loads(run("bench", "clean", "fuzz_dma", "--ops", 900, "--json").out)["harnesses"]
     assert rows[0]["harness"] == "dma"
     assert rows[0]["ops"] >= 900
+    # The seeds run first, and belong to no profile.
+    assert rows[0]["profiles"] <= 1 + rows[0]["runs"] // TURN
 
 
 def test_a_finding_of_clean_ends_in_status_1_and_is_kept(
