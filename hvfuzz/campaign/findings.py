@@ -27,7 +27,9 @@ class Record(NamedTuple):
     identity: str
     message: str
     bug: str | None
-    """Name of the planted bug, or path of the Python file that defines it; None for the clean hypervisor."""
+    """Name of the planted bug, or path of the Python file that defines it; None for the clean hypervisor.
+
+    Only the user's own word runs such a file: see `hvfuzz.bugs.recorded_bug`."""
     runs: int
     """Programs run before the finding was first seen."""
     seconds: float

@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from hvfuzz.bugs import Bug, find_bug
-from hvfuzz.campaign.findings import record_beside
+from hvfuzz.bugs import Bug, find_bug, recorded_bug
+from hvfuzz.campaign.findings import RECORD, record_beside
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
@@ -22,11 +22,14 @@ NO_BUG: Final = "none"
 
 
 def bug_for(file: Path, named: str | None) -> Bug | None:
-    """The bug to plant for the program in `file`: the one `named`, else the one in finding.json beside `file`."""
-    if named is None:
-        record = record_beside(file)
-        named = NO_BUG if record is None or record.bug is None else record.bug
-    return None if named == NO_BUG else find_bug(named)
+    """The bug to plant for the program in `file`: the one `named` by the user, else the one in finding.json beside it.
+
+    The former may be a Python file, which is run; the latter is the name of a planted bug only.
+    """
+    if named is not None:
+        return None if named == NO_BUG else find_bug(named)
+    record = record_beside(file)
+    return None if record is None or record.bug is None else recorded_bug(record.bug, file.parent / RECORD)
 
 
 def style_of(line: str) -> str:

@@ -14,21 +14,53 @@ EXIT_ERROR: Final = 2
 PR_SET_PDEATHSIG: Final = 1
 
 
+ROOT: Final = str(Path(__file__).parents[3])
+"""The folder that holds the package hvfuzz, as it is imported here."""
+_ISOLATED: Final = """\
+import runpy, sys
+root, module = sys.argv[1:3]
+if root not in sys.path:
+    sys.path.insert(0, root)
+del sys.argv[1:3]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def python_command(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
+    """The command that runs ``python -m module`` of the package hvfuzz as it is imported here.
+
+    With -P, and unlike with -m, Python imports nothing from the current folder: it may hold a `random.py` from anyone.
+    """
+    return [python, "-P", "-c", _ISOLATED, ROOT, module, *arguments]
+
+
+def python_environment(hash_seed: int = 0) -> dict[str, str]:
+    """The environment of such a command: hash randomisation is fixed, so that the same seed gives the same run.
+
+    PYTHONPATH stays as the user has set it, but without its empty entries, which mean the current folder.
+    """
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+    if "PYTHONPATH" in environment:
+        entries = environment["PYTHONPATH"].split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry)
+    return environment
+
+
 def launch_child(module: str, job: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
     """Start ``python -m module`` with `job`. Its events arrive as JSON lines on `stdout`; other output goes to `log`.
 
     The child runs in a new session, so that Ctrl-C on a terminal reaches only the parent, which stops its children in
-    order. Hash randomisation is off, so that the same seed gives the same run.
+    order.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
         return subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(job), str(os.getpid())],
+            python_command(module, json.dumps(job), str(os.getpid())),
             stdout=subprocess.PIPE,
             stderr=errors,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
+            env=python_environment(),
         )
 
 
