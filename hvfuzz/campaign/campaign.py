@@ -1,16 +1,21 @@
 """One campaign from start to finish: workers fuzz, findings are confirmed and minimised, a report is written."""
 
+from collections import Counter
 from collections.abc import Generator
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.confirm import ReportedFinding, confirm_all, unconfirmed
-from hvfuzz.campaign.report import Summary, write_report
+from hvfuzz.campaign.deaths import UNKNOWN, judge_deaths
+from hvfuzz.campaign.report import Summary, quantity, write_report
+from hvfuzz.campaign.seed_corpus import remove_damaged_units
 from hvfuzz.campaign.workers.pool import Pool, PoolError, WorkerInternalError
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
+from hvfuzz.campaign.workers.worker_handle import Discovery
 from hvfuzz.engines.atomic_file import write_atomically
 
 
@@ -22,7 +27,9 @@ class Campaign:
         self.workers: Final = workers
         self.stop: Final = stop
         self.out: Final = Path(job.out)
-        self.pool: Final = Pool(job, workers)
+        self.name: Final = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{job.harness}-{job.seed}"
+        """The name of its report, and the beginning of the names of its logs."""
+        self.pool: Final = Pool(job, workers, self.name)
         self.error: str | None = None
         """Why the campaign ended early; None if it did not."""
         self.internal_error_seen = False
@@ -31,6 +38,9 @@ class Campaign:
 
     def fuzz(self) -> Generator[None, None, None]:
         """Fuzz until the budget is spent or a signal arrives; yields several times a second."""
+        old = remove_damaged_units(self.out / "corpus" / self.job.harness)
+        if old:
+            self.pool.notices.append(f"deleted {quantity(old, 'new input')} of an earlier campaign that was not whole")
         try:
             with closing(self.pool.run()) as run:
                 for _ in run:
@@ -40,25 +50,27 @@ class Campaign:
         except WorkerInternalError as error:
             self.error, self.internal_error_seen = str(error), True
             with suppress(OSError):
-                write_atomically(self.out / "broken.hvp", error.program.encode())
+                write_atomically(self.out / "broken.hvp", error.program.encode(), durable=True)
                 self.error += f"; the program is {self.out / 'broken.hvp'}"
         except PoolError as error:
             self.error = str(error)
         except OSError as error:
             self.error = f"{error.filename or 'worker'}: {error.strerror}"
 
+    def found(self) -> int:
+        """Number of findings and of programs that ended a worker, so far."""
+        return len(self.pool.discoveries) + len(self.pool.deaths)
+
     def finish(self, *, minimise: bool) -> Summary:
         """Confirm and minimise the findings (unless a signal arrived), and write the report."""
         pool, job = self.pool, self.job
-        discoveries = list(pool.discoveries.values())
-        if minimise and discoveries and not self.stop.requested():
-            findings = confirm_all(discoveries, job.bug, self.out, self.workers, lambda: not self.stop.requested())
-        else:
-            findings = [unconfirmed(discovery, job.bug, self.out) for discovery in discoveries]
         notices = list(pool.notices)
-        for discovery in discoveries:
-            if discovery.error is not None and not _saved(findings, discovery.identity):
-                notices.append(f"{discovery.error}; the program for {discovery.identity} is in the summary only")
+        findings = self._findings(notices, minimise=minimise)
+        lost = remove_damaged_units(self.out / "corpus" / job.harness)
+        if lost:
+            self._fail(
+                f"{quantity(lost, 'new input')} could not be written whole to {self.out / 'corpus' / job.harness}"
+            )
         progress = pool.progress()
         summary = Summary(
             harness=job.harness,
@@ -72,15 +84,55 @@ class Campaign:
             seconds=progress.seconds,
             features=progress.features,
             corpus=progress.corpus,
-            notices=notices,
+            notices=[
+                f"{notice} ({count} times)" if count > 1 else notice for notice, count in Counter(notices).items()
+            ],
             findings=findings,
+            error=self.error,
         )
         try:
-            self.report = write_report(self.out, summary)
+            self.report = write_report(self.out, self.name, summary)
         except OSError as error:
-            notices.append(f"cannot write the report: {error.filename or self.out}: {error.strerror}")
-        return summary
+            self._fail(f"cannot write the report: {error.filename or self.out}: {error.strerror}")
+        return summary._replace(error=self.error)
+
+    def _findings(self, notices: list[str], *, minimise: bool) -> list[ReportedFinding]:
+        """The findings as reported, each saved if possible; what cannot be saved is added to `notices`."""
+        pool, job = self.pool, self.job
+
+        def proceed() -> bool:
+            return not self.stop.requested()
+
+        deadly = judge_deaths(pool.deaths, job.bug, self.out, self.name, proceed)
+        notices += deadly.notices
+        discoveries = [_on_disk(each) for each in pool.discoveries.values()]
+        known = {each.identity for each in discoveries}
+        discoveries += [each for each in deadly.findings.values() if each.identity not in known]
+        # A death that was not replayed has no identity that a replay could confirm.
+        replayed = [each for each in discoveries if not each.identity.endswith(UNKNOWN)]
+        if minimise and replayed and proceed():
+            log = f"{self.name}-confirm"
+            findings = confirm_all(replayed, job.bug, self.out, self.workers, proceed, deadly.findings, log)
+        else:
+            findings = [unconfirmed(each, job.bug, self.out) for each in replayed]
+        findings += [unconfirmed(each, job.bug, self.out) for each in discoveries if each.identity.endswith(UNKNOWN)]
+        reasons = {each.identity: each.error for each in discoveries}
+        for finding in findings:
+            if finding.file is None:
+                reason = reasons[finding.identity] or f"cannot write to {self.out}"
+                notices.append(f"{reason}; the program for {finding.identity} is in the summary only")
+        return findings
+
+    def _fail(self, error: str) -> None:
+        """Note an error, unless there is one already that explains it."""
+        if self.error is None:
+            self.error = error
 
 
-def _saved(findings: list[ReportedFinding], identity: str) -> bool:
-    return any(finding.identity == identity and finding.file is not None for finding in findings)
+def _on_disk(discovery: Discovery) -> Discovery:
+    """The discovery without its file if that has been deleted or emptied since."""
+    try:
+        gone = discovery.file is not None and not Path(discovery.file).stat().st_size
+    except OSError:
+        gone = True
+    return discovery._replace(file=None) if gone else discovery

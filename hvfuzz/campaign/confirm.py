@@ -5,17 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
-from hvfuzz.bugs import BugError, find_bug
+from hvfuzz.bugs import Bug, BugError, find_bug
 from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name
+from hvfuzz.campaign.forked_target import ForkedTarget
 from hvfuzz.campaign.minimise.minimiser import minimise
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
 from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, launch_child, start_child
-from hvfuzz.campaign.workers.pool import END_SECONDS, Discovery
+from hvfuzz.campaign.workers.pool import END_SECONDS
+from hvfuzz.campaign.workers.worker_handle import Discovery
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
@@ -23,6 +25,7 @@ from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.watchdog import Watchdog
+from hvfuzz.targets.target import Target
 
 SECONDS_EACH: Final = 10.0
 SECONDS_ALL: Final = 60.0
@@ -56,6 +59,8 @@ class ConfirmJob(NamedTuple):
     bug: str | None
     out: str
     seconds: float
+    deadly: bool
+    """Whether the program may end the process that runs it."""
 
 
 def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> ReportedFinding:
@@ -79,8 +84,12 @@ def unconfirmed(discovery: Discovery, bug: str | None, out: Path) -> ReportedFin
     )
 
 
-def _find(program: Program, identity: str, target: EmulatedTarget) -> Finding | None:
+def _find(program: Program, identity: str, target: Target) -> Finding | None:
     return next((finding for finding in target.run(program).findings if finding.identity == identity), None)
+
+
+def _target(job: ConfirmJob, bug: Bug | None, watchdog: Watchdog) -> Target:
+    return ForkedTarget(bug, watchdog) if job.deadly else EmulatedTarget(bug, watchdog=watchdog)
 
 
 def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
@@ -88,10 +97,8 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
     discovery = Discovery(**job.discovery)
     store = FindingStore(Path(job.out) / "findings")
     identity = discovery.identity
-    with (
-        Watchdog() as watchdog,
-        EmulatedTarget(None if job.bug is None else find_bug(job.bug), watchdog=watchdog) as target,
-    ):
+    bug = None if job.bug is None else find_bug(job.bug)
+    with Watchdog() as watchdog, _target(job, bug, watchdog) as target:
         program = found = parse(discovery.text, target.catalogue)
         finding = _find(program, identity, target)
         message = discovery.message if finding is None else finding.message
@@ -129,8 +136,13 @@ def confirm_all(
     out: Path,
     workers: int,
     proceed: Callable[[], bool],
+    deadly: Container[str] = (),
+    name: str = "confirm",
 ) -> list[ReportedFinding]:
-    """Confirm all findings, `workers` at a time. If `proceed` returns False, the rest are reported unconfirmed."""
+    """Confirm all findings, `workers` at a time. If `proceed` returns False, the rest are reported unconfirmed.
+
+    `deadly` has the identities of those whose program may end its process. `name` is the name of the log.
+    """
     reported = {each.identity: unconfirmed(each, bug, out) for each in discoveries}
     left = list(discoveries)
     seconds = min(SECONDS_EACH, SECONDS_ALL * workers / max(len(left), 1))
@@ -139,8 +151,11 @@ def confirm_all(
         while (left or running) and proceed():
             while left and len(running) < workers:
                 discovery = left.pop(0)
-                job = ConfirmJob(discovery._asdict(), bug, str(out), seconds)
-                process = launch_child("hvfuzz.campaign.confirm", job._asdict(), out / "logs" / "confirm.log")
+                job = ConfirmJob(discovery._asdict(), bug, str(out), seconds, discovery.identity in deadly)
+                try:
+                    process = launch_child("hvfuzz.campaign.confirm", job._asdict(), out / "logs" / f"{name}.log")
+                except OSError:
+                    continue  # no more processes: the finding stays unconfirmed
                 running.append((process, discovery, time.monotonic() + seconds + GRACE_SECONDS))
             for process, discovery, deadline in running:
                 if not _collect(process, discovery, reported, 0.05) and time.monotonic() > deadline:
@@ -149,8 +164,9 @@ def confirm_all(
     finally:
         for process, _, _ in running:
             process.terminate()
+        patience = time.monotonic() + END_SECONDS
         for process, discovery, _ in running:
-            if not _collect(process, discovery, reported, END_SECONDS):
+            if not _collect(process, discovery, reported, max(0.05, patience - time.monotonic())):
                 process.kill()
                 process.communicate()
     return list(reported.values())
@@ -164,7 +180,7 @@ def _collect(
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         return False
-    for line in output.splitlines():
+    for line in output.split(b"\n")[:-1]:
         event = json.loads(line)
         if event.pop("event") == "confirmed":
             reported[discovery.identity] = ReportedFinding(**event)

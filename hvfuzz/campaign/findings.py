@@ -126,8 +126,8 @@ class FindingStore:
                 if (known.confirmed, -known.ops) >= (record.confirmed, -record.ops):
                     return path
                 record = record._replace(runs=known.runs, seconds=known.seconds)
-            write_atomically(path, render(program).encode())
-            write_atomically(folder / RECORD, (json.dumps(record._asdict(), indent=2) + "\n").encode())
+            write_atomically(path, render(program).encode(), durable=True)
+            write_atomically(folder / RECORD, (json.dumps(record._asdict(), indent=2) + "\n").encode(), durable=True)
         return path
 
     def _existing_record(self, folder: Path) -> Record | None:

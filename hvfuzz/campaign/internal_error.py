@@ -11,6 +11,9 @@ EXIT_BAD_INPUT: Final = 2
 EXIT_INTERNAL: Final = 70
 """A bug in hvfuzz itself (EX_SOFTWARE of sysexits.h), as opposed to a finding (1) or bad input (2)."""
 
+EXIT_PIPE: Final = 141
+"""The reader of the output has gone: the status of a process that SIGPIPE ended."""
+
 
 def record_internal_error(error: Exception) -> str:
     """Save the traceback of `error` to a temporary file and return the one-line message for the user."""

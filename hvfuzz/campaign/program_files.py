@@ -19,6 +19,11 @@ MAX_FILE: Final = 1 << 20
 class ProgramFileError(Exception):
     """A file that is not a program: its path and what is wrong with it."""
 
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path: Final = path
+        self.reason: Final = reason
+
 
 def read_program(path: Path, catalogue: Catalogue) -> Program:
     """Read the program in `path`, in text or byte form. Raises `ProgramFileError`.
@@ -30,11 +35,11 @@ def read_program(path: Path, catalogue: Catalogue) -> Program:
     if data.startswith(TEXT_STARTS):
         return _parsed(path, data, catalogue)
     if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # no canonical bytes: the first is the number of a world
-        raise ProgramFileError(f"{path}: text in UTF-16; save it as UTF-8")
+        raise ProgramFileError(path, "text in UTF-16; save it as UTF-8")
     program = decode(data, catalogue)
     if encode(program, catalogue) != data:
         raise ProgramFileError(
-            f"{path}: not a program (expected text that begins with '{MAGIC}1', or the fuzzer's byte form)"
+            path, f"not a program (expected text that begins with '{MAGIC}1', or the fuzzer's byte form)"
         )
     return program
 
@@ -54,10 +59,10 @@ def _parsed(path: Path, data: bytes, catalogue: Catalogue) -> Program:
     try:
         return parse(data.decode(), catalogue)
     except TextError as error:
-        raise ProgramFileError(f"{path}: {error}") from error
+        raise ProgramFileError(path, str(error)) from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ProgramFileError(f"{path}: line {line}: byte {data[error.start]:#x} is not UTF-8 text") from error
+        raise ProgramFileError(path, f"line {line}: byte {data[error.start]:#x} is not UTF-8 text") from error
 
 
 def _read(path: Path) -> bytes:
@@ -67,12 +72,12 @@ def _read(path: Path) -> bytes:
             data = file.read(MAX_FILE + 1)
             size = os.fstat(file.fileno()).st_size
     except IsADirectoryError as error:
-        raise ProgramFileError(f"{path}: is a folder; expected a program file") from error
+        raise ProgramFileError(path, "is a folder; expected a program file") from error
     except OSError as error:
-        raise ProgramFileError(f"{path}: {error.strerror}") from error
+        raise ProgramFileError(path, error.strerror or str(error)) from error
     if len(data) > MAX_FILE:
         much = f"{size} bytes" if size > MAX_FILE else f"more than {MAX_FILE} bytes"
-        raise ProgramFileError(f"{path}: too large for a program: {much}, but at most {MAX_FILE} are allowed")
+        raise ProgramFileError(path, f"too large for a program: {much}, but at most {MAX_FILE} are allowed")
     if not data:
-        raise ProgramFileError(f"{path}: the file is empty")
+        raise ProgramFileError(path, "the file is empty")
     return data

@@ -1,8 +1,11 @@
 """The report of a campaign, as Markdown for people and as JSON for scripts."""
 
+import itertools
 import json
+import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +35,17 @@ class Summary(NamedTuple):
     features: int
     corpus: int
     notices: Sequence[str]
-    """Warnings about the campaign itself: workers replaced, files that could not be written."""
+    """Warnings about the campaign itself: workers replaced, files that were passed over or could not be written."""
     findings: Sequence[ReportedFinding]
+    error: str | None = None
+    """Why the campaign ended early, or what it could not do; None if all went well."""
+
+    def headline(self) -> str:
+        """The result in a few words; a campaign that failed, or ran nothing, does not count as clean."""
+        found = quantity(len(self.findings), "finding")
+        if self.error is not None:
+            return f"failed, {found}"
+        return found if self.runs or self.findings else "no program ran"
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON."""
@@ -44,8 +56,9 @@ def render_report(summary: Summary) -> str:
     """Render the Markdown page: the configuration, the rates, and each finding with its program."""
     seconds = max(summary.seconds, 0.001)
     lines = [
-        f"# hvfuzz {summary.harness}: {quantity(len(summary.findings), 'finding')}",
+        f"# hvfuzz {summary.harness}: {summary.headline()}",
         "",
+        *([f"**Error**: {summary.error}", ""] if summary.error is not None else []),
         "| | |",
         "|---|---|",
         f"| engine | {summary.engine}, feedback {summary.feedback}, {quantity(summary.workers, 'worker')} |",
@@ -76,9 +89,47 @@ def quantity(number: int, noun: str) -> str:
     return f"{number or 'no':{',' if number else ''}} {noun}{'' if number == 1 else 's'}"
 
 
-def write_report(out: Path, summary: Summary) -> Path:
-    """Write ``report.md`` and ``report.json`` to the folder `out`, and return the path of the former."""
-    page = out / "report.md"
-    write_atomically(page, render_report(summary).encode())
-    write_atomically(out / "report.json", (json.dumps(summary.as_dict(), indent=2) + "\n").encode())
+def write_report(out: Path, name: str, summary: Summary) -> Path:
+    """Write the report of one campaign to the folder `out`; returns the path of its page.
+
+    The report is ``reports/NAME.md`` and ``reports/NAME.json``, with a number if other campaigns have that name.
+    ``report.md`` and ``report.json`` are links to the report written last.
+    """
+    folder = out / "reports"
+    folder.mkdir(exist_ok=True)
+    page = _reserve(folder, name)
+    data = page.with_suffix(".json")
+    try:
+        write_atomically(data, (json.dumps(summary.as_dict(), indent=2) + "\n").encode(), durable=True)
+        write_atomically(page, render_report(summary).encode(), durable=True)
+    except BaseException:
+        with suppress(OSError):
+            page.unlink()  # empty
+        raise
+    for path in (page, data):
+        with suppress(OSError):
+            _link(out / f"report{path.suffix}", path)
     return page
+
+
+def _reserve(folder: Path, name: str) -> Path:
+    """Create an empty page that no other campaign has."""
+    for number in itertools.count(1):
+        page = folder / (f"{name}.md" if number == 1 else f"{name}-{number}.md")
+        try:
+            page.open("xb").close()
+        except FileExistsError:
+            continue
+        return page
+    raise AssertionError("numbers do not end")
+
+
+def _link(latest: Path, path: Path) -> None:
+    """Make `latest` a link to `path`, or a copy where there are no links."""
+    temporary = latest.with_name(f".{latest.name}.{os.getpid()}")
+    try:
+        temporary.symlink_to(path.relative_to(latest.parent))
+    except OSError:
+        write_atomically(latest, path.read_bytes())
+    else:
+        temporary.replace(latest)

@@ -1,16 +1,25 @@
 """The seed corpus: reading seeds, measuring the features each one covers, and keeping a minimal covering set."""
 
+import hashlib
 import heapq
-from collections.abc import Iterable, Sequence
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from hvfuzz.campaign.program_files import SUFFIX, ProgramFileError, read_program, read_seed
+from hvfuzz.campaign.program_files import MAX_FILE, SUFFIX, ProgramFileError, read_program, read_seed
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.guest.format.text import TEXT_STARTS, render
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.targets.target import Target
+
+UNIT_NAME: Final = re.compile("[0-9a-f]{40}")
+UNIT_WRITE_SECONDS: Final = 0.1
+"""libFuzzer takes far less time than this to write a unit."""
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -38,14 +47,90 @@ def seed_files(folders: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def seed_bytes(folders: Iterable[Path], catalogue: Catalogue) -> list[bytes]:
-    """Read the seeds in `folders` for an engine. Raises `ProgramFileError` for text that does not parse."""
-    return [read_seed(path, catalogue) for path in seed_files(folders)]
+def seed_bytes(
+    folders: Iterable[Path],
+    catalogue: Catalogue,
+    passed: list[ProgramFileError] | None = None,
+    each: Callable[[], None] = lambda: None,
+) -> list[bytes]:
+    """Read the seeds in `folders` for an engine; see `_read_all`. Text that does not parse is no seed."""
+    return [data for _, data in _read_all(folders, lambda path: read_seed(path, catalogue), passed, each)]
 
 
-def read_entries(folders: Iterable[Path], catalogue: Catalogue) -> list[Entry]:
-    """Read the programs in `folders`. Raises `ProgramFileError` at the first file that is not a program."""
-    return [Entry(path, read_program(path, catalogue)) for path in seed_files(folders)]
+def read_entries(
+    folders: Iterable[Path], catalogue: Catalogue, passed: list[ProgramFileError] | None = None
+) -> list[Entry]:
+    """Read the programs in `folders`; see `_read_all`."""
+    return [Entry(*each) for each in _read_all(folders, lambda path: read_program(path, catalogue), passed)]
+
+
+def _read_all(
+    folders: Iterable[Path],
+    read: Callable[[Path], T],
+    passed: list[ProgramFileError] | None,
+    each: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Path, T]]:
+    """Each file of `folders` with what `read` makes of it. Calls `each` before each file.
+
+    The error of a file that is not a program is appended to `passed`, and the file is passed over: a full disk or an
+    interrupted copy leaves such files. Without `passed`, the first one is raised; so is that of a file which `folders`
+    names itself.
+    """
+    named = frozenset(folders := list(folders))
+    for path in seed_files(folders):
+        each()
+        try:
+            yield path, read(path)
+        except ProgramFileError as error:
+            if passed is None or path in named:
+                raise
+            passed.append(error)
+
+
+def passed_over(passed: Sequence[ProgramFileError]) -> str | None:
+    """One notice that names all files that were passed over, by reason; None if there are none."""
+    if not passed:
+        return None
+    reasons: dict[str, list[str]] = {}
+    for error in passed:
+        reasons.setdefault(error.reason, []).append(str(error.path))
+    named = "; ".join(f"{reason}: {', '.join(paths)}" for reason, paths in reasons.items())
+    return f"passed over {len(passed)} {'file' if len(passed) == 1 else 'files'} in folders of programs: {named}"
+
+
+def remove_damaged_units(folder: Path) -> int:
+    """Delete the units in `folder` that libFuzzer could not write whole; returns their number.
+
+    libFuzzer names a unit after its SHA-1, and does not notice when a disk is full. Another campaign may be writing to
+    the folder: what changes while it is looked at is left alone.
+    """
+    suspects = [(path, state) for path in _unit_files(folder) if (state := _damage(path)) is not None]
+    if suspects:
+        time.sleep(UNIT_WRITE_SECONDS)
+    damaged = [path for path, state in suspects if _damage(path) == state]
+    for path in damaged:
+        with suppress(OSError):
+            path.unlink()
+    return len(damaged)
+
+
+def _unit_files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if UNIT_NAME.fullmatch(path.name) and path.is_file()]
+    except OSError:
+        return []
+
+
+def _damage(path: Path) -> tuple[int, int] | None:
+    """Size and time of change of a unit whose contents do not match its name; None for a good one."""
+    try:
+        state = path.stat()
+        if state.st_size > MAX_FILE:
+            return None
+        good = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest() == path.name
+    except OSError:
+        return None
+    return None if good else (state.st_size, state.st_mtime_ns)
 
 
 def measure(entries: Iterable[Entry], target: Target) -> list[Entry]:
@@ -86,9 +171,9 @@ def add(source: Path, folder: Path, catalogue: Catalogue) -> Path:
     path = folder / f"{source.stem}{SUFFIX}"
     if path.exists():
         if read_program(path, catalogue) != program:
-            raise ProgramFileError(f"{path}: a different program of this name exists")
+            raise ProgramFileError(path, "a different program of this name exists")
         return path
     folder.mkdir(parents=True, exist_ok=True)
     data = source.read_bytes()
-    write_atomically(path, data if data.startswith(TEXT_STARTS) else render(program).encode())
+    write_atomically(path, data if data.startswith(TEXT_STARTS) else render(program).encode(), durable=True)
     return path

@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import click
 
 import hvfuzz
-from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record_internal_error
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, EXIT_PIPE, record_internal_error
 
 COMMANDS: Final = MappingProxyType(
     {
@@ -126,6 +126,9 @@ def main() -> NoReturn:
         with cli.make_context("hvfuzz", sys.argv[1:]) as context:
             cli.invoke(context)
         sys.exit(0)
+    except SystemExit as end:
+        # On a broken pipe rich ends the process with 1, which means a finding here.
+        sys.exit(EXIT_PIPE if isinstance(end.__context__, BrokenPipeError) else end.code)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -143,7 +146,7 @@ def main() -> NoReturn:
     except BrokenPipeError:
         # The reader of our output has gone (`hvfuzz abi | head`): end quietly, as if by SIGPIPE.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(EXIT_PIPE)
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror}", EXIT_BAD_INPUT)
     except Exception as error:

@@ -1,6 +1,8 @@
 """`hvfuzz corpus`: counts, extends and prunes the seeds."""
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import click
 from rich.console import Console
 
 from hvfuzz.campaign import seed_corpus
+from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.figure_table import figure_table
 from hvfuzz.cli.options import PATH, Group, json_option, option
@@ -15,6 +18,12 @@ from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+def _warn(passed: Sequence[ProgramFileError]) -> None:
+    notice = seed_corpus.passed_over(passed)
+    if notice is not None:
+        print(f"hvfuzz: warning: {notice}", file=sys.stderr)
 
 
 @click.group(
@@ -49,12 +58,13 @@ def stats(root: Path, as_json: bool) -> None:
     """Count the programs, their ops, and the state features they reach, for each harness and in total."""
     rows: list[dict[str, Any]] = []
     everything: set[int] = set()
+    passed: list[ProgramFileError] = []
     with EmulatedTarget() as target:
         for harness in HARNESSES:
             folder = root / harness
             if not folder.is_dir():
                 continue
-            entries = seed_corpus.measure(seed_corpus.read_entries([folder], target.catalogue), target)
+            entries = seed_corpus.measure(seed_corpus.read_entries([folder], target.catalogue, passed), target)
             features = frozenset[int]().union(*(entry.features for entry in entries))
             everything |= features
             ops = sum(len(entry.program.ops) for entry in entries)
@@ -67,6 +77,7 @@ def stats(root: Path, as_json: bool) -> None:
             "features": len(everything),
         }
     )
+    _warn(passed)
     if as_json:
         print(json.dumps(rows))
         return
@@ -112,8 +123,10 @@ def add(files: tuple[Path, ...], harness: str, root: Path, as_json: bool) -> Non
 @json_option()
 def prune(folder: Path, dry_run: bool, as_json: bool) -> None:
     """Delete the programs in FOLDER that reach no state feature beyond those of the programs kept."""
+    passed: list[ProgramFileError] = []
     with EmulatedTarget() as target:
-        entries = seed_corpus.measure(seed_corpus.read_entries([folder], target.catalogue), target)
+        entries = seed_corpus.measure(seed_corpus.read_entries([folder], target.catalogue, passed), target)
+    _warn(passed)
     kept, dropped = seed_corpus.cover(entries)
     if not dry_run:
         for entry in dropped:

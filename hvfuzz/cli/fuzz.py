@@ -1,23 +1,25 @@
 """`hvfuzz fuzz`: runs a campaign with a live view; confirms and minimises the findings at its end."""
 
 import json
+import os
 import random
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 from rich.console import Console
 
 from hvfuzz.bugs import Plant, find_bug
 from hvfuzz.campaign.campaign import Campaign
-from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL
-from hvfuzz.campaign.report import quantity
-from hvfuzz.campaign.seed_corpus import seed_bytes, seed_folders
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, EXIT_PIPE
+from hvfuzz.campaign.program_files import ProgramFileError
+from hvfuzz.campaign.report import Summary, quantity
+from hvfuzz.campaign.seed_corpus import passed_over, seed_bytes, seed_folders
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob, bug_argument
-from hvfuzz.cli.live_view import print_summary, run_with_view
+from hvfuzz.cli.live_view import OutputConsole, print_summary, run_with_view
 from hvfuzz.cli.options import (
     PATH,
     Command,
@@ -136,7 +138,8 @@ def command(
     if seed is None:
         seed = random.SystemRandom().randrange(1 << 30)
     folders = [] if no_corpus else seed_folders(harness, corpora)
-    seeds = seed_bytes(map(Path, folders), catalogue(ABI))  # fail here rather than in every worker
+    passed: list[ProgramFileError] = []
+    seeds = seed_bytes(map(Path, folders), catalogue(ABI), passed)  # fail here rather than in every worker
     if engine == "replay" and not seeds:
         raise EngineError("engine 'replay' needs seeds; name some with --corpus")
     out = out.resolve()
@@ -153,27 +156,67 @@ def command(
         seeds=folders,
         rotate=rotate,
     )
-    console = Console(stderr=as_json, highlight=False)
+    console = OutputConsole(stderr=as_json, highlight=False)
+    output_error: OSError | None = None
     with StopSignal() as stop:
         # The replay engine runs each seed once, so more workers would repeat the work.
         campaign = Campaign(job, 1 if engine == "replay" else workers, stop)
+        if (notice := passed_over(passed)) is not None:
+            campaign.pool.notices.append(notice)
         title = f"hvfuzz {harness}, engine {engine}, seed {seed}" + (f", bug {planted.name}" if planted else "")
-        run_with_view(campaign, title, console, as_json=as_json)
-        if campaign.pool.discoveries and minimise and not stop.requested():
-            found = quantity(len(campaign.pool.discoveries), "finding")
-            console.print(f"confirming and minimising {found}", style="dim")
-        summary = campaign.finish(minimise=minimise)
-        if campaign.error is not None:
-            print(f"hvfuzz: {campaign.error}", file=sys.stderr)
-        if as_json:
-            document: dict[str, Any] = summary.as_dict()
-            if campaign.error is not None:
-                document["error"] = campaign.error
-            print(json.dumps(document), flush=True)
-        else:
-            print_summary(console, summary, out, campaign.report)
+        try:
+            run_with_view(campaign, title, console, as_json=as_json)
+            if campaign.found() and minimise and not stop.requested():
+                console.print(f"confirming and minimising {quantity(campaign.found(), 'finding')}", style="dim")
+        except OSError as error:
+            output_error = error
+        summary = campaign.finish(minimise=minimise and output_error is None)
+        if summary.error is not None:
+            _tell(f"hvfuzz: {summary.error}")
+        if output_error is None:
+            try:
+                _print_result(console, summary, campaign, as_json=as_json)
+            except OSError as error:
+                output_error = error
+        if output_error is not None:
+            _tell_findings_elsewhere(summary, campaign)
+            with suppress(OSError, ValueError):  # what is left in the buffer has nowhere to go
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(_status(stop, summary, campaign, output_error))
+
+
+def _print_result(console: Console, summary: Summary, campaign: Campaign, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary.as_dict()), flush=True)
+    else:
+        print_summary(console, summary, campaign.out, campaign.report)
+        sys.stdout.flush()
+
+
+def _tell(line: str) -> None:
+    """Print to standard error, if it can be written."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _tell_findings_elsewhere(summary: Summary, campaign: Campaign) -> None:
+    """Print the findings that no file has to standard error, since standard output is gone."""
+    for finding in summary.findings:
+        if finding.file is None and campaign.report is None:
+            _tell(f"hvfuzz: FINDING {finding.identity}: {finding.message}\n{finding.text}")
+
+
+def _status(stop: StopSignal, summary: Summary, campaign: Campaign, output_error: OSError | None) -> int:
+    """The exit status: that of a signal, else that of the findings, whatever else went wrong."""
     if stop.status:
-        sys.exit(stop.status)
-    if campaign.error is not None:
-        sys.exit(EXIT_INTERNAL if campaign.internal_error_seen else EXIT_BAD_INPUT)
-    sys.exit(1 if summary.findings else 0)
+        return stop.status
+    if summary.findings:
+        return 1
+    if summary.error is not None:
+        return EXIT_INTERNAL if campaign.internal_error_seen else EXIT_BAD_INPUT
+    if isinstance(output_error, BrokenPipeError):
+        return EXIT_PIPE
+    if output_error is not None:
+        _tell(f"hvfuzz: output: {output_error.strerror}")
+        return EXIT_BAD_INPUT
+    return 0

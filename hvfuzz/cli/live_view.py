@@ -1,10 +1,13 @@
 """The view of a running campaign and its final summary: drawn in place on a terminal, as plain lines elsewhere."""
 
+import errno
 import json
+import os
 import shlex
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -82,7 +85,7 @@ class View:
             ("time", format_duration(progress.seconds)),
             ("time limit", "-" if seconds is None else format_duration(seconds)),
             ("workers", str(self.campaign.workers)),
-            ("", ""),
+            ("", "" if self.campaign.pool.started else "starting"),
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -122,35 +125,57 @@ class View:
         yield Panel(Group(*parts), title=escape(self.title), title_align="left", padding=(0, 1))
 
 
+class OutputConsole(Console):
+    """A console that raises BrokenPipeError if its reader has gone; rich would end the process with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        """See `Console.on_broken_pipe`."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def run_with_view(campaign: Campaign, title: str, console: Console, *, as_json: bool) -> None:
-    """Fuzz to the end of the campaign; show progress in place on a terminal, as lines or as JSON lines elsewhere."""
-    if not as_json and console.is_terminal and not console.is_dumb_terminal:
-        console.width = min(console.width, MAX_WIDTH)
-        view = View(campaign, title)
-        with Live(view, console=console, auto_refresh=False) as live:
-            due = 0.0
-            for _ in campaign.fuzz():
-                if time.monotonic() >= due:
-                    due = time.monotonic() + 1 / FRAMES_PER_SECOND
-                    live.refresh()
-            live.refresh()
-        return
+    """Fuzz to the end of the campaign; show progress in place on a terminal, as lines or as JSON lines elsewhere.
+
+    Raises OSError if the output can no longer be written; the campaign has ended then, too.
+    """
+    with closing(campaign.fuzz()) as run:
+        if not as_json and console.is_terminal and not console.is_dumb_terminal:
+            _draw(run, campaign, title, console)
+        else:
+            _print_lines(run, campaign, title, console, as_json=as_json)
+
+
+def _draw(run: Iterator[None], campaign: Campaign, title: str, console: Console) -> None:
+    console.width = min(console.width, MAX_WIDTH)
+    view = View(campaign, title)
+    with Live(view, console=console, auto_refresh=False) as live:
+        due = 0.0
+        for _ in run:
+            if time.monotonic() >= due:
+                due = time.monotonic() + 1 / FRAMES_PER_SECOND
+                live.refresh()
+        live.refresh()
+
+
+def _print_lines(run: Iterator[None], campaign: Campaign, title: str, console: Console, *, as_json: bool) -> None:
     if not as_json:
         console.print(title, markup=False, soft_wrap=True)
-    due = PLAIN_SECONDS
+    due = time.monotonic() + PLAIN_SECONDS
     reported = 0
-    for _ in campaign.fuzz():
+    for _ in run:
         found = list(campaign.pool.discoveries.values())
         if not as_json:
             for discovery in found[reported:]:
                 console.print(f"FINDING {discovery.identity}", style="bold red", markup=False, soft_wrap=True)
             reported = len(found)
-        progress = campaign.pool.progress()
-        if progress.seconds < due:
+        if time.monotonic() < due:
             continue
         due += PLAIN_SECONDS
+        progress = campaign.pool.progress()
         if as_json:
             print(json.dumps({**progress._asdict(), "findings": [each.identity for each in found]}), flush=True)
+        elif not campaign.pool.started:
+            console.print("starting")
         else:
             line = (
                 f"{format_duration(progress.seconds)}  programs {format_count(progress.runs)}  "
@@ -177,12 +202,12 @@ def print_summary(console: Console, summary: Summary, out: Path, report: Path | 
     for notice in summary.notices:
         console.print(f"warning: {escape(notice)}", style="yellow", soft_wrap=True)
     seconds = max(summary.seconds, 0.001)
-    found = quantity(len(summary.findings), "finding")
+    good = summary.error is None and summary.runs and not summary.findings
     console.print(
-        f"{found} in {quantity(summary.runs, 'program')} and {quantity(summary.ops, 'op')} "
+        f"{summary.headline()} in {quantity(summary.runs, 'program')} and {quantity(summary.ops, 'op')} "
         f"({format_duration(seconds)}, {summary.ops / seconds:,.0f} ops/s, {summary.features:,} features, "
         f"seed {summary.seed})",
-        style="bold red" if summary.findings else "bold green",
+        style="bold green" if good else "bold red",
         soft_wrap=True,
     )
     for name, folder in (("findings", out / "findings"), ("corpus", out / "corpus" / summary.harness)):

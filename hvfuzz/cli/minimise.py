@@ -64,10 +64,10 @@ def command(
         program = read_program(file, target.catalogue)
         identities = [finding.identity for finding in target.run(program).findings]
         if not identities:
-            raise ProgramFileError(f"{file}: the program shows no finding; does it need --bug?")
+            raise ProgramFileError(file, "the program shows no finding; does it need --bug?")
         if identity is not None and identity not in identities:
             shown = ", ".join(identities)
-            raise ProgramFileError(f"{file}: the program does not show {identity!r}; it shows {shown}")
+            raise ProgramFileError(file, f"the program does not show {identity!r}; it shows {shown}")
         record = record_beside(file)
         known = record.identity if record is not None and record.identity in identities else identities[0]
         kept = identity or known
@@ -91,7 +91,7 @@ def command(
     text = render(program)
     if output is not None:
         try:
-            write_atomically(output, text.encode())
+            write_atomically(output, text.encode(), durable=True)
         except OSError:
             click.echo(text, nl=False)  # keep the result of minutes of work
             raise

@@ -1,5 +1,6 @@
 """Options that several commands share, and the layout of their help."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,6 +19,13 @@ class Real(click.FloatRange):
     """A range of real numbers that calls itself a number in error messages."""
 
     name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert to a number; "nan" would pass every comparison with the limits, and "inf" is no number of seconds."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 class _Option(click.Option):

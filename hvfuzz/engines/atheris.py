@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 from types import FunctionType
 from typing import Any, Final
 
@@ -110,7 +111,7 @@ class _Driver:
     def run(self, data: bytes) -> None:
         """Run a unit; ends the process when the budget is spent."""
         try:
-            result = self._session.run(self._units.program(data))
+            result = self._session.run(self._units.program(data), data)
         except BudgetSpent:
             # libFuzzer has written its files already; it would report an exception as a crash.
             sink = self._session.sink
@@ -166,6 +167,14 @@ def _report_failure(data: bytes) -> bytes:
     return data
 
 
+def _files_in(folder: Path) -> int:
+    """Number of files in `folder`; 0 if somebody deleted it."""
+    try:
+        return sum(1 for _ in os.scandir(folder))
+    except OSError:
+        return 0
+
+
 class AtherisEngine:
     """libFuzzer through atheris. `atheris.Fuzz` does not return, so the process ends with it."""
 
@@ -178,8 +187,8 @@ class AtherisEngine:
         corpus = job.corpus
         for folder in (corpus, job.scratch):
             folder.mkdir(parents=True, exist_ok=True)
-        seeds = units.write_seeds(job)
-        session.corpus = lambda: len(seeds) + sum(1 for _ in os.scandir(corpus))
+        seeds = units.write_seeds(job, session.prepare)
+        session.corpus = lambda: len(seeds) + _files_in(corpus)
         # Named after the worker's seed: without seeds, each worker starts with different programs.
         listed = job.scratch / f"{job.harness.name}-{job.seed}.seeds"
         write_atomically(listed, ",".join(map(str, seeds)).encode())
@@ -202,6 +211,8 @@ class AtherisEngine:
             f"-timeout={NO_TIMEOUT}",
             "-handle_int=0",
             "-handle_term=0",
+            # A signal that ends the process is the target's doing: the parent must see which. Python ignores SIGXFSZ.
+            *(f"-handle_{name}=0" for name in ("segv", "bus", "abrt", "ill", "fpe", "xfsz")),
             "-print_final_stats=0",
             f"-artifact_prefix={job.scratch}/",
             *job.arguments,

@@ -1,13 +1,17 @@
 """The interface of engines: the job they get, the session that runs their programs, and loading by name."""
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from hvfuzz.engines.current_program import CurrentProgram
+from hvfuzz.guest.format.binary import encode
 from hvfuzz.guest.grammar.weight_profiles import WeightRotation, weight_profiles
 from hvfuzz.guest.program.program import Program
+from hvfuzz.guest.run.trace import Trace
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.state_features import SPACE
 from hvfuzz.targets.harness import Harness
@@ -88,6 +92,13 @@ class Job(NamedTuple):
     """Additional arguments for the engine, such as flags of libFuzzer."""
     rotate: bool = False
     """Whether to rotate through weight profiles; otherwise the harness's weights apply all the time."""
+    avoid: frozenset[str] = frozenset()
+    """Programs that are not run, by `program_key`: each ended a process that ran it."""
+
+
+def program_key(data: bytes) -> str:
+    """A short name for the program encoded as `data`."""
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
 
 class Engine(Protocol):
@@ -105,13 +116,15 @@ class BudgetSpent(BaseException):
 class Session:
     """Runs programs on a target, keeps statistics, and reports each new identity of a finding to the sink once.
 
-    Findings do not end a session; those with a known identity are ignored.
+    Findings do not end a session; those with a known identity are ignored. Its time begins with its first program.
     """
 
-    def __init__(self, target: Target, job: Job, sink: Sink) -> None:
+    def __init__(self, target: Target, job: Job, sink: Sink, current: CurrentProgram | None = None) -> None:
+        """`current` records the program under way, for a parent that must know it if this process dies."""
         self.target: Final = target
         self.job: Final = job
         self.sink: Final = sink
+        self._current: Final = current
         self.runs = 0
         self.ops = 0
         self.features = 0
@@ -123,7 +136,7 @@ class Session:
         )
         self._seen = bytearray(SPACE)
         self._last_new = 0.0
-        self._start = time.monotonic()
+        self._start: float | None = None
         self._next_report = 0.0
         self._stopped = False
 
@@ -131,27 +144,40 @@ class Session:
         """Make the next `run` raise `BudgetSpent`; may be called from a signal handler."""
         self._stopped = True
 
+    def seconds(self) -> float:
+        """Time since the first program began."""
+        return 0.0 if self._start is None else time.monotonic() - self._start
+
     def progress(self) -> Progress:
         """The current statistics."""
-        seconds = time.monotonic() - self._start
         profiles = 1 if self._rotation is None else self._rotation.profiles
-        return Progress(self.runs, self.ops, seconds, self.features, self.corpus(), self._last_new, profiles)
+        return Progress(self.runs, self.ops, self.seconds(), self.features, self.corpus(), self._last_new, profiles)
 
     def weights(self) -> Mapping[str, int]:
         """The weights with which an engine generates or mutates its next program."""
         return self.job.harness.weights if self._rotation is None else self._rotation.at(self.runs).weights
 
-    def run(self, program: Program) -> Run:
-        """Execute `program`, or raise `BudgetSpent` if the budget is used up."""
+    def run(self, program: Program, unit: bytes | None = None) -> Run:
+        """Execute `program`, or raise `BudgetSpent` if the budget is used up. `unit` is its byte form, if known."""
         runs = self.runs
         if self._stopped or (self.job.runs is not None and runs >= self.job.runs):
             raise BudgetSpent
         self._check_time()
+        current = self._current
+        if current is not None:
+            data = encode(program, self.target.catalogue) if unit is None else unit
+            if self.job.avoid and program_key(data) in self.job.avoid:
+                return Run(Trace(), (), (), 0)
+            current.begin(data)
         try:
             result = self.target.run(program, audit=not runs % AUDIT_EVERY)
         except Exception as error:
+            if current is not None:
+                current.end()
             self.sink.broke(error, program)
             raise
+        if current is not None:
+            current.end()
         self.runs = runs + 1
         self.ops += result.ops
         seen = self._seen
@@ -159,18 +185,27 @@ class Session:
             if not seen[feature]:
                 seen[feature] = 1
                 self.features += 1
-                self._last_new = time.monotonic() - self._start
+                self._last_new = self.seconds()
         for finding in result.findings:
             if finding.identity not in self.known:
                 self.known.add(finding.identity)
                 self.sink.found(finding, program, self.progress())
         return result
 
+    def prepare(self) -> None:
+        """Report that an engine makes progress before its first program; the engine calls this again and again."""
+        now = time.monotonic()
+        if now >= self._next_report:
+            self._next_report = now + PROGRESS_SECONDS
+            self.sink.progress(self.progress())
+
     def _check_time(self) -> None:
         """Raise `BudgetSpent` if the time is used up; report progress if it is due."""
-        seconds = time.monotonic() - self._start
-        if self.job.seconds is not None and seconds >= self.job.seconds:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now
+        if self.job.seconds is not None and now - self._start >= self.job.seconds:
             raise BudgetSpent
-        if seconds >= self._next_report:
-            self._next_report = seconds + PROGRESS_SECONDS
+        if now >= self._next_report:
+            self._next_report = now + PROGRESS_SECONDS
             self.sink.progress(self.progress())

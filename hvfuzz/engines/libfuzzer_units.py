@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -54,10 +54,13 @@ class Units:
                 return b""
             ops = len(program.ops) * 3 // 4
 
-    def write_seeds(self, job: Job) -> list[Path]:
-        """Write the seeds of `job`, or generated programs if there are none, as files; returns their paths."""
-        programs: Sequence[Program] = [decode(seed, self.catalogue) for seed in job.seeds]
-        if not programs:
+    def write_seeds(self, job: Job, each: Callable[[], None] = lambda: None) -> list[Path]:
+        """Write the seeds of `job`, or generated programs if there are none, as files; returns their paths.
+
+        Calls `each` before each of them.
+        """
+        programs: Iterable[Program] = (decode(seed, self.catalogue) for seed in job.seeds)
+        if not job.seeds:
             rng = random.Random(job.seed)
             weights = job.harness.weights
             programs = [generate(rng, self.catalogue, weights=weights) for _ in range(FIRST_PROGRAMS)]
@@ -65,6 +68,7 @@ class Units:
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for program in programs:
+            each()
             data = encode(program, self.catalogue)
             path = folder / hashlib.sha1(data, usedforsecurity=False).hexdigest()
             if not path.exists():

@@ -15,9 +15,10 @@ import hvfuzz.campaign.confirm
 import hvfuzz.campaign.workers.pool
 from hvfuzz.campaign.confirm import confirm_all
 from hvfuzz.campaign.findings import PROGRAM, bucket_name
-from hvfuzz.campaign.workers.pool import Discovery, Pool
+from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.stop_signal import SIGNALS, StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
+from hvfuzz.campaign.workers.worker_handle import Discovery
 
 IDENTITY = "host_memory/null/sched.poll"
 HANGING = '''"""A bug that is found, but whose worker then ignores SIGTERM and hangs between two programs."""
@@ -108,11 +109,14 @@ def living(out: str) -> list[str]:
 def test_a_worker_that_hangs_is_stopped_and_keeps_its_findings(
     job: Callable[..., WorkerJob], hanging: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = Pool(job(seconds=1000.0, bug=hanging), 1)
+    monkeypatch.setattr(hvfuzz.campaign.workers.pool, "GRACE_SECONDS", 0.2)
+    pool = Pool(job(seconds=0.2, bug=hanging), 1)
     for _ in pool.run():
-        if pool.discoveries:
-            monkeypatch.setattr(hvfuzz.campaign.workers.pool, "GRACE_SECONDS", -1000.0)
-    assert pool.notices == ["worker 0 did not end in time and was killed"]
+        pass
+    assert pool.notices == [
+        "a worker had run no program when the time was over",  # it never came to tell of its run
+        "worker 0 did not end in time and was killed",
+    ]
     assert list(pool.discoveries) == [IDENTITY]
     assert living(job().out) == []
 
@@ -214,23 +218,30 @@ def heard_by_children() -> Iterator[None]:
 
 STOPPING = """\
 import time
+from hvfuzz.campaign.workers import stop_signal
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 with StopSignal() as stop:
     print("ready", flush=True)
     while not stop.requested():
         time.sleep(0.01)
     print("stopping", flush=True)
+    time.sleep(0.3)
+    stop_signal.PATIENCE_SECONDS = 0.0
+    print("patient", flush=True)
     time.sleep(1000)
 """
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_second_signal_ends_at_once(number: signal.Signals, heard_by_children: None) -> None:
+def test_a_later_signal_ends_at_once(number: signal.Signals, heard_by_children: None) -> None:
+    """One that hangs while it stops; the first two signals are one request, as of `timeout` and of impatient people."""
     with running("-c", STOPPING) as process:
         assert process.stdout is not None
         for line in ("ready\n", "stopping\n"):
             assert process.stdout.readline() == line
             process.send_signal(number)
+        assert process.stdout.readline() == "patient\n"
+        process.send_signal(number)
         assert process.wait(timeout=20) == -number
 
 

@@ -10,9 +10,10 @@ from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.confirm import ReportedFinding, confirm_all, unconfirmed
 from hvfuzz.campaign.findings import PROGRAM, FindingStore, Record, bucket_name, load_record
 from hvfuzz.campaign.report import Summary, render_report, write_report
-from hvfuzz.campaign.workers.pool import Discovery, Pool, PoolError, WorkerInternalError
+from hvfuzz.campaign.workers.pool import Pool, PoolError, WorkerInternalError
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
+from hvfuzz.campaign.workers.worker_handle import Discovery
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
@@ -100,7 +101,7 @@ def summary(**changes: object) -> Summary:
 
 
 def test_a_report_has_the_program_even_if_it_could_not_be_saved(tmp_path: Path) -> None:
-    page = write_report(tmp_path, summary()).read_text()
+    page = write_report(tmp_path, "a", summary()).read_text()
     assert page.startswith("# hvfuzz dma: 1 finding\n")
     for part in (IDENTITY, "world pair", "could not be saved", "SIGKILL"):
         assert part in page

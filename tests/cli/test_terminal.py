@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from hvfuzz.campaign.campaign import Campaign
-from hvfuzz.campaign.workers.pool import Discovery
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
+from hvfuzz.campaign.workers.worker_handle import Discovery
 from hvfuzz.cli.live_view import View, format_count, format_duration
 from hvfuzz.engines.engine import Progress
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from hvfuzz.bugs import Bug
-from hvfuzz.campaign.workers.pool import POLL_SECONDS, Discovery, Pool, PoolError
+from hvfuzz.campaign.workers.pool import POLL_SECONDS, Pool, PoolError
 from hvfuzz.campaign.workers.worker import WorkerJob
+from hvfuzz.campaign.workers.worker_handle import Discovery
 
 
 class Trial(NamedTuple):

@@ -18,7 +18,7 @@ from hvfuzz.campaign.findings import FindingStore, record_of
 from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record_internal_error
 from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.report import quantity
-from hvfuzz.campaign.seed_corpus import seed_bytes
+from hvfuzz.campaign.seed_corpus import passed_over, seed_bytes
 from hvfuzz.engines.all_engines import load_engine
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session
 from hvfuzz.guest.format.text import render
@@ -95,10 +95,14 @@ def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str
     replay = bool(paths) and all(path.is_file() for path in paths)
     engine = load_engine("replay" if replay else "atheris")
     planted = None if bug is None else find_bug(bug)
+    passed: list[ProgramFileError] = []
     with Watchdog() as watchdog, EmulatedTarget(planted, watchdog=watchdog) as target:
+        seeds = seed_bytes(paths, target.catalogue, passed)
+        if (notice := passed_over(passed)) is not None:
+            print(f"hvfuzz: warning: {notice}", file=sys.stderr)
         job = Job(
             find_harness(harness),
-            seed_bytes(paths, target.catalogue),
+            seeds,
             out / "corpus" / harness,
             out / "engine",
             seed=int(seed or 0),

@@ -3,21 +3,30 @@
 import json
 import os
 import selectors
-import signal
-import subprocess
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from hvfuzz.campaign.workers.child_process import launch_child
+from hvfuzz.campaign.workers.child_process import launch_child, signal_name
+from hvfuzz.campaign.workers.stall import Stall
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.engines.engine import Progress
+from hvfuzz.campaign.workers.worker_handle import Death, Discovery, WorkerHandle, death_of
+from hvfuzz.engines.current_program import CurrentProgram
+from hvfuzz.engines.engine import Progress, program_key
 
 MAX_EARLY_DEATHS: Final = 3
 """Give up after this many workers in a row died before their first run."""
 GRACE_SECONDS: Final = 10.0
 """Kill a worker that runs this much longer than its time budget."""
+MAX_PROGRAM_DEATHS: Final = 10
+"""Give up after this many workers in a row died in a program before they had run `FEW_RUNS`."""
+FEW_RUNS: Final = 50
+MAX_AVOIDED: Final = 200
+"""Number of programs that ended a worker and are not run again."""
+LOOK_SECONDS: Final = 0.5
+"""Least time between two looks for workers that make no progress."""
 END_SECONDS: Final = 2.0
 """Kill a worker that takes longer than this to end after SIGTERM."""
 POLL_SECONDS: Final = 0.1
@@ -35,60 +44,35 @@ class WorkerInternalError(PoolError):
         self.program = program
 
 
-class Discovery(NamedTuple):
-    """A finding as reported by a worker."""
-
-    identity: str
-    message: str
-    file: str | None
-    """Path of the program; None if it could not be saved."""
-    text: str
-    """The program in text form."""
-    runs: int
-    """Number of programs that all workers together had run by then."""
-    seconds: float
-    error: str | None
-    """Why the program could not be saved."""
-
-
-class _Worker:
-    """One process, its latest figures, and the incomplete last line of its output (`pending`)."""
-
-    def __init__(self, number: int, runs: int | None, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.number: Final = number
-        self.runs: Final = runs
-        self.process: Final = process
-        self.log: Final = log
-        self.pending = b""
-        self.progress = Progress(0, 0, 0.0, 0, 0, 0.0)
-
-    @property
-    def output(self) -> Any:
-        assert self.process.stdout is not None
-        return self.process.stdout
-
-
 class Pool:
-    """`workers` processes that run the same job with different random seeds."""
+    """`workers` processes that run the same job with different random seeds.
 
-    def __init__(self, job: WorkerJob, workers: int) -> None:
+    The time of the job begins with the first program that any of them runs.
+    """
+
+    def __init__(self, job: WorkerJob, workers: int, name: str = "") -> None:
+        """`name` begins the names of the logs, so that campaigns that share a folder do not share logs."""
         self._job: Final = job._replace(shared=workers > 1)
         self._count: Final = workers
-        self._start: Final = time.monotonic()
-        self._workers: dict[int, _Worker] = {}
+        self._log_prefix: Final = f"{name}-" if name else ""
+        self._start: float | None = None
+        self._end: float | None = None
+        self._workers: dict[int, WorkerHandle] = {}
         self._done: list[Progress] = []
         self._selector: Final = selectors.DefaultSelector()
         self._seeds = job.seed
         self._early_deaths = 0
-        self._end = 0.0
+        self._looked = 0.0
+        self._avoid: tuple[str, ...] = ()
         self.discoveries: Final[dict[str, Discovery]] = {}
+        self.deaths: Final[list[Death]] = []
         self.notices: Final[list[str]] = []
         """Warnings for the user, such as a worker that was killed and replaced."""
 
     def run(self, poll: float = POLL_SECONDS) -> Generator[None, None, None]:
         """Run all workers to their end; yields at least every `poll` seconds so that the caller can draw or stop.
 
-        Raises `PoolError`. No worker outlives this generator, however it ends.
+        Raises `PoolError`, also if no program ran. No worker outlives this generator, however it ends.
         """
         try:
             for number in range(self._count):
@@ -101,56 +85,103 @@ class Pool:
                 for key, _ in self._selector.select(poll):
                     if self._read(key.data):
                         self._handle_exit(key.data, self._reap(key.data))
-                self._kill_overdue()
+                self._end_overdue()
+                self._end_stalled()
                 yield
+            if not self.progress().runs and not self.discoveries and not self.deaths:
+                raise PoolError(
+                    f"no program ran: {self.notices[-1] if self.notices else 'the workers had none to run'}"
+                )
         finally:
             self._shut_down()
 
+    @property
+    def started(self) -> bool:
+        """Whether a worker has run a program."""
+        return self._start is not None
+
     def _launch(self, number: int, runs: int | None) -> None:
         """Start a worker for `runs` runs with a fresh seed."""
-        job = self._job._replace(seed=self._seeds, runs=runs)
+        current = None
+        with suppress(OSError):  # without the record, only the program of a death would be unknown
+            current = CurrentProgram.create()
+        job = self._job._replace(
+            seed=self._seeds, runs=runs, avoid=self._avoid, current=None if current is None else current.handle
+        )
         self._seeds += 1
-        elapsed = time.monotonic() - self._start
+        elapsed = self._seconds()
         if job.seconds is not None and elapsed > 1:
             job = job._replace(seconds=max(0.5, job.seconds - elapsed))
-        log = Path(job.out) / "logs" / f"worker-{number}.log"
-        worker = _Worker(number, runs, launch_child("hvfuzz.campaign.workers.worker", job._asdict(), log), log)
+        log = Path(job.out) / "logs" / f"{self._log_prefix}worker-{number}.log"
+        handles = () if current is None else (current.handle,)
+        process = launch_child("hvfuzz.campaign.workers.worker", job._asdict(), log, handles)
+        worker = WorkerHandle(number, runs, process, log, current)
         os.set_blocking(worker.output.fileno(), False)
         self._workers[number] = worker
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
 
-    def _read(self, worker: _Worker) -> bool:
+    def _read(self, worker: WorkerHandle) -> bool:
         """Handle the events that the worker has sent; True at the end of its output."""
         data: bytes | None = worker.output.read()
         if data:
+            worker.watch.progressed()
             *lines, worker.pending = (worker.pending + data).split(b"\n")
             for line in lines:
                 self._handle_event(worker, line)
         return data == b""  # None means that the non-blocking pipe is empty but open
 
-    def _handle_exit(self, worker: _Worker, status: int) -> None:
-        """Start a replacement for a worker that ended with `status` before it was done."""
-        if status == 0:
+    def _handle_exit(self, worker: WorkerHandle, status: int, stall: Stall | None = None) -> None:
+        """Start a replacement for a worker that ended with `status`, or because of `stall`, before it was done."""
+        if worker.ended:
             return
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        self._early_deaths = 0 if worker.progress.runs else self._early_deaths + 1
-        if self._early_deaths >= MAX_EARLY_DEATHS:
-            raise PoolError(f"workers keep dying: worker {worker.number} {how} (see {worker.log})")
-        left = None if worker.runs is None else worker.runs - worker.progress.runs
+        if stall is not None:
+            how, rule = f"{stall.why} and was killed", "stall"
+        elif status < 0:
+            how, rule = f"was killed by {signal_name(-status)}", signal_name(-status)
+        else:
+            how, rule = f"exited with status {status}", f"exit:{status}"
+        data = None if stall is not None and stall.stopped else worker.suspect
+        ran = worker.progress.runs
+        if data is not None:
+            self._suspect(worker, how, rule, data)
+            how += " while it ran a program"
+            ran += 1
+        elif stall is None or not stall.stopped:
+            how += f" (see {worker.log})"
+        # The program under way is not run again, so a worker that dies in one has done something, if not much.
+        productive = worker.progress.runs >= (FEW_RUNS if data is not None else 1)
+        self._early_deaths = 0 if productive else self._early_deaths + 1
+        if self._early_deaths >= (MAX_PROGRAM_DEATHS if data is not None else MAX_EARLY_DEATHS):
+            raise PoolError(f"workers keep dying: worker {worker.number} {how}")
+        left = None if worker.runs is None else worker.runs - ran
         if left is None or left > 0:
             self.notices.append(f"worker {worker.number} {how} and was replaced")
             self._launch(worker.number, left)
+        else:
+            self.notices.append(f"worker {worker.number} {how}")
 
-    def _handle_event(self, worker: _Worker, line: bytes) -> None:
+    def _suspect(self, worker: WorkerHandle, how: str, rule: str, data: bytes) -> None:
+        """Note and save the program `data`, in which the worker ended; it is not run again."""
+        self._avoid = (*self._avoid, program_key(data))[-MAX_AVOIDED:]
+        runs, seconds = self.progress().runs, round(self._seconds(), 3)
+        self.deaths.append(death_of(worker.number, how, rule, data, Path(self._job.out), runs, seconds))
+
+    def _handle_event(self, worker: WorkerHandle, line: bytes) -> None:
         event: dict[str, Any] = json.loads(line)
         kind = event.pop("event")
         if kind == "progress":
             worker.progress = Progress(**event)
+            if self._start is None and worker.progress.runs:
+                self._start = time.monotonic() - worker.progress.seconds
+        elif kind == "done":
+            worker.ended = True
         elif kind == "finding":
+            if self._start is None:
+                self._start = time.monotonic()
             known = self.discoveries.get(event["identity"])
             if known is None:
                 others = self.progress().runs - worker.progress.runs
-                seconds = round(time.monotonic() - self._start, 3)
+                seconds = round(self._seconds(), 3)
                 discovery = Discovery(**{**event, "runs": others + event["runs"], "seconds": seconds})
                 self.discoveries[discovery.identity] = discovery
             elif known.file is None:
@@ -161,20 +192,49 @@ class Pool:
         elif kind == "broke":
             raise WorkerInternalError(f"{event['message']} (details in {worker.log})", event["text"])
 
-    def _kill_overdue(self) -> None:
-        if self._job.seconds is None or time.monotonic() - self._start < self._job.seconds + GRACE_SECONDS:
+    def _end_overdue(self) -> None:
+        """Stop all workers when the time of the job is over, and kill those that do not stop."""
+        over = -1.0 if self._job.seconds is None else self._seconds() - self._job.seconds
+        if over < 0:
             return
+        idle = [worker for worker in self._workers.values() if not worker.ended and not worker.progress.runs]
+        if idle and over < GRACE_SECONDS:
+            some = "a worker" if len(idle) == 1 else f"{len(idle)} workers"
+            self.notices.append(f"{some} had run no program when the time was over")
         for worker in list(self._workers.values()):
-            # It hangs between two runs (the watchdog ends a run that hangs). Its findings are saved.
-            self.notices.append(f"worker {worker.number} did not end in time and was killed")
-            worker.process.kill()
-            self._reap(worker)
+            if not worker.ended:
+                worker.ended = True
+                worker.process.terminate()
+            elif over >= GRACE_SECONDS:
+                # It hangs between two runs or in a call that the watchdog cannot interrupt. Its findings are saved.
+                self.notices.append(f"worker {worker.number} did not end in time and was killed")
+                worker.process.kill()
+                self._reap(worker)
+                if worker.suspect is not None:
+                    self._suspect(worker, "did not end in time and was killed", "stall", worker.suspect)
 
-    def _reap(self, worker: _Worker) -> int:
+    def _end_stalled(self) -> None:
+        """Kill and replace the workers that make no progress."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        for worker in list(self._workers.values()):
+            if worker.process.poll() is not None:  # a process that it started keeps its output open
+                self._handle_exit(worker, self._reap(worker))
+            elif (stall := worker.watch.look()) is not None:
+                worker.process.kill()
+                self._handle_exit(worker, self._reap(worker), stall)
+
+    def _reap(self, worker: WorkerHandle) -> int:
         """Wait for a worker that has ended or is ending, and return its exit status."""
         self._selector.unregister(worker.output)
+        status = worker.wait(END_SECONDS)
+        try:
+            self._read(worker)
+        except PoolError as error:
+            self.notices.append(str(error))
         worker.output.close()
-        status = worker.process.wait()
         del self._workers[worker.number]
         self._done.append(worker.progress)
         return status
@@ -199,13 +259,17 @@ class Pool:
         self._selector.close()
         self._end = time.monotonic()
 
+    def _seconds(self) -> float:
+        """Time since the first program began."""
+        return 0.0 if self._start is None else (self._end or time.monotonic()) - self._start
+
     def progress(self) -> Progress:
         """Figures of all workers: their sums, but the maximum of features, corpus, last_new and profiles."""
         parts = [*self._done, *(worker.progress for worker in self._workers.values())]
         return Progress(
             sum(part.runs for part in parts),
             sum(part.ops for part in parts),
-            round((self._end or time.monotonic()) - self._start, 3),
+            round(self._seconds(), 3),
             max((part.features for part in parts), default=0),
             max((part.corpus for part in parts), default=0),
             max((part.last_new for part in parts), default=0.0),

@@ -2,27 +2,40 @@
 
 import os
 import signal
+import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Final, Self
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE_SECONDS: Final = 10.0
+"""Signals this soon after the first belong to the same request: `timeout` sends two at once, people press Ctrl-C twice.
+Everything that follows a signal (stopping children, writing the report) takes less time than that."""
+SHOW_CURSOR: Final = b"\x1b[?25h"
 
 
 class StopSignal:
-    """Context in which the first SIGINT, SIGTERM or SIGHUP is stored in `signal`; a second one kills the process.
+    """Context in which the first SIGINT, SIGTERM or SIGHUP is stored in `signal`.
 
-    Killing is safe: findings are on disk by then, and child processes die with their parent.
+    More signals change nothing until `PATIENCE_SECONDS` later; one after that kills the process, in case it hangs.
     """
 
     def __init__(self) -> None:
         self.signal = 0
+        self._first = 0.0
         self._before: dict[int, signal._HANDLER] = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
+        if not self.signal:
+            self.signal = number
+            self._first = time.monotonic()
+        elif time.monotonic() - self._first >= PATIENCE_SECONDS:
+            # A live view has hidden the cursor, and will not come to show it again.
+            with suppress(OSError):
+                if os.isatty(1):
+                    os.write(1, SHOW_CURSOR)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signal = number
 
     @property
     def status(self) -> int:

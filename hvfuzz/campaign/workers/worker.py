@@ -2,11 +2,13 @@
 
 Events: {"event": "progress", runs, ops, seconds, features, corpus, last_new},
 {"event": "finding", identity, message, file, text, runs, seconds, error}, {"event": "error", message} if the job or
-the machine is at fault, {"event": "broke", message, text} for an internal error of hvfuzz.
+the machine is at fault, {"event": "broke", message, text} for an internal error of hvfuzz, {"event": "done"} as the
+last event of a worker that ends in order.
 """
 
 import signal
 import sys
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +20,8 @@ from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.seed_corpus import seed_bytes
 from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, start_child
 from hvfuzz.engines.all_engines import load_engine
-from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Progress, Session
+from hvfuzz.engines.current_program import CurrentProgram
+from hvfuzz.engines.engine import PROGRESS_SECONDS, BudgetSpent, EngineError, Feedback, Job, Progress, Session
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
@@ -47,6 +50,10 @@ class WorkerJob(NamedTuple):
     """Extra arguments for the engine (libFuzzer flags)."""
     rotate: bool = False
     """Whether to rotate through weight profiles."""
+    avoid: tuple[str, ...] = ()
+    """Programs that are not run; see `Job.avoid`."""
+    current: int | None = None
+    """File descriptor of the worker's `CurrentProgram`."""
 
 
 def bug_argument(bug: str) -> str:
@@ -91,7 +98,22 @@ class _ParentSink:
         self.channel.send({"event": "progress", **progress._asdict()})
 
     def ended(self) -> int:
+        self.channel.send({"event": "done"})
         return 0
+
+
+class _Loading:
+    """Tells the parent from time to time that seeds are being read."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel: Final = channel
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + PROGRESS_SECONDS
+            self._channel.send({"event": "progress", **Progress(0, 0, 0.0, 0, 0, 0.0)._asdict()})
 
 
 def run_job(job: WorkerJob, channel: Channel) -> None:
@@ -101,7 +123,7 @@ def run_job(job: WorkerJob, channel: Channel) -> None:
     # Load the engine first: it installs its instrumentation before the target is built.
     engine = load_engine(job.engine)
     with Watchdog() as watchdog, EmulatedTarget(bug, watchdog=watchdog) as target:
-        seeds = seed_bytes((Path(folder) for folder in job.seeds), target.catalogue)
+        seeds = seed_bytes(map(Path, job.seeds), target.catalogue, [], each=_Loading(channel))
         task = Job(
             harness=find_harness(job.harness),
             seeds=seeds,
@@ -114,12 +136,15 @@ def run_job(job: WorkerJob, channel: Channel) -> None:
             feedback=Feedback(job.feedback),
             arguments=job.arguments,
             rotate=job.rotate,
+            avoid=frozenset(job.avoid),
         )
-        session = Session(target, task, _ParentSink(channel, FindingStore(out / "findings"), job.bug))
+        current = None if job.current is None else CurrentProgram(job.current)
+        session = Session(target, task, _ParentSink(channel, FindingStore(out / "findings"), job.bug), current)
         signal.signal(signal.SIGTERM, lambda number, frame: session.stop())
         with suppress(BudgetSpent):
             engine.fuzz(task, session)
         session.sink.progress(session.progress())
+        session.sink.ended()
 
 
 def main(arguments: list[str]) -> NoReturn:
