@@ -18,7 +18,6 @@ from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
-from hvfuzz.targets.emulated.watchdog import Watchdog
 
 
 @click.command(
@@ -56,11 +55,7 @@ def command(
     Ctrl-C stops early and keeps the smallest program so far. Exits with 2 if FILE does not show the finding.
     """
     console = Console(stderr=True, highlight=False)
-    with (
-        StopSignal() as stop,
-        Watchdog() as watchdog,
-        EmulatedTarget(bug_for(file, bug), watchdog=watchdog) as target,
-    ):
+    with StopSignal() as stop, EmulatedTarget(bug_for(file, bug)) as target:
         program = read_program(file, target.catalogue)
         identities = [finding.identity for finding in target.run(program).findings]
         if not identities:

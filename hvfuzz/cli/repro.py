@@ -16,7 +16,6 @@ from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
-from hvfuzz.targets.emulated.watchdog import Watchdog
 
 NO_BUG: Final = "none"
 
@@ -61,7 +60,7 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
     planted = bug_for(file, bug)
     console = Console(highlight=False)
     recorder = TraceRecorder() if show_trace else None
-    with Watchdog() as watchdog, EmulatedTarget(planted, observer=recorder, watchdog=watchdog) as target:
+    with EmulatedTarget(planted, observer=recorder) as target:
         program = read_program(file, target.catalogue)
         run = target.run(program, digest=True)
     if as_json:

@@ -26,7 +26,6 @@ from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
-from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.harness import find_harness
 
 
@@ -122,7 +121,7 @@ def run_job(job: WorkerJob, channel: Channel) -> None:
     out = Path(job.out)
     # Load the engine first: it installs its instrumentation before the target is built.
     engine = load_engine(job.engine)
-    with Watchdog() as watchdog, EmulatedTarget(bug, watchdog=watchdog) as target:
+    with EmulatedTarget(bug) as target:
         seeds = seed_bytes(map(Path, job.seeds), target.catalogue, [], each=_Loading(channel))
         task = Job(
             harness=find_harness(job.harness),
