@@ -1,12 +1,10 @@
 """`hvfuzz repro`: replays a program and reports its findings, with a trace on request."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from hvfuzz.bugs import Bug, find_bug, recorded_bug
@@ -14,6 +12,7 @@ from hvfuzz.campaign.findings import RECORD, record_beside
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
+from hvfuzz.cli.screen import Screen, write_json
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
 
@@ -43,9 +42,9 @@ def style_of(line: str) -> str:
     cls=Command,
     short_help="Replay a program and report its findings.",
     examples=(
-        "hvfuzz repro out/findings/host_memory--null--sched.poll@xsa-221/program.hvp",
+        "hvfuzz repro crashes/host_memory--null--sched.poll@xsa-221/program.hvp",
         "hvfuzz repro crashes/host_memory--null--sched.poll@xsa-221/program.hvp --trace",
-        "hvfuzz repro program.hvp --bug xsa-78",
+        "hvfuzz repro corpus/multicall/many-calls-one-exit.hvp --bug xsa-78",
     ),
 )
 @click.argument("file", type=PATH)
@@ -58,7 +57,7 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
     Exits with 1 if there are findings, with 0 if there are none, and with 2 for bad input.
     """
     planted = bug_for(file, bug)
-    console = Console(highlight=False)
+    console = Screen()
     recorder = TraceRecorder() if show_trace else None
     with EmulatedTarget(planted, observer=recorder) as target:
         program = read_program(file, target.catalogue)
@@ -74,7 +73,7 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
         }
         if recorder is not None:
             document["trace"] = recorder.lines
-        print(json.dumps(document))
+        write_json(document)
     else:
         if recorder is not None:
             for line in recorder.lines:

@@ -175,6 +175,16 @@ def _files_in(folder: Path) -> int:
         return 0
 
 
+def _utf8_path(folder: Path) -> Path:
+    """Make `folder`; returns its path or, if that is not UTF-8 (atheris takes no other), a path by an open handle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
+    return folder
+
+
 class AtherisEngine:
     """libFuzzer through atheris. `atheris.Fuzz` does not return, so the process ends with it."""
 
@@ -182,11 +192,11 @@ class AtherisEngine:
         """See `Engine.fuzz`; ends the process. Findings are saved as they come."""
         units = Units(session.target.catalogue)
         driver = _Driver(job, session, units)
+        # Folders with names for libFuzzer.
+        job = job._replace(corpus=_utf8_path(job.corpus), scratch=_utf8_path(job.scratch))
         if job.feedback is not Feedback.STATE:
             instrument_hypervisor()
         corpus = job.corpus
-        for folder in (corpus, job.scratch):
-            folder.mkdir(parents=True, exist_ok=True)
         seeds = units.write_seeds(job, session.prepare)
         session.corpus = lambda: len(seeds) + _files_in(corpus)
         # Named after the worker's seed: without seeds, each worker starts with different programs.
@@ -199,7 +209,7 @@ class AtherisEngine:
         words = job.scratch / f"{job.harness.name}.dict"
         write_atomically(words, dictionary(units.catalogue).encode())
         arguments = [
-            sys.argv[0],
+            "hvfuzz",
             f"-seed={job.seed & 0x7FFF_FFFF or 1}",
             f"-dict={words}",
             f"-max_len={MAX_BYTES}",

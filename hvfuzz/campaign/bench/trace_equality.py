@@ -5,6 +5,7 @@ digest of its outcomes and of the machine's memory, the digest of its features, 
 """
 
 import random
+import re
 import subprocess
 import sys
 import zlib
@@ -20,6 +21,8 @@ from hvfuzz.targets.target import Run
 
 SHOWN: Final = 20
 """Number of differing programs to list; the rest are only counted."""
+
+FINGERPRINT: Final = re.compile(r"[0-9a-f]+ [0-9a-f]{8} \[.*\]")
 
 
 class TraceError(Exception):
@@ -79,6 +82,7 @@ class OtherProcess:
 
     def __init__(self, python: str, hash_seed: int, count: int, seed: int) -> None:
         self.python: Final = python
+        self._count: Final = count
         # The package is found by path, so that the interpreter needs only the dependencies.
         module = "hvfuzz.campaign.bench.trace_equality"
         command = python_command(module, str(count), str(seed), python=python)
@@ -89,6 +93,7 @@ class OtherProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                errors="backslashreplace",
             )
         except OSError as error:
             raise TraceError(f"{python}: {error.strerror}") from None
@@ -99,7 +104,11 @@ class OtherProcess:
         if self._process.returncode:
             last = err.strip().splitlines()[-1:] or [f"exited with status {self._process.returncode}"]
             raise TraceError(f"{self.python} cannot run the programs: {last[0]}")
-        return out.splitlines()
+        found = out.splitlines()
+        if len(found) != self._count or not all(map(FINGERPRINT.fullmatch, found)):
+            what = f"{len(found)} lines instead of the fingerprints of {self._count} programs"
+            raise TraceError(f"{self.python} cannot run the programs: it printed {what}")
+        return found
 
     def stop(self) -> None:
         self._process.kill()
