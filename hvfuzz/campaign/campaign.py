@@ -66,11 +66,10 @@ class Campaign:
         pool, job = self.pool, self.job
         notices = list(pool.notices)
         findings = self._findings(notices, minimise=minimise)
-        lost = remove_damaged_units(self.out / "corpus" / job.harness)
+        units = self.out / "corpus" / job.harness
+        lost = remove_damaged_units(units)
         if lost:
-            self._fail(
-                f"{quantity(lost, 'new input')} could not be written whole to {self.out / 'corpus' / job.harness}"
-            )
+            self._fail(f"{units}: {quantity(lost, 'new input')} could not be written whole; is the disk full?")
         progress = pool.progress()
         summary = Summary(
             harness=job.harness,
@@ -124,9 +123,8 @@ class Campaign:
         return findings
 
     def _fail(self, error: str) -> None:
-        """Note an error, unless there is one already that explains it."""
-        if self.error is None:
-            self.error = error
+        """Note an error beside those before it."""
+        self.error = error if self.error is None else f"{self.error}; {error}"
 
 
 def _on_disk(discovery: Discovery) -> Discovery:

@@ -1,5 +1,7 @@
 """Findings are replayed and minimised in separate processes before they are reported, and none is lost."""
 
+import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +114,48 @@ def test_a_report_without_findings() -> None:
     assert render_report(summary(findings=[], notices=[])).startswith("# hvfuzz dma: no findings\n")
 
 
+def test_a_report_of_a_campaign_that_failed_does_not_call_it_clean() -> None:
+    page = render_report(summary(findings=[], error="workers keep dying"))
+    assert page.startswith("# hvfuzz dma: failed, no findings\n\n**Error**: workers keep dying\n")
+    assert render_report(summary(findings=[], runs=0)).startswith("# hvfuzz dma: no program ran\n")
+    assert summary(error="x").as_dict()["error"] == "x"
+
+
+def test_each_campaign_has_a_report_and_the_latest_is_known(tmp_path: Path) -> None:
+    pages = [write_report(tmp_path, "same", summary(seed=number)) for number in range(3)]
+    assert [page.name for page in pages] == ["same.md", "same-2.md", "same-3.md"]
+    for number, page in enumerate(pages):
+        assert json.loads(page.with_suffix(".json").read_text())["seed"] == number
+        assert f"| seed | {number} |" in page.read_text()
+    assert (tmp_path / "report.md").read_text() == pages[-1].read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["seed"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md", "reports"]
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing_and_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **settings: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "report.json")
+
+    monkeypatch.setattr("hvfuzz.campaign.report.write_atomically", full)
+    with StopSignal() as stop:
+        campaign = Campaign(job(tmp_path), 1, stop)
+        done = campaign.finish(minimise=True)
+    assert done.error == "cannot write the report: report.json: No space left on device"
+    assert campaign.report is None
+    assert list((tmp_path / "reports").iterdir()) == []
+
+
+def test_a_finding_whose_file_has_gone_is_saved_again(discovery: Discovery, tmp_path: Path) -> None:
+    with StopSignal() as stop:
+        campaign = Campaign(job(tmp_path, bug="xsa-221"), 1, stop)
+        campaign.pool.discoveries[IDENTITY] = discovery._replace(file=str(tmp_path / "gone.hvp"), error=None)
+        (finding,) = campaign.finish(minimise=False).findings
+    assert finding.file is not None
+    assert Path(finding.file).read_text() == discovery.text
+
+
 def job(out: Path, **changes: object) -> WorkerJob:
     """A short job for one worker."""
     given = {
@@ -134,6 +178,29 @@ def test_runs_are_shared_out_exactly(tmp_path: Path) -> None:
         pass
     assert pool.progress().runs == 21
     assert not pool.notices
+
+
+def test_a_campaign_in_which_no_program_ran_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PoolError, match="no program ran: the workers had none to run"):
+        for _ in Pool(job(tmp_path, engine="replay", runs=None), 1).run():
+            pass
+
+
+SLOW = '''"""A worker that takes longer to start than the campaign lasts."""
+import time
+from hvfuzz.bugs.ipc.xsa_221 import BUG
+time.sleep(2)
+'''
+
+
+def test_a_slow_start_takes_nothing_from_the_time(tmp_path: Path) -> None:
+    path = tmp_path / "slow.py"
+    path.write_text(SLOW)
+    pool = Pool(job(tmp_path, bug=str(path), seconds=0.2, runs=None), 1)
+    for _ in pool.run():
+        pass
+    assert pool.progress().runs > 0
+    assert pool.notices == []
 
 
 def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:

@@ -1,12 +1,23 @@
 """The seed corpus: which files are read, what each program adds, and which can be pruned."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hvfuzz.campaign.program_files import ProgramFileError
-from hvfuzz.campaign.seed_corpus import Entry, add, cover, measure, read_entries, seed_files
+from hvfuzz.campaign.seed_corpus import (
+    Entry,
+    add,
+    cover,
+    measure,
+    passed_over,
+    read_entries,
+    remove_damaged_units,
+    seed_bytes,
+    seed_files,
+)
 from hvfuzz.guest.format.binary import encode
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
@@ -86,3 +97,61 @@ def test_adding_never_overwrites_another_program(tmp_path: Path, text: Callable[
     source.write_text(text("pause(dom2)"))
     with pytest.raises(ProgramFileError, match="a different program of this name"):
         add(source, tmp_path / "corpus", CATALOGUE)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, text: Callable[..., str]) -> Path:
+    """A folder with one program, and files that are none."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "good.hvp").write_text(text("pause(dom1)"))
+    (folder / "empty").touch()
+    (folder / "other.hvp").touch()
+    (folder / "huge").write_bytes(bytes((1 << 20) + 1))
+    (folder / "typo.hvp").write_text(text("pouse(dom1)"))
+    (folder / "gone").symlink_to("nowhere")
+    return folder
+
+
+@pytest.mark.parametrize("read", [seed_bytes, read_entries])
+def test_files_that_are_no_programs_are_passed_over_and_named(read: Callable[..., list[object]], mixed: Path) -> None:
+    passed: list[ProgramFileError] = []
+    assert len(read([mixed], CATALOGUE, passed)) == 1
+    assert [error.path.name for error in passed] == ["empty", "huge", "other.hvp", "typo.hvp"]
+    notice = passed_over(passed)
+    assert notice is not None
+    assert notice.startswith("passed over 4 files in folders of programs: ")
+    assert f"the file is empty: {mixed / 'empty'}, {mixed / 'other.hvp'}; " in notice
+    assert "\n" not in notice
+    assert passed_over([]) is None
+
+
+@pytest.mark.parametrize("read", [seed_bytes, read_entries])
+def test_a_file_that_the_user_names_is_not_passed_over(read: Callable[..., list[object]], mixed: Path) -> None:
+    with pytest.raises(ProgramFileError, match=r"typo\.hvp: line 3"):
+        read([mixed / "typo.hvp"], CATALOGUE, [])
+    with pytest.raises(ProgramFileError, match="empty: the file is empty"):
+        read([mixed], CATALOGUE)
+
+
+def test_units_that_were_not_written_whole_are_deleted(tmp_path: Path) -> None:
+    def unit(data: bytes, written: int) -> Path:
+        path = tmp_path / hashlib.sha1(data, usedforsecurity=False).hexdigest()
+        path.write_bytes(data[:written])
+        return path
+
+    whole, cut, empty = unit(b"whole", 5), unit(b"cut", 2), unit(b"empty", 0)
+    other = tmp_path / "seed.hvp"
+    other.touch()
+    assert remove_damaged_units(tmp_path) == 2
+    assert (whole.exists(), cut.exists(), empty.exists(), other.exists()) == (True, False, False, True)
+    assert remove_damaged_units(tmp_path) == 0
+    assert remove_damaged_units(tmp_path / "nowhere") == 0
+
+
+def test_a_unit_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / hashlib.sha1(b"unit", usedforsecurity=False).hexdigest()
+    path.touch()
+    monkeypatch.setattr("hvfuzz.campaign.seed_corpus.time.sleep", lambda seconds: path.write_bytes(b"unit"))
+    assert remove_damaged_units(tmp_path) == 0
+    assert path.read_bytes() == b"unit"

@@ -291,6 +291,8 @@ def test_fuzz_tells_how_far_it_is_line_by_line(run: Run, tmp_path: Path, monkeyp
         (("--bug", "xsa-9"), "no bug"),
         (("--bug", "nowhere.py"), "nowhere.py"),
         (("--out", "/proc/nowhere"), "/proc/nowhere"),
+        (("--time", "nan"), "'nan' is not a finite number"),
+        (("--time", "inf"), "'inf' is not a finite number"),
     ],
 )
 def test_fuzz_refuses_what_it_does_not_know(run: Run, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -299,3 +301,28 @@ def test_fuzz_refuses_what_it_does_not_know(run: Run, tmp_path: Path, arguments:
     assert done.status == 2
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_fuzz_passes_over_damaged_seeds_and_says_so(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "seeds"
+    folder.mkdir()
+    (folder / "empty").touch()
+    (folder / "good.hvp").write_text("# hvp 1\nworld pair\npause(dom1)\n")
+    done = run("fuzz", "--engine", "replay", "--corpus", folder, "--out", tmp_path / "out")
+    notice = f"passed over 1 file in folders of programs: the file is empty: {folder / 'empty'}"
+    assert (done.status, done.err) == (0, "")
+    assert f"warning: {notice}" in done.out
+    assert "no findings in 1 program" in done.out
+    assert notice in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_prune_passes_over_damaged_files_and_says_so(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "good.hvp").write_text("# hvp 1\nworld pair\npause(dom1)\n")
+    done = run("corpus", "prune", tmp_path)
+    assert done.status == 0
+    assert done.out == "deleted 0 of 1 program\n"
+    assert done.err == (
+        f"hvfuzz: warning: passed over 1 file in folders of programs: the file is empty: {tmp_path / 'empty'}\n"
+    )
+    assert (tmp_path / "empty").exists()

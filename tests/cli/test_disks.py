@@ -108,6 +108,62 @@ def test_a_finding_that_cannot_be_saved_is_printed(small: Path) -> None:
     assert "sched.poll(" in done.stdout
 
 
+@pytest.fixture
+def middling(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 480 KiB, which holds what an engine needs to start, and some new inputs."""
+    path = tmp_path / "middling"
+    path.mkdir()
+    mount("-t", "tmpfs", "-o", "size=480k", "tmpfs", str(path))
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_disk_that_fills_up_in_mid_run_is_no_success(middling: Path) -> None:
+    """libFuzzer does not notice; it leaves files without bytes."""
+    pytest.importorskip("atheris")
+    done = hvfuzz("fuzz", "--runs", 250, "--seed", 1, "--out", middling, "--no-corpus")
+    assert_one_line(done, "could not be written whole; is the disk full?")
+    assert "failed, no findings in 250 programs" in done.stdout
+    units = [path for path in (middling / "corpus" / "hypercalls").iterdir() if path.is_file()]
+    assert units
+    assert all(path.stat().st_size for path in units)
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for seven files and folders."""
+    path = tmp_path / "few"
+    path.mkdir()
+    mount("-t", "tmpfs", "-o", "size=10m,nr_inodes=7", "tmpfs", str(path))
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_without_inodes_all_findings_are_printed(few: Path) -> None:
+    done = hvfuzz("fuzz", "--engine", "random", "--runs", 60, "--seed", 3, "--bug", "pkvm-09cce60bddd", "--out", few)
+    assert done.returncode == 1, done.stderr
+    found = [line.removeprefix("FINDING ") for line in done.stdout.splitlines() if line.startswith("FINDING ")]
+    assert len(found) > 1
+    kept = len(list(few.glob("findings/*/program.hvp")))
+    assert done.stdout.count("# hvp 1\n") >= len(found) - kept > 0
+    assert done.stderr == f"hvfuzz: cannot write the report: {few / 'reports'}: No space left on device\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_campaign_that_cannot_be_shown_ends_in_order(tmp_path: Path) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hvfuzz.cli", "fuzz", "--time", "100", "--engine", "random", "--out", str(tmp_path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (2, "hvfuzz: output: No space left on device\n")
+    assert (tmp_path / "report.md").is_file()
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_output_that_cannot_be_written_is_told() -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:

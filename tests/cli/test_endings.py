@@ -1,5 +1,6 @@
 """Exit status and messages of a command that is interrupted, whose reader has gone, or that fails internally."""
 
+import json
 import os
 import signal
 import subprocess
@@ -45,6 +46,48 @@ def test_a_closed_pipe_is_no_error() -> None:
     os.close(reader)
     try:
         done = subprocess.run(command("abi"), stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def piped(*arguments: object, lines: int) -> tuple[int, str]:
+    """Run a command whose reader goes after `lines` lines; returns its exit status and standard error."""
+    with subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+        return process.wait(timeout=60), errors
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_campaign_whose_reader_goes_ends_in_order(tmp_path: Path, form: list[str]) -> None:
+    """Status 1 would mean a finding."""
+    arguments = ("fuzz", "--engine", "random", "--time", "100", "--out", tmp_path, *form)
+    assert piped(*arguments, lines=1) == (141, "")
+    assert json.loads((tmp_path / "report.json").read_text())["runs"] > 0
+
+
+def test_a_campaign_whose_reader_goes_keeps_its_findings(tmp_path: Path) -> None:
+    arguments = ("fuzz", "--engine", "random", "--runs", "60", "--seed", "3", "--bug", "pkvm-09cce60bddd")
+    assert piped(*arguments, "--out", tmp_path, lines=2) == (1, "")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["findings"]
+    assert all(Path(finding["file"]).is_file() for finding in report["findings"])
+
+
+def test_a_table_whose_reader_goes_is_no_finding() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            command("bugs", "list"), stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False
+        )
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")

@@ -104,6 +104,17 @@ def test_a_campaign_on_a_terminal_is_drawn_in_place(terminal: Callable[..., Term
     assert {len(line) for line in drawn} == {80}
 
 
+def test_ctrl_c_twice_leaves_a_usable_terminal(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    shown = terminal("fuzz", "--engine", "random", "--time", "60", "--out", tmp_path, "--seed", "1")
+    shown.wait_for("programs/s")
+    os.write(shown.handle, b"\x03")
+    shown.read()
+    os.write(shown.handle, b"\x03")
+    assert shown.status() == 130
+    assert shown.seen.rindex(f"{ESCAPE}?25h") > shown.seen.rindex(f"{ESCAPE}?25l"), "the cursor is shown again"
+    assert (tmp_path / "report.md").is_file()
+
+
 def test_ctrl_c_ends_minimising_with_what_there_is(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
     lines = CRASH.read_text().splitlines()
     long = tmp_path / "long.hvp"

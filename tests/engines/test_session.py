@@ -39,6 +39,24 @@ def test_the_budget_of_time_is_kept(session: Callable[..., Any]) -> None:
     assert outcome.session.progress().seconds < 5
 
 
+def test_time_begins_with_the_first_program(session: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes before, such as reading seeds, takes nothing from the budget."""
+    outcome = session(seconds=10.0)
+    program = poll(outcome)
+    now = 1000.0
+    monkeypatch.setattr("hvfuzz.engines.engine.time.monotonic", lambda: now)
+    outcome.session.prepare()
+    assert [each.runs for each in outcome.sink.reports] == [0], "it tells that it is alive"
+    now = 2000.0
+    outcome.session.run(program)
+    now = 2009.0
+    outcome.session.run(program)
+    assert outcome.session.progress().seconds == 9.0
+    now = 2010.0
+    with pytest.raises(BudgetSpent):
+        outcome.session.run(program)
+
+
 def test_engines_do_not_catch_the_end_of_the_budget() -> None:
     assert not issubclass(BudgetSpent, Exception)
 

@@ -27,12 +27,12 @@ class Stall(NamedTuple):
 class StallWatch:
     """Watches process `pid`: call `progressed` when it tells of progress, and `look` several times a second.
 
-    `idle_seconds` is the limit for a process that uses no processor time.
+    `idle_seconds` is the limit for a process that uses no processor time; None: `IDLE_SECONDS`.
     """
 
-    def __init__(self, pid: int, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(self, pid: int, idle_seconds: float | None = None) -> None:
         self._pid: Final = pid
-        self._limit: Final = idle_seconds
+        self._limit: Final = IDLE_SECONDS if idle_seconds is None else idle_seconds
         self._looked = time.monotonic()
         self._idle = 0.0
         self._silent = 0.0
