@@ -31,7 +31,7 @@ from hvfuzz.guest.program.argument_kinds import (
     register_kind,
 )
 
-FETCHING_INSTRUCTIONS: Final = ("mmio_write",)
+FETCHING_INSTRUCTIONS: Final = ("mmio_write", "outs")
 """Instructions for which the hypervisor may fetch guest memory: the ring of coalesced MMIO writes is there."""
 
 

@@ -160,8 +160,7 @@ class Registers:
     def _judge_queue(self, vcpu: VCpu) -> None:
         """Check the copies from and to the ring by an access to the coalesced MMIO window."""
         vmcs, calls = vcpu.vmcs, self._calls
-        if calls.copying is not None:
-            calls.written()
+        calls.guest_written()
         reads, writes = calls.idle.reads, calls.idle.writes
         calls.abandon()
         offset = vmcs.operand & MMIO_SIZE - 1
