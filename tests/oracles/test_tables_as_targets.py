@@ -27,7 +27,18 @@ TABLES = range(1, PT_USER_GFN + 1)
 COPYING = tuple(
     CATALOGUE.by_name[name]
     for name in (
-        *("ins", "ins", "ins", "outs", "vmcall", "multicall", "memory.exchange", "console.write", "sched.poll", "grant.copy"),
+        *(
+            "ins",
+            "ins",
+            "ins",
+            "outs",
+            "vmcall",
+            "multicall",
+            "memory.exchange",
+            "console.write",
+            "sched.poll",
+            "grant.copy",
+        ),
         *("device.dma_batch", "device.dma_submit", "mmio_write", "int", "iret", "load", "store"),
     )
 )

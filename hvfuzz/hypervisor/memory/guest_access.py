@@ -111,7 +111,7 @@ def raw_copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> boo
         hpa = translate_for(hv, vcpu, gva, WRITE)
         if hpa is None:
             return False
-        _put_piece(hv, vcpu, gva, hpa, data)
+        write_at(hv, vcpu, gva, hpa, data)
         return True
     # Translate every page before writing the first byte: a guest never sees half of a result.
     targets = []
@@ -122,7 +122,7 @@ def raw_copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> boo
         targets.append((start, hpa, length))
     done = 0
     for start, hpa, length in targets:
-        _put_piece(hv, vcpu, start, hpa, data[done : done + length])
+        write_at(hv, vcpu, start, hpa, data[done : done + length])
         done += length
     return True
 
@@ -195,25 +195,31 @@ def fetch_operand(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | G
     pieces = operand(hv, vcpu, gva, size, READ)
     if isinstance(pieces, GuestFault):
         return pieces
-    return b"".join([_read_piece(hv, vcpu, start, hpa, length) for start, hpa, length in pieces])
+    return b"".join([read_at(hv, vcpu, start, hpa, length) for start, hpa, length in pieces])
 
 
 def write_operand(hv: GuestMemory, vcpu: VCpu, pieces: Operand, data: bytes) -> None:
     """Write `data` to an operand that `operand` has located for a write."""
     done = 0
     for start, hpa, length in pieces:
-        _put_piece(hv, vcpu, start, hpa, data[done : done + length])
+        write_at(hv, vcpu, start, hpa, data[done : done + length])
         done += length
 
 
 def _fetch_piece(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | None:
     """Translate, then read bytes that lie within one page."""
     hpa = translate_for(hv, vcpu, gva, READ)
-    return None if hpa is None else _read_piece(hv, vcpu, gva, hpa, size)
+    return None if hpa is None else read_at(hv, vcpu, gva, hpa, size)
 
 
-def _read_piece(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, size: int) -> bytes:
-    """Read bytes that lie within one page."""
+def locate(hv: GuestMemory, vcpu: VCpu, gva: int, access: int) -> int | None:
+    """Hpa of `gva` for several copies within its page, as `translate_for`; this is one fetch, which can be raced."""
+    hv.machine.fetches.before()
+    return translate_for(hv, vcpu, gva, access)
+
+
+def read_at(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, size: int) -> bytes:
+    """Read bytes that lie within one page, which the caller has translated."""
     machine = hv.machine
     machine.clock.cycles += Cost.COPY_PER_64B * ((size + 63) >> 6)
     machine.fetches.log.append((vcpu.id, gva, hpa, size))
@@ -223,8 +229,8 @@ def _read_piece(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, size: int) -> b
     return machine.memory.read(hpa, size)
 
 
-def _put_piece(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, data: bytes) -> None:
-    """Write bytes that lie within one page."""
+def write_at(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, data: bytes) -> None:
+    """Write bytes that lie within one page, which the caller has translated."""
     machine = hv.machine
     machine.clock.cycles += Cost.COPY_PER_64B * ((len(data) + 63) >> 6)
     hv.host.observer.guest_copy(vcpu, gva, hpa, len(data), True)
