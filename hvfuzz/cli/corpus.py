@@ -1,6 +1,5 @@
 """`hvfuzz corpus`: counts, extends and prunes the seeds."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import click
 from hvfuzz.campaign import seed_corpus
 from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.report import quantity
-from hvfuzz.campaign.visible_text import one_line
+from hvfuzz.campaign.visible_text import one_line, print_error
 from hvfuzz.cli.figure_table import FigureTable
 from hvfuzz.cli.options import PATH, Group, json_option, option
 from hvfuzz.cli.screen import Screen, write_json, write_text
@@ -23,7 +22,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 def _warn(passed: Sequence[ProgramFileError]) -> None:
     notice = seed_corpus.passed_over(passed)
     if notice is not None:
-        print(f"hvfuzz: warning: {notice}", file=sys.stderr)
+        print_error(f"warning: {notice}")
 
 
 @click.group(

@@ -15,7 +15,7 @@ from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, EXIT_P
 from hvfuzz.campaign.program_files import SUFFIX, ProgramFileError
 from hvfuzz.campaign.report import Summary, quantity
 from hvfuzz.campaign.seed_corpus import passed_over, seed_bytes, seed_folders
-from hvfuzz.campaign.visible_text import print_error, visible
+from hvfuzz.campaign.visible_text import print_error
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob, bug_argument
 from hvfuzz.cli.live_view import print_summary, run_with_view
@@ -34,7 +34,7 @@ from hvfuzz.cli.options import (
     seed_option,
     workers_option,
 )
-from hvfuzz.cli.screen import Screen, write_json
+from hvfuzz.cli.screen import Screen, write_json, write_text
 from hvfuzz.engines.all_engines import load_engine
 from hvfuzz.engines.engine import EngineError
 from hvfuzz.guest.program.ops import catalogue
@@ -225,7 +225,7 @@ def _tell_findings_elsewhere(summary: Summary, campaign: Campaign) -> None:
         if finding.file is None and campaign.report is None:
             _tell(f"FINDING {finding.identity}: {finding.message}")
             with suppress(OSError):
-                print(visible(finding.text), file=sys.stderr, flush=True)
+                write_text(finding.text, stderr=True)
 
 
 def _status(stop: StopSignal, summary: Summary, campaign: Campaign, output_error: OSError | None) -> int:

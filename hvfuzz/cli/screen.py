@@ -79,9 +79,9 @@ class Screen(Console):
         return super().status(status, **{"spinner": "line" if self.ascii_only else "dots", **settings})
 
 
-def write_text(text: str, *, end: str = "\n") -> None:
-    """Write text of several lines to standard output."""
-    print(visible(text), end=end)
+def write_text(text: str, *, end: str = "\n", stderr: bool = False) -> None:
+    """Write text of several lines to standard output or, with `stderr`, to standard error."""
+    print(visible(text), end=end, file=sys.stderr if stderr else sys.stdout, flush=stderr)
 
 
 def write_json(document: Any) -> None:

@@ -31,8 +31,6 @@ from hvfuzz.guest.program.argument_kinds import (
     register_kind,
 )
 
-FETCHING_INSTRUCTIONS: Final = ("mmio_write",)
-"""Instructions for which the hypervisor may fetch guest memory: the ring of coalesced MMIO writes is there."""
 TRAP_FAMILIES: Final = ("cpuid", "wait", "port_io", "ring", "paging", "msr", "tsc", "delivery")
 """Families of instructions that the guest's kernel or the hypervisor may intercept."""
 
@@ -44,6 +42,9 @@ class InstructionKind(NamedTuple):
     family: str
     doc: str
     fields: dict[str, Kind]
+    fetches: bool = True
+    """Whether guest memory may be fetched for it: by the hypervisor, or by the processor, which reads the frame that
+    IRET pops, and the IDT and the TSS when an exception is delivered."""
 
 
 def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[InstructionKind, ...]:
@@ -56,6 +57,10 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
 
     def instruction(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
         return InstructionKind(name, family, doc, fields)
+
+    def without_fetch(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
+        """An instruction that raises no exception, and whose exit reads no guest memory."""
+        return InstructionKind(name, family, doc, fields, fetches=False)
 
     return (
         instruction("load", "access", "Read memory.", gva=GVA, size=SIZE),
@@ -83,9 +88,9 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
             "vmcall", "raw", "VMCALL with these values of RAX and RDI; writes no argument struct.", rax=numbers, rdi=GVA
         ),
         instruction("blob", "raw", "A hypercall whose argument struct is these words.", number=numbers, words=words),
-        instruction("cpuid", "cpuid", "CPUID.", leaf=LEAF),
+        without_fetch("cpuid", "cpuid", "CPUID.", leaf=LEAF),
         instruction("hlt", "wait", "HLT: wait for an event."),
-        instruction("pause", "wait", "PAUSE."),
+        without_fetch("pause", "wait", "PAUSE."),
         instruction("in", "port_io", "IN: read an I/O port.", port=port, size=SIZE),
         instruction("out", "port_io", "OUT: write an I/O port.", port=port, size=SIZE, value=WORD),
         instruction("syscall", "ring", "SYSCALL: enter the guest's kernel, at CPL 0."),
@@ -96,13 +101,13 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
         instruction("wrmsr", "msr", "WRMSR: write a model-specific register.", index=MSR, value=WORD),
         instruction("cli", "wait", "CLI: mask interrupts."),
         instruction("sti", "wait", "STI: unmask interrupts."),
-        instruction(
+        without_fetch(
             "tlb",
             "tlb",
             "Set the capacity of the TLB, the paging-structure caches and the IOTLB, in entries.",
             capacity=CAPACITY,
         ),
-        instruction("cpuid_count", "cpuid", "CPUID of a leaf with subleaves.", leaf=LEAF, subleaf=SUBLEAF),
+        without_fetch("cpuid_count", "cpuid", "CPUID of a leaf with subleaves.", leaf=LEAF, subleaf=SUBLEAF),
         instruction("rdtsc", "tsc", "RDTSC: read the time-stamp counter."),
         instruction("rdtscp", "tsc", "RDTSCP: read the time-stamp counter and TSC_AUX."),
         instruction("sysenter", "ring", "SYSENTER: enter the guest's kernel at SYSENTER_EIP, at CPL 0."),
@@ -144,5 +149,5 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
             pcid=PCID,
             gva=GVA,
         ),
-        instruction("read_cr", "trap", "MOV from a control register.", register=CONTROL),
+        instruction("read_cr", "paging", "MOV from a control register.", register=CONTROL),
     )

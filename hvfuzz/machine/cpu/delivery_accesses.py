@@ -30,8 +30,9 @@ class TakenOver(Exception):
 def read_table(cpu: CpuState, gva: int, size: int) -> bytes:
     """Read `size` bytes of the IDT or the TSS: implicit supervisor-mode accesses (SDM Vol. 3A, 4.6).
 
-    Raises GuestFault, TakenOver.
+    A fetch: another vCPU may store to the table just before. Raises GuestFault, TakenOver.
     """
+    cpu.machine.fetches.before()
     gva &= U64
     pieces = []
     while size:

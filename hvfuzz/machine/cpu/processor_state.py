@@ -10,6 +10,7 @@ from hvfuzz.machine.cpu.msrs import PAT, PAT_AT_RESET
 from hvfuzz.machine.cpu.registers import REGISTERS, RFLAGS
 from hvfuzz.machine.cpu.segments import KERNEL_CS, KERNEL_SS
 from hvfuzz.machine.cpu.vmcs import Vmcs
+from hvfuzz.machine.fetches import Fetches
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import eptp_of
 from hvfuzz.machine.mmu.stage1 import Mmu
@@ -59,6 +60,9 @@ class Platform(Protocol):
 
     @property
     def mmu(self) -> Mmu: ...
+
+    @property
+    def fetches(self) -> Fetches: ...
 
     exit_handler: ExitHandler
     access_observer: AccessObserver | None

@@ -159,6 +159,7 @@ def _pop(cpu: CpuState, gva: int) -> int:
     # #AC (SDM Vol. 3A, 6.15, interrupt 17).
     if cpu.cpl and cpu.cr0 & paging.CR0_AM and cpu.regs[RFLAGS] & paging.RFLAGS_AC and gva & WORD - 1:
         refuse(cpu, Vector.AC)
+    cpu.machine.fetches.before()
     first = min(WORD, PAGE_SIZE - (gva & PAGE_MASK))
     pieces = [(reach(cpu, gva, 0, READ), first)]
     if first < WORD:
