@@ -49,7 +49,7 @@ class WakeVcpu(NamedTuple):
 
 
 class PollPorts(NamedTuple):
-    """Stop a vCPU until an event on one of `ports`, or for `timeout` cycles."""
+    """Stop a vCPU until an event on one of `ports`, or for `timeout` cycles, in whole ticks."""
 
     domain: int
     vcpu: int

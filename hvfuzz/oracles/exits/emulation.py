@@ -15,7 +15,6 @@ from hvfuzz.machine.cpu.registers import RAX, RBX, RCX, RDX, Saved
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.contract.spec.calls.time import Reading, counter_read, rounded
 from hvfuzz.oracles.contract.spec.cells import ClockWindow
-from hvfuzz.oracles.contract.spec.platform.apic import CURRENT
 from hvfuzz.oracles.contract.spec.platform.cpuid import cpuid
 from hvfuzz.oracles.contract.spec.platform.msr import KEPT, msr_value
 from hvfuzz.oracles.exits.local_apics import END, FIRST_MSR, Apics
@@ -37,7 +36,6 @@ SERIOUS: Final = (0, 10, 11, 12, 13, 14)
 RDMSR: Final = ExitReason.RDMSR
 WRMSR: Final = ExitReason.WRMSR
 ACCESSES: Final = (RDMSR, WRMSR)
-CURRENT_COUNT: Final = FIRST_MSR + CURRENT
 MSRS: Final = int(Saved.MSRS)
 LOW: Final = 0xFFFF_FFFF
 
@@ -111,12 +109,12 @@ class Emulation:
         if index == TSC:
             return self._counter()
         if FIRST_MSR <= index < END:
-            return self.apics.read(vcpu, index, self._reading().told)
+            return self.apics.read(vcpu, index)
         return msr_value(index, vcpu.index)
 
     def _write(self, vcpu: VCpu, index: int, value: int) -> bool:
         if FIRST_MSR <= index < END:
-            return self.apics.write(vcpu, index, value, self._calls.cycles)
+            return self.apics.write(vcpu, index, value)
         return index == TSC or (index in KEPT and msr_value(index, vcpu.index) == value)
 
     @staticmethod
@@ -149,4 +147,4 @@ def is_shutdown(vcpu: VCpu) -> bool:
 def reads_clock(vcpu: VCpu) -> bool:
     """Whether the current exit of `vcpu` reads its domain's clock."""
     vmcs = vcpu.vmcs
-    return vmcs.reason in TIME_STAMPS or (vmcs.reason is RDMSR and vmcs.leaf in (TSC, CURRENT_COUNT))
+    return vmcs.reason in TIME_STAMPS or (vmcs.reason is RDMSR and vmcs.leaf == TSC)
