@@ -96,7 +96,7 @@ class Hypervisor:
         self.apics: HostArray[int] = HostArray((), self.host.work)
         """Host physical address of the APIC registers of each vCPU, by its id."""
         self.apic_timers: dict[int, int] = {}
-        """Id of each vCPU whose APIC timer is running -> when it expires, in cycles."""
+        """Id of each vCPU whose APIC timer is running -> when its count reaches zero, in cycles."""
 
     @property
     def observer(self) -> Observer:

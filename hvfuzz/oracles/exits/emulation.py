@@ -15,7 +15,7 @@ from hvfuzz.machine.cpu.registers import RAX, RBX, RCX, RDX, Saved
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.contract.spec.calls.time import Reading, counter_read, rounded
 from hvfuzz.oracles.contract.spec.cells import ClockWindow
-from hvfuzz.oracles.contract.spec.platform.apic import CURRENT, TPR
+from hvfuzz.oracles.contract.spec.platform.apic import TPR
 from hvfuzz.oracles.contract.spec.platform.cpuid import cpuid
 from hvfuzz.oracles.contract.spec.platform.msr import KEPT, msr_value
 from hvfuzz.oracles.exits.local_apics import END, FIRST_MSR, Apics
@@ -42,7 +42,6 @@ RDMSR: Final = ExitReason.RDMSR
 WRMSR: Final = ExitReason.WRMSR
 ACCESSES: Final = (RDMSR, WRMSR)
 SHUTDOWNS: Final = (TRIPLE_FAULT, INVALID_GUEST_STATE)
-CURRENT_COUNT: Final = FIRST_MSR + CURRENT
 MSRS: Final = int(Saved.MSRS)
 LOW: Final = 0xFFFF_FFFF
 
@@ -118,22 +117,22 @@ class Emulation:
         if index == TSC:
             return self._counter()
         if FIRST_MSR <= index < END:
-            return self.apics.read(vcpu, index, self._reading().told)
+            return self.apics.read(vcpu, index)
         return msr_value(index, vcpu.index)
 
     def _write(self, vcpu: VCpu, index: int, value: int) -> bool:
         if FIRST_MSR <= index < END:
-            return self.apics.write(vcpu, index, value, self._calls.cycles)
+            return self.apics.write(vcpu, index, value)
         return index == TSC or (index in KEPT and msr_value(index, vcpu.index) == value)
 
     def _task_priority(self, vcpu: VCpu, expected: list[Any]) -> bool:
         """MOV to or from CR8: bits 7..4 of TPR, and no other of CR8 can be set (SDM Vol. 3A, 11.8.6)."""
         register = vcpu.vmcs.qualification >> 8 & 0xF
         if vcpu.vmcs.qualification & FROM_CR:
-            expected[register] = (self.apics.read(vcpu, FIRST_MSR + TPR, 0) or 0) >> 4
+            expected[register] = (self.apics.read(vcpu, FIRST_MSR + TPR) or 0) >> 4
             return True
         value = expected[register]
-        return value < 16 and self.apics.write(vcpu, FIRST_MSR + TPR, value << 4, self._calls.cycles)
+        return value < 16 and self.apics.write(vcpu, FIRST_MSR + TPR, value << 4)
 
     @staticmethod
     def _put(expected: list[Any], value: int) -> None:
@@ -165,4 +164,4 @@ def is_shutdown(vcpu: VCpu) -> bool:
 def reads_clock(vcpu: VCpu) -> bool:
     """Whether the current exit of `vcpu` reads its domain's clock."""
     vmcs = vcpu.vmcs
-    return vmcs.reason in TIME_STAMPS or (vmcs.reason is RDMSR and vmcs.leaf in (TSC, CURRENT_COUNT))
+    return vmcs.reason in TIME_STAMPS or (vmcs.reason is RDMSR and vmcs.leaf == TSC)
