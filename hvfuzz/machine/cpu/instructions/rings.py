@@ -1,8 +1,8 @@
 """Changes between rings 0 and 3, and the interrupt flag: SYSCALL, SYSENTER, IRET, SWAPGS, CLI, STI (SDM Vol. 2).
 
 There is no GDT: to IRET, a selector other than the four flat ones (`segments`) is one of an unsuitable descriptor. The
-fast calls load selectors without looking at a descriptor. RF, once loaded, stays set until a handler or a fast call is
-entered: without debug registers nothing can tell when it is cleared.
+fast calls load selectors without looking at a descriptor. RF, once loaded, stays set until an exit, a handler or a fast
+call: without debug registers nothing can tell that an instruction should have cleared it.
 """
 
 from typing import Final
