@@ -7,7 +7,8 @@ from pathlib import Path
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically; an OSError names `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Cut, so that the temporary name is possible whenever `path` is (and not made with `with_name`, which rejects ".").
+    temporary = path.parent / f".{path.name[:40]}.{os.getpid()}"
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
