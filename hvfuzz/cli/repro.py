@@ -11,12 +11,14 @@ from rich.markup import escape
 
 from hvfuzz.bugs import Bug, find_bug
 from hvfuzz.campaign.findings import record_beside
+from hvfuzz.campaign.forked_target import ORACLE, ForkedTarget
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
 from hvfuzz.targets.emulated.watchdog import Watchdog
+from hvfuzz.targets.target import Target
 
 NO_BUG: Final = "none"
 
@@ -34,6 +36,14 @@ def style_of(line: str) -> str:
     if not line.startswith(" ") or line.lstrip()[:1].isdigit():
         return "bold"
     return "bold red" if "! FINDING" in line else "" if line.lstrip().startswith("=") else "dim"
+
+
+def _target(file: Path, bug: Bug | None, recorder: TraceRecorder | None, watchdog: Watchdog) -> Target:
+    """The target for the program in `file`; one that is known to end its process runs in another, and has no trace."""
+    record = record_beside(file)
+    if record is not None and record.identity.startswith(f"{ORACLE}/"):
+        return ForkedTarget(bug, watchdog)
+    return EmulatedTarget(bug, observer=recorder, watchdog=watchdog)
 
 
 @click.command(
@@ -58,7 +68,7 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
     planted = bug_for(file, bug)
     console = Console(highlight=False)
     recorder = TraceRecorder() if show_trace else None
-    with Watchdog() as watchdog, EmulatedTarget(planted, observer=recorder, watchdog=watchdog) as target:
+    with Watchdog() as watchdog, _target(file, planted, recorder, watchdog) as target:
         program = read_program(file, target.catalogue)
         run = target.run(program, digest=True)
     if as_json:

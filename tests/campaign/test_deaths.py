@@ -90,7 +90,12 @@ def test_the_command_has_its_status(tmp_path: Path, text: Callable[..., str], de
     last = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 1
     assert last["runs"] < 3, "the deadly program is one of the three"
-    assert [finding["identity"] for finding in last["findings"]] == ["host_process/exit:0/sched.poll"]
+    (finding,) = last["findings"]
+    assert finding["identity"] == "host_process/exit:0/sched.poll"
+    command = [sys.executable, "-m", "hvfuzz.cli", "repro", "--bug", tmp_path / "deadly.py", finding["file"]]
+    shown = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert "host_process/exit:0/sched.poll at op 0" in shown.stdout
 
 
 def death(program: str) -> Death:
