@@ -1,5 +1,6 @@
 """One campaign from start to finish: workers fuzz, findings are confirmed and minimised, a report is written."""
 
+import os
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing, suppress
@@ -28,8 +29,9 @@ class Campaign:
         self.stop: Final = stop
         self.out: Final = Path(job.out)
         self.name: Final = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{job.harness}-{job.seed}"
-        """The name of its report, and the beginning of the names of its logs."""
-        self.pool: Final = Pool(job, workers, self.name)
+        """The name of its report, if no other campaign has it."""
+        self._logs: Final = f"{self.name}-{os.getpid()}"
+        self.pool: Final = Pool(job, workers, self._logs)
         self.error: str | None = None
         """Why the campaign ended early; None if it did not."""
         self.internal_error_seen = False
@@ -102,7 +104,7 @@ class Campaign:
         def proceed() -> bool:
             return not self.stop.requested()
 
-        deadly = judge_deaths(pool.deaths, job.bug, self.out, self.name, proceed)
+        deadly = judge_deaths(pool.deaths, job.bug, self.out, self._logs, proceed)
         notices += deadly.notices
         discoveries = [_on_disk(each) for each in pool.discoveries.values()]
         known = {each.identity for each in discoveries}
@@ -110,7 +112,7 @@ class Campaign:
         # A death that was not replayed has no identity that a replay could confirm.
         replayed = [each for each in discoveries if not each.identity.endswith(UNKNOWN)]
         if minimise and replayed and proceed():
-            log = f"{self.name}-confirm"
+            log = f"{self._logs}-confirm"
             findings = confirm_all(replayed, job.bug, self.out, self.workers, proceed, deadly.findings, log)
         else:
             findings = [unconfirmed(each, job.bug, self.out) for each in replayed]

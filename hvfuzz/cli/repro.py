@@ -9,12 +9,14 @@ from rich.markup import escape
 
 from hvfuzz.bugs import Bug, find_bug, recorded_bug
 from hvfuzz.campaign.findings import RECORD, record_beside
+from hvfuzz.campaign.forked_target import ORACLE, ForkedTarget
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
 from hvfuzz.cli.screen import Screen, write_json
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
+from hvfuzz.targets.target import Target
 
 NO_BUG: Final = "none"
 
@@ -35,6 +37,14 @@ def style_of(line: str) -> str:
     if not line.startswith(" ") or line.lstrip()[:1].isdigit():
         return "bold"
     return "bold red" if "! FINDING" in line else "" if line.lstrip().startswith("=") else "dim"
+
+
+def _target(file: Path, bug: Bug | None, recorder: TraceRecorder | None) -> Target:
+    """The target for the program in `file`; one that is known to end its process runs in another, and has no trace."""
+    record = record_beside(file)
+    if record is not None and record.identity.startswith(f"{ORACLE}/"):
+        return ForkedTarget(bug)
+    return EmulatedTarget(bug, observer=recorder)
 
 
 @click.command(
@@ -59,7 +69,7 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
     planted = bug_for(file, bug)
     console = Screen()
     recorder = TraceRecorder() if show_trace else None
-    with EmulatedTarget(planted, observer=recorder) as target:
+    with _target(file, planted, recorder) as target:
         program = read_program(file, target.catalogue)
         run = target.run(program, digest=True)
     if as_json:

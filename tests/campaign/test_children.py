@@ -76,7 +76,7 @@ def worker(job: WorkerJob, parent: int) -> tuple[str, ...]:
 
 def test_a_worker_whose_parent_has_gone_does_not_begin(job: Callable[..., WorkerJob]) -> None:
     with running(*worker(job(runs=5), parent=1 << 22)) as process:
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=120)
         assert (process.returncode, output, errors) == (2, "", "")
 
 
@@ -85,7 +85,7 @@ def test_a_worker_that_nobody_hears_ends(job: Callable[..., WorkerJob]) -> None:
     os.close(reader)
     with running(*worker(job(seconds=1000.0), os.getpid()), output=writer) as process:
         os.close(writer)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
         assert (process.returncode, errors) == (2, "")
 
 

@@ -107,7 +107,7 @@ def test_a_signal_ends_it_in_order(campaign: "subprocess.Popen[str]", tmp_path: 
     out = tmp_path / "out"
     wait_for_a_finding(out)
     campaign.send_signal(number)
-    stdout, _ = campaign.communicate(timeout=30)
+    stdout, _ = campaign.communicate(timeout=120)
     assert campaign.returncode == 128 + number
     last = json.loads(stdout.splitlines()[-1])
     assert last["findings"]
@@ -126,7 +126,7 @@ def test_a_killed_worker_is_replaced(campaign: "subprocess.Popen[str]", tmp_path
         time.sleep(0.1)
     assert len(workers(out)) == 2
     campaign.send_signal(signal.SIGINT)
-    stdout, _ = campaign.communicate(timeout=30)
+    stdout, _ = campaign.communicate(timeout=120)
     last = json.loads(stdout.splitlines()[-1])
     assert last["findings"]
     assert any("SIGKILL" in notice for notice in last["notices"])

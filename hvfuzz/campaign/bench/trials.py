@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from hvfuzz.bugs import Bug
+from hvfuzz.campaign.deaths import judge_deaths
 from hvfuzz.campaign.workers.pool import POLL_SECONDS, Pool, PoolError
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.campaign.workers.worker_handle import Discovery
@@ -162,6 +163,7 @@ class CleanRun:
         """Run the campaign; yields several times a second. Raises `PoolError`."""
         with _scratch(lambda: bool(self.now.findings)) as folder:
             pool = Pool(self._job._replace(out=str(folder)), self._workers)
+            over = False
             try:
                 with closing(pool.run()) as run:
                     for _ in run:
@@ -169,8 +171,17 @@ class CleanRun:
                         if self.now.ops >= self.ops:
                             break
                         yield
+                over = True
+            except PoolError as error:
+                if not pool.deaths and not pool.discoveries:
+                    raise
+                over = True
+                pool.notices.append(str(error))  # what was found counts, although the run is not complete
             finally:
                 self._look(pool)
+                deadly = judge_deaths(pool.deaths, self._job.bug, folder, "clean", lambda: over)
+                found = (*self.now.findings, *deadly.findings.values())
+                self.now = self.now._replace(findings=found, notices=[*pool.notices, *deadly.notices])
 
     def _look(self, pool: Pool) -> None:
         progress = pool.progress()

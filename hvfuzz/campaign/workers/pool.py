@@ -177,7 +177,7 @@ class Pool:
             worker.ended = True
         elif kind == "finding":
             if self._start is None:
-                self._start = time.monotonic()
+                self._start = time.monotonic() - event["seconds"]
             known = self.discoveries.get(event["identity"])
             if known is None:
                 others = self.progress().runs - worker.progress.runs

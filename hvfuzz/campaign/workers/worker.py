@@ -75,6 +75,7 @@ class _ParentSink:
             "identity": record.identity,
             "message": record.message,
             "runs": record.runs,
+            "seconds": record.seconds,
             "text": render(program),
             "file": None,
             "error": None,

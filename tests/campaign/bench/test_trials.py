@@ -129,3 +129,18 @@ def test_what_a_clean_run_finds_is_kept(scratch: Path) -> None:
     for finding in run.now.findings:
         assert finding.file is not None
         assert Path(finding.file).is_file()
+
+
+def test_a_program_that_ends_its_worker_is_a_finding_of_a_clean_run(scratch: Path) -> None:
+    seed = scratch / "seed.hvp"
+    seed.write_text("# hvp 1\nworld pair\nsched.poll(dom1, ports=[5], count=1, timeout=0)\n")
+    bug = scratch / "deadly.py"
+    bug.write_text(
+        "import os\nfrom hvfuzz.bugs import Bug\n"
+        "def polled_port(*arguments):\n    os._exit(0)\n"
+        "BUG = Bug('deadly', 'hvfuzz.hypervisor.hypercalls.sched:polled_port', polled_port)\n"
+    )
+    run = CleanRun(JOB._replace(seconds=None, bug=str(bug), seeds=[str(seed)]), 100, 1)
+    for _ in run.run():
+        pass
+    assert [finding.identity for finding in run.now.findings] == ["host_process/exit:0/sched.poll"]

@@ -102,3 +102,34 @@ def test_a_stopped_worker_is_replaced_and_named(tmp_path: Path, monkeypatch: pyt
             break
     assert [notice.split(" for ")[0] for notice in pool.notices] == ["worker 0 was stopped by a signal"]
     assert pool.deaths == [], "that was not its program's doing"
+
+
+SLOW_SEEDS = '''"""A worker that reads its seeds slowly."""
+import time
+import hvfuzz.campaign.seed_corpus
+from hvfuzz.bugs.ipc.xsa_221 import BUG
+
+read = hvfuzz.campaign.seed_corpus.read_seed
+
+def slow(path, catalogue):
+    """Read a seed after a while."""
+    time.sleep(0.3)
+    return read(path, catalogue)
+
+hvfuzz.campaign.seed_corpus.read_seed = slow
+'''
+
+
+def test_reading_seeds_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hvfuzz.campaign.workers.stall, "IDLE_SECONDS", 1.5)
+    bug = tmp_path / "slow.py"
+    bug.write_text(SLOW_SEEDS)
+    folder = tmp_path / "seeds"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.hvp").write_text("# hvp 1\nworld pair\npause(dom1)\n")
+    job = WorkerJob("hypercalls", "replay", 1, None, None, str(bug), "state", str(tmp_path / "out"), [str(folder)])
+    pool = Pool(job, 1)
+    for _ in pool.run():
+        pass
+    assert (pool.notices, pool.progress().runs) == ([], 10)
