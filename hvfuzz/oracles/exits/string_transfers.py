@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 CR2: Final = int(Saved.CR2)
 FAULTS: Final = (Vector.GP, Vector.PF)
+# As integers: the flags of an enumeration keep every combination that was ever computed.
+OF_WRITE: Final = int(PageFaultCode.W)
+OF_USER: Final = int(PageFaultCode.U)
 
 
 def judge(
@@ -85,8 +88,8 @@ def _judge_end(machine: Machine, vcpu: VCpu, gva: int, complete: bool) -> str:
         wrong = gva + first & U64 if leads(machine, vcpu, gva, first, access, pages=pages) else gva
         if fault.address != wrong:
             return f"injects {fault} with CR2 {fault.address:#x}; the access fails at {wrong:#x}"
-        by = (PageFaultCode.W if write else 0) | (PageFaultCode.U if vcpu.cpl else 0)
-        if fault.error & (PageFaultCode.W | PageFaultCode.U) != by:
+        by = (OF_WRITE if write else 0) | (OF_USER if vcpu.cpl else 0)
+        if fault.error & (OF_WRITE | OF_USER) != by:
             return f"injects {fault}: the error code names another access"
     return ""
 
