@@ -8,13 +8,34 @@ TIME ?= 60
 JOBS ?= 2
 HARNESS ?= hypercalls
 
-.PHONY: fuzz fuzz-nightly test coverage check lint types doctor docs clean help
+.DEFAULT_GOAL := fuzz
+.PHONY: fuzz fuzz-nightly test coverage check lint types doctor docs clean help anew
+
+# $(call version,PYTHON): "3.12 ok", or "3.10" if it is too old, or nothing if it does not run. Python 2 understands it.
+version = $(shell "$(1)" -c 'import sys; v = sys.version_info; print("%d.%d%s" % (v[0], v[1], " ok" * (v >= (3, 11))))' 2>/dev/null)
+
+# The environment stays if it was made here and completely, and its Python still runs and is the one that was named, if
+# one was named. Otherwise it is made anew: scripts and paths in it hold the folder and the version that they are for.
+ifneq ($(filter-out clean help,$(or $(MAKECMDGOALS),fuzz)),)
+  THERE := $(call version,$(BIN)/python)
+  NAMED := $(filter command environment,$(origin PYTHON))
+  WANTED := $(if $(and $(filter ok,$(THERE)),$(if $(NAMED),,yes)),$(THERE),$(call version,$(PYTHON)))
+  ifeq ($(WANTED),)
+    $(error hvfuzz needs Python 3.11 or later, and $(PYTHON) does not run; name another: make PYTHON=python3.12)
+  endif
+  ifeq ($(filter ok,$(WANTED)),)
+    $(error hvfuzz needs Python 3.11 or later, and $(PYTHON) is $(WANTED); name another: make PYTHON=python3.12)
+  endif
+  ifneq ($(shell cat $(STAMP) 2>/dev/null) and $(THERE),$(CURDIR) $(WANTED) and $(WANTED))
+    $(STAMP): anew
+  endif
+endif
 
 fuzz: $(STAMP) ## Fuzz the emulated hypervisor for a minute, with a live view; the report goes to out/.
 	$(BIN)/hvfuzz fuzz hypercalls --time $(TIME) --out out
 
 fuzz-nightly: $(STAMP) ## Fuzz HARNESS for TIME seconds with JOBS workers, as the nightly workflow does.
-	$(BIN)/hvfuzz fuzz $(HARNESS) --time $(TIME) --workers $(JOBS) --out out
+	$(BIN)/hvfuzz fuzz $(HARNESS) --rotate --time $(TIME) --workers $(JOBS) --out out
 
 test: $(STAMP) ## Run the whole test suite with JOBS processes.
 	$(BIN)/python -m pytest -n $(JOBS)
@@ -46,10 +67,16 @@ doctor: $(STAMP) ## Check that hvfuzz works on this machine.
 docs: $(STAMP) ## Regenerate ABI.md from the declarations.
 	$(BIN)/python -m hvfuzz.cli abi --write ABI.md
 
+anew:
+	@echo "set-up 1 of 3: making $(VENV) with Python $(firstword $(WANTED))"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+
 $(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,report]'
-	@touch $@
+	@echo "set-up 2 of 3: installing hvfuzz and what it needs into $(VENV); the first time takes minutes"
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	@echo "set-up 3 of 3: checking the installation"
+	@$(BIN)/hvfuzz --version
+	@echo "$(CURDIR) $(WANTED)" > $@
 
 clean: ## Remove .venv, out/ and all caches.
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist

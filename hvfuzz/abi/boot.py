@@ -113,6 +113,18 @@ WORLDS = (
 )
 WORLDS_BY_NAME = {world.name: world for world in WORLDS}
 
+TABLE_CHAINS = (
+    (DIRECT_MAP, (PML4_GFN, PDPT_KERNEL_GFN, PD_KERNEL_GFN, PT_KERNEL_GFN)),
+    (DIRECT_MAP + MMIO_BASE, (PML4_GFN, PDPT_KERNEL_GFN, PD_MMIO_GFN)),
+    (USER_BASE, (PML4_GFN, PDPT_USER_GFN, PD_USER_GFN, PT_USER_GFN)),
+)
+"""(address, frames of the tables that a walk of it reads, from level 4 down)."""
+
+
+def table_index(gva: int, level: int) -> int:
+    """The index of the entry for `gva` in a table of `level` (4: PML4, 1: page table)."""
+    return gva >> PAGE_SHIFT + 9 * (level - 1) & 511
+
 
 def direct_map(gpa: int) -> Gva:
     """The address at which the kernel maps guest physical address `gpa`."""

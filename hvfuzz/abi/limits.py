@@ -49,11 +49,15 @@ UNMAP_BURST = 8
 TIME_SLICE = 16_384
 """Virtual cycles by which `sched.yield` advances the clock (real slices are a thousand times as long)."""
 CLOCK_GRAIN = 4096
-"""`time.clock_read` is rounded down to this many cycles."""
+"""A counted read of the clock is rounded down to this many cycles."""
+CLOCK_TICK = TIME_SLICE
+"""Everything else that a guest can tell time by changes only at multiples of this many cycles."""
 CLOCK_WINDOW = 65536
 """Virtual cycles."""
-CLOCK_READS = 8
-"""Reads of the clock that a domain may make in one window."""
+CLOCK_VALUES = 8
+"""Values of the clock that a domain may learn in one window."""
+CLOCK_READS = CLOCK_VALUES - CLOCK_WINDOW // CLOCK_TICK
+"""Reads of the clock that a domain may make in one window: the ticks are the other values."""
 
 SELF = 0x7FF0
 """The caller, in every domain field."""

@@ -6,10 +6,14 @@ import pkgutil
 import sys
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Final
 
 from hvfuzz.bugs.bug import Bug, BugError, Plant, planted
 
-__all__ = ["Bug", "BugError", "Plant", "find_bug", "known_bugs", "planted"]
+__all__ = ["Bug", "BugError", "Plant", "find_bug", "known_bugs", "planted", "recorded_bug"]
+
+SHOWN: Final = 60
+"""Characters of an unknown name that a message repeats."""
 
 
 def known_bugs() -> dict[str, Bug]:
@@ -44,7 +48,8 @@ def _from_file(path: Path) -> Bug:
 def find_bug(name: str) -> Bug:
     """Return the bug called `name`, or the bug that the Python file `name` defines (if it ends in .py).
 
-    Raises `BugError`, which suggests the nearest name.
+    This runs that file. So `name` must come from the user: from the command line, or from HVFUZZ_BUG. A name that
+    comes from a file is for `recorded_bug`. Raises `BugError`, which suggests the nearest name.
     """
     if name.endswith(".py"):
         path = Path(name)
@@ -57,3 +62,16 @@ def find_bug(name: str) -> Bug:
     near = get_close_matches(name.lower().replace("_", "-"), bugs, 1, 0.5)
     hint = f", did you mean {near[0]!r}?" if near else ""
     raise BugError(f"no bug {name!r}{hint} (see `hvfuzz bugs list`, or name a .py file)")
+
+
+def recorded_bug(name: str, where: Path) -> Bug:
+    """Return the planted bug called `name`, a name that was read from the file `where`; it is never read as a path.
+
+    Raises `BugError`. Data must not choose the code that runs: a crash folder may come from anyone.
+    """
+    bug = known_bugs().get(name)
+    if bug is None:
+        shown = repr(name if len(name) <= SHOWN else name[:SHOWN] + "...")
+        hint = "if you trust that file, name it with --bug" if name.endswith(".py") else "see `hvfuzz bugs list`"
+        raise BugError(f"{where}: {shown} is not the name of a planted bug; {hint}")
+    return bug

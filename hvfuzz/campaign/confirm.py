@@ -24,7 +24,6 @@ from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
-from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.target import Target
 
 SECONDS_EACH: Final = 10.0
@@ -88,8 +87,8 @@ def _find(program: Program, identity: str, target: Target) -> Finding | None:
     return next((finding for finding in target.run(program).findings if finding.identity == identity), None)
 
 
-def _target(job: ConfirmJob, bug: Bug | None, watchdog: Watchdog) -> Target:
-    return ForkedTarget(bug, watchdog) if job.deadly else EmulatedTarget(bug, watchdog=watchdog)
+def _target(job: ConfirmJob, bug: Bug | None) -> Target:
+    return ForkedTarget(bug) if job.deadly else EmulatedTarget(bug)
 
 
 def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
@@ -98,7 +97,7 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
     store = FindingStore(Path(job.out) / "findings")
     identity = discovery.identity
     bug = None if job.bug is None else find_bug(job.bug)
-    with Watchdog() as watchdog, _target(job, bug, watchdog) as target:
+    with _target(job, bug) as target:
         program = found = parse(discovery.text, target.catalogue)
         finding = _find(program, identity, target)
         message = discovery.message if finding is None else finding.message

@@ -15,7 +15,6 @@ from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, laun
 from hvfuzz.campaign.workers.pool import END_SECONDS
 from hvfuzz.campaign.workers.worker_handle import Death, Discovery
 from hvfuzz.guest.format.text import parse
-from hvfuzz.targets.emulated.watchdog import Watchdog
 
 UNKNOWN: Final = "/unknown"
 """The end of the identity of a death that was not replayed."""
@@ -111,7 +110,7 @@ def main(arguments: list[str]) -> NoReturn:
 
 def _judge(job: DeathsJob, channel: Channel) -> None:
     bug = None if job.bug is None else find_bug(job.bug)
-    with Watchdog() as watchdog, ForkedTarget(bug, watchdog) as target:
+    with ForkedTarget(bug) as target:
         for number, text in enumerate(job.texts):
             findings = target.run(parse(text, target.catalogue)).findings
             deadly = next((each for each in findings if each.oracle == ORACLE or each.rule == "hang"), None)

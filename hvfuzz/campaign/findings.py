@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from hvfuzz.oracles.framework.finding import Finding
 
 PROGRAM: Final = "program.hvp"
 RECORD: Final = "finding.json"
+MAX_RECORD: Final = 1 << 20
+"""Size limit of a record in bytes, far above the longest message."""
 
 
 class FindingFileError(Exception):
@@ -27,7 +30,9 @@ class Record(NamedTuple):
     identity: str
     message: str
     bug: str | None
-    """Name of the planted bug, or path of the Python file that defines it; None for the clean hypervisor."""
+    """Name of the planted bug, or path of the Python file that defines it; None for the clean hypervisor.
+
+    Only the user's own word runs such a file: see `hvfuzz.bugs.recorded_bug`."""
     runs: int
     """Programs run before the finding was first seen."""
     seconds: float
@@ -63,16 +68,24 @@ def load_record(folder: Path) -> Record:
     """Read the record in the bucket `folder`. Raises `FindingFileError`."""
     path = folder / RECORD
     try:
-        fields: Any = json.loads(path.read_text())
+        with path.open("rb") as file:
+            data = file.read(MAX_RECORD + 1)
+        if len(data) > MAX_RECORD:
+            raise FindingFileError(f"{path}: too large for a record: more than {MAX_RECORD} bytes")
+        fields: Any = json.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise FindingFileError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise FindingFileError(f"{path}: not JSON ({error})") from error
+    except RecursionError as error:
+        raise FindingFileError(f"{path}: not a record: lists or objects in more levels than can be read") from error
     if not isinstance(fields, dict):
         raise FindingFileError(f"{path}: expected a JSON object")
     for name, types in _TYPES.items():
         if not isinstance(fields.get(name), types):
             raise FindingFileError(f"{path}: {name!r} is missing or has the wrong type")
+    if not math.isfinite(fields["seconds"]):
+        raise FindingFileError(f"{path}: 'seconds' is not finite")
     return Record(**{name: fields[name] for name in _TYPES})
 
 

@@ -19,7 +19,6 @@ from hvfuzz.guest.program.program import Op, Program
 from hvfuzz.guest.run.trace import Trace
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
-from hvfuzz.targets.emulated.watchdog import LIMIT, Watchdog
 from hvfuzz.targets.run_observer import RunObserver
 from hvfuzz.targets.target import Run
 
@@ -48,9 +47,9 @@ class ForkedTarget:
     A run has no outcomes and no features. `bug` is planted in every run. Only for a process with a single thread.
     """
 
-    def __init__(self, bug: Bug | None, watchdog: Watchdog) -> None:
+    def __init__(self, bug: Bug | None) -> None:
         self._marker: Final = _OpMarker()
-        self._inner: Final = EmulatedTarget(bug, observer=self._marker, watchdog=watchdog)
+        self._inner: Final = EmulatedTarget(bug, observer=self._marker)
         self._booted: Final[set[int]] = set()
 
     @property
@@ -134,7 +133,6 @@ def _run_child(work: Callable[[], Run], writer: int, parent: int) -> NoReturn:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent(parent)
-        signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT, LIMIT)  # timers are not inherited
         result: object
         try:
             run = work()

@@ -19,5 +19,5 @@ def record_internal_error(error: Exception) -> str:
     """Save the traceback of `error` to a temporary file and return the one-line message for the user."""
     handle, path = tempfile.mkstemp(prefix="hvfuzz-error-", suffix=".txt")
     os.close(handle)
-    Path(path).write_text("".join(traceback.format_exception(error)))
+    Path(path).write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
     return f"internal error; please report it: {type(error).__name__}: {error} (details in {path})"

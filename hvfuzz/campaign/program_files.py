@@ -1,12 +1,13 @@
 """Reading program files from users, in text or byte form, with a one-line error for anything else."""
 
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 from typing import Final
 
 from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.format.scanner import TextError
-from hvfuzz.guest.format.text import MAGIC, parse
+from hvfuzz.guest.format.text import MAGIC, TEXT_STARTS, parse
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Program
 
@@ -31,8 +32,10 @@ def read_program(path: Path, catalogue: Catalogue) -> Program:
     text that begins with the magic line, and bytes in canonical form (those that `encode` produces).
     """
     data = _read(path)
-    if data.startswith(MAGIC.encode()):
+    if data.startswith(TEXT_STARTS):
         return _parsed(path, data, catalogue)
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # no canonical bytes: the first is the number of a world
+        raise ProgramFileError(path, "text in UTF-16; save it as UTF-8")
     program = decode(data, catalogue)
     if encode(program, catalogue) != data:
         raise ProgramFileError(
@@ -47,7 +50,7 @@ def read_seed(path: Path, catalogue: Catalogue) -> bytes:
     Without this check an engine would decode a text with a typing error as a program in byte form.
     """
     data = _read(path)
-    if path.suffix == SUFFIX or data.startswith(MAGIC.encode()):
+    if path.suffix == SUFFIX or data.startswith(TEXT_STARTS):
         read_program(path, catalogue)
     return data
 

@@ -3,13 +3,13 @@
 import itertools
 import json
 import os
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hvfuzz.campaign.confirm import ReportedFinding
+from hvfuzz.campaign.visible_text import shell_line, visible
 from hvfuzz.engines.atomic_file import write_atomically
 
 VERDICTS = {
@@ -77,11 +77,11 @@ def render_report(summary: Summary) -> str:
         if finding.file is None:
             lines += ["The program could not be saved:", ""]
         else:
-            lines += [f"Reproduce it with `hvfuzz repro {shlex.quote(finding.file)}`:", ""]
+            lines += [f"Reproduce it with `{shell_line(('hvfuzz', 'repro', finding.file))}`:", ""]
         lines += ["```", finding.text.rstrip("\n"), "```", ""]
     if summary.notices:
         lines += ["## Warnings", "", *(f"* {notice}" for notice in summary.notices)]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return visible("\n".join(lines)).rstrip("\n") + "\n"
 
 
 def quantity(number: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from hvfuzz.campaign.program_files import MAX_FILE, SUFFIX, ProgramFileError, read_program, read_seed
 from hvfuzz.engines.atomic_file import write_atomically
-from hvfuzz.guest.format.text import MAGIC, render
+from hvfuzz.guest.format.text import TEXT_STARTS, render
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.targets.target import Target
@@ -175,5 +175,5 @@ def add(source: Path, folder: Path, catalogue: Catalogue) -> Path:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     data = source.read_bytes()
-    write_atomically(path, data if data.startswith(MAGIC.encode()) else render(program).encode(), durable=True)
+    write_atomically(path, data if data.startswith(TEXT_STARTS) else render(program).encode(), durable=True)
     return path

@@ -7,6 +7,7 @@ internal error, 128 + N after signal N.
 import importlib
 import os
 import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final, NoReturn
@@ -15,6 +16,7 @@ import click
 
 import hvfuzz
 from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, EXIT_PIPE, record_internal_error
+from hvfuzz.campaign.visible_text import prepare_streams, print_error
 
 COMMANDS: Final = MappingProxyType(
     {
@@ -36,9 +38,9 @@ COMMANDS: Final = MappingProxyType(
 EXAMPLES: Final = """\b
 hvfuzz fuzz hypercalls --time 60           fuzz for a minute, with a live view
 hvfuzz fuzz --bug xsa-212 --time 60        see whether a planted bug is found
-hvfuzz repro program.hvp --trace           replay a program and explain every op
 hvfuzz bugs list                           list the planted bugs
 hvfuzz doctor                              check that hvfuzz works on this machine
+hvfuzz repro crashes/host_memory--null--sched.poll@xsa-221/program.hvp --trace
 """
 EXIT_STATUS: Final = (
     ("0", "success, no findings"),
@@ -112,19 +114,34 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    sys.stdout.flush()
-    print(f"hvfuzz: {message}", file=sys.stderr)
+    print_error(message)
     sys.exit(status)
 
 
-def main() -> NoReturn:
-    """Run a command; turn any exception into one line on standard error and an exit status."""
+def _abandon_output() -> None:
+    """Drop what cannot be written to standard output, so that the end of the interpreter does not try it again."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run() -> None:
+    """Run the command. Its output is written when this function ends, so that an error in that has its status."""
     try:
         if "_HVFUZZ_COMPLETE" in os.environ:
             cli.main(standalone_mode=False)  # shell completion
         # Not `cli.main` in general: on a broken pipe it exits with 1, which means a finding here.
         with cli.make_context("hvfuzz", sys.argv[1:]) as context:
             cli.invoke(context)
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def main() -> NoReturn:
+    """Run a command; turn any exception into one line on standard error and an exit status."""
+    prepare_streams()
+    try:
+        _run()
         sys.exit(0)
     except SystemExit as end:
         # On a broken pipe rich ends the process with 1, which means a finding here.
@@ -145,10 +162,13 @@ def main() -> NoReturn:
         _fail("interrupted", 130)
     except BrokenPipeError:
         # The reader of our output has gone (`hvfuzz abi | head`): end quietly, as if by SIGPIPE.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         sys.exit(EXIT_PIPE)
     except OSError as error:
-        _fail(f"{error.filename or 'output'}: {error.strerror}", EXIT_BAD_INPUT)
+        if error.filename is None:
+            _abandon_output()
+        name = "output" if error.filename is None else os.fsdecode(error.filename)
+        _fail(f"{name}: {error.strerror or error}", EXIT_BAD_INPUT)
     except Exception as error:
         if isinstance(error, _user_errors()):
             _fail(str(error), EXIT_BAD_INPUT)

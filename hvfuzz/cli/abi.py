@@ -1,13 +1,14 @@
 """`hvfuzz abi`: the hypercall contract as a document, generated from the declarations."""
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
 from hvfuzz.abi.manual.document import render
-from hvfuzz.cli.options import PATH, Command, json_option, option
+from hvfuzz.campaign.visible_text import print_error
+from hvfuzz.cli.options import PATH, Command, json_option, option, refuse_both
+from hvfuzz.cli.screen import command_line, write_json, write_text
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.hypervisor.hypercalls import ABI
 
@@ -16,7 +17,7 @@ from hvfuzz.hypervisor.hypercalls import ABI
     "abi",
     cls=Command,
     short_help="Print, write or check the hypercall contract (ABI.md).",
-    examples=("hvfuzz abi | less", "hvfuzz abi --write ABI.md", "hvfuzz abi --check ABI.md"),
+    examples=("hvfuzz abi | head -40", "hvfuzz abi --write ABI.md", "hvfuzz abi --check ABI.md"),
 )
 @option("--write", metavar="FILE", type=PATH, help="Write the contract to FILE.")
 @option("--check", metavar="FILE", type=PATH, help="Exit with 1 if FILE is out of date.")
@@ -26,6 +27,7 @@ def command(write: Path | None, check: Path | None, as_json: bool) -> None:
 
     The contract is generated from the declarations that the hypervisor decodes and dispatches with.
     """
+    refuse_both("--write", "--check", "--json")
     if as_json:
         calls = [
             {
@@ -38,14 +40,14 @@ def command(write: Path | None, check: Path | None, as_json: bool) -> None:
             }
             for call in ABI.calls
         ]
-        print(json.dumps(calls))
+        write_json(calls)
         return
     text = render(ABI)
     if write is not None:
         write_atomically(write, text.encode())
     elif check is not None:
-        if check.read_text() != text:
-            print(f"{check} is out of date; update it with: hvfuzz abi --write {check}", file=sys.stderr)
+        if check.read_bytes() != text.encode():
+            print_error(f"{check} is out of date; update it with: {command_line('abi', '--write', check)}")
             sys.exit(1)
     else:
-        click.echo(text, nl=False)
+        write_text(text, end="")

@@ -1,17 +1,16 @@
 """`hvfuzz bugs`: lists the planted bugs and verifies that the oracles find each of them."""
 
 import inspect
-import json
 import sys
 from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from hvfuzz.bugs import Bug, BugError, Plant, find_bug, known_bugs
 from hvfuzz.cli.options import Group, json_option
+from hvfuzz.cli.screen import Screen, write_json, write_text
 from hvfuzz.guest.format.scanner import TextError
 from hvfuzz.guest.format.text import parse
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
@@ -34,16 +33,16 @@ def command() -> None:
 @command.command(
     "list",
     short_help="List all planted bugs.",
-    examples=("hvfuzz bugs list", "hvfuzz bugs list --json | jq -r '.[].name'"),
+    examples=("hvfuzz bugs list", "hvfuzz bugs list --json"),
 )
 @json_option("Print a JSON list with all fields of each bug.")
 def list_bugs(as_json: bool) -> None:
     """List all planted bugs: name, difficulty from 1 (easy) to 5, expected finding, advisory and title."""
     bugs = known_bugs()
     if as_json:
-        print(json.dumps([_plain(bug) for bug in bugs.values()]))
+        write_json([_plain(bug) for bug in bugs.values()])
         return
-    console = Console(highlight=False)
+    console = Screen()
     width = max(map(len, bugs))
     console.print(f"[dim]{'BUG':{width}}  DIFFICULTY  FINDING[/]", soft_wrap=True)
     for bug in bugs.values():
@@ -54,7 +53,7 @@ def list_bugs(as_json: bool) -> None:
 @command.command(
     "show",
     short_help="Show the cause and the trigger of one bug.",
-    examples=("hvfuzz bugs show xsa-212", "hvfuzz bugs show my_bug.py --json"),
+    examples=("hvfuzz bugs show xsa-212", "hvfuzz bugs show hvfuzz/bugs/ipc/xsa_224.py --json"),
 )
 @click.argument("name", metavar="NAME|FILE.py")
 @json_option()
@@ -62,9 +61,9 @@ def show(name: str, as_json: bool) -> None:
     """Show one bug: its cause, the function it replaces, the expected findings and the program that triggers it."""
     bug = find_bug(name)
     if as_json:
-        print(json.dumps(_plain(bug)))
+        write_json(_plain(bug))
         return
-    console = Console(highlight=False)
+    console = Screen()
     console.print(f"[bold]{escape(bug.name)}[/]: {escape(bug.title)}", soft_wrap=True)
     console.print()
     console.print(escape(inspect.cleandoc(bug.story)), soft_wrap=True)
@@ -76,13 +75,13 @@ def show(name: str, as_json: bool) -> None:
             console.print(f"[bold]{label:10}[/]  {escape(text)}", soft_wrap=True)
     if bug.trigger:
         console.print()
-        click.echo(bug.trigger.strip())
+        write_text(bug.trigger.strip())
 
 
 @command.command(
     "verify",
     short_help="Verify that each bug is found, and only where it is planted.",
-    examples=("hvfuzz bugs verify", "hvfuzz bugs verify xsa-78 my_bug.py"),
+    examples=("hvfuzz bugs verify", "hvfuzz bugs verify xsa-78 hvfuzz/bugs/ipc/xsa_224.py"),
 )
 @click.argument("names", metavar="[NAME|FILE.py]...", nargs=-1)
 @json_option("Print a JSON list.")
@@ -94,7 +93,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
     bugs = [find_bug(name) for name in names] or list(known_bugs().values())
     for bug in bugs:
         Plant(bug)  # raises BugError for a target that does not exist
-    console = Console(highlight=False, stderr=as_json)
+    console = Screen(stderr=as_json)
     width = max(len(bug.name) for bug in bugs)
     rows: list[dict[str, Any]] = []
     for bug in bugs:
@@ -106,7 +105,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
     verified = sum(row["good"] for row in rows)
     console.print(f"{verified} of {len(rows)} verified", style="green" if verified == len(rows) else "bold red")
     if as_json:
-        print(json.dumps(rows))
+        write_json(rows)
     sys.exit(0 if verified == len(rows) else 1)
 
 

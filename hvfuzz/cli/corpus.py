@@ -1,19 +1,18 @@
 """`hvfuzz corpus`: counts, extends and prunes the seeds."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from hvfuzz.campaign import seed_corpus
 from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.report import quantity
-from hvfuzz.cli.figure_table import figure_table
+from hvfuzz.campaign.visible_text import one_line, print_error
+from hvfuzz.cli.figure_table import FigureTable
 from hvfuzz.cli.options import PATH, Group, json_option, option
+from hvfuzz.cli.screen import Screen, write_json, write_text
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
@@ -23,7 +22,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 def _warn(passed: Sequence[ProgramFileError]) -> None:
     notice = seed_corpus.passed_over(passed)
     if notice is not None:
-        print(f"hvfuzz: warning: {notice}", file=sys.stderr)
+        print_error(f"warning: {notice}")
 
 
 @click.group(
@@ -32,7 +31,7 @@ def _warn(passed: Sequence[ProgramFileError]) -> None:
     short_help="Count, add and prune seed programs.",
     examples=(
         "hvfuzz corpus stats",
-        "hvfuzz corpus add found.hvp --harness dma",
+        "hvfuzz corpus add crashes/secrets--canary--memory.populate@xsa-100/program.hvp --root my-corpus --harness dma",
         "hvfuzz corpus prune out/corpus/hypercalls --dry-run",
     ),
 )
@@ -43,7 +42,7 @@ def command() -> None:
 @command.command(
     "stats",
     short_help="Count programs, ops and features of the seeds.",
-    examples=("hvfuzz corpus stats", "hvfuzz corpus stats --root my-corpus --json"),
+    examples=("hvfuzz corpus stats", "hvfuzz corpus stats --root corpus --json"),
 )
 @option(
     "--root",
@@ -79,20 +78,20 @@ def stats(root: Path, as_json: bool) -> None:
     )
     _warn(passed)
     if as_json:
-        print(json.dumps(rows))
+        write_json(rows)
         return
-    table = figure_table("harness", "programs", "ops", "features")
+    table = FigureTable("harness", "programs", "ops", "features")
     for row in rows:
         name, *figures = row.values()
         table.add_row(name, *(f"{figure:,}" for figure in figures))
-    Console(highlight=False).print(table)
+    Screen().print(table)
 
 
 @command.command(
     "add",
     short_help="Add programs to the seeds of a harness.",
     examples=(
-        "hvfuzz corpus add found.hvp --harness dma",
+        "hvfuzz corpus add crashes/secrets--canary--memory.populate@xsa-100/program.hvp --root my-corpus --harness dma",
         "hvfuzz corpus add out/corpus/hypercalls/* --root my-corpus",
     ),
 )
@@ -110,7 +109,10 @@ def add(files: tuple[Path, ...], harness: str, root: Path, as_json: bool) -> Non
     name = find_harness(harness).name
     with EmulatedTarget() as target:
         paths = [str(seed_corpus.add(file, root / name, target.catalogue)) for file in files]
-    print(json.dumps(paths) if as_json else "\n".join(paths))
+    if as_json:
+        write_json(paths)
+    else:
+        write_text("\n".join(map(one_line, paths)))
 
 
 @command.command(
@@ -132,9 +134,9 @@ def prune(folder: Path, dry_run: bool, as_json: bool) -> None:
         for entry in dropped:
             entry.path.unlink()
     if as_json:
-        print(json.dumps({"kept": [str(e.path) for e in kept], "dropped": [str(e.path) for e in dropped]}))
+        write_json({"kept": [str(e.path) for e in kept], "dropped": [str(e.path) for e in dropped]})
         return
     verb = "would delete" if dry_run else "deleted"
     for entry in dropped:
-        print(f"{verb} {entry.path}")
-    print(f"{verb} {len(dropped)} of {quantity(len(entries), 'program')}")
+        write_text(one_line(f"{verb} {entry.path}"))
+    write_text(f"{verb} {len(dropped)} of {quantity(len(entries), 'program')}")

@@ -1,6 +1,5 @@
 """`hvfuzz fuzz`: runs a campaign with a live view; confirms and minimises the findings at its end."""
 
-import json
 import os
 import random
 import sys
@@ -9,34 +8,38 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
 
 from hvfuzz.bugs import Plant, find_bug
 from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, EXIT_PIPE
-from hvfuzz.campaign.program_files import ProgramFileError
+from hvfuzz.campaign.program_files import SUFFIX, ProgramFileError
 from hvfuzz.campaign.report import Summary, quantity
 from hvfuzz.campaign.seed_corpus import passed_over, seed_bytes, seed_folders
+from hvfuzz.campaign.visible_text import print_error
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob, bug_argument
-from hvfuzz.cli.live_view import OutputConsole, print_summary, run_with_view
+from hvfuzz.cli.live_view import print_summary, run_with_view
 from hvfuzz.cli.options import (
     PATH,
     Command,
-    Real,
+    Whole,
     corpus_option,
     engine_option,
     feedback_option,
     json_option,
     option,
+    refuse_both,
+    refuse_without_effect,
+    seconds_range,
     seed_option,
     workers_option,
 )
+from hvfuzz.cli.screen import Screen, write_json, write_text
 from hvfuzz.engines.all_engines import load_engine
 from hvfuzz.engines.engine import EngineError
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.targets.harness import find_harness
+from hvfuzz.targets.harness import HARNESSES, find_harness
 
 DEFAULT_SECONDS: Final = 60.0
 
@@ -55,6 +58,17 @@ def _check_writable(out: Path) -> None:
             probe.unlink(missing_ok=True)
 
 
+def _check_apart_from_seeds(out: Path, harness: str, seeds: list[str]) -> None:
+    """Refuse an output folder whose new files would land among seeds, which are reviewed text (*.hvp)."""
+    units = out / "corpus" / harness
+    for folder in (out, units):
+        reviewed = folder.is_dir() and any(path.suffix == SUFFIX for path in folder.iterdir())
+        if (folder == out and str(out) in seeds) or (reviewed and (folder == units or out.name in HARNESSES)):
+            raise click.BadParameter(
+                f"new files would land among the seeds in {folder}; name another folder", param_hint="--out"
+            )
+
+
 @click.command(
     "fuzz",
     cls=Command,
@@ -63,8 +77,8 @@ def _check_writable(out: Path) -> None:
         "hvfuzz fuzz                                   fuzz whole programs for a minute",
         "hvfuzz fuzz dma --time 600 --workers 2        fuzz devices and the IOMMU for ten minutes",
         "hvfuzz fuzz --bug xsa-212                     see whether a planted bug is found",
-        "hvfuzz fuzz --bug my_bug.py --seed 1          plant a bug of your own",
-        "hvfuzz fuzz --engine random --runs 20000 --json > progress.jsonl",
+        "hvfuzz fuzz --bug hvfuzz/bugs/ipc/xsa_224.py  plant a bug that a file defines",
+        "hvfuzz fuzz --engine random --runs 2000 --json > progress.jsonl",
     ),
 )
 @click.argument("harness", default="hypercalls")
@@ -73,10 +87,10 @@ def _check_writable(out: Path) -> None:
     "--time",
     "seconds",
     metavar="SECONDS",
-    type=Real(min=0.1),
+    type=seconds_range(0.1),
     help="Time limit. [default: 60, or none with --runs]",
 )
-@option("--runs", metavar="N", type=click.IntRange(min=1), help="Number of programs to run, over all workers together.")
+@option("--runs", metavar="N", type=Whole(min=1), help="Number of programs to run, over all workers together.")
 @workers_option()
 @seed_option("Random seed. [default: a new one, printed at the start]", default=None)
 @option("--bug", metavar="NAME|FILE.py", help="Plant this bug (see `hvfuzz bugs list`).")
@@ -91,6 +105,7 @@ def _check_writable(out: Path) -> None:
 )
 @corpus_option("Seed file or folder; may be repeated. [default: corpus/HARNESS, if it exists]")
 @option("--no-corpus", is_flag=True, help="Start without seeds.")
+@option("--rotate", is_flag=True, help="Aim at each family of ops, and at each pair of families, in turn.")
 @option(
     "--minimise/--no-minimise", default=True, show_default=True, help="Confirm and minimise the findings at the end."
 )
@@ -107,6 +122,7 @@ def command(
     out: Path,
     corpora: tuple[Path, ...],
     no_corpus: bool,
+    rotate: bool,
     minimise: bool,
     as_json: bool,
 ) -> None:
@@ -125,6 +141,11 @@ def command(
 
     Exits with 1 if there are findings, with 0 if there are none.
     """
+    refuse_both("--no-corpus", "--corpus")
+    if engine != "atheris":
+        refuse_without_effect("--feedback", f"on engine {engine!r}")
+    if engine == "replay" and workers > 1:
+        refuse_without_effect("--workers", "on engine 'replay', which runs each seed once")
     harness = find_harness(harness).name
     load_engine(engine)
     planted = None
@@ -139,8 +160,10 @@ def command(
     passed: list[ProgramFileError] = []
     seeds = seed_bytes(map(Path, folders), catalogue(ABI), passed)  # fail here rather than in every worker
     if engine == "replay" and not seeds:
-        raise EngineError("engine 'replay' needs seeds; name some with --corpus")
+        where = f"there are none in {', '.join(map(str, corpora))}" if corpora else "name some with --corpus"
+        raise EngineError(f"engine 'replay' needs seeds; {where}")
     out = out.resolve()
+    _check_apart_from_seeds(out, harness, folders)
     _check_writable(out)
     job = WorkerJob(
         harness=harness,
@@ -152,12 +175,12 @@ def command(
         feedback=feedback,
         out=str(out),
         seeds=folders,
+        rotate=rotate,
     )
-    console = OutputConsole(stderr=as_json, highlight=False)
+    console = Screen(stderr=as_json)
     output_error: OSError | None = None
     with StopSignal() as stop:
-        # The replay engine runs each seed once, so more workers would repeat the work.
-        campaign = Campaign(job, 1 if engine == "replay" else workers, stop)
+        campaign = Campaign(job, workers, stop)
         if (notice := passed_over(passed)) is not None:
             campaign.pool.notices.append(notice)
         title = f"hvfuzz {harness}, engine {engine}, seed {seed}" + (f", bug {planted.name}" if planted else "")
@@ -169,7 +192,7 @@ def command(
             output_error = error
         summary = campaign.finish(minimise=minimise and output_error is None)
         if summary.error is not None:
-            _tell(f"hvfuzz: {summary.error}")
+            _tell(summary.error)
         if output_error is None:
             try:
                 _print_result(console, summary, campaign, as_json=as_json)
@@ -182,25 +205,27 @@ def command(
     sys.exit(_status(stop, summary, campaign, output_error))
 
 
-def _print_result(console: Console, summary: Summary, campaign: Campaign, *, as_json: bool) -> None:
+def _print_result(console: Screen, summary: Summary, campaign: Campaign, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(summary.as_dict()), flush=True)
+        write_json(summary.as_dict())
     else:
         print_summary(console, summary, campaign.out, campaign.report)
         sys.stdout.flush()
 
 
-def _tell(line: str) -> None:
-    """Print to standard error, if it can be written."""
+def _tell(message: str) -> None:
+    """Print one line to standard error, if that can be written."""
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print_error(message)
 
 
 def _tell_findings_elsewhere(summary: Summary, campaign: Campaign) -> None:
     """Print the findings that no file has to standard error, since standard output is gone."""
     for finding in summary.findings:
         if finding.file is None and campaign.report is None:
-            _tell(f"hvfuzz: FINDING {finding.identity}: {finding.message}\n{finding.text}")
+            _tell(f"FINDING {finding.identity}: {finding.message}")
+            with suppress(OSError):
+                write_text(finding.text, stderr=True)
 
 
 def _status(stop: StopSignal, summary: Summary, campaign: Campaign, output_error: OSError | None) -> int:
@@ -214,6 +239,6 @@ def _status(stop: StopSignal, summary: Summary, campaign: Campaign, output_error
     if isinstance(output_error, BrokenPipeError):
         return EXIT_PIPE
     if output_error is not None:
-        _tell(f"hvfuzz: output: {output_error.strerror}")
+        _tell(f"output: {output_error.strerror}")
         return EXIT_BAD_INPUT
     return 0

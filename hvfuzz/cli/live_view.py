@@ -1,13 +1,9 @@
 """The view of a running campaign and its final summary: drawn in place on a terminal, as plain lines elsewhere."""
 
-import errno
-import json
-import os
-import shlex
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +16,8 @@ from rich.text import Text
 
 from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.report import Summary, quantity
+from hvfuzz.campaign.visible_text import one_line
+from hvfuzz.cli.screen import Screen, command_line, short_path, write_json
 from hvfuzz.engines.engine import Progress
 
 PLAIN_SECONDS: Final = 5.0
@@ -109,7 +107,8 @@ class View:
         if seconds is not None:
             width = options.max_width - FRAME_WIDTH
             done = round(width * min(progress.seconds / seconds, 1.0))
-            parts.append(Text.assemble(("━" * done, "green"), ("─" * (width - done), "dim")))
+            full, empty = ("=", "-") if options.ascii_only else ("━", "─")
+            parts.append(Text.assemble((full * done, "green"), (empty * (width - done), "dim")))
         found = list(self.campaign.pool.discoveries.values())
         if found:
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
@@ -125,27 +124,19 @@ class View:
         yield Panel(Group(*parts), title=escape(self.title), title_align="left", padding=(0, 1))
 
 
-class OutputConsole(Console):
-    """A console that raises BrokenPipeError if its reader has gone; rich would end the process with status 1."""
-
-    def on_broken_pipe(self) -> None:
-        """See `Console.on_broken_pipe`."""
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-
-def run_with_view(campaign: Campaign, title: str, console: Console, *, as_json: bool) -> None:
+def run_with_view(campaign: Campaign, title: str, console: Screen, *, as_json: bool) -> None:
     """Fuzz to the end of the campaign; show progress in place on a terminal, as lines or as JSON lines elsewhere.
 
     Raises OSError if the output can no longer be written; the campaign has ended then, too.
     """
     with closing(campaign.fuzz()) as run:
-        if not as_json and console.is_terminal and not console.is_dumb_terminal:
+        if not as_json and console.draws:
             _draw(run, campaign, title, console)
         else:
             _print_lines(run, campaign, title, console, as_json=as_json)
 
 
-def _draw(run: Iterator[None], campaign: Campaign, title: str, console: Console) -> None:
+def _draw(run: Iterator[None], campaign: Campaign, title: str, console: Screen) -> None:
     console.width = min(console.width, MAX_WIDTH)
     view = View(campaign, title)
     with Live(view, console=console, auto_refresh=False) as live:
@@ -157,7 +148,7 @@ def _draw(run: Iterator[None], campaign: Campaign, title: str, console: Console)
         live.refresh()
 
 
-def _print_lines(run: Iterator[None], campaign: Campaign, title: str, console: Console, *, as_json: bool) -> None:
+def _print_lines(run: Iterator[None], campaign: Campaign, title: str, console: Screen, *, as_json: bool) -> None:
     if not as_json:
         console.print(title, markup=False, soft_wrap=True)
     due = time.monotonic() + PLAIN_SECONDS
@@ -173,7 +164,7 @@ def _print_lines(run: Iterator[None], campaign: Campaign, title: str, console: C
         due += PLAIN_SECONDS
         progress = campaign.pool.progress()
         if as_json:
-            print(json.dumps({**progress._asdict(), "findings": [each.identity for each in found]}), flush=True)
+            write_json({**progress._asdict(), "findings": [each.identity for each in found]})
         elif not campaign.pool.started:
             console.print("starting")
         else:
@@ -185,7 +176,7 @@ def _print_lines(run: Iterator[None], campaign: Campaign, title: str, console: C
             console.print(line, soft_wrap=True)
 
 
-def print_summary(console: Console, summary: Summary, out: Path, report: Path | None) -> None:
+def print_summary(console: Screen, summary: Summary, out: Path, report: Path | None) -> None:
     """Print the findings of a campaign with the commands that replay them, its figures, and where its files are."""
     for finding in summary.findings:
         note = {True: "", False: "  [yellow](not reproduced on replay)[/]", None: "  [dim](not replayed)[/]"}
@@ -193,8 +184,8 @@ def print_summary(console: Console, summary: Summary, out: Path, report: Path | 
         console.print(f"  {finding.message}", markup=False, soft_wrap=True)
         console.print(f"  {quantity(finding.ops, 'op')}, found after {quantity(finding.runs, 'program')}", style="dim")
         if finding.file is not None:
-            path = shlex.quote(_shortest_path(Path(finding.file)))
-            console.print(f"  hvfuzz repro {path}", markup=False, soft_wrap=True)
+            line = command_line("repro", short_path(Path(finding.file)))
+            console.print(f"  {line}", markup=False, soft_wrap=True)
         else:
             console.print(finding.text, markup=False, soft_wrap=True)
     if summary.findings:
@@ -212,13 +203,6 @@ def print_summary(console: Console, summary: Summary, out: Path, report: Path | 
     )
     for name, folder in (("findings", out / "findings"), ("corpus", out / "corpus" / summary.harness)):
         if folder.is_dir():
-            console.print(f"{name:9} {_shortest_path(folder)}", markup=False, soft_wrap=True)
+            console.print(f"{name:9} {one_line(short_path(folder))}", markup=False, soft_wrap=True)
     if report is not None:
-        console.print(f"report    {_shortest_path(report)}", markup=False, soft_wrap=True)
-
-
-def _shortest_path(path: Path) -> str:
-    """`path` relative to the current folder if it lies below it, else absolute."""
-    with suppress(ValueError, OSError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
+        console.print(f"report    {one_line(short_path(report))}", markup=False, soft_wrap=True)

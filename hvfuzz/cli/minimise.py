@@ -1,24 +1,22 @@
 """`hvfuzz minimise`: reduces a program to the smallest one that still shows a finding."""
 
-import json
 import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from hvfuzz.campaign.findings import record_beside
 from hvfuzz.campaign.minimise.minimiser import minimise
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.workers.stop_signal import StopSignal
-from hvfuzz.cli.options import PATH, Command, Real, json_option, option, replay_bug_option
+from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option, seconds_range
 from hvfuzz.cli.repro import bug_for
+from hvfuzz.cli.screen import Screen, write_json, write_text
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
-from hvfuzz.targets.emulated.watchdog import Watchdog
 
 
 @click.command(
@@ -26,8 +24,8 @@ from hvfuzz.targets.emulated.watchdog import Watchdog
     cls=Command,
     short_help="Reduce a program while it keeps its finding.",
     examples=(
-        "hvfuzz minimise out/findings/host_memory--null--sched.poll@xsa-221/program.hvp",
-        "hvfuzz minimise crash.hvp --bug xsa-222 --time 120 -o smaller.hvp",
+        "hvfuzz minimise crashes/host_memory--null--sched.poll@xsa-221/program.hvp",
+        "hvfuzz minimise crashes/exits--registers--cpuid@xsa-110/program.hvp --bug xsa-110 --time 120 -o smaller.hvp",
     ),
 )
 @click.argument("file", type=PATH)
@@ -41,7 +39,7 @@ from hvfuzz.targets.emulated.watchdog import Watchdog
     "--time",
     "seconds",
     metavar="SECONDS",
-    type=Real(min=0.1),
+    type=seconds_range(0.1),
     default=30.0,
     show_default=True,
     help="Time limit.",
@@ -55,12 +53,8 @@ def command(
 
     Ctrl-C stops early and keeps the smallest program so far. Exits with 2 if FILE does not show the finding.
     """
-    console = Console(stderr=True, highlight=False)
-    with (
-        StopSignal() as stop,
-        Watchdog() as watchdog,
-        EmulatedTarget(bug_for(file, bug), watchdog=watchdog) as target,
-    ):
+    console = Screen(stderr=True)
+    with StopSignal() as stop, EmulatedTarget(bug_for(file, bug)) as target:
         program = read_program(file, target.catalogue)
         identities = [finding.identity for finding in target.run(program).findings]
         if not identities:
@@ -93,11 +87,11 @@ def command(
         try:
             write_atomically(output, text.encode(), durable=True)
         except OSError:
-            click.echo(text, nl=False)  # keep the result of minutes of work
+            write_text(text, end="")  # keep the result of minutes of work
             raise
     if as_json:
         document = {"identity": kept, "before": before, "ops": len(program.ops), "tried": tried, "program": text}
-        print(json.dumps(document))
+        write_json(document)
     else:
         after = len(program.ops)
         outcome = (
@@ -105,5 +99,5 @@ def command(
         )
         console.print(f"{kept}: {outcome}", soft_wrap=True)
         if output is None:
-            click.echo(text, nl=False)
+            write_text(text, end="")
     sys.exit(stop.status)

@@ -6,26 +6,68 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from hvfuzz.engines.all_engines import ENGINES
 from hvfuzz.engines.engine import Feedback
+from hvfuzz.guest.format.scanner import shown
 
 MAX_SEED: Final = 2**31 - 1
+MAX_DIGITS: Final = 40
+TEN_YEARS: Final = 10 * 365.25 * 86400
 PATH: Final = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _number(text: Any) -> Any:
+    """`text` as a number may be given: short, and in the digits of ASCII (Python takes those of any script)."""
+    if isinstance(text, str) and not (text.isascii() and len(text) <= MAX_DIGITS and "_" not in text):
+        raise click.BadParameter(f"{shown(text)!r} is not a valid number.")
+    return text
+
+
+class Whole(click.IntRange):
+    """A range of whole numbers."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(_number(value), param, ctx)
+
+
 class Real(click.FloatRange):
-    """A range of real numbers that calls itself a number in error messages."""
+    """A range of real numbers that calls itself a number in error messages, without infinity and NaN."""
 
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert to a number; "nan" would pass every comparison with the limits, and "inf" is no number of seconds."""
-        number = super().convert(value, param, ctx)
+        number = super().convert(_number(value), param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
+
+
+def seconds_range(least: float) -> Real:
+    """Durations from `least` seconds to ten years, which no clock and no wait rejects."""
+    return Real(min=least, max=TEN_YEARS)
+
+
+def refuse_both(*options: str) -> None:
+    """Raise UsageError if the command line has two of `options` (such as "--no-corpus")."""
+    given = [option for option in options if _is_given(option)]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} contradict each other", click.get_current_context())
+
+
+def refuse_without_effect(option: str, where: str) -> None:
+    """Raise UsageError if the command line has `option`."""
+    if _is_given(option):
+        raise click.UsageError(f"{option} has no effect {where}", click.get_current_context())
+
+
+def _is_given(option: str) -> bool:
+    context = click.get_current_context()
+    (name,) = (parameter.name for parameter in context.command.params if option in parameter.opts)
+    return name is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 class _Option(click.Option):
@@ -75,7 +117,9 @@ def json_option(what: str = "Print the result as one JSON object.") -> Callable[
 
 def replay_bug_option(function: F) -> F:
     """--bug for commands that run one program file, passed as `bug`; see `hvfuzz.cli.repro.bug_for`."""
-    described = "Plant this bug; 'none' plants none. [default: the bug in finding.json beside FILE, if any]"
+    described = (
+        "Plant this bug; 'none' plants none. [default: the planted bug that finding.json beside FILE names, if any]"
+    )
     return option("--bug", metavar="NAME|FILE.py", help=described)(function)
 
 
@@ -84,7 +128,7 @@ def seed_option(what: str, default: int | None, maximum: int | None = MAX_SEED) 
     return option(
         "--seed",
         metavar="N",
-        type=click.IntRange(0, maximum),
+        type=Whole(0, maximum),
         default=default,
         show_default=default is not None,
         help=what,
@@ -93,7 +137,7 @@ def seed_option(what: str, default: int | None, maximum: int | None = MAX_SEED) 
 
 def workers_option(what: str = "Number of worker processes.") -> Callable[[F], F]:
     """--workers, passed as `workers`."""
-    return option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True, help=what)
+    return option("--workers", metavar="N", type=Whole(1, 256), default=1, show_default=True, help=what)
 
 
 def engine_option(function: F) -> F:

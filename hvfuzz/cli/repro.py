@@ -1,34 +1,35 @@
 """`hvfuzz repro`: replays a program and reports its findings, with a trace on request."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
-from hvfuzz.bugs import Bug, find_bug
-from hvfuzz.campaign.findings import record_beside
+from hvfuzz.bugs import Bug, find_bug, recorded_bug
+from hvfuzz.campaign.findings import RECORD, record_beside
 from hvfuzz.campaign.forked_target import ORACLE, ForkedTarget
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
+from hvfuzz.cli.screen import Screen, write_json
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
-from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.target import Target
 
 NO_BUG: Final = "none"
 
 
 def bug_for(file: Path, named: str | None) -> Bug | None:
-    """The bug to plant for the program in `file`: the one `named`, else the one in finding.json beside `file`."""
-    if named is None:
-        record = record_beside(file)
-        named = NO_BUG if record is None or record.bug is None else record.bug
-    return None if named == NO_BUG else find_bug(named)
+    """The bug to plant for the program in `file`: the one `named` by the user, else the one in finding.json beside it.
+
+    The former may be a Python file, which is run; the latter is the name of a planted bug only.
+    """
+    if named is not None:
+        return None if named == NO_BUG else find_bug(named)
+    record = record_beside(file)
+    return None if record is None or record.bug is None else recorded_bug(record.bug, file.parent / RECORD)
 
 
 def style_of(line: str) -> str:
@@ -38,12 +39,12 @@ def style_of(line: str) -> str:
     return "bold red" if "! FINDING" in line else "" if line.lstrip().startswith("=") else "dim"
 
 
-def _target(file: Path, bug: Bug | None, recorder: TraceRecorder | None, watchdog: Watchdog) -> Target:
+def _target(file: Path, bug: Bug | None, recorder: TraceRecorder | None) -> Target:
     """The target for the program in `file`; one that is known to end its process runs in another, and has no trace."""
     record = record_beside(file)
     if record is not None and record.identity.startswith(f"{ORACLE}/"):
-        return ForkedTarget(bug, watchdog)
-    return EmulatedTarget(bug, observer=recorder, watchdog=watchdog)
+        return ForkedTarget(bug)
+    return EmulatedTarget(bug, observer=recorder)
 
 
 @click.command(
@@ -51,9 +52,9 @@ def _target(file: Path, bug: Bug | None, recorder: TraceRecorder | None, watchdo
     cls=Command,
     short_help="Replay a program and report its findings.",
     examples=(
-        "hvfuzz repro out/findings/host_memory--null--sched.poll@xsa-221/program.hvp",
+        "hvfuzz repro crashes/host_memory--null--sched.poll@xsa-221/program.hvp",
         "hvfuzz repro crashes/host_memory--null--sched.poll@xsa-221/program.hvp --trace",
-        "hvfuzz repro program.hvp --bug xsa-78",
+        "hvfuzz repro corpus/multicall/many-calls-one-exit.hvp --bug xsa-78",
     ),
 )
 @click.argument("file", type=PATH)
@@ -66,9 +67,9 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
     Exits with 1 if there are findings, with 0 if there are none, and with 2 for bad input.
     """
     planted = bug_for(file, bug)
-    console = Console(highlight=False)
+    console = Screen()
     recorder = TraceRecorder() if show_trace else None
-    with Watchdog() as watchdog, _target(file, planted, recorder, watchdog) as target:
+    with _target(file, planted, recorder) as target:
         program = read_program(file, target.catalogue)
         run = target.run(program, digest=True)
     if as_json:
@@ -82,7 +83,7 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
         }
         if recorder is not None:
             document["trace"] = recorder.lines
-        print(json.dumps(document))
+        write_json(document)
     else:
         if recorder is not None:
             for line in recorder.lines:

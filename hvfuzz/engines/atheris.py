@@ -105,7 +105,6 @@ class _Driver:
     def __init__(self, job: Job, session: Session, units: Units) -> None:
         self._session: Final = session
         self._units: Final = units
-        self._weights: Final = job.harness.weights
         self._rng: Final = random.Random(job.seed)
         self._counters: Final = _Counters() if job.feedback is not Feedback.BYTECODE else None
 
@@ -137,13 +136,13 @@ class _Driver:
         units = self._units
         choice = rng.random()
         if choice < NEW_PROGRAMS:
-            return units.fit(generate(rng, units.catalogue, weights=self._weights), limit, MAX_OPS)
+            return units.fit(generate(rng, units.catalogue, weights=self._session.weights()), limit, MAX_OPS)
         program = units.program(data)
         # Programs that grow become slow and repetitive, so growth is limited; a long seed keeps its length.
         ops = max(USUAL_OPS, len(program.ops))
         if choice < NEW_PROGRAMS + BYTE_MUTATIONS:
             return units.fit(units.program(atheris.Mutate(data, limit)), limit, ops)
-        return units.fit(mutate(program, rng, units.catalogue, self._weights), limit, ops)
+        return units.fit(mutate(program, rng, units.catalogue, self._session.weights()), limit, ops)
 
     def cross(self, left: bytes, right: bytes, limit: int, seed: int) -> bytes:
         """libFuzzer's custom crossover; libFuzzer asks for it every other time, so most calls mutate instead."""
@@ -176,6 +175,16 @@ def _files_in(folder: Path) -> int:
         return 0
 
 
+def _utf8_path(folder: Path) -> Path:
+    """Make `folder`; returns its path or, if that is not UTF-8 (atheris takes no other), a path by an open handle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
+    return folder
+
+
 class AtherisEngine:
     """libFuzzer through atheris. `atheris.Fuzz` does not return, so the process ends with it."""
 
@@ -183,11 +192,11 @@ class AtherisEngine:
         """See `Engine.fuzz`; ends the process. Findings are saved as they come."""
         units = Units(session.target.catalogue)
         driver = _Driver(job, session, units)
+        # Folders with names for libFuzzer.
+        job = job._replace(corpus=_utf8_path(job.corpus), scratch=_utf8_path(job.scratch))
         if job.feedback is not Feedback.STATE:
             instrument_hypervisor()
         corpus = job.corpus
-        for folder in (corpus, job.scratch):
-            folder.mkdir(parents=True, exist_ok=True)
         seeds = units.write_seeds(job, session.prepare)
         session.corpus = lambda: len(seeds) + _files_in(corpus)
         # Named after the worker's seed: without seeds, each worker starts with different programs.
@@ -200,7 +209,7 @@ class AtherisEngine:
         words = job.scratch / f"{job.harness.name}.dict"
         write_atomically(words, dictionary(units.catalogue).encode())
         arguments = [
-            sys.argv[0],
+            "hvfuzz",
             f"-seed={job.seed & 0x7FFF_FFFF or 1}",
             f"-dict={words}",
             f"-max_len={MAX_BYTES}",

@@ -2,13 +2,14 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from hvfuzz.engines.current_program import CurrentProgram
 from hvfuzz.guest.format.binary import encode
+from hvfuzz.guest.grammar.weight_profiles import WeightRotation, weight_profiles
 from hvfuzz.guest.program.program import Program
 from hvfuzz.guest.run.trace import Trace
 from hvfuzz.oracles.framework.finding import Finding
@@ -48,6 +49,8 @@ class Progress(NamedTuple):
     """Number of inputs in the engine's corpus."""
     last_new: float
     """Seconds from the start to the last new feature."""
+    profiles: int = 1
+    """Number of weight profiles that have had a turn."""
 
 
 class Sink(Protocol):
@@ -87,6 +90,8 @@ class Job(NamedTuple):
     feedback: Feedback = Feedback.STATE
     arguments: Sequence[str] = ()
     """Additional arguments for the engine, such as flags of libFuzzer."""
+    rotate: bool = False
+    """Whether to rotate through weight profiles; otherwise the harness's weights apply all the time."""
     avoid: frozenset[str] = frozenset()
     """Programs that are not run, by `program_key`: each ended a process that ran it."""
 
@@ -126,6 +131,9 @@ class Session:
         self.corpus: Callable[[], int] = lambda: len(job.seeds)
         """Returns the number of inputs in the engine's corpus; an engine may replace it."""
         self.known: set[str] = set()
+        self._rotation: Final = (
+            WeightRotation(weight_profiles(target.catalogue, job.harness.weights), job.seed) if job.rotate else None
+        )
         self._seen = bytearray(SPACE)
         self._last_new = 0.0
         self._start: float | None = None
@@ -142,7 +150,12 @@ class Session:
 
     def progress(self) -> Progress:
         """The current statistics."""
-        return Progress(self.runs, self.ops, self.seconds(), self.features, self.corpus(), self._last_new)
+        profiles = 1 if self._rotation is None else self._rotation.profiles
+        return Progress(self.runs, self.ops, self.seconds(), self.features, self.corpus(), self._last_new, profiles)
+
+    def weights(self) -> Mapping[str, int]:
+        """The weights with which an engine generates or mutates its next program."""
+        return self.job.harness.weights if self._rotation is None else self._rotation.at(self.runs).weights
 
     def run(self, program: Program, unit: bytes | None = None) -> Run:
         """Execute `program`, or raise `BudgetSpent` if the budget is used up. `unit` is its byte form, if known."""

@@ -91,7 +91,6 @@ class HypothesisEngine:
     def fuzz(self, job: Job, session: Session) -> None:
         """See `Engine.fuzz`."""
         catalogue = session.target.catalogue
-        weights = job.harness.weights
         for unit in job.seeds:
             session.run(decode(unit, catalogue))
         set_hypothesis_home_dir(job.scratch / "hypothesis")
@@ -119,6 +118,7 @@ class HypothesisEngine:
 
         number = job.seed
         while True:
+            weights = session.weights()
             number += 1
             seed(number)(quiet(given(programs(catalogue, weights))(run)))()
             number += 1

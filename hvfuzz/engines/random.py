@@ -15,7 +15,6 @@ class RandomEngine:
         """See `Engine.fuzz`; the programs depend on the job only."""
         catalogue = session.target.catalogue
         rng = random.Random(job.seed)
-        weights = job.harness.weights
         seeds = [decode(seed, catalogue) for seed in job.seeds]
         for seed in seeds:
             session.run(seed)
@@ -23,9 +22,9 @@ class RandomEngine:
             if seeds and rng.random() < 0.5:
                 program = rng.choice(seeds)
                 for _ in range(rng.randint(1, 4)):
-                    program = mutate(program, rng, catalogue, weights)
+                    program = mutate(program, rng, catalogue, session.weights())
             else:
-                program = generate(rng, catalogue, weights=weights)
+                program = generate(rng, catalogue, weights=session.weights())
             session.run(program)
 
 

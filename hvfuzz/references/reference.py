@@ -1,12 +1,13 @@
 """The interface of a reference: an independent implementation that a hardware model of ours is compared with.
 
 Model and reference get the same tables, case by case, and whole outcomes are compared. Where a reference is known to
-differ from the manual, a `Quirk` describes it and quotes the manual. Cases that a quirk affects are counted, and
-compared in everything that the quirk does not change. The model follows the manual, never the quirk.
+differ from the manual, a `Quirk` describes it and quotes the manual. Whether a quirk applies follows from the case and
+the manual alone, never from the model's answer: there the model must show the manual's outcome, and the reference that
+of the quirk. The report counts the cases whose verdict a quirk changed: those that would be differences without it.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 MAX_DIFFERENCES: Final = 20
@@ -48,7 +49,7 @@ class Report(NamedTuple):
     seconds: float
     differences: tuple[Difference, ...]
     quirks: Mapping[str, int]
-    """Number of cases that each quirk affected, by its name."""
+    """{name of each quirk: number of cases whose verdict it changed}; see `verdict_counts`."""
 
 
 class Reference(Protocol):
@@ -71,6 +72,23 @@ class Reference(Protocol):
         Raises ReferenceError if the implementation is not installed, or fails.
         """
         ...
+
+
+def changed_verdict(
+    quirks: Collection[Quirk], outcome: Callable[[frozenset[Quirk]], object], reference: object
+) -> list[Quirk]:
+    """The quirks without which a case would be a difference.
+
+    `outcome(some)` is the outcome that the manual with only the quirks `some` predicts for the case; `reference` is
+    that of the reference.
+    """
+    every = frozenset(quirks)
+    return [quirk for quirk in quirks if outcome(every - {quirk}) != reference]
+
+
+def verdict_counts(quirks: Iterable[Quirk], changed: Mapping[str, int]) -> dict[str, int]:
+    """`Report.quirks` of a reference: `changed` by name, and 0 for each quirk that changed no verdict."""
+    return {quirk.name: changed.get(quirk.name, 0) for quirk in quirks}
 
 
 def find_program(name: str, package: str) -> str:

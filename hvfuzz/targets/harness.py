@@ -5,6 +5,8 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import NamedTuple
 
+from hvfuzz.guest.program.instruction_kinds import TRAP_FAMILIES
+
 
 class HarnessError(Exception):
     """There is no harness with the given name."""
@@ -35,7 +37,7 @@ HARNESSES: Mapping[str, Harness] = MappingProxyType(
             Harness(
                 "abi",
                 "decoding: malformed structs, raw VMCALLs, hostile buffers",
-                {"*": 2, "raw": 24, "discovery": 6, "access": 1, "trap": 0, "tlb": 0},
+                {"*": 2, "raw": 24, "discovery": 6, "access": 1, "tlb": 0, **dict.fromkeys(TRAP_FAMILIES, 0)},
             ),
             Harness(
                 "translation",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hvfuzz.bugs import find_bug, known_bugs
-from hvfuzz.campaign.findings import PROGRAM, bucket_name, load_record
+from hvfuzz.bugs import known_bugs, recorded_bug
+from hvfuzz.campaign.findings import PROGRAM, RECORD, bucket_name, load_record
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
@@ -23,7 +23,7 @@ def test_a_crash_is_still_found(folder: Path) -> None:
     record = load_record(folder)
     assert folder.name == bucket_name(record.identity, record.bug)
     assert record.bug is not None, "a finding on the clean hypervisor is to be mended, and becomes a seed"
-    bug = find_bug(record.bug)
+    bug = recorded_bug(record.bug, folder / RECORD)
     with EmulatedTarget(bug) as target:
         program = read_program(folder / PROGRAM, target.catalogue)
         found = {finding.identity for finding in target.run(program).findings}

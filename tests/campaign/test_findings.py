@@ -93,21 +93,38 @@ def test_what_does_not_show_the_finding_any_more_is_replaced(tmp_path: Path) -> 
     assert kept(store.save(record(6), program(6), replace=True)) == 6
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"identity": 3}', '{"identity": "x"}'])
+DAMAGED = {
+    "empty": "",
+    "cut": "{",
+    "list": "[]",
+    "wrong type": '{"identity": 3}',
+    "fields missing": '{"identity": "x"}',
+    "deep lists": "[" * 100_000,
+    "deep objects": '{"identity":' * 100_000,
+    "huge": " " * (2 << 20),
+    "long number": '{"runs": ' + "9" * 100_000 + "}",
+    "endless": json.dumps(record(2)._asdict() | {"seconds": float("inf")}),
+    "not UTF-8": "\udcff",
+    "NUL": "\0",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=list(DAMAGED))
 def test_a_damaged_record_is_told_and_written_anew(damage: str, tmp_path: Path) -> None:
     store = FindingStore(tmp_path)
     path = store.save(record(2), program(2))
-    (path.parent / RECORD).write_text(damage)
-    with pytest.raises(FindingFileError, match=str(path.parent / RECORD)):
+    (path.parent / RECORD).write_text(damage, errors="surrogateescape")
+    with pytest.raises(FindingFileError, match=str(path.parent / RECORD)) as error:
         load_record(path.parent)
+    assert len(str(error.value)) < 500
     store.save(record(4), program(4))
     assert load_record(path.parent).ops == kept(path) == 4
 
 
-def test_a_record_of_a_later_version_is_read(tmp_path: Path) -> None:
+def test_a_record_of_a_later_version_and_of_another_editor_is_read(tmp_path: Path) -> None:
     path = FindingStore(tmp_path).save(record(2), program(2))
     fields = json.loads((path.parent / RECORD).read_text())
-    (path.parent / RECORD).write_text(json.dumps(fields | {"colour": "red"}))
+    (path.parent / RECORD).write_text(json.dumps(fields | {"colour": "red"}), encoding="utf-8-sig")
     assert load_record(path.parent) == record(2)
 
 

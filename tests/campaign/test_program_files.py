@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hvfuzz.campaign.program_files import MAX_FILE, ProgramFileError, read_program, read_seed
-from hvfuzz.guest.format.binary import encode
+from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
@@ -18,6 +18,7 @@ BAD = {
     "empty": (b"", "the file is empty"),
     "truncated": (b"# hvp 1\nworld pair\nsched.kick(dom1, vcpu=", "line 3, column"),
     "not UTF-8": (b"# hvp 1\nworld pair\n\xff\xfe\n", "line 3: byte 0xff is not UTF-8"),
+    "UTF-16": ("# hvp 1\nworld pair\n".encode("utf-16"), "text in UTF-16; save it as UTF-8"),
     "another format": (b"\x7fELF" + bytes(range(256)) * 4, "not a program"),
     "no magic": (b"world pair\nsched.yield(dom1)\n", "not a program"),
     "unknown version": (b"# hvp 2\nworld pair\n", "line 1"),
@@ -35,6 +36,13 @@ def test_text_and_bytes_are_both_read(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(encode(program, CATALOGUE))
     assert read_program(tmp_path / "text", CATALOGUE) == program
     assert read_program(tmp_path / "bytes", CATALOGUE) == program
+
+
+def test_text_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    marked = tmp_path / "marked.hvp"
+    marked.write_text(GOOD, encoding="utf-8-sig")
+    assert read_program(marked, CATALOGUE) == parse(GOOD, CATALOGUE)
+    assert decode(read_seed(marked, CATALOGUE), CATALOGUE) == parse(GOOD, CATALOGUE)
 
 
 @pytest.mark.parametrize(("data", "message"), BAD.values(), ids=list(BAD))

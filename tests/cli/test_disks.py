@@ -17,7 +17,7 @@ PAGE = 4096
 def hvfuzz(*arguments: object) -> "subprocess.CompletedProcess[str]":
     """Run a command in a separate process."""
     command = [sys.executable, "-m", "hvfuzz.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 def mount(*arguments: str) -> None:

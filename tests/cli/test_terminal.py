@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,15 +51,12 @@ class Terminal:
 
     def wait_for(self, words: str) -> None:
         """Wait until `words` appear in the output."""
-        deadline = time.monotonic() + 60
         while words not in self.seen:
             assert self.read(), self.seen
-            assert time.monotonic() < deadline, self.seen
 
     def status(self) -> int:
         """Wait for the end; returns the exit status."""
-        deadline = time.monotonic() + 60
-        while self.read() and time.monotonic() < deadline:
+        while self.read():
             pass
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -95,7 +91,8 @@ def test_colours_are_for_terminals_only(terminal: Callable[..., Terminal]) -> No
 
 
 def test_a_campaign_on_a_terminal_is_drawn_in_place(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
-    shown = terminal("fuzz", "--engine", "random", "--bug", "xsa-100", "--time", "60", "--out", tmp_path, "--seed", "1")
+    arguments = ("--engine", "random", "--bug", "xsa-100", "--time", "9999", "--seed", "1", "--out", tmp_path)
+    shown = terminal("fuzz", *arguments)
     shown.wait_for("secrets/canary")
     os.write(shown.handle, b"\x03")  # Ctrl-C
     assert shown.status() == 130
@@ -122,7 +119,7 @@ def test_ctrl_c_ends_minimising_with_what_there_is(terminal: Callable[..., Termi
     lines = CRASH.read_text().splitlines()
     long = tmp_path / "long.hvp"
     long.write_text("\n".join([*lines[:2], *["cpuid(dom1, leaf=11)"] * 200, *lines[2:]]) + "\n")
-    shown = terminal("minimise", long, "--bug", "xsa-224", "-o", tmp_path / "small.hvp", "--time", "100")
+    shown = terminal("minimise", long, "--bug", "xsa-224", "-o", tmp_path / "small.hvp", "--time", "9999")
     shown.wait_for("ops after")
     os.kill(shown.pid, signal.SIGINT)
     assert shown.status() in (0, 130)
@@ -131,7 +128,7 @@ def test_ctrl_c_ends_minimising_with_what_there_is(terminal: Callable[..., Termi
 
 
 def test_ctrl_c_ends_a_benchmark_with_what_is_measured(terminal: Callable[..., Terminal]) -> None:
-    arguments = ("--trials", "3", "--time", "50", "--engine", "random")
+    arguments = ("--trials", "3", "--time", "9999", "--engine", "random")
     shown = terminal("bench", "bugs", "pkvm-09cce60bddd", "xsa-222", *arguments)
     shown.wait_for("xsa-222: 3 of 6 trials, 3 found")
     os.write(shown.handle, b"\x03")

@@ -9,6 +9,8 @@ from hvfuzz.abi.boot import WORLDS
 from hvfuzz.bugs import find_bug
 from hvfuzz.guest.format.binary import encode
 from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.grammar.weight_profiles import TURN
+from hvfuzz.guest.program.instruction_kinds import TRAP_FAMILIES
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Ref, defect
 from hvfuzz.hypervisor.hypercalls import ABI
@@ -44,7 +46,7 @@ def test_the_harness_limits_the_ops(engine: str, fuzz: Callable[..., Any]) -> No
     programs = fuzz(engine, harness="abi", runs=50, seed=2).programs
     families = {op.kind.family for program in programs for op in program.ops}
     assert "raw" in families
-    assert not families & {"trap", "tlb"}
+    assert not families & {*TRAP_FAMILIES, "tlb"}
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,12 @@ def test_the_state_machine_makes_long_dependent_histories(fuzz: Callable[..., An
     assert histories
     dependent = [op for program in histories for op in program.ops if any(isinstance(each, Ref) for each in op.values)]
     assert len(dependent) > len(histories)
+
+
+@pytest.mark.parametrize("engine", ["random", "hypothesis"])
+def test_a_rotation_changes_what_programs_are_made_of(fuzz: Callable[..., Any], engine: str) -> None:
+    usual = fuzz(engine, runs=3 * TURN - 20, seed=4)
+    turned = fuzz(engine, runs=3 * TURN - 20, seed=4, rotate=True)
+    assert usual.session.progress().profiles == 1
+    assert turned.session.progress().profiles == (3 if engine == "random" else 2)
+    assert turned.programs != usual.programs

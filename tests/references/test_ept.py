@@ -5,10 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import textwrap
-import time
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +16,14 @@ from hvfuzz.machine.cpu.instructions import exiting, load_store
 from hvfuzz.machine.mmu import ept, ept_walk, paging
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, SecondStage
 from hvfuzz.machine.mmu.stage1 import Mmu
-from hvfuzz.references.ept import bochs, disk_image
+from hvfuzz.references.bochs.disk import MEMORY, REGION, SECTOR, UNWRITTEN
+from hvfuzz.references.ept import disk_image
 from hvfuzz.references.ept.case import Case, Kind, Stop
 from hvfuzz.references.ept.cases.boundary_cases import boundary_cases
 from hvfuzz.references.ept.cases.case_builder import EPT_TABLES_BIT
 from hvfuzz.references.ept.cases.random_cases import mixed_cases
 from hvfuzz.references.ept.comparison import BochsAnswer, Comparator, run_in_bochs
-from hvfuzz.references.ept.memory_map import MEMORY, NAMES, REGION, REGION_SIZE, WATCHED, tables
+from hvfuzz.references.ept.memory_map import NAMES, REGION_SIZE, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import EXPLAINING, QUIRKS
 from hvfuzz.references.reference import MAX_DIFFERENCES, ReferenceError, Report
@@ -253,8 +252,8 @@ def written() -> tuple[bytearray, list[tuple[Case, tuple[int, ...]]]]:
     """The results of two cases, as the stub writes them, and the cases."""
     questions = [(Case("first", Kind.LOAD), ()), (Case("second", Kind.STORE), (REGION,))]
     disk, results = disk_image.encode_disk(b"stub", tables(b""), questions)
-    data = bytearray(disk[results * disk_image.SECTOR :])
-    assert data[:8] == disk_image.UNWRITTEN
+    data = bytearray(disk[results * SECTOR :])
+    assert data[:8] == UNWRITTEN
     data[:8] = bytes(8)
     for number in (0, 1):
         put(data, number, 0, number + 1)
@@ -266,7 +265,7 @@ def written() -> tuple[bytearray, list[tuple[Case, tuple[int, ...]]]]:
 
 def put(data: bytearray, case: int, word: int, value: int) -> None:
     """Write a word of a result."""
-    at = disk_image.SECTOR + (case * (11 + len(WATCHED)) + word) * 8
+    at = SECTOR + (case * (11 + len(WATCHED)) + word) * 8
     data[at : at + 8] = value.to_bytes(8, "little")
 
 
@@ -317,100 +316,9 @@ def test_a_stub_that_fails_says_at_which_step(written: Written) -> None:
         disk_image.decode_results(*written)
 
 
-@pytest.mark.parametrize(("name", "room"), [("RESULTS", disk_image.CASES), ("REGION", disk_image.RESULTS)])
-def test_a_batch_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> None:
-    monkeypatch.setattr(disk_image, name, room + 4096)
-    disk_image.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.LOAD), ())])
-    with pytest.raises(ValueError, match="too many"):
-        disk_image.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.LOAD), ())] * 30)
-
-
-def test_a_case_stores_to_few_words_and_the_stub_is_small() -> None:
+def test_a_case_stores_to_few_words() -> None:
     with pytest.raises(ValueError, match="stores to 3 words"):
         disk_image.encode_disk(b"stub", tables(b""), [(Case("plain", Kind.STORE), (REGION, REGION + 8, REGION + 16))])
-    with pytest.raises(ValueError, match="the stub has 16385 bytes"):
-        disk_image.encode_disk(bytes(16385), tables(b""), [])
-
-
-# ------------------------------------------------- Bochs as a process
-
-
-DISK = bytes(2 * disk_image.SECTOR - len(disk_image.UNWRITTEN)) + disk_image.UNWRITTEN
-
-
-@pytest.fixture
-def fake_bochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """fake_bochs(script) installs a shell script as `bochs`; returns the folder of its temporary files."""
-    programs, scratch = tmp_path / "programs", tmp_path / "scratch"
-    programs.mkdir()
-    scratch.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    monkeypatch.setenv("PATH", f"{programs}:/bin")
-    monkeypatch.setattr(bochs, "_BIOS", dict.fromkeys((str(programs), str(scratch)), "bochsbios"))
-
-    def install(script: str) -> Path:
-        path = programs / "bochs"
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        return scratch
-
-    return install
-
-
-def is_gone(pid: Path) -> bool:
-    """Whether the process has ended."""
-    return not Path(f"/proc/{int(pid.read_text())}").exists()
-
-
-def test_the_disk_goes_in_and_comes_out(fake_bochs: Callable[[str], Path]) -> None:
-    scratch = fake_bochs("printf RESULTS. | dd of=disk.img bs=512 seek=1 conv=notrunc; test -t 0")
-    assert bochs.run(DISK, 1, 60) == b"RESULTS." + DISK[disk_image.SECTOR + 8 :]
-    assert list(scratch.iterdir()) == []
-
-
-def test_a_bochs_that_dies_gives_an_error_of_one_line(fake_bochs: Callable[[str], Path]) -> None:
-    scratch = fake_bochs("echo noise; echo '00000p[CPU0 ] >>PANIC<< exception(): 3rd (13)' > log; exit 3")
-    with pytest.raises(ReferenceError, match=r"^bochs ended \(3\) without results: 0.*3rd \(13\)$"):
-        bochs.run(DISK[: disk_image.SECTOR] + disk_image.UNWRITTEN, 1, 60)
-    assert list(scratch.iterdir()) == []
-
-
-def test_a_bochs_that_hangs_is_ended(fake_bochs: Callable[[str], Path], tmp_path: Path) -> None:
-    scratch = fake_bochs(f"echo $$ > {tmp_path}/pid; exec sleep 60")
-    with pytest.raises(ReferenceError, match=r"^bochs did not end within 1 s$"):
-        bochs.run(DISK, 1, 1.0)
-    assert is_gone(tmp_path / "pid")
-    assert list(scratch.iterdir()) == []
-
-
-def test_a_bochs_that_is_interrupted_is_ended(
-    fake_bochs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scratch = fake_bochs(f"echo $$ > {tmp_path}/pid; echo ready; exec sleep 60")
-
-    def interrupted(*_arguments: object) -> None:
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
-            time.sleep(0.01)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bochs.select, "select", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        bochs.run(DISK, 1, 60)
-    assert is_gone(tmp_path / "pid")
-    assert list(scratch.iterdir()) == []
-
-
-def test_a_missing_program_or_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    bochs.assembled.cache_clear()
-    for missing in (lambda: bochs.run(DISK, 1, 60), bochs.version, lambda: bochs.assembled("stub.asm")):
-        with pytest.raises(ReferenceError, match=r"^(bochs|nasm) is not installed: apt-get install \1$"):
-            missing()
-    (tmp_path / "bochs").write_text("#!/bin/sh\n")
-    (tmp_path / "bochs").chmod(0o755)
-    monkeypatch.setattr(bochs, "_BIOS", {str(tmp_path / "bios"): "bochsbios"})
-    with pytest.raises(ReferenceError, match=r"bios is not installed: apt-get install bochsbios$"):
-        bochs.run(DISK, 1, 60)
 
 
 @pytest.mark.ref_ept

@@ -8,6 +8,7 @@ from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.kinds import Kind
 from hvfuzz.abi.layout import Field
 from hvfuzz.abi.manual.prose import MODEL_TABLE, device_models, general, other_exits
+from hvfuzz.abi.manual.timekeeping import time_and_waiting
 from hvfuzz.abi.registry import Abi, Family
 from hvfuzz.abi.status import Status
 
@@ -15,7 +16,14 @@ from hvfuzz.abi.status import Status
 def render(abi: Abi) -> str:
     """The whole document in Markdown. Equal declarations give equal text."""
     tables = (_statuses(), _limits(), _versions(), _index(abi))
-    sections = (*general(), *tables, *map(_family, abi.families), other_exits(), _device_models(abi))
+    sections = (
+        *general(),
+        *tables,
+        *map(_family, abi.families),
+        time_and_waiting(),
+        other_exits(),
+        _device_models(abi),
+    )
     return "\n\n".join(sections) + "\n"
 
 

@@ -142,23 +142,36 @@ def other_exits() -> str:
           Leaf `{boot.CPUID_SIGNATURE:#x}` holds the hypervisor's signature,
           leaf `{boot.CPUID_VERSION:#x}` the newest ABI version.
         - **RDTSC, RDTSCP**: these read the clock of `time.clock_read`, with the same rounding, and count as reads of
-          it. When `time.clock_read` would return `AGAIN`, the vCPU waits until the next window begins instead.
+          it (see Time). When `time.clock_read` would return `AGAIN`, the vCPU waits until the next window begins
+          instead.
         - **RDMSR, WRMSR**: the MSRs of a guest's own system calls, segments and paging do not exit.
           - `TSC` reads as RDTSC does. A write sets the value from which the vCPU's counter goes on.
           - `APIC_BASE`, `MISC_ENABLE`, `MTRRcap`, `MTRRdefType`, `ARCH_CAPABILITIES` and `XAPIC_DISABLE_STATUS` are
             constant. The first two accept a write of the value that they have.
           - `0x800` to `0xbff` are the vCPU's local APIC, which is locked in x2APIC mode. It has an ID (the number of
             the vCPU), version, TPR, PPR, EOI, LDR, SVR, ISR, TMR, IRR, ESR, ICR, six LVT entries, a timer, and SELF
-            IPI. Fixed interrupts reach vCPUs of the same domain; other interrupts are lost. The timer counts the
-            rounded clock, and a read of its current count counts as a read of the clock.
+            IPI. Fixed interrupts reach vCPUs of the same domain; other interrupts are lost.
+          - The APIC timer is that of SDM Vol. 3A, 11.5.4, one-shot and periodic; its LVT entry has no TSC-deadline
+            mode. It counts the virtual clock in whole ticks: when a tick begins, the current count falls by the cycles
+            of the tick divided by the divide value.
+            - A write of the initial count copies it into the current count, and starts the count; 0 stops it. No
+              other write starts or stops a count, or changes the current count.
+            - A write of the divide configuration sets how fast the count falls from then on.
+            - When the count reaches zero, the interrupt is raised, once for all ends between two VM exits, unless the
+              LVT entry is masked. The mode that the LVT entry has then decides how it goes on: in one-shot mode the
+              current count is 0 until the initial count is written again; in periodic mode it is reloaded from the
+              initial count, and falls by what is left of the tick.
           - Every other access gets #GP(0).
-        - **HLT**: the vCPU halts unless an event is pending or it can take an interrupt. A halted vCPU becomes
-          runnable when it can take an interrupt, or by `sched.kick`.
+        - **MOV to and from CR8**: bits 7..4 of the TPR of the local APIC. A value above 15 gets #GP(0).
+        - **HLT**: the vCPU halts unless an event is pending or it can take an interrupt; the section on waiting says
+          what makes it runnable again.
         - **IN, OUT**: some ports belong to device models of the domain, listed below.
           Other ports read as all ones and ignore writes. INS and OUTS access memory with the rights of the guest's
           current ring, and move at most {limits.STRING_BURST} elements in one exit. An element that is not at a valid
           address for arguments, or that stage 2 refuses, gets #GP(0).
+          The processor has checked the port before, by IOPL and the I/O permission bit map in the guest's TSS.
         - **Triple fault**: the vCPU stops for ever. The other vCPUs of the domain go on.
+        - **VM-entry failure**: no guest can cause one. If there is one, the vCPU stops for ever, as by a triple fault.
         - **EPT violation**: a load or store in a device page of the domain is emulated. Accesses of 1, 2, 4 or 8
           bytes, naturally aligned, reach the registers; others read as zero and ignore writes. Any other EPT violation
           gets #GP(0). If it occurs while an exception is delivered, the processor's rules for a second exception
@@ -188,8 +201,26 @@ def device_models() -> str:
 
         {MODEL_TABLE}
 
-        The timer raises an event on a port of the domain, once or periodically. A write to the page of coalesced
-        writes is not emulated: the hypervisor appends it to a ring in guest memory, at guest physical address
-        {boot.COALESCED_GFN << PAGE_SHIFT:#x}, which it accesses through the guest's direct map. The write is lost if
-        the ring is full, invalid or not accessible. Reads of the page return zero.
+        The timer raises an event on a port of the domain, once or periodically. Its registers are 8 bytes wide;
+        accesses of other widths read as zero and write nothing.
+
+        - A write of `TIMER_DELAY` sets a deadline of that many cycles (see Time), in place of an earlier one; 0 disarms
+          the timer. It reads as written, and as 0 after the expiry of a timer that is not periodic.
+        - `TIMER_PERIOD` is looked at when the timer expires. If it is 0, the timer is disarmed; otherwise the next
+          deadlines follow at distances of `TIMER_PERIOD`, rounded up to whole ticks, and those that are met at the same
+          VM exit are one event.
+        - `TIMER_EXPIRED` counts the deadlines that were met, modulo 2^64; any write sets it to 0.
+        - `TIMER_PORT` is the number of the port that gets the event. If the domain has no such port then, nobody does.
+
+        A write to the page of coalesced writes is not emulated: the hypervisor appends it to a ring in guest
+        memory, at guest physical address {boot.COALESCED_GFN << PAGE_SHIFT:#x}, which it accesses through the
+        guest's direct map, with the page tables of the writing vCPU. The ring has two indices of 32 bits,
+        `first` and `last`, and 16 entries of 24 bytes: address (64 bits), length, padding (32 bits each), data
+        (64 bits). The entry goes to `last`, which then moves on, modulo 16. The guest moves `first` on. The
+        ring is full if `last` is just before `first`, so that one entry is always free; it is invalid if `last`
+        is 16 or more.
+
+        No write is lost. If the ring is full, invalid or not writable, the write is performed at once, on the registers
+        of the page: four words of 64 bits, from offset 0 on. They are zero at boot. A queued write does not change
+        them. Reads of the page return them; what lies beyond them reads as zero and ignores such writes.
         """)

@@ -4,24 +4,25 @@
 digest of its outcomes and of the machine's memory, the digest of its features, and its findings.
 """
 
-import os
 import random
+import re
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
+from hvfuzz.campaign.workers.child_process import python_command, python_environment
 from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import mutate
 from hvfuzz.guest.program.program import Program
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.target import Run
 
-ROOT: Final = Path(__file__).parents[3]
 SHOWN: Final = 20
 """Number of differing programs to list; the rest are only counted."""
+
+FINGERPRINT: Final = re.compile(r"[0-9a-f]+ [0-9a-f]{8} \[.*\]")
 
 
 class TraceError(Exception):
@@ -81,12 +82,18 @@ class OtherProcess:
 
     def __init__(self, python: str, hash_seed: int, count: int, seed: int) -> None:
         self.python: Final = python
-        # A different hash seed, and the package found by path, so that the interpreter needs only the dependencies.
-        environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(ROOT)}
-        command = [python, "-m", "hvfuzz.campaign.bench.trace_equality", str(count), str(seed)]
+        self._count: Final = count
+        # The package is found by path, so that the interpreter needs only the dependencies.
+        module = "hvfuzz.campaign.bench.trace_equality"
+        command = python_command(module, str(count), str(seed), python=python)
         try:
             self._process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command,
+                env=python_environment(hash_seed),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="backslashreplace",
             )
         except OSError as error:
             raise TraceError(f"{python}: {error.strerror}") from None
@@ -97,7 +104,11 @@ class OtherProcess:
         if self._process.returncode:
             last = err.strip().splitlines()[-1:] or [f"exited with status {self._process.returncode}"]
             raise TraceError(f"{self.python} cannot run the programs: {last[0]}")
-        return out.splitlines()
+        found = out.splitlines()
+        if len(found) != self._count or not all(map(FINGERPRINT.fullmatch, found)):
+            what = f"{len(found)} lines instead of the fingerprints of {self._count} programs"
+            raise TraceError(f"{self.python} cannot run the programs: it printed {what}")
+        return found
 
     def stop(self) -> None:
         self._process.kill()

@@ -141,6 +141,8 @@ class CleanResult(NamedTuple):
     harness: str
     runs: int
     ops: int
+    profiles: int
+    """Number of weight profiles that have had a turn."""
     seconds: float
     findings: Sequence[Discovery]
     """Each is a bug in the hypervisor, or a false alarm of an oracle."""
@@ -154,7 +156,7 @@ class CleanRun:
         self._job: Final = job
         self._workers: Final = workers
         self.ops: Final = ops
-        self.now: CleanResult = CleanResult(job.harness, 0, 0, 0.0, (), ())
+        self.now: CleanResult = CleanResult(job.harness, 0, 0, 0, 0.0, (), ())
         """The figures so far."""
 
     def run(self) -> Generator[None, None, None]:
@@ -184,4 +186,6 @@ class CleanRun:
     def _look(self, pool: Pool) -> None:
         progress = pool.progress()
         found = tuple(pool.discoveries.values())
-        self.now = CleanResult(self._job.harness, progress.runs, progress.ops, progress.seconds, found, pool.notices)
+        self.now = CleanResult(
+            self._job.harness, progress.runs, progress.ops, progress.profiles, progress.seconds, found, pool.notices
+        )

@@ -19,6 +19,36 @@ PR_SET_PDEATHSIG: Final = 1
 MAX_ARGUMENT: Final = 100_000
 """Linux limits one argument of a process to 128 KiB; a longer job is passed on standard input."""
 ON_INPUT: Final = "-"
+ROOT: Final = str(Path(__file__).parents[3])
+"""The folder that holds the package hvfuzz, as it is imported here."""
+_ISOLATED: Final = """\
+import runpy, sys
+root, module = sys.argv[1:3]
+if root not in sys.path:
+    sys.path.insert(0, root)
+del sys.argv[1:3]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def python_command(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
+    """The command that runs ``python -m module`` of the package hvfuzz as it is imported here.
+
+    With -P, and unlike with -m, Python imports nothing from the current folder: it may hold a `random.py` from anyone.
+    """
+    return [python, "-P", "-c", _ISOLATED, ROOT, module, *arguments]
+
+
+def python_environment(hash_seed: int = 0) -> dict[str, str]:
+    """The environment of such a command: hash randomisation is fixed, so that the same seed gives the same run.
+
+    PYTHONPATH stays as the user has set it, but without its empty entries, which mean the current folder.
+    """
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+    if "PYTHONPATH" in environment:
+        entries = environment["PYTHONPATH"].split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry)
+    return environment
 
 
 def launch_child(module: str, job: dict[str, Any], log: Path, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
@@ -26,19 +56,19 @@ def launch_child(module: str, job: dict[str, Any], log: Path, handles: Sequence[
 
     The child inherits the file descriptors `handles`. If `log` cannot be written, its other output is lost. The child
     runs in a new session, so that Ctrl-C on a terminal reaches only the parent, which stops its children in
-    order. Hash randomisation is off, so that the same seed gives the same run.
+    order.
     """
     text = json.dumps(job)
     long = len(text) > MAX_ARGUMENT
     with _open_log(log) as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, ON_INPUT if long else text, str(os.getpid())],
+            python_command(module, ON_INPUT if long else text, str(os.getpid())),
             stdout=subprocess.PIPE,
             stderr=errors,
             stdin=subprocess.PIPE if long else subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=handles,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
+            env=python_environment(),
         )
     stream, process.stdin = process.stdin, None
     if stream is not None:

@@ -25,7 +25,6 @@ from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
-from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.harness import find_harness
 
 ALTERNATIVES: Final = {
@@ -96,7 +95,7 @@ def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str
     engine = load_engine("replay" if replay else "atheris")
     planted = None if bug is None else find_bug(bug)
     passed: list[ProgramFileError] = []
-    with Watchdog() as watchdog, EmulatedTarget(planted, watchdog=watchdog) as target:
+    with EmulatedTarget(planted) as target:
         seeds = seed_bytes(paths, target.catalogue, passed)
         if (notice := passed_over(passed)) is not None:
             print(f"hvfuzz: warning: {notice}", file=sys.stderr)

@@ -264,7 +264,7 @@ class Pool:
         return 0.0 if self._start is None else (self._end or time.monotonic()) - self._start
 
     def progress(self) -> Progress:
-        """Figures of all workers: their sums, but the maximum of features, corpus and last_new."""
+        """Figures of all workers: their sums, but the maximum of features, corpus, last_new and profiles."""
         parts = [*self._done, *(worker.progress for worker in self._workers.values())]
         return Progress(
             sum(part.runs for part in parts),
@@ -273,6 +273,7 @@ class Pool:
             max((part.features for part in parts), default=0),
             max((part.corpus for part in parts), default=0),
             max((part.last_new for part in parts), default=0.0),
+            max((part.profiles for part in parts), default=1),
         )
 
     def worker_progress(self) -> Progress:

@@ -26,7 +26,6 @@ from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
-from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.harness import find_harness
 
 
@@ -48,6 +47,8 @@ class WorkerJob(NamedTuple):
     """Whether other workers use the same output folder."""
     arguments: tuple[str, ...] = ()
     """Extra arguments for the engine (libFuzzer flags)."""
+    rotate: bool = False
+    """Whether to rotate through weight profiles."""
     avoid: tuple[str, ...] = ()
     """Programs that are not run; see `Job.avoid`."""
     current: int | None = None
@@ -121,7 +122,7 @@ def run_job(job: WorkerJob, channel: Channel) -> None:
     out = Path(job.out)
     # Load the engine first: it installs its instrumentation before the target is built.
     engine = load_engine(job.engine)
-    with Watchdog() as watchdog, EmulatedTarget(bug, watchdog=watchdog) as target:
+    with EmulatedTarget(bug) as target:
         seeds = seed_bytes(map(Path, job.seeds), target.catalogue, [], each=_Loading(channel))
         task = Job(
             harness=find_harness(job.harness),
@@ -134,6 +135,7 @@ def run_job(job: WorkerJob, channel: Channel) -> None:
             runs=job.runs,
             feedback=Feedback(job.feedback),
             arguments=job.arguments,
+            rotate=job.rotate,
             avoid=frozenset(job.avoid),
         )
         current = None if job.current is None else CurrentProgram(job.current)

@@ -1,24 +1,23 @@
 """`hvfuzz bench`: measures speed, detection and determinism on this machine."""
 
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from hvfuzz.campaign.bench.speed import measure_reset, measure_speed, typical_programs
 from hvfuzz.campaign.report import quantity
-from hvfuzz.campaign.seed_corpus import read_entries
+from hvfuzz.campaign.seed_corpus import read_entries, seed_folders
 from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bench.bug_trials import bugs
 from hvfuzz.cli.bench.false_alarms import clean
 from hvfuzz.cli.bench.traces import traces
-from hvfuzz.cli.figure_table import figure_table
-from hvfuzz.cli.options import PATH, Group, Real, json_option, option
+from hvfuzz.cli.figure_table import FigureTable
+from hvfuzz.cli.options import Group, Whole, json_option, option, seconds_range, seed_option
+from hvfuzz.cli.screen import Screen, write_json
 from hvfuzz.engines.engine import Feedback
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
@@ -46,16 +45,16 @@ def command() -> None:
 @option(
     "--rounds",
     metavar="N",
-    type=click.IntRange(3, 1000),
+    type=Whole(3, 1000),
     default=7,
     show_default=True,
     help="Number of rounds of each set-up.",
 )
-@option("--seed", metavar="N", type=int, default=1, show_default=True, help="Random seed of the programs.")
+@seed_option("Random seed of the programs.", default=1)
 @option(
     "--engine-time",
     metavar="SECONDS",
-    type=Real(min=0),
+    type=seconds_range(0),
     default=10.0,
     show_default=True,
     help="Time for each feedback of the atheris engine; 0 skips them.",
@@ -63,21 +62,20 @@ def command() -> None:
 @option(
     "--corpus",
     metavar="FOLDER",
-    type=PATH,
-    default=Path("corpus/hypercalls"),
-    show_default=True,
-    help="Seeds of the programs; without the folder, programs are generated.",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Seeds of the programs. [default: corpus/hypercalls; without it, programs are generated]",
 )
 @json_option()
-def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Path) -> None:
+def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Path | None) -> None:
     """Measure programs and ops per second: bare, with oracles, and with each feedback of the atheris engine.
 
     Also measures the time to reset the machine, with a small and a large host memory. Figures are medians over the
     rounds.
     """
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
+    folders = seed_folders("hypercalls", () if corpus is None else (corpus,))
     with EmulatedTarget() as target:
-        seeds = [entry.program for entry in read_entries([corpus], target.catalogue)] if corpus.is_dir() else []
+        seeds = [entry.program for entry in read_entries(map(Path, folders), target.catalogue)]
         programs = typical_programs(target, seed, seeds)
     with console.status("measuring the op loop"):
         speeds = measure_speed(programs, rounds)
@@ -86,23 +84,21 @@ def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Pat
     engines: list[dict[str, Any]] = []
     for feedback in Feedback if engine_time else ():
         with console.status(f"measuring the atheris engine with feedback {feedback}"):
-            engines.append(_engine(feedback, engine_time, seed, corpus))
+            engines.append(_engine(feedback, engine_time, seed, folders))
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "python": sys.version.split()[0],
-                    "rounds": rounds,
-                    "speed": [row._asdict() for row in speeds],
-                    "reset": [row._asdict() for row in resets],
-                    "engine": engines,
-                }
-            )
+        write_json(
+            {
+                "python": sys.version.split()[0],
+                "rounds": rounds,
+                "speed": [row._asdict() for row in speeds],
+                "reset": [row._asdict() for row in resets],
+                "engine": engines,
+            }
         )
         return
-    out = Console(highlight=False)
+    out = Screen()
     out.print(f"speed: {quantity(len(programs), 'program')}, median of {rounds} rounds", style="bold")
-    table = figure_table("set-up", "programs/s", "ops/s", "slowest", "fastest", "vs bare")
+    table = FigureTable("set-up", "programs/s", "ops/s", "slowest", "fastest", "vs bare")
     bare = speeds[0].ops_per_second
     for row in speeds:
         figures = (row.programs_per_second, row.ops_per_second, row.slowest, row.fastest)
@@ -115,7 +111,7 @@ def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Pat
     out.print(table)
     out.print()
     out.print("reset after a program: time in microseconds", style="bold")
-    table = figure_table("host memory", "median", "10 %", "90 %", "dirty frames")
+    table = FigureTable("host memory", "median", "10 %", "90 %", "dirty frames")
     for reset in resets:
         table.add_row(
             f"{reset.memory >> 20} MiB",
@@ -127,7 +123,7 @@ def speed(rounds: int, seed: int, engine_time: float, as_json: bool, corpus: Pat
     out.print(table)
 
 
-def _engine(feedback: Feedback, seconds: float, seed: int, corpus: Path) -> dict[str, Any]:
+def _engine(feedback: Feedback, seconds: float, seed: int, folders: list[str]) -> dict[str, Any]:
     """Run one worker of the atheris engine for `seconds` with this feedback; returns its figures."""
     with tempfile.TemporaryDirectory(prefix="hvfuzz-bench-") as folder:
         job = WorkerJob(
@@ -139,12 +135,16 @@ def _engine(feedback: Feedback, seconds: float, seed: int, corpus: Path) -> dict
             bug=None,
             feedback=feedback.value,
             out=folder,
-            seeds=[str(corpus.resolve())] if corpus.is_dir() else [],
+            seeds=folders,
         )
         pool = Pool(job, 1)
         for _ in pool.run():
             pass
         worker = pool.worker_progress()
+    if not worker.runs:
+        raise click.ClickException(
+            f"the atheris engine ran no program in {seconds:g} s with feedback {feedback}; give it more --engine-time"
+        )
     return {"feedback": feedback.value, "runs": worker.runs, "ops": worker.ops, "seconds": worker.seconds}
 
 

@@ -1,6 +1,5 @@
 """`hvfuzz bench bugs`: measures the effort that an engine needs to find each planted bug."""
 
-import json
 import sys
 from collections import Counter
 from contextlib import closing
@@ -8,29 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 
 from hvfuzz.bugs import Bug, BugError, Plant, find_bug, known_bugs
 from hvfuzz.campaign.bench.trials import Spread, Trial, Trials, spread
+from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import seed_folders
+from hvfuzz.campaign.visible_text import print_error
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import bug_argument
 from hvfuzz.cli.bench.benchmark_job import benchmark_job
 from hvfuzz.cli.bench.benchmark_progress import Bar
-from hvfuzz.cli.figure_table import figure_table
+from hvfuzz.cli.figure_table import FigureTable
 from hvfuzz.cli.options import (
     Command,
-    Real,
+    Whole,
     corpus_option,
     engine_option,
     feedback_option,
     json_option,
     option,
+    refuse_without_effect,
+    seconds_range,
     seed_option,
     workers_option,
 )
+from hvfuzz.cli.screen import Screen, write_json
 
 
 def _planted(names: tuple[str, ...]) -> dict[str, Bug]:
@@ -50,14 +52,14 @@ def _planted(names: tuple[str, ...]) -> dict[str, Bug]:
     examples=(
         "hvfuzz bench bugs",
         "hvfuzz bench bugs xsa-212 xsa-222 --trials 20 --time 120 --json",
-        "hvfuzz bench bugs my_bug.py --engine random --workers 2",
+        "hvfuzz bench bugs hvfuzz/bugs/ipc/xsa_224.py --engine random --workers 2",
     ),
 )
 @click.argument("names", metavar="[NAME|FILE.py]...", nargs=-1)
 @option(
     "--trials",
     metavar="N",
-    type=click.IntRange(1, 10_000),
+    type=Whole(1, 10_000),
     default=10,
     show_default=True,
     help="Number of trials for each bug.",
@@ -66,7 +68,7 @@ def _planted(names: tuple[str, ...]) -> dict[str, Bug]:
     "--time",
     "seconds",
     metavar="SECONDS",
-    type=Real(min=0.1),
+    type=seconds_range(0.1),
     default=60.0,
     show_default=True,
     help="Time limit of a trial.",
@@ -99,6 +101,8 @@ def bugs(
 
     Ctrl-C stops early and prints the figures so far.
     """
+    if engine != "atheris":
+        refuse_without_effect("--feedback", f"on engine {engine!r}")
     chosen = _planted(names)
     job = benchmark_job(
         "hypercalls", engine, seed, seconds, feedback, seed_folders("hypercalls", corpora) if corpora else []
@@ -118,9 +122,13 @@ def bugs(
     rows = [_row(bug, [trial for trial in measured.done if trial.bug == bug.name]) for bug in chosen.values()]
     if as_json:
         document = {"engine": engine, "feedback": feedback, "corpus": job.seeds, "seconds": seconds, "trials": trials}
-        print(json.dumps({**document, "interrupted": stop.requested(), "bugs": rows}))
+        write_json({**document, "interrupted": stop.requested(), "bugs": rows})
     else:
         _print_bugs(rows)
+    idle = sum(trial.found is None and not trial.runs for trial in measured.done)
+    if idle and not stop.status:
+        print_error(f"{quantity(idle, 'trial')} ran no program in {seconds:g} s; give them more --time")
+        sys.exit(EXIT_BAD_INPUT)
     sys.exit(stop.status)
 
 
@@ -153,19 +161,19 @@ def _cells(figures: dict[str, float] | None, digits: int) -> tuple[str, str]:
 
 
 def _print_bugs(rows: list[dict[str, Any]]) -> None:
-    table = figure_table("bug", "difficulty", "found", "programs", "range", "seconds", "range")
+    table = FigureTable("bug", "difficulty", "found", "programs", "range", "seconds", "range")
     notes: list[str] = []
     notices: list[str] = []
     for row in rows:
         found = f"{row['found']} of {len(row['trials'])}"
         cells = *_cells(row["programs"], 0), *_cells(row["seconds"], 1)
-        table.add_row(escape(row["bug"]), str(row["difficulty"] or "-"), found, *cells)
+        table.add_row(row["bug"], str(row["difficulty"] or "-"), found, *cells)
         others = Counter(identity for trial in row["trials"] for identity in trial["others"])
         trials = quantity(len(row["trials"]), "trial")
         notes += [f"{row['bug']}: also found {each} in {times} of {trials}" for each, times in others.items()]
         for trial in row["trials"]:
             notices += [f"warning: {row['bug']}, seed {trial['seed']}: {notice}" for notice in trial["notices"]]
-    console = Console(highlight=False)
+    console = Screen()
     console.print(table)
     for note in notes:
         console.print(note, style="dim", markup=False, soft_wrap=True)

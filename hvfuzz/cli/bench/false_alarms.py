@@ -1,11 +1,9 @@
 """`hvfuzz bench clean`: checks that fuzzing the hypervisor without a planted bug finds nothing."""
 
-import json
 import sys
 from contextlib import closing
 
 import click
-from rich.console import Console
 
 from hvfuzz.campaign.bench.trials import CleanResult, CleanRun
 from hvfuzz.campaign.report import quantity
@@ -13,8 +11,9 @@ from hvfuzz.campaign.seed_corpus import seed_folders
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.cli.bench.benchmark_job import benchmark_job
 from hvfuzz.cli.bench.benchmark_progress import Bar
-from hvfuzz.cli.figure_table import figure_table
-from hvfuzz.cli.options import Command, json_option, option, seed_option, workers_option
+from hvfuzz.cli.figure_table import FigureTable
+from hvfuzz.cli.options import Command, Whole, json_option, option, seed_option, workers_option
+from hvfuzz.cli.screen import Screen, command_line, write_json
 from hvfuzz.engines.engine import Feedback
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
@@ -29,7 +28,7 @@ from hvfuzz.targets.harness import HARNESSES, find_harness
 @option(
     "--ops",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=100_000,
     show_default=True,
     help="Number of ops to run with each harness.",
@@ -40,11 +39,15 @@ from hvfuzz.targets.harness import HARNESSES, find_harness
 def clean(harnesses: tuple[str, ...], ops: int, workers: int, seed: int, as_json: bool) -> None:
     """Fuzz the hypervisor without a planted bug, with each HARNESS (default: all), and report any finding.
 
+    Each campaign rotates through weight profiles, so that every family of ops and every pair of families has its turn.
     A finding is a false alarm of an oracle or an unknown bug in the hypervisor; its program is kept, and the command
     exits with 1. Campaigns start from corpus/HARNESS. Ctrl-C stops early and prints the figures so far.
     """
     names = list(dict.fromkeys(find_harness(name).name for name in harnesses or HARNESSES))
-    jobs = [benchmark_job(name, "atheris", seed, None, Feedback.STATE.value, seed_folders(name)) for name in names]
+    jobs = [
+        benchmark_job(name, "atheris", seed, None, Feedback.STATE.value, seed_folders(name))._replace(rotate=True)
+        for name in names
+    ]
     rows: list[CleanResult] = []
     with StopSignal() as stop, Bar(ops * len(jobs)) as bar:
         for job in jobs:
@@ -64,25 +67,29 @@ def clean(harnesses: tuple[str, ...], ops: int, workers: int, seed: int, as_json
     found = [finding for row in rows for finding in row.findings]
     if as_json:
         plain = [{**row._asdict(), "findings": [finding._asdict() for finding in row.findings]} for row in rows]
-        print(json.dumps({"ops": ops, "workers": workers, "interrupted": stop.requested(), "harnesses": plain}))
+        write_json({"ops": ops, "workers": workers, "interrupted": stop.requested(), "harnesses": plain})
     else:
         _print_clean(rows)
     sys.exit(stop.status or int(bool(found)))
 
 
 def _print_clean(rows: list[CleanResult]) -> None:
-    table = figure_table("harness", "programs", "ops", "seconds", "ops/s", "findings")
-    everything = ("all", sum(row.runs for row in rows), sum(row.ops for row in rows), sum(row.seconds for row in rows))
-    lines = [(*row[:4], len(row.findings)) for row in rows]
-    for name, runs, ops, seconds, found in (*lines, (*everything, sum(len(row.findings) for row in rows))):
+    table = FigureTable("harness", "programs", "ops", "profiles", "seconds", "ops/s", "findings")
+    lines = [(*row[:5], len(row.findings)) for row in rows]
+    everything = (sum(row.runs for row in rows), sum(row.ops for row in rows), min(row.profiles for row in rows))
+    found = sum(len(row.findings) for row in rows)
+    for name, runs, ops, profiles, seconds, findings in (
+        *lines,
+        ("all", *everything, sum(row.seconds for row in rows), found),
+    ):
         rate = ops / max(seconds, 0.001)
-        table.add_row(name, f"{runs:,}", f"{ops:,}", f"{seconds:,.1f}", f"{rate:,.0f}", str(found))
-    console = Console(highlight=False)
+        table.add_row(name, f"{runs:,}", f"{ops:,}", str(profiles), f"{seconds:,.1f}", f"{rate:,.0f}", str(findings))
+    console = Screen()
     console.print(table)
     for row in rows:
         for notice in row.notices:
             console.print(f"warning: {row.harness}: {notice}", style="yellow", markup=False, soft_wrap=True)
         for finding in row.findings:
             console.print(finding.identity, style="bold red", markup=False, soft_wrap=True)
-            where = finding.text if finding.file is None else f"  hvfuzz repro {finding.file}"
+            where = finding.text if finding.file is None else f"  {command_line('repro', finding.file)}"
             console.print(f"  {finding.message}\n{where}", markup=False, soft_wrap=True)

@@ -1,18 +1,17 @@
 """`hvfuzz bench traces`: checks that a program gives the same trace in any order, process and Python version."""
 
 import hashlib
-import json
 import platform
 import sys
 
 import click
-from rich.console import Console
 
 from hvfuzz.campaign.bench.trace_equality import SHOWN, OtherProcess, Rerun, differing, lines, shuffled_lines
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.bench.benchmark_progress import Bar
-from hvfuzz.cli.figure_table import figure_table
-from hvfuzz.cli.options import Command, json_option, option, seed_option
+from hvfuzz.cli.figure_table import FigureTable
+from hvfuzz.cli.options import Command, Whole, json_option, option, seed_option
+from hvfuzz.cli.screen import Screen, write_json
 
 
 @click.command(
@@ -21,13 +20,13 @@ from hvfuzz.cli.options import Command, json_option, option, seed_option
     short_help="Check that runs are deterministic.",
     examples=(
         "hvfuzz bench traces --programs 10000",
-        "hvfuzz bench traces --python ~/venv312/bin/python --python ~/venv313/bin/python",
+        "hvfuzz bench traces --python .venv/bin/python",
     ),
 )
 @option(
     "--programs",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=1000,
     show_default=True,
     help="Number of programs to run.",
@@ -64,17 +63,17 @@ def traces(programs: int, seed: int, pythons: tuple[str, ...], as_json: bool) ->
     different = sorted({number for rerun in reruns for number in rerun.different})
     if as_json:
         document = {"programs": programs, "seed": seed, "python": platform.python_version(), "digest": digest}
-        print(json.dumps({**document, "runs": [rerun._asdict() for rerun in reruns], "different": len(different)}))
+        write_json({**document, "runs": [rerun._asdict() for rerun in reruns], "different": len(different)})
     else:
         _print_reruns(programs, reruns, digest, different)
     sys.exit(1 if different else 0)
 
 
 def _print_reruns(programs: int, reruns: list[Rerun], digest: str, different: list[int]) -> None:
-    table = figure_table("run", "same", "different")
+    table = FigureTable("run", "same", "different")
     for rerun in reruns:
         table.add_row(rerun.name, f"{programs - len(rerun.different):,}", f"{len(rerun.different):,}")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Screen(soft_wrap=True)
     console.print(table)
     verdict = f"{len(different):,} differ" if different else "all the same"
     style = "bold red" if different else "green"

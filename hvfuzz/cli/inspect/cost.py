@@ -1,26 +1,27 @@
 """`hvfuzz cost`: the virtual cycles that a program takes, by op and by kind of event, and the cost table."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from hvfuzz.campaign.program_files import read_program
-from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
+from hvfuzz.cli.options import PATH, Command, json_option, option, refuse_without_effect, replay_bug_option
 from hvfuzz.cli.repro import bug_for
+from hvfuzz.cli.screen import Screen, write_json
 from hvfuzz.guest.format.text import render_op
 from hvfuzz.machine.clock import Cost
 from hvfuzz.targets.emulated.cycle_account import KINDS, CycleAccount, OpCost
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 INDENT = 2
+TABLE_WIDTH = 60
+"""Narrower terminals get lines of text instead of a table, which would cut words and figures."""
 OP_WIDTH = 40
 """Minimum width of an op beside its figures; on a narrower terminal the figures go to the next line."""
 
@@ -31,7 +32,7 @@ OP_WIDTH = 40
     short_help="Show the virtual cycles that a program takes.",
     examples=(
         "hvfuzz cost corpus/multicall/many-calls-one-exit.hvp",
-        "hvfuzz cost program.hvp --json",
+        "hvfuzz cost corpus/multicall/many-calls-one-exit.hvp --json",
         "hvfuzz cost --table",
     ),
 )
@@ -46,7 +47,9 @@ def command(file: Path | None, as_table: bool, bug: str | None, as_json: bool) -
     """
     if file is None and not as_table:
         raise click.UsageError("missing argument 'FILE', or --table")
-    console = Console(highlight=False)
+    if file is None:
+        refuse_without_effect("--bug", "without FILE")
+    console = Screen()
     document: dict[str, Any] = {}
     if as_table:
         document["table"] = [{"name": name, **figure._asdict()} for name, figure in Cost.figures.items()]
@@ -69,12 +72,21 @@ def command(file: Path | None, as_table: bool, bug: str | None, as_json: bool) -
             if stopped:
                 console.print(f"the program stopped early: {stopped}", style="yellow", soft_wrap=True)
     if as_json:
-        print(json.dumps(document))
+        write_json(document)
 
 
-def _show(console: Console, ops: list[OpCost], total: Counter[str]) -> None:
+def _show(console: Screen, ops: list[OpCost], total: Counter[str]) -> None:
     """Print one row per op with its cycles by kind; on a narrow terminal the kinds go to a second line."""
     shown = [kind for kind in KINDS if total[kind]]
+    if console.width < TABLE_WIDTH:
+        for name, cycles, kinds in (
+            *((f"{op.op} {op.text}", op.total, op.kinds) for op in ops),
+            ("all", total.total(), total),
+        ):
+            parts = ", ".join(f"{kind} {kinds[kind]:,}" for kind in shown if kinds.get(kind))
+            console.print(Text(name, "bold", overflow="fold"))
+            console.print(Padding(Text(f"{cycles:,} cycles: {parts}", overflow="fold"), (0, 0, 0, INDENT)))
+        return
     widths = [max(len(f"{total[kind]:,}"), *map(len, kind.split())) for kind in shown]
     number = len(str(ops[-1].op)) if ops else 1
     cycles = max(len(f"{total.total():,}"), len("cycles"))
@@ -115,8 +127,14 @@ def _in_words(kinds: Mapping[str, int], shown: list[str], width: int) -> Padding
     return Padding(Text("\n".join(lines), "dim", overflow="fold"), (0, 0, 0, INDENT))
 
 
-def _show_table(console: Console) -> None:
+def _show_table(console: Screen) -> None:
     """Print the cost of each event, with the source of the figure on the line below."""
+    if console.width < TABLE_WIDTH:
+        for name, figure in Cost.figures.items():
+            console.print(Text(f"{name} {figure.cycles}", "bold", overflow="fold"))
+            for text, style in ((figure.what, ""), (f"{figure.certainty}: {figure.source}", "dim")):
+                console.print(Padding(Text(text, style, overflow="fold"), (0, 0, 0, INDENT)))
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("event", no_wrap=True)
     table.add_column("cycles", justify="right", no_wrap=True)

@@ -1,6 +1,5 @@
 """`hvfuzz show`: prints a program file as text."""
 
-import json
 from pathlib import Path
 
 import click
@@ -8,6 +7,7 @@ import click
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.cli.options import PATH, Command, json_option
+from hvfuzz.cli.screen import write_json, write_text
 from hvfuzz.guest.format.binary import encode
 from hvfuzz.guest.format.text import render, render_op
 from hvfuzz.guest.program.ops import catalogue
@@ -19,8 +19,8 @@ from hvfuzz.hypervisor.hypercalls import ABI
     cls=Command,
     short_help="Print a program as text.",
     examples=(
-        "hvfuzz show out/corpus/hypercalls/1f0c0b1d25e0",
-        "hvfuzz show unit > corpus/hypercalls/my-seed.hvp",
+        "hvfuzz show corpus/multicall/many-calls-one-exit.hvp",
+        "hvfuzz show crashes/host_memory--null--sched.poll@xsa-221/program.hvp > copy.hvp",
     ),
 )
 @click.argument("file", type=PATH)
@@ -30,14 +30,12 @@ def command(file: Path, as_json: bool) -> None:
     ops = catalogue(ABI)
     program = read_program(file, ops)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "world": WORLDS[program.world].name,
-                    "ops": [render_op(op) for op in program.ops],
-                    "bytes": encode(program, ops).hex(),
-                }
-            )
+        write_json(
+            {
+                "world": WORLDS[program.world].name,
+                "ops": [render_op(op) for op in program.ops],
+                "bytes": encode(program, ops).hex(),
+            }
         )
     else:
-        click.echo(render(program), nl=False)
+        write_text(render(program), end="")

@@ -1,20 +1,20 @@
 """`hvfuzz walk`: shows how an address is translated at some point of a program, table by table."""
 
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.cli.inspect.walk_svg import draw, summary
-from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
+from hvfuzz.cli.options import PATH, Command, Whole, json_option, option, replay_bug_option
 from hvfuzz.cli.repro import bug_for
+from hvfuzz.cli.screen import Screen, write_json
 from hvfuzz.guest.format.op_parser import BASES
+from hvfuzz.guest.format.scanner import shown, to_number
 from hvfuzz.guest.format.text import render_op
 from hvfuzz.guest.program.program import Actor, Program
 from hvfuzz.machine.addresses import U64, is_canonical
@@ -22,7 +22,7 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.page_walk import ACCESSES, FLAGS, LEVELS, Leg, Structure, Walk, walk
 
-VCPU: Final = re.compile(r"dom(\d+)(?:\.(\d+))?")
+VCPU: Final = re.compile(r"dom([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 EPT_FLAGS: Final = ((0, "R"), (1, "W"), (2, "X"), (7, "large"), (8, "A"), (9, "D"))
 GUEST_FLAGS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "PS"), (8, "G"), (63, "NX"))
 
@@ -30,13 +30,13 @@ GUEST_FLAGS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "P
 def address(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
     """Parse a guest virtual address: a number, or an offset from a name, such as DIRECT+0x1000."""
     name, plus, offset = text.partition("+")
-    base = next((start for known, start, _ in BASES if plus and known == name), None)
-    try:
-        gva = int(text, 0) if base is None else base + int(offset, 0)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not an address (examples: 0x401000, DIRECT+0x1000)") from None
+    base = next((start for known, start, _ in BASES if known == name), None)
+    number = to_number(text if base is None else offset if plus else "0")
+    if number is None:
+        raise click.BadParameter(f"{shown(text)!r} is not an address (examples: 0x401000, DIRECT+0x1000)")
+    gva = number + (base or 0)
     if not 0 <= gva <= U64:
-        raise click.BadParameter(f"{text} is not a 64-bit address")
+        raise click.BadParameter(f"{shown(text)} is not a 64-bit address")
     if not is_canonical(gva):
         raise click.BadParameter(f"{gva:#x} is not canonical: bits 63 to 47 must be equal")
     return gva
@@ -47,8 +47,8 @@ def address(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     cls=Command,
     short_help="Show how an address is translated, table by table.",
     examples=(
-        "hvfuzz walk program.hvp --op 3 --gva DIRECT+0x40000",
-        "hvfuzz walk program.hvp --op 0 --gva 0x400000 --access w --user --cold --svg walk.svg",
+        "hvfuzz walk corpus/translation/large-stage1-pages.hvp --op 3 --gva DIRECT+0x40000",
+        "hvfuzz walk corpus/translation/pcids.hvp --op 0 --gva 0x400000 --access w --user --cold --svg walk.svg",
     ),
 )
 @click.argument("file", type=PATH)
@@ -56,7 +56,7 @@ def address(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     "--op",
     "index",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     required=True,
     help="Translate just before op N, counted from 0.",
 )
@@ -113,7 +113,7 @@ def command(
             for leg in done.legs
         ]
         counts = {"table_references": done.references, "hits": done.hits, "began": done.began}
-        print(json.dumps(done._asdict() | {"legs": legs} | counts))
+        write_json(done._asdict() | {"legs": legs} | counts)
     else:
         _print(done, f"before op {index}: {render_op(program.ops[index])}")
     sys.exit(0 if done.hpa is not None else 1)
@@ -133,7 +133,7 @@ def _vcpu(vcpus: list[VCpu], program: Program, index: int, who: str | None) -> V
 
 
 def _print(done: Walk, when: str) -> None:
-    out = Console(highlight=False, soft_wrap=True)
+    out = Screen(soft_wrap=True)
     verb = {"r": "read", "w": "write", "x": "fetch"}[done.access]
     mode = "user" if done.user else "supervisor"
     out.print(f"gva {done.gva:#x}, {mode} {verb} by {done.who}, {when}", markup=False)
@@ -145,7 +145,7 @@ def _print(done: Walk, when: str) -> None:
     out.print(f"= {summary(done)}", style=style, markup=False)
 
 
-def _print_leg(out: Console, leg: Leg) -> None:
+def _print_leg(out: Screen, leg: Leg) -> None:
     name = "flags" if leg.level == FLAGS else LEVELS[leg.level]
     line = Text(f"  {name:7} gpa {leg.gpa:#x}", style="bold")
     if leg.hpa is not None:

@@ -21,7 +21,7 @@ from typing import Final
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.guest.format.argument_encoding import ArgumentCodec, Producers, new_tuple
 from hvfuzz.guest.format.scanner import TextError
-from hvfuzz.guest.format.text import MAGIC, parse
+from hvfuzz.guest.format.text import TEXT_STARTS, parse
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_FETCH, MAX_OPS, Actor, Mangle, Op, Program, Race, Value
 
@@ -29,7 +29,6 @@ _EXTRAS: Final = 32
 """Extras bytes from here on count as 0: races and mangled structs are rare in random bytes."""
 _MANGLED, _RACED = 1, 2
 _MANGLE_PARTS: Final = tuple(Struct("<" + code) for code in "HHQI")
-_TEXT: Final = MAGIC.encode().rstrip()
 
 
 class _Codec:
@@ -56,8 +55,8 @@ _codec = lru_cache(maxsize=8)(_Codec)
 
 
 def decode(data: bytes, catalogue: Catalogue) -> Program:
-    """The program that `data` encodes: as text if it starts with MAGIC and parses, else as bytes. Never raises."""
-    if data.startswith(_TEXT):
+    """The program that `data` encodes: as text if it starts like one and parses, else as bytes. Never raises."""
+    if data.startswith(TEXT_STARTS):
         try:
             return parse(data.decode(), catalogue)
         except (TextError, UnicodeDecodeError):

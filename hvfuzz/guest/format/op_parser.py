@@ -9,7 +9,7 @@ from typing import Final
 
 from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START, WORLDS
 from hvfuzz.abi.kinds import Kind
-from hvfuzz.guest.format.scanner import Scanner, to_number, unknown
+from hvfuzz.guest.format.scanner import BLANKS, Scanner, shown, to_number, unknown
 from hvfuzz.guest.program.ops import Catalogue, OpKind
 from hvfuzz.guest.program.program import MANGLE_BITS, MAX_ELEMENTS, Actor, Mangle, Op, Ref, Value, default, is_array
 
@@ -21,7 +21,7 @@ BASES: Final = (
 DOMAINS: Final = max(len(world.domains) for world in WORLDS)
 """Most domains of any world; a domain field accepts dom0 to the last of these."""
 _VALUE = r"[^\s,()\[\]!#=]+"
-_LABEL = re.compile(r"r\d+\Z")
+_LABEL = re.compile(r"r[0-9]+\Z")
 
 
 class OpParser:
@@ -132,15 +132,16 @@ class OpParser:
     def label(self, scanner: Scanner, field: str, kind: Kind, word: str) -> Ref:
         index = self.labels.get(word)
         if index is None:
-            later = re.compile(rf"\s*{word}\s*=")
             for number, line in enumerate(self.lines[scanner.line - 1 :], start=scanner.line):
-                if later.match(line):
+                label, equals, _ = line.partition("=")
+                if equals and label.strip(BLANKS) == word:
                     scanner.fail(
-                        f"{field}: expected the label of an earlier op, found {word} of line {number}", start=True
+                        f"{field}: expected the label of an earlier op, found {shown(word)} of line {number}",
+                        start=True,
                     )
-            scanner.fail(f"{field}: no op has the label {word}", start=True)
+            scanner.fail(f"{field}: no op has the label {shown(word)}", start=True)
         if kind.consumes is None:
-            scanner.fail(f"{field}: expected a number, found the label {word}", start=True)
+            scanner.fail(f"{field}: expected a number, found the label {shown(word)}", start=True)
         return Ref(index)
 
     def term(self, scanner: Scanner, field: str, word: str, bits: int, names: Mapping[str, int]) -> int:
@@ -158,7 +159,7 @@ class OpParser:
             close = get_close_matches(word, names, n=1)
             symbols = f" or {'|'.join(names)}" if 0 < len(names) <= 8 else ""
             hint = f" - did you mean '{close[0]}'?" if close else ""
-            scanner.fail(f"{field}: expected a number{symbols}, found '{word}'{hint}", start=True)
+            scanner.fail(f"{field}: expected a number{symbols}, found '{shown(word)}'{hint}", start=True)
         if not -(1 << bits - 1) <= value < 1 << bits:
-            scanner.fail(f"{field}: {word} does not fit in {bits} bits", start=True)
+            scanner.fail(f"{field}: {shown(word)} does not fit in {bits} bits", start=True)
         return value & (1 << bits) - 1

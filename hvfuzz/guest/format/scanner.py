@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Final, NoReturn
+
+SHOWN: Final = 40
+"""Most characters of the text that an error message repeats."""
+BLANKS: Final = " \t\r\f\v"
+"""What may stand between two words. Other spaces of Unicode look like these, and hide a mistake."""
+_NUMBER: Final = re.compile(r"[+-]?[0-9A-Za-z_]+")
 
 
 class TextError(ValueError):
@@ -24,14 +30,14 @@ class Scanner:
     __slots__ = ("line", "position", "start", "text")
 
     def __init__(self, text: str, line: int) -> None:
-        self.text = text.partition("#")[0].rstrip()
+        self.text = text.partition("#")[0].rstrip(BLANKS)
         self.line = line
         self.position = self.start = 0
         self.skip()
 
     def skip(self) -> None:
         text, position = self.text, self.position
-        while position < len(text) and text[position].isspace():
+        while position < len(text) and text[position] in BLANKS:
             position += 1
         self.position = position
 
@@ -53,10 +59,10 @@ class Scanner:
 
     def number(self, what: str, most: int) -> int:
         """Take a number from 0 to `most`; `what` describes it in the error."""
-        word = self.take(r"[\w]+")
+        word = self.take(r"[0-9A-Za-z_]+")
         value = to_number(word or "")
         if value is None or value > most:
-            found = self.found() if word is None else f", found '{word}'"
+            found = self.found() if word is None else f", found '{shown(word)}'"
             self.fail(f"expected {what}{found}", start=word is not None)
         return value
 
@@ -75,16 +81,21 @@ class Scanner:
 
 
 def to_number(word: str) -> int | None:
-    """The number that `word` spells, in any base of Python's literals; None if it spells none."""
+    """The number that `word` spells, in any base of Python's literals, with the digits of ASCII; None if none."""
     try:
-        return int(word, 0)
+        return int(word, 0) if _NUMBER.fullmatch(word) else None
     except ValueError:
         return None
+
+
+def shown(word: str) -> str:
+    """`word` as an error message repeats it: cut, if it is long."""
+    return word if len(word) <= SHOWN else f"{word[:SHOWN]}..."
 
 
 def unknown(what: str, name: str, known: Mapping[str, object]) -> str:
     """The message for a name that is not in `known`: with a close name, or all names if they are few."""
     close = get_close_matches(name, known, n=1)
     if close:
-        return f"unknown {what} '{name}' - did you mean '{close[0]}'?"
-    return f"unknown {what} '{name}'" + (f": expected {', '.join(known)}" if 0 < len(known) <= 16 else "")
+        return f"unknown {what} '{shown(name)}' - did you mean '{close[0]}'?"
+    return f"unknown {what} '{shown(name)}'" + (f": expected {', '.join(known)}" if 0 < len(known) <= 16 else "")

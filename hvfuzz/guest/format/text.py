@@ -12,12 +12,13 @@ An omitted field is 0 or an empty array, so old files stay valid when the ABI ad
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.abi.kinds import Kind
 from hvfuzz.guest.format.op_parser import BASES, DOMAINS, OpParser
-from hvfuzz.guest.format.scanner import Scanner, TextError, unknown
+from hvfuzz.guest.format.scanner import BLANKS, Scanner, TextError, shown, unknown
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import (
     MAX_FETCH,
@@ -33,10 +34,12 @@ from hvfuzz.guest.program.program import (
     is_array,
 )
 
-__all__ = ["MAGIC", "VERSION", "TextError", "parse", "render", "render_op"]
+__all__ = ["MAGIC", "TEXT_STARTS", "VERSION", "TextError", "parse", "render", "render_op"]
 
 MAGIC: Final = "# hvp "
 VERSION: Final = 1
+TEXT_STARTS: Final = (MAGIC.encode(), BOM_UTF8 + MAGIC.encode())
+"""How the bytes of a program in text form begin; editors may put a byte order mark first."""
 _ONE_DIGIT = 10
 """Numbers below are the same in decimal and hexadecimal."""
 _DECIMAL_TO = 9999
@@ -135,9 +138,9 @@ def _render_address(value: int) -> str:
 
 def parse(text: str, catalogue: Catalogue) -> Program:
     """The program that `text` describes. Raises TextError if it is malformed."""
-    lines = text.split("\n")
-    if lines[0].strip() != f"{MAGIC}{VERSION}":
-        raise TextError(1, 1, f"expected {MAGIC + str(VERSION)!r}, found {lines[0].strip()[:40]!r}")
+    lines = text.removeprefix("\ufeff").split("\n")
+    if lines[0].strip(BLANKS) != f"{MAGIC}{VERSION}":
+        raise TextError(1, 1, f"expected {MAGIC + str(VERSION)!r}, found {shown(lines[0].strip(BLANKS))!r}")
     world: int | None = None
     ops: list[Op] = []
     labels: dict[str, int] = {}
@@ -162,9 +165,9 @@ def parse(text: str, catalogue: Catalogue) -> Program:
             continue
         if len(ops) == MAX_OPS:
             scanner.fail(f"a program has at most {MAX_OPS} ops")
-        label = scanner.take(r"(r\d+)\s*=(?!=)")
+        label = scanner.take(r"(r[0-9]+)\s*=(?!=)")
         if label in labels:
-            scanner.fail(f"label {label} is already used", start=True)
+            scanner.fail(f"label {shown(label)} is already used", start=True)
         start = scanner.position
         op = parser.op(scanner)
         scanner.finish()

@@ -13,10 +13,12 @@ from hvfuzz.abi.boot import (
     HYPERVISOR_HOLE_START,
     MMIO_BASE,
     MMIO_SIZE,
+    TABLE_CHAINS,
     TABLE_GFNS,
     USER_BASE,
     USER_PAGES,
     argument_page,
+    table_index,
 )
 from hvfuzz.abi.kinds import GFN, GVA, IOVA, Kind
 from hvfuzz.abi.limits import IOVA_LIMIT, MAX_GFN
@@ -102,13 +104,23 @@ def gva(context: Context, actor: Actor) -> int:
     if choice < 0.72:
         return USER_BASE + (context.below(USER_PAGES) << PAGE_SHIFT) + context.pick(_OFFSETS)
     if choice < 0.76:
-        table = TABLE_GFNS[context.below(len(TABLE_GFNS))]
-        return DIRECT_MAP + (table << PAGE_SHIFT) + 8 * context.below(512)
+        return _table_word(context)
     if choice < 0.8:
         return DIRECT_MAP + MMIO_BASE + context.below(DEVICES + 1) * MMIO_SIZE + 8 * context.below(8)
     if choice < 0.84:
         return HYPERVISOR_HOLE_START + (context.below(0x400) << PAGE_SHIFT) + context.pick(_OFFSETS)
     return edge(context, GVA)
+
+
+def _table_word(context: Context) -> int:
+    """The address of a word in a guest page table, mostly of an entry that walks use."""
+    if context.chance(0.3):
+        return DIRECT_MAP + (context.pick(TABLE_GFNS) << PAGE_SHIFT) + 8 * context.below(512)
+    page, tables = context.pick(TABLE_CHAINS)
+    depth = context.below(len(tables))
+    # The argument pages and the pages that programs use are among the first 64 of the direct map.
+    walked = page + (context.below(64) << PAGE_SHIFT)
+    return DIRECT_MAP + (tables[depth] << PAGE_SHIFT) + 8 * table_index(walked, 4 - depth)
 
 
 def argument_word(context: Context, vcpu: int) -> int:

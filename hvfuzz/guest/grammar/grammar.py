@@ -11,6 +11,7 @@ from hvfuzz.guest.grammar.op_traits import Traits
 from hvfuzz.guest.grammar.op_weights import ANY_KIND, weight_of
 from hvfuzz.guest.grammar.weighted_choice import WeightedChoice
 from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE
+from hvfuzz.guest.program.instruction_kinds import TRAP_FAMILIES
 from hvfuzz.guest.program.ops import Catalogue, OpKind
 
 
@@ -107,7 +108,7 @@ class Grammar:
         self.mode_kinds: Final = tuple(kind for kind in kinds if self.traits[kind].mode_fields and kind.follow is None)
         """Kinds with flags, rights, counts or other modifiers."""
         self.instructions: Final = tuple(kind for kind in kinds if kind.number is None)
-        self.traps: Final = tuple(kind for kind in kinds if kind.family == "trap")
+        self.traps: Final = tuple(kind for kind in kinds if kind.family in TRAP_FAMILIES)
 
     def _takes(self, kind: OpKind, resource: str) -> bool:
         return any(each.resource == resource for each in self.traits[kind].consumers)
@@ -137,7 +138,7 @@ class Grammar:
         return resource not in self._second_step or (kind in self._second_step[resource]) is last
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _cached_grammar(catalogue: Catalogue, weights: tuple[tuple[str, int], ...]) -> Grammar:
     return Grammar(catalogue, dict(weights))
 

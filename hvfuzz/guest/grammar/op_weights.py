@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from hvfuzz.guest.program.instruction_kinds import TRAP_FAMILIES
 from hvfuzz.guest.program.ops import OpKind
 
 ANY_KIND: Final = "*"
@@ -26,8 +27,8 @@ DEFAULT_WEIGHTS: Final[Mapping[str, int]] = MappingProxyType(
         "mmio_read": 3,
         "mmio_write": 6,
         "raw": 3,
-        "trap": 1,
         "tlb": 3,
+        **dict.fromkeys(TRAP_FAMILIES, 1),
     }
 )
 """By name or family of the kind. A harness may override any of them."""

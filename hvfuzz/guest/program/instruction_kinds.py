@@ -31,8 +31,8 @@ from hvfuzz.guest.program.argument_kinds import (
     register_kind,
 )
 
-FETCHING_INSTRUCTIONS: Final = ("mmio_write",)
-"""Instructions for which the hypervisor may fetch guest memory: the ring of coalesced MMIO writes is there."""
+TRAP_FAMILIES: Final = ("cpuid", "wait", "port_io", "ring", "paging", "msr", "tsc", "delivery")
+"""Families of instructions that the guest's kernel or the hypervisor may intercept."""
 
 
 class InstructionKind(NamedTuple):
@@ -42,6 +42,9 @@ class InstructionKind(NamedTuple):
     family: str
     doc: str
     fields: dict[str, Kind]
+    fetches: bool = True
+    """Whether guest memory may be fetched for it: by the hypervisor, or by the processor, which reads the frame that
+    IRET pops, and the IDT and the TSS when an exception is delivered."""
 
 
 def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[InstructionKind, ...]:
@@ -54,6 +57,10 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
 
     def instruction(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
         return InstructionKind(name, family, doc, fields)
+
+    def without_fetch(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
+        """An instruction that raises no exception, and whose exit reads no guest memory."""
+        return InstructionKind(name, family, doc, fields, fetches=False)
 
     return (
         instruction("load", "access", "Read memory.", gva=GVA, size=SIZE),
@@ -81,35 +88,35 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
             "vmcall", "raw", "VMCALL with these values of RAX and RDI; writes no argument struct.", rax=numbers, rdi=GVA
         ),
         instruction("blob", "raw", "A hypercall whose argument struct is these words.", number=numbers, words=words),
-        instruction("cpuid", "trap", "CPUID.", leaf=LEAF),
-        instruction("hlt", "trap", "HLT: wait for an event."),
-        instruction("pause", "trap", "PAUSE."),
-        instruction("in", "trap", "IN: read an I/O port.", port=port, size=SIZE),
-        instruction("out", "trap", "OUT: write an I/O port.", port=port, size=SIZE, value=WORD),
-        instruction("syscall", "trap", "SYSCALL: enter the guest's kernel, at CPL 0."),
-        instruction("sysret", "trap", "SYSRET: return to user mode, at CPL 3."),
-        instruction("mov_cr", "trap", "MOV to a control register.", register=CONTROL, value=CONTROL_VALUE),
-        instruction("invlpg", "trap", "INVLPG: invalidate the cached translations of one page.", gva=GVA),
-        instruction("rdmsr", "trap", "RDMSR: read a model-specific register.", index=MSR),
-        instruction("wrmsr", "trap", "WRMSR: write a model-specific register.", index=MSR, value=WORD),
-        instruction("cli", "trap", "CLI: mask interrupts."),
-        instruction("sti", "trap", "STI: unmask interrupts."),
-        instruction(
+        without_fetch("cpuid", "cpuid", "CPUID.", leaf=LEAF),
+        instruction("hlt", "wait", "HLT: wait for an event."),
+        without_fetch("pause", "wait", "PAUSE."),
+        instruction("in", "port_io", "IN: read an I/O port.", port=port, size=SIZE),
+        instruction("out", "port_io", "OUT: write an I/O port.", port=port, size=SIZE, value=WORD),
+        instruction("syscall", "ring", "SYSCALL: enter the guest's kernel, at CPL 0."),
+        instruction("sysret", "ring", "SYSRET: return to user mode, at CPL 3."),
+        instruction("mov_cr", "paging", "MOV to a control register.", register=CONTROL, value=CONTROL_VALUE),
+        instruction("invlpg", "paging", "INVLPG: invalidate the cached translations of one page.", gva=GVA),
+        instruction("rdmsr", "msr", "RDMSR: read a model-specific register.", index=MSR),
+        instruction("wrmsr", "msr", "WRMSR: write a model-specific register.", index=MSR, value=WORD),
+        instruction("cli", "wait", "CLI: mask interrupts."),
+        instruction("sti", "wait", "STI: unmask interrupts."),
+        without_fetch(
             "tlb",
             "tlb",
             "Set the capacity of the TLB, the paging-structure caches and the IOTLB, in entries.",
             capacity=CAPACITY,
         ),
-        instruction("cpuid_count", "trap", "CPUID of a leaf with subleaves.", leaf=LEAF, subleaf=SUBLEAF),
-        instruction("rdtsc", "trap", "RDTSC: read the time-stamp counter."),
-        instruction("rdtscp", "trap", "RDTSCP: read the time-stamp counter and TSC_AUX."),
-        instruction("sysenter", "trap", "SYSENTER: enter the guest's kernel at SYSENTER_EIP, at CPL 0."),
-        instruction("sysexit", "trap", "SYSEXIT: return to user mode at RDX, at CPL 3."),
-        instruction("swapgs", "trap", "SWAPGS: exchange GS_BASE and KERNEL_GS_BASE."),
-        instruction("iret", "trap", "IRET: pop RIP, CS, RFLAGS, RSP and SS; CS gives the CPL."),
+        without_fetch("cpuid_count", "cpuid", "CPUID of a leaf with subleaves.", leaf=LEAF, subleaf=SUBLEAF),
+        instruction("rdtsc", "tsc", "RDTSC: read the time-stamp counter."),
+        instruction("rdtscp", "tsc", "RDTSCP: read the time-stamp counter and TSC_AUX."),
+        instruction("sysenter", "ring", "SYSENTER: enter the guest's kernel at SYSENTER_EIP, at CPL 0."),
+        instruction("sysexit", "ring", "SYSEXIT: return to user mode at RDX, at CPL 3."),
+        instruction("swapgs", "ring", "SWAPGS: exchange GS_BASE and KERNEL_GS_BASE."),
+        instruction("iret", "ring", "IRET: pop RIP, CS, RFLAGS, RSP and SS; CS gives the CPL."),
         instruction(
             "ins",
-            "trap",
+            "port_io",
             "REP INS: read an I/O port `times` times, to memory at `gva`.",
             port=port,
             size=SIZE,
@@ -118,28 +125,29 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
         ),
         instruction(
             "outs",
-            "trap",
+            "port_io",
             "REP OUTS: write to an I/O port `times` times, from memory at `gva`.",
             port=port,
             size=SIZE,
             gva=GVA,
             times=TIMES,
         ),
-        instruction("lidt", "trap", "LIDT: load the IDT register; limit 0 means no table.", gva=GVA, limit=LIMIT),
+        instruction("lidt", "delivery", "LIDT: load the IDT register; limit 0 means no table.", gva=GVA, limit=LIMIT),
         instruction(
             "ltr",
-            "trap",
+            "delivery",
             "LTR: load the task register; the TSS holds the stacks of interrupt handlers.",
             gva=GVA,
             limit=LIMIT,
         ),
-        instruction("int", "trap", "INT n: call the handler of a vector.", vector=VECTOR),
+        instruction("int", "delivery", "INT n: call the handler of a vector.", vector=VECTOR),
         instruction(
             "invpcid",
-            "trap",
+            "paging",
             "INVPCID: invalidate the cached translations of one address, one PCID, all, or all but global ones.",
             type=INVALIDATION,
             pcid=PCID,
             gva=GVA,
         ),
+        instruction("read_cr", "paging", "MOV from a control register.", register=CONTROL),
     )

@@ -6,6 +6,7 @@ Nothing here is random: the same world, memory size and secret give the same byt
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from hvfuzz.abi import boot as layout
 from hvfuzz.abi.boot import DomainConfig, World
@@ -23,8 +24,9 @@ from hvfuzz.hypervisor.memory.table_pool import POISON, TablePool
 from hvfuzz.hypervisor.memory.table_tree import ADDRESS, RIGHTS
 from hvfuzz.hypervisor.vcpu import apic, msr
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
-from hvfuzz.machine.cpu.msrs import LSTAR
+from hvfuzz.machine.cpu.msrs import LSTAR, STAR
 from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.segments import STAR_OF_FLAT_SEGMENTS
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.devices.dma_engine import DmaEngine
@@ -152,25 +154,19 @@ def write_guest_tables(hv: Hypervisor, domain: Domain) -> None:
     def put(table: int, index: int, target: int, bits: int) -> None:
         hv.machine.memory.store64(guest_address(domain, table, 8 * index), target | bits)
 
-    def put_table(table: int, gva: int, level: int, below: int, bits: int) -> None:
-        put(table, gva >> PAGE_SHIFT + 9 * (level - 1) & 511, below << PAGE_SHIFT, bits)
+    for gva, tables in layout.TABLE_CHAINS:
+        bits = USER_TABLE if gva == layout.USER_BASE else KERNEL_TABLE
+        for level, (table, below) in zip((4, 3, 2), pairwise(tables), strict=False):
+            put(table, layout.table_index(gva, level), below << PAGE_SHIFT, bits)
 
-    kernel, mmio, user = layout.DIRECT_MAP, layout.DIRECT_MAP + layout.MMIO_BASE, layout.USER_BASE
-    put_table(layout.PML4_GFN, kernel, 4, layout.PDPT_KERNEL_GFN, KERNEL_TABLE)
-    put_table(layout.PDPT_KERNEL_GFN, kernel, 3, layout.PD_KERNEL_GFN, KERNEL_TABLE)
-    put_table(layout.PD_KERNEL_GFN, kernel, 2, layout.PT_KERNEL_GFN, KERNEL_TABLE)
     for index in range(layout.DIRECT_MAP_SMALL // PAGE_SIZE):
         put(layout.PT_KERNEL_GFN, index, index * PAGE_SIZE, KERNEL_PAGE)
     for index in range(layout.DIRECT_MAP_SMALL // LARGE_PAGE, layout.DIRECT_MAP_SIZE // LARGE_PAGE):
         put(layout.PD_KERNEL_GFN, index, index * LARGE_PAGE, KERNEL_PAGE | PS)
 
-    put_table(layout.PDPT_KERNEL_GFN, mmio, 3, layout.PD_MMIO_GFN, KERNEL_TABLE)
-    put(layout.PD_MMIO_GFN, mmio >> 21 & 511, layout.MMIO_BASE & -LARGE_PAGE, KERNEL_PAGE | PS)
-
-    put_table(layout.PML4_GFN, user, 4, layout.PDPT_USER_GFN, USER_TABLE)
-    put_table(layout.PDPT_USER_GFN, user, 3, layout.PD_USER_GFN, USER_TABLE)
-    put_table(layout.PD_USER_GFN, user, 2, layout.PT_USER_GFN, USER_TABLE)
-    first = user >> PAGE_SHIFT & 511
+    mmio = layout.table_index(layout.direct_map(layout.MMIO_BASE), 2)
+    put(layout.PD_MMIO_GFN, mmio, layout.MMIO_BASE & -LARGE_PAGE, KERNEL_PAGE | PS)
+    first = layout.table_index(layout.USER_BASE, 1)
     for index in range(layout.USER_PAGES):
         put(layout.PT_USER_GFN, first + index, layout.USER_GFN + index << PAGE_SHIFT, USER_PAGE)
 
@@ -192,6 +188,7 @@ def add_vcpu(hv: Hypervisor, domain: Domain) -> VCpu:
     vcpu.regs[Reg.RSP] = layout.direct_map(STACK_TOP_GFN << PAGE_SHIFT)
     vcpu.regs[Reg.RCX] = layout.USER_BASE
     vcpu.msrs[LSTAR] = entry
+    vcpu.msrs[STAR] = STAR_OF_FLAT_SEGMENTS
     domain.vcpus.append(vcpu)
     return vcpu
 

@@ -66,7 +66,7 @@ class Apics(Wakeup, Protocol):
 
 
 class ApicTimers(Apics, ClockSource, Protocol):
-    """Local APICs and their timers."""
+    """Local APICs and their timers (vCPU id -> when the count reaches zero)."""
 
     @property
     def apic_timers(self) -> dict[int, int]: ...

@@ -1,7 +1,7 @@
 """Timer of a domain: sends an event to a port of the domain, once or periodically.
 
-A reduced HPET comparator (IA-PC HPET specification 1.0a, 2.3.9) over the virtual clock. Deadlines are whole grains of
-the clock, as is all time shown to guests, and are checked at every VM exit.
+A reduced HPET comparator (IA-PC HPET specification 1.0a, 2.3.9) over the virtual clock. Deadlines are whole ticks, as
+a guest reads the number of expiries as often as it likes, and are checked at every VM exit.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.abi import device_models
-from hvfuzz.abi.limits import CLOCK_GRAIN
 from hvfuzz.hypervisor.core import dispatch
 from hvfuzz.hypervisor.devices.device_model import DeviceModel
 from hvfuzz.hypervisor.ipc import event_channels
-from hvfuzz.hypervisor.vcpu.guest_clock import quantised
+from hvfuzz.hypervisor.vcpu.ticks import deadline, whole_ticks
 from hvfuzz.machine.addresses import U64
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Timer(DeviceModel):
         elif offset == Register.DELAY:
             self.delay = value
             if value:
-                self.deadline = quantised(self.clock.cycles) + grains(value)
+                self.deadline = deadline(self.clock.cycles, value)
                 self.armed[self.domain] = self
             else:
                 self.armed.pop(self.domain, None)
@@ -93,18 +92,13 @@ class Timer(DeviceModel):
         """Count the expiries since the deadline; then set the next deadline, or disarm a one-shot timer."""
         times = 1
         if self.period:
-            step = grains(self.period)
+            step = whole_ticks(self.period)
             times += (self.clock.cycles - self.deadline) // step
             self.deadline += times * step
         else:
             self.delay = 0
             del self.armed[self.domain]
         self.expired = self.expired + times & U64
-
-
-def grains(cycles: int) -> int:
-    """`cycles` rounded up to whole clock grains."""
-    return quantised(cycles + CLOCK_GRAIN - 1)
 
 
 def expire(hv: Hypervisor) -> None:

@@ -153,8 +153,8 @@ class Connect(NamedTuple):
 class Send:
     """Send an event through `port`.
 
-    The peer of `port` becomes pending. In the peer's domain, the lowest-numbered vCPU that is blocked or polls the peer
-    becomes runnable.
+    The peer of `port` becomes pending. In the peer's domain, the lowest-numbered vCPU that is blocked, is halted, or
+    polls the peer becomes runnable (see Waiting).
 
     - `NO_PORT`: `port` is not connected.
     """

@@ -49,7 +49,7 @@ class WakeVcpu(NamedTuple):
 
 
 class PollPorts(NamedTuple):
-    """Stop a vCPU until an event on one of `ports`, or for `timeout` cycles."""
+    """Stop a vCPU until an event on one of `ports`, or for `timeout` cycles, in whole ticks."""
 
     domain: int
     vcpu: int
@@ -83,6 +83,8 @@ YIELDED = Effect((EndSlice(),))
 @hypercall(0x41, errors=(Status.AGAIN,))
 class Block:
     """Block the vCPU until an event arrives on any port of its domain, or until `sched.kick`.
+
+    Nothing else ends the wait (see Waiting).
 
     - `AGAIN`: an event is pending.
     """
@@ -122,8 +124,9 @@ class Kick:
 class Poll:
     """Wait for an event on one of `count` (at most 16) ports, for `timeout` cycles.
 
-    The call does not wait if one of the ports is pending, or if `timeout` is 0. A vCPU whose time is over becomes
-    runnable at the next VM exit.
+    The call does not wait if one of the ports is pending, or if `timeout` is 0. The vCPU becomes runnable by an event
+    on one of the ports, when one of them is closed, when its time is over, or by `sched.kick` (see Waiting). Its time
+    is a deadline, which counts whole ticks (see Time).
 
     - `INVALID`: `count` is 0 or above 16.
     - `FAULT`: `ports` is not readable.

@@ -1,4 +1,4 @@
-"""The virtual clock, coarse, and limited in how often a domain may read it."""
+"""The virtual clock, coarse, and limited in how often a domain may read it (see Time)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CountRead(NamedTuple):
 class ClockRead:
     """Read the virtual clock, rounded down to a multiple of 4096 cycles.
 
-    - `AGAIN`: the domain has read the clock 8 times in the current window of 65536 cycles.
+    - `AGAIN`: the domain has read the clock 4 times in the current window of 65536 cycles.
     """
 
     def check(self, hv: Hypervisor, caller: Domain, vcpu: VCpu) -> Effect | Refused:

@@ -49,11 +49,9 @@ INITIAL_COUNT = 0x38
 CURRENT_COUNT = 0x39
 DIVIDE = 0x3E
 SELF_IPI = 0x3F
-# Internal state, at offsets that the architecture reserves; the guest cannot access it.
+# Internal state, at an offset that the architecture reserves; the guest cannot access it.
 ERRORS = 0x29
 """Errors since the last write to ESR, which latches them (SDM Vol. 3A, 11.5.3)."""
-STARTED = 0x3A
-"""Start of the timer's count, in rounded cycles."""
 
 LVTS = range(LVT_TIMER, LVT_ERROR + 1)
 READ_ONLY = (ID, VERSION, PPR, LDR, *range(ISR, ESR), CURRENT_COUNT)

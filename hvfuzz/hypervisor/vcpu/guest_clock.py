@@ -2,7 +2,7 @@
 
 RDTSC, RDTSCP and RDMSR of the TSC cause an exit, and count as reads of the domain's clock. Where `time.clock_read`
 would return AGAIN, the vCPU waits until the next window begins, since an instruction cannot be refused. So no guest
-reads its clock more often than the contract allows, by any interface, and time never goes back.
+reads its clock more often than the contract allows, and time never goes back. All else that tells time goes by `ticks`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run states of vCPUs (runnable, blocked, polling, halted, stopped), polls with deadlines, and the time slice.
 
 The guest program decides the order in which vCPUs execute; the scheduler decides which of them may. `VCpu.runnable`
-holds the state. Deadlines are checked at every VM exit.
+holds the state. Deadlines are whole ticks, and are checked at every VM exit.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hvfuzz.abi.limits import TIME_SLICE
+from hvfuzz.hypervisor.vcpu.ticks import deadline
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.cpu.processor_state import RunState
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Poll(NamedTuple):
-    """A polling vCPU waits for an event on one of `ports` of its domain, or until `deadline`, in cycles."""
+    """A polling vCPU waits for an event on one of `ports` of its domain, or until cycle `deadline`, a whole tick."""
 
     ports: tuple[int, ...]
     deadline: int
@@ -48,7 +49,7 @@ class Scheduler:
         vcpu.runnable = RunState.BLOCKED
 
     def halt(self, vcpu: VCpu) -> None:
-        """Stop `vcpu` until a kick or an interrupt (HLT)."""
+        """Stop `vcpu` until an event of its domain, an interrupt or a kick (HLT)."""
         vcpu.runnable = RunState.HALTED
 
     def stop(self, vcpu: VCpu) -> None:
@@ -58,7 +59,7 @@ class Scheduler:
 
     def poll(self, vcpu: VCpu, ports: tuple[int, ...], timeout: int) -> None:
         """Stop `vcpu` until an event on one of `ports`, or for `timeout` cycles; the deadline saturates at 2^64 - 1."""
-        self.polls[vcpu.id] = Poll(ports, min(self.clock.cycles + timeout, U64))
+        self.polls[vcpu.id] = Poll(ports, min(deadline(self.clock.cycles, timeout), U64))
         vcpu.runnable = RunState.POLLING
 
     def wake(self, vcpu: VCpu) -> bool:
@@ -76,7 +77,8 @@ class Scheduler:
     def event(self, vcpus: Sequence[VCpu], port: int) -> None:
         """Deliver an event on `port`: wake the lowest-numbered of the domain's `vcpus` that waits for it."""
         for vcpu in vcpus:
-            if vcpu.runnable == RunState.BLOCKED or self.polls_on(vcpu, port):
+            # Without HALTED, a guest that halts until its next event would sleep for ever.
+            if vcpu.runnable in (RunState.BLOCKED, RunState.HALTED) or self.polls_on(vcpu, port):
                 self.wake(vcpu)
                 return
 

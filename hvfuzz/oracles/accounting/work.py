@@ -44,7 +44,7 @@ class Work(Oracle):
         "preemption": "the work between two preemption points stays within a bound",
         "heap": "the hypervisor has at most its heap pages at boot, plus one for each event bucket",
         "growth": "what a domain can store in the host stays within its limit",
-        "hang": "the host returns from every op (reported by the target's watchdog, by the wall clock)",
+        "hang": "the host returns from every op (reported by the target, by processor time)",
     }
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:

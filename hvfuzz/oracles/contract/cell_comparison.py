@@ -6,12 +6,14 @@ After a report the specification adopts the machine's value, so that one fault d
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from hvfuzz.machine.clock import Clock
 from hvfuzz.oracles.contract.abstraction import Abstraction
 from hvfuzz.oracles.contract.cell_changes import Cells
 from hvfuzz.oracles.contract.spec import GHOSTS, Block, Key, State, Value, judge_change
+
+if TYPE_CHECKING:
+    from hvfuzz.oracles.scene.call_stack import CallStack
 
 SHADOWED: Final = frozenset({"page", "iova", "frame"})
 """Cells that the shadow follows. It reports every change of them, so a cell that it did not report is unchanged."""
@@ -23,14 +25,14 @@ class CellComparison:
     `adopted` says whether the specification has adopted anything since the last reset.
     """
 
-    __slots__ = ("_abstraction", "_clock", "_report", "adopted", "state")
+    __slots__ = ("_abstraction", "_calls", "_report", "adopted", "state")
 
     def __init__(
-        self, state: State, abstraction: Abstraction, clock: Clock, report: Callable[[str, str], None]
+        self, state: State, abstraction: Abstraction, calls: CallStack, report: Callable[[str, str], None]
     ) -> None:
         self.state: Final = state
         self.adopted = False
-        self._clock: Final = clock
+        self._calls: Final = calls
         self._abstraction: Final = abstraction
         self._report: Final = report
 
@@ -74,8 +76,11 @@ class CellComparison:
         self.judge_change(key, self._abstraction.cell(key))
 
     def judge_change(self, key: Key, value: Value) -> None:
-        """Judge a cell of the machine that is now `value` although no call changed it."""
-        mismatch = judge_change(self.state, key, value, self._clock.cycles, "")
+        """Judge a cell of the machine that is now `value` although no call changed it.
+
+        Deadlines are met when an exit begins, so the time of that decides which polls may be over.
+        """
+        mismatch = judge_change(self.state, key, value, self._calls.cycles, "")
         if mismatch is not None:
             self._report(mismatch.rule, mismatch.message)
             self.put(key, value)

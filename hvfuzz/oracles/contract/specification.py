@@ -77,7 +77,7 @@ class Specification(Oracle):
     def _start(self, state: State) -> None:
         """Judge from here on by `state`."""
         self._state = state
-        self._comparison = CellComparison(state, self._abstraction, self._clock, self.report)
+        self._comparison = CellComparison(state, self._abstraction, self._calls, self.report)
         self._traps = TrapChecks(self.scene, self._domains, self._changes, self._comparison, self.report)
 
     def attach(self) -> None:
@@ -96,8 +96,8 @@ class Specification(Oracle):
     # Hypercalls.
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
-        """Judge what happened before the call: polls time out when an exit begins."""
-        if self._polls or self._polling:
+        """Judge what happened before the call: polls time out and APIC timers interrupt when an exit begins."""
+        if self._polls or self._polling or self._traps.counted:
             self._polling = bool(self._polls)
             self._traps.judge_runs()
         if args is not None and declaration.name in WRITING:

@@ -34,6 +34,7 @@ class TrapChecks:
     """Helper of the oracle `specification`, which calls it at the moments of the same names."""
 
     __slots__ = (
+        "_apic_timers",
         "_apics",
         "_calls",
         "_changes",
@@ -47,6 +48,7 @@ class TrapChecks:
         "_timed",
         "_timers",
         "_vcpus",
+        "counted",
     )
 
     def __init__(
@@ -67,6 +69,9 @@ class TrapChecks:
         self._domains: Final = domains
         self._polls: Final = scene.hypervisor.scheduler.polls
         self._vcpus: Final = scene.machine.vcpus
+        self._apic_timers: Final = scene.hypervisor.apic_timers
+        self.counted = False
+        """Whether an APIC timer ran when the present exit began, and may have ended a HLT."""
         self._timers: list[TimerModel] = []
         self._timed = False
         """Whether a timer was written to since the reset: until then none can expire."""
@@ -83,6 +88,7 @@ class TrapChecks:
     def exit_started(self) -> None:
         """Note the polls that have timed out, and expire timers: both happen when an exit begins."""
         cycles = self._clock.cycles
+        self.counted = bool(self._apic_timers)
         self._due = [polling for polling in self._vcpus if polling.runnable == POLLING and self._timed_out(polling)]
         if self._timed:
             for number, timer in enumerate(self._timers):

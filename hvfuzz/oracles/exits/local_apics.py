@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from hvfuzz.abi.limits import CLOCK_TICK
 from hvfuzz.machine.cpu.processor_state import HALTED
 from hvfuzz.machine.cpu.registers import RFLAGS
 from hvfuzz.machine.mmu.paging import RFLAGS_IF
-from hvfuzz.oracles.contract.spec.calls.time import rounded
 from hvfuzz.oracles.contract.spec.platform import apic
 from hvfuzz.oracles.contract.spec.platform.apic import Words
 
@@ -29,7 +29,7 @@ STRIDE: Final = 2
 class Apics:
     """The expected registers of every APIC."""
 
-    __slots__ = ("_base", "_known", "_running", "_scene", "_vcpus", "_words", "touched")
+    __slots__ = ("_base", "_known", "_scene", "_tick", "_vcpus", "_words", "touched")
 
     def __init__(self, scene: Scene) -> None:
         self._scene: Final = scene
@@ -37,8 +37,8 @@ class Apics:
         self._words: Final = scene.words
         self._known: list[Words] = []
         self._base: list[Words] = []
-        self._running: dict[int, None] = {}
-        """Ids of the vCPUs whose timer is running, in order."""
+        self._tick = 0
+        """The tick to which the timers have advanced."""
         self.touched = False
         """Whether this program has accessed an APIC."""
 
@@ -51,14 +51,18 @@ class Apics:
         """Follow the machine's reset to its snapshot."""
         if self.touched:
             self._known = [words.copy() for words in self._base]
-            self._running.clear()
+            self._tick = 0
             self.touched = False
 
     def words(self, vcpu: VCpu) -> Words:
-        """The registers of the APIC of `vcpu`, read from memory."""
+        """The registers of the APIC of `vcpu`: those in memory, and the timer's count."""
         # Bypasses `HostArray`: an oracle's access must not count as work of the hypervisor.
         first: int = list.__getitem__(self._scene.hypervisor.apics, vcpu.id) >> 3
-        return self._words[first : first + STRIDE * apic.PLACES : STRIDE].tolist()
+        words: Words = self._words[first : first + STRIDE * apic.PLACES : STRIDE].tolist()
+        end = self._scene.hypervisor.apic_timers.get(vcpu.id)
+        if end is not None:
+            words[apic.CURRENT] += (end - self._tick * CLOCK_TICK) // apic.SPEEDS[words[apic.DIVIDE]]
+        return words
 
     def takes_interrupt(self, vcpu: VCpu) -> bool:
         """Whether an interrupt is deliverable to `vcpu` now."""
@@ -66,28 +70,25 @@ class Apics:
         return apic.deliverable(self.words(vcpu), bool(flags & RFLAGS_IF))
 
     def tick(self, cycles: int) -> None:
-        """Expire the timers of an exit that began at `cycles`."""
-        now = rounded(cycles)
-        for number in sorted(self._running):
-            if not apic.tick(self._known[number], now):
-                del self._running[number]
+        """Advance the timers for an exit that began at `cycles`."""
+        passed = cycles // CLOCK_TICK - self._tick
+        if passed:
+            self._tick += passed
+            for known in self._known:
+                apic.pass_ticks(known, passed)
 
-    def read(self, vcpu: VCpu, index: int, told: int) -> int | None:
-        """Expected value of RDMSR of APIC MSR `index`, if the domain's clock reads `told`; None for #GP(0)."""
-        return apic.reads(self._known[vcpu.id], index - FIRST_MSR, told)
+    def read(self, vcpu: VCpu, index: int) -> int | None:
+        """Expected value of RDMSR of APIC MSR `index`; None for #GP(0)."""
+        return apic.reads(self._known[vcpu.id], index - FIRST_MSR)
 
-    def write(self, vcpu: VCpu, index: int, value: int, cycles: int) -> bool:
-        """Apply WRMSR of APIC MSR `index`, in an exit that began at `cycles`; False for #GP(0)."""
+    def write(self, vcpu: VCpu, index: int, value: int) -> bool:
+        """Apply WRMSR of APIC MSR `index`; False for #GP(0)."""
         register = index - FIRST_MSR
         if not apic.takes(register, value):
             return False
         domain = [other for other in self._vcpus if other.domain == vcpu.domain]
         chips = [self._known[other.id] for other in domain]
-        apic.written(chips, domain.index(vcpu), register, value, rounded(cycles))
-        if register == apic.INITIAL:
-            self._running.pop(vcpu.id, None)
-            if value:
-                self._running[vcpu.id] = None
+        apic.written(chips, domain.index(vcpu), register, value)
         return True
 
     def differences(self) -> Iterator[str]:

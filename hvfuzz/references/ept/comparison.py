@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from hvfuzz.references.ept import bochs, disk_image
+from hvfuzz.references.bochs import emulator
+from hvfuzz.references.ept import disk_image
 from hvfuzz.references.ept.case import Case, Kind, Outcome
 from hvfuzz.references.ept.cases.random_cases import mixed_cases
-from hvfuzz.references.ept.memory_map import NAMES, WATCHED, tables
+from hvfuzz.references.ept.memory_map import NAMES, REGION_SIZE, TABLES_SIZE, WATCHED, tables
 from hvfuzz.references.ept.model import Model
 from hvfuzz.references.ept.quirks import QUIRKS, bochs_equivalent, with_quirks
 from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report
@@ -29,13 +30,18 @@ class BochsAnswer(NamedTuple):
     reference: Outcome
 
 
+def assembled(source: str) -> bytes:
+    """The flat binary of a file in the folder assembly. Raises ReferenceError if nasm is not installed."""
+    return emulator.assembled(__package__, source, REGION_SIZE=REGION_SIZE, TABLES_SIZE=TABLES_SIZE)
+
+
 def run_in_bochs(cases: list[Case]) -> list[BochsAnswer]:
     """Run at most BATCH cases in Bochs. Raises ReferenceError if it is not installed, or fails."""
-    code = bochs.assembled("guest.asm")
+    code = assembled("guest.asm")
     model = Model(tables(code))
     questions = [(case, _stored(model, case)) for case in cases]
-    disk, results = disk_image.encode_disk(bochs.assembled("stub.asm"), tables(code), questions)
-    data = bochs.run(disk, results, _START_TIMEOUT + len(cases) * _CASE_TIMEOUT)
+    disk, results = disk_image.encode_disk(assembled("stub.asm"), tables(code), questions)
+    data = emulator.run(disk, results, _START_TIMEOUT + len(cases) * _CASE_TIMEOUT)
     outcomes = disk_image.decode_results(data, questions)
     return [BochsAnswer(case, stored, outcome) for (case, stored), outcome in zip(questions, outcomes, strict=True)]
 
@@ -54,7 +60,7 @@ class Comparator:
     """Compares outcomes of Bochs with those of our machine."""
 
     def __init__(self) -> None:
-        self._model = Model(tables(bochs.assembled("guest.asm")))
+        self._model = Model(tables(assembled("guest.asm")))
 
     def expect(self, answer: BochsAnswer) -> tuple[Outcome, tuple[Quirk, ...]]:
         """(expected outcome, quirks that change it): ours, or with quirks if they explain the outcome of Bochs."""
@@ -87,12 +93,12 @@ class EptReference:
     """Debian's Bochs, which implements EPT under VMX."""
 
     name = "ept"
-    installation = bochs.INSTALLATION
+    installation = emulator.INSTALLATION
     quirks = QUIRKS
 
     def compare(self, cases: int, seed: int, progress: Callable[[int], None]) -> Report:
         """See `Reference.compare`."""
-        version = bochs.version()
+        version = emulator.version()
         start = time.monotonic()
         comparator = Comparator()
         differences: list[Difference] = []

@@ -1,33 +1,20 @@
-"""The disk of the stub: encodes cases, and decodes the results that the stub writes. The format is that of stub.asm."""
+"""Encodes cases for the stub, and decodes the results that it writes. The format is that of stub.asm."""
 
 from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
-from hvfuzz.machine.addresses import WORD
 from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import Qualification
+from hvfuzz.references.bochs.disk import encode_batch, encode_pairs, results_of
 from hvfuzz.references.ept.case import RAX, Case, Kind, Outcome, Stop
-from hvfuzz.references.ept.memory_map import (
-    CASES,
-    CODE_PD_GPA,
-    HEADER_SECTOR,
-    REGION,
-    RESULTS,
-    TEMPLATE,
-    WATCHED,
-    code_gva,
-)
+from hvfuzz.references.ept.memory_map import CODE_PD_GPA, TEMPLATE, WATCHED, code_gva
 from hvfuzz.references.reference import ReferenceError
 
-SECTOR: Final = 512
-UNWRITTEN: Final = b"\xff" * WORD
-"""The initial status word, with which the results begin: the stub has not written its status yet."""
 STORED: Final = 2
 """Greatest number of words that a case may store to."""
 
-_HEADER: Final = Struct("<5Q")
 _CASE: Final = Struct("<18Q")
 _RESULT: Final = Struct(f"<{11 + len(WATCHED)}Q")
 _ENTRY_CONTROLS: Final = 0x11FF | 1 << 15
@@ -43,33 +30,8 @@ _BASIC_REASON: Final = 0xFFFF
 
 def encode_disk(stub: bytes, tables: bytes, cases: Sequence[tuple[Case, tuple[int, ...]]]) -> tuple[bytes, int]:
     """(disk, first sector of the results) for cases, each with the hpas of the words that it stores to."""
-    body = bytearray(
-        b"".join(hpa.to_bytes(WORD, "little") + word.to_bytes(WORD, "little") for hpa, word in TEMPLATE.items())
-    )
-    for case, stored in cases:
-        body += _encode(case, stored)
-    table_sectors, case_sectors = _sectors(len(tables)), _sectors(len(body))
-    result_sectors = 1 + _sectors(len(cases) * _RESULT.size)
-    if len(stub) > HEADER_SECTOR * SECTOR:
-        raise ValueError(f"the stub has {len(stub)} bytes, more than {HEADER_SECTOR * SECTOR}")
-    if CASES + (1 + case_sectors) * SECTOR > RESULTS or RESULTS + result_sectors * SECTOR > REGION:
-        raise ValueError(f"{len(cases)} cases are too many for one batch")
-    header = _HEADER.pack(len(cases), len(WATCHED), table_sectors, case_sectors, result_sectors)
-    first = HEADER_SECTOR + 1 + table_sectors + case_sectors
-    disk = bytearray((first + result_sectors) * SECTOR)
-    for sector, data in (
-        (0, stub),
-        (HEADER_SECTOR, header),
-        (HEADER_SECTOR + 1, tables),
-        (HEADER_SECTOR + 1 + table_sectors, body),
-    ):
-        disk[sector * SECTOR : sector * SECTOR + len(data)] = data
-    disk[first * SECTOR : first * SECTOR + WORD] = UNWRITTEN
-    return bytes(disk), first
-
-
-def _sectors(size: int) -> int:
-    return -(-size // SECTOR)
+    encoded = [_encode(case, stored) for case, stored in cases]
+    return encode_batch(stub, tables, list(TEMPLATE.items()), encoded, len(cases) * _RESULT.size)
 
 
 def _encode(case: Case, stored: tuple[int, ...]) -> bytes:
@@ -96,17 +58,15 @@ def _encode(case: Case, stored: tuple[int, ...]) -> bytes:
         RAX,
         case.gva,
         *hpas,
-    ) + b"".join(hpa.to_bytes(WORD, "little") + value.to_bytes(WORD, "little") for hpa, value in case.entries)
+    ) + encode_pairs(case.entries)
 
 
 def decode_results(data: bytes, cases: Sequence[tuple[Case, tuple[int, ...]]]) -> list[Outcome]:
     """The outcomes of cases from `data`, the results. Raises ReferenceError if one is missing or impossible."""
-    status = int.from_bytes(data[:WORD], "little")
-    if status:
-        raise ReferenceError(f"the stub cannot enter VMX operation: step {status} of stub.asm failed")
+    results = results_of(data)
     outcomes = []
     for number, (case, stored) in enumerate(cases):
-        words = _RESULT.unpack_from(data, SECTOR + number * _RESULT.size)
+        words = _RESULT.unpack_from(results, number * _RESULT.size)
         if words[0] != number + 1:
             raise ReferenceError(f"bochs left no outcome of case {number}: {case}")
         outcomes.append(_decode(words, len(stored), case))

@@ -9,8 +9,9 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, WalkStep
+from hvfuzz.references.bochs.disk import MEMORY
 from hvfuzz.references.ept.case import RAX, SIZE, Case, Kind
-from hvfuzz.references.ept.memory_map import CODE_PD_GPA, MEMORY, Part, code_gva, gpa_of, hpa_of
+from hvfuzz.references.ept.memory_map import CODE_PD_GPA, Part, code_gva, gpa_of, hpa_of
 
 MOV_CR3_LENGTH: Final = 3
 _PAE_RESERVED: Final = U64 & ~((1 << 40) - 1) | 0x1E6

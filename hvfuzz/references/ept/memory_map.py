@@ -1,11 +1,8 @@
 """Memory map shared by our model and Bochs, and the tables that every case starts from.
 
-Host memory (hpa) is the same in the model and in Bochs: MEMORY bytes; reads above it give all ones.
-
-    CASES     cases, which the stub reads from the disk
-    RESULTS   results, which it writes back
-    REGION    all memory that guests can reach: EPT tables, guest tables, code and data. These 4 MiB have known
-              contents, so an entry with one changed address bit leads to known words, or to no memory
+Host memory (hpa) is the same in the model and in Bochs: MEMORY bytes; reads above it give all ones. REGION is all
+memory that guests can reach: EPT tables, guest tables, code and data. These 4 MiB have known contents, so an entry with
+one changed address bit leads to known words, or to no memory.
 
 The guest reaches six *parts*: its four tables, the data page, and the code with the two tables that map it. Each part
 has EPT tables of its own below level 4, so that an EPT entry can be changed for one part only. A gpa is
@@ -20,14 +17,9 @@ from typing import Final
 
 from hvfuzz.machine.addresses import EXEC, PAGE_SHIFT, U64, WORD
 from hvfuzz.machine.mmu import ept, paging
+from hvfuzz.references.bochs.disk import REGION
 
-MEMORY: Final = 256 << 20
-CASES: Final = 0x100_0000
-RESULTS: Final = 0x500_0000
-REGION: Final = 0x800_0000
 REGION_SIZE: Final = 4 << 20
-HEADER_SECTOR: Final = 32
-"""Sector of the disk header; the stub lies before it."""
 TABLES_SIZE: Final = 0x1_8000
 """Bytes of tables and code at the start of REGION; the rest of it holds `pattern`."""
 

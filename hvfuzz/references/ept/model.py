@@ -10,10 +10,11 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu.ept import Qualification
+from hvfuzz.references.bochs.disk import MEMORY, REGION
 from hvfuzz.references.ept import memory_map
 from hvfuzz.references.ept.case import RAX, Case, Outcome, Stop
 from hvfuzz.references.ept.guest_code import MOV_CR3_LENGTH, GuestCode, Walk
-from hvfuzz.references.ept.memory_map import MEMORY, REGION, REGION_SIZE, WATCHED, code_gva
+from hvfuzz.references.ept.memory_map import REGION_SIZE, WATCHED, code_gva
 
 
 class _Exited(Exception):

@@ -36,7 +36,7 @@ class System:
         ops: Catalogue,
         oracles: frozenset[str] | None,
         observer: RunObserver | None,
-        watchdog: Watchdog | None,
+        watchdog: Watchdog,
         *,
         planted: bool = False,
     ) -> None:
@@ -48,7 +48,7 @@ class System:
         }
         self.features: Final = StateFeatures(self.machine, self.hypervisor)
         self.observer: Final = observer
-        self.watchdog: Final = Watchdog() if watchdog is None else watchdog
+        self.watchdog: Final = watchdog
         observers: tuple[Observer, ...] = (self.features,) if observer is None else (self.features, observer)
         self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers, planted=planted)
         self.suite.attach()
@@ -118,17 +118,15 @@ class System:
             if observer is not None:
                 observer.op_finished(program, outcomes, suite.findings)
 
-        watchdog.running = True
         try:
-            trace = self.interpreter.run(program, before, after)
-            suite.program_finished()
-            if audit and not trace.stopped:
-                # After a host fault the machine is in the middle of a change, so an audit would report false errors.
-                suite.audit()
+            with watchdog:
+                trace = self.interpreter.run(program, before, after)
+                suite.program_finished()
+                if audit and not trace.stopped:
+                    # After a host fault the machine is in the middle of a change: an audit would report false errors.
+                    suite.audit()
         except Hang:
             return self._hung(program.ops[at], at)
-        finally:
-            watchdog.running = False
         if observer is not None:
             observer.findings(suite.findings)
         if digest:

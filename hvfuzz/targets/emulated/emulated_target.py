@@ -13,7 +13,7 @@ from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.booted_system import System
-from hvfuzz.targets.emulated.watchdog import Watchdog
+from hvfuzz.targets.emulated.watchdog import LIMIT, Hang, Watchdog
 from hvfuzz.targets.run_observer import RunObserver
 from hvfuzz.targets.target import Run
 
@@ -23,17 +23,22 @@ MEMORY_SIZE: Final = 16 << 20
 
 def _dead_at_boot(fault: Exception) -> Run:
     """The result of a program on a hypervisor that a planted bug stops at boot."""
+    rule = "fault" if isinstance(fault, HostFault) else f"exception:{type(fault).__name__}"
+    return _stopped_at_boot(Finding("host_memory", rule, "boot", str(fault), -1))
+
+
+def _stopped_at_boot(finding: Finding) -> Run:
     trace = Trace()
     trace.stopped = "the host died at boot"
-    rule = "fault" if isinstance(fault, HostFault) else f"exception:{type(fault).__name__}"
-    return Run(trace, (Finding("host_memory", rule, "boot", str(fault), -1),), (), 0)
+    return Run(trace, (finding,), (), 0)
 
 
 class EmulatedTarget:
     """The emulated hypervisor, with one bug planted or none; the bug is in place only while a program runs.
 
-    `oracles` names the oracles to run (None: all; the empty set: none). `observer` gets the events of each run. With an
-    entered `watchdog`, an op that does not end is a finding. A world is booted when it is first used.
+    `oracles` names the oracles to run (None: all; the empty set: none). `observer` gets the events of each run. An op,
+    or a boot with a planted bug, that takes more than `hang_seconds` of processor time is a finding. A world is booted
+    when it is first used.
     """
 
     def __init__(
@@ -43,14 +48,14 @@ class EmulatedTarget:
         memory_size: int = MEMORY_SIZE,
         oracles: frozenset[str] | None = None,
         observer: RunObserver | None = None,
-        watchdog: Watchdog | None = None,
+        hang_seconds: float = LIMIT,
     ) -> None:
         self.catalogue: Final = catalogue(ABI)
         self.bug: Final = bug
         self._memory_size: Final = memory_size
         self._oracles: Final = oracles
         self._observer: Final = observer
-        self._watchdog: Final = watchdog
+        self._watchdog: Final = Watchdog(hang_seconds)
         self._systems: Final[dict[int, System]] = {}
         self._planted: Final[AbstractContextManager[None]] = nullcontext() if bug is None else Plant(bug)
 
@@ -58,7 +63,7 @@ class EmulatedTarget:
         """The booted system of world number `world`."""
         system = self._systems.get(world)
         if system is None:
-            with self._planted:
+            with self._planted, self._watchdog:
                 system = System(
                     WORLDS[world],
                     self._memory_size,
@@ -79,6 +84,9 @@ class EmulatedTarget:
             if self.bug is None:
                 raise
             return _dead_at_boot(fault)
+        except Hang:
+            message = f"the host did not boot within {self._watchdog.limit:.0f} s of processor time"
+            return _stopped_at_boot(Finding("work", "hang", "boot", message, -1))
         with self._planted:
             return system.run(program, audit, digest)
 

@@ -1,6 +1,7 @@
 """A watchdog of the emulated host: it interrupts an op that does not end, so that the fuzzer goes on."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Final, Self
 
@@ -14,37 +15,39 @@ class Hang(BaseException):
 
 
 class Watchdog:
-    """While entered, raises `Hang` in the main thread when `running` is set and `beat` does not change.
+    """While entered, raises `Hang` when `beat` does not change for one to two times `limit` seconds.
 
-    `Hang` comes after one to two times `limit` seconds. The watchdog uses SIGVTALRM and ITIMER_VIRTUAL, so only one can
-    be entered at a time, in the main thread.
+    It uses SIGVTALRM and ITIMER_VIRTUAL, so only one can be entered at a time. Python delivers signals to the main
+    thread only: in another thread, entering a watchdog has no effect.
     """
 
-    __slots__ = ("_before", "_seen", "beat", "limit", "running")
+    __slots__ = ("_before", "_running", "_seen", "beat", "limit")
 
     def __init__(self, limit: float = LIMIT) -> None:
         self.limit: Final = limit
         self.beat = 0
-        self.running = False
+        self._running = False
         self._seen = -1
         self._before: signal._HANDLER = None
 
     def _look(self, number: int, frame: FrameType | None) -> None:
-        if not self.running:
-            self._seen = -1
-        elif self._seen == self.beat:
+        if self._running and self._seen == self.beat:
             self._seen = -1
             raise Hang
-        else:
-            self._seen = self.beat
+        self._seen = self.beat
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGVTALRM, self._look)
-        signal.setitimer(signal.ITIMER_VIRTUAL, self.limit, self.limit)
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGVTALRM, self._look)
+            signal.setitimer(signal.ITIMER_VIRTUAL, self.limit, self.limit)
+            self._seen = -1
+            self._running = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, self._before)
+        if self._running:
+            self._running = False  # A signal that is on its way raises nothing from here on.
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, self._before)

@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 
+import hvfuzz.cli.bench.bug_trials
 import hvfuzz.cli.bench.false_alarms
 from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bench.benchmark_job import benchmark_job
+from hvfuzz.guest.grammar.weight_profiles import TURN
 
 Run = Callable[..., Any]
 EASY = "pkvm-09cce60bddd"
 
 
 def test_bugs_measures_each_trial(run: Run) -> None:
-    arguments = ("--trials", 2, "--seed", 5, "--engine", "random", "--time", 20)
+    arguments = ("--trials", 2, "--seed", 5, "--engine", "random", "--time", 9999)
     document = json.loads(run("bench", "bugs", EASY, *arguments, "--json").out)
     (row,) = document["bugs"]
     assert (row["bug"], row["difficulty"], row["found"]) == (EASY, 2, 2)
@@ -34,17 +36,33 @@ def test_bugs_measures_each_trial(run: Run) -> None:
     assert f"{EASY}, seed 6: found specification/" in done.err
 
 
-def test_bugs_says_what_was_not_found_and_what_else_was(run: Run, tmp_path: Path) -> None:
+def test_bugs_says_what_was_not_found_and_what_else_was(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def counted(*arguments: Any) -> WorkerJob:
+        return benchmark_job(*arguments)._replace(seconds=None, runs=150)
+
+    monkeypatch.setattr(hvfuzz.cli.bench.bug_trials, "benchmark_job", counted)
     other = tmp_path / "other.py"
     other.write_text(
         "from dataclasses import replace\nfrom hvfuzz.bugs import find_bug\n"
         f"BUG = replace(find_bug({EASY!r}), name='other', findings=('work/steps/memory.populate',))\n"
     )
-    done = run("bench", "bugs", other, "--trials", 1, "--engine", "random", "--time", 2)
+    done = run("bench", "bugs", other, "--trials", 1, "--engine", "random")
     assert done.status == 0
     (line,) = (line for line in done.out.splitlines() if line.startswith("other "))
     assert line.split()[2:] == ["0", "of", "1", "-", "-", "-", "-"]
     assert "other: also found specification/status/grant.create in 1 of 1 trial" in done.out
+
+
+def test_a_trial_that_ran_nothing_is_no_result(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def idle(*arguments: Any) -> WorkerJob:
+        return benchmark_job(*arguments)._replace(seconds=None, runs=0)
+
+    monkeypatch.setattr(hvfuzz.cli.bench.bug_trials, "benchmark_job", idle)
+    done = run("bench", "bugs", EASY, "--trials", 2, "--engine", "random")
+    assert done.status == 2
+    assert done.err.splitlines()[-1] == "hvfuzz: 2 trials ran no program in 60 s; give them more --time"
 
 
 def test_bugs_takes_seeds(run: Run, tmp_path: Path) -> None:
@@ -60,9 +78,12 @@ def test_clean_says_what_ran(run: Run) -> None:
     lines = [line.split() for line in done.out.splitlines()]
     assert [line[0] for line in lines] == ["harness", "dma", "abi", "all"]
     assert all(line[-1] == "0" for line in lines[1:])
+    assert lines[0][3] == "profiles"
     rows = json.loads(run("bench", "clean", "fuzz_dma", "--ops", 900, "--json").out)["harnesses"]
     assert rows[0]["harness"] == "dma"
     assert rows[0]["ops"] >= 900
+    # The seeds run first, and belong to no profile.
+    assert rows[0]["profiles"] <= 1 + rows[0]["runs"] // TURN
 
 
 def test_a_finding_of_clean_ends_in_status_1_and_is_kept(

@@ -51,3 +51,14 @@ def test_an_interpreter_that_is_none(run: Run, tmp_path: Path) -> None:
     useless = run("bench", "traces", "--programs", 1, "--python", "/bin/false")
     assert useless.status == 2
     assert "/bin/false cannot run the programs: exited with status 1" in useless.err
+
+
+@pytest.mark.parametrize("body", ["exit 0", "echo 3.12", "echo a; echo b", "printf '\\377'", "echo no >&2; exit 3"])
+def test_a_program_that_is_no_interpreter_is_no_difference(run: Run, tmp_path: Path, body: str) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{body}\n")
+    python.chmod(0o755)
+    done = run("bench", "traces", "--programs", 2, "--python", python)
+    assert done.status == 2
+    assert done.out == ""
+    assert f"{python} cannot run the programs: " in done.err.splitlines()[-1]

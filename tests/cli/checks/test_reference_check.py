@@ -26,7 +26,7 @@ class Fake:
         """Return a report for the requested cases and seed."""
         progress(cases)
         found = tuple(Difference(7 + each, "a [case]", "#PF(0x0)", "#PF(0x1)") for each in range(self.differences))
-        return Report(self.name, "Fake 1.0", seed, cases, 2.0, found, {"early [flag]": 3})
+        return Report(self.name, "Fake 1.0", seed, cases, 2.0, found, {"early [flag]": 3, "late": 0})
 
 
 @pytest.mark.parametrize(("differences", "words"), [(0, "no unexplained differences"), (1, "1 unexplained difference")])
@@ -36,12 +36,16 @@ def test_what_a_comparison_found(run: Run, monkeypatch: pytest.MonkeyPatch, diff
     assert done.status == min(differences, 1)
     first, *rest = done.out.splitlines()
     assert first == f"stage1: {words} in 500 cases against Fake 1.0, seed 9 (2.0 s, 250 cases/s)"
-    assert rest[0] == "  quirk early [flag]: 3 cases"
-    assert len(rest) == 1 + 3 * differences
+    assert rest[:2] == [
+        "  quirk early [flag]: changed the verdict of 3 cases",
+        "  quirk late: changed the verdict of no cases",
+    ]
+    assert len(rest) == 2 + 3 * differences
     if differences:
-        assert rest[1:] == ["  case 7: a [case]", "    model      #PF(0x0)", "    reference  #PF(0x1)"]
+        assert rest[2:] == ["  case 7: a [case]", "    model      #PF(0x0)", "    reference  #PF(0x1)"]
     document = json.loads(run("reference", "stage1", "--json").out)
     assert (document["cases"], document["seed"], len(document["differences"])) == (2000, 1, differences)
+    assert document["quirks"] == {"early [flag]": 3, "late": 0}
 
 
 def test_each_reference_names_its_installation() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvfuzz.abi.boot import DIRECT_MAP, FIFO_PORT, IOAPIC, MMIO_BASE, MMIO_SIZE, TIMER, WORLDS
-from hvfuzz.abi.limits import CLOCK_GRAIN, PORTS
+from hvfuzz.abi.limits import CLOCK_TICK, PORTS
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.boot import boot
 from hvfuzz.hypervisor.core.hypervisor import MODELS, Hypervisor
@@ -199,7 +199,7 @@ class TestIoApic:
 
 
 class TestTimer:
-    """Deadlines in whole grains; events on a port."""
+    """Deadlines in whole ticks; events on a port."""
 
     PAGE = DIRECT_MAP + MMIO_BASE + TIMER * MMIO_SIZE
 
@@ -213,23 +213,23 @@ class TestTimer:
         hv.machine.clock.cycles = cycles
         hv.domains[0].vcpus[0].cpuid(0)
 
-    @pytest.mark.parametrize(("delay", "grains"), [(1, 1), (CLOCK_GRAIN, 1), (CLOCK_GRAIN + 1, 2)])
-    def test_it_expires_at_a_grain_and_not_before(self, hv: Hypervisor, delay: int, grains: int) -> None:
-        hv.machine.clock.cycles = 100 * CLOCK_GRAIN + 17
+    @pytest.mark.parametrize(("delay", "ticks"), [(1, 1), (CLOCK_TICK, 1), (CLOCK_TICK + 1, 2)])
+    def test_it_expires_at_a_tick_and_not_before(self, hv: Hypervisor, delay: int, ticks: int) -> None:
+        hv.machine.clock.cycles = 100 * CLOCK_TICK + 17
         self.arm(hv, delay)
         timer = hv.domains[1].devices.by_name["timer"]
-        assert timer.deadline == (100 + grains) * CLOCK_GRAIN
+        assert timer.deadline == (100 + ticks) * CLOCK_TICK
         self.exit_at(hv, timer.deadline - 2 * Cost.VMEXIT)
         assert (timer.expired, list(hv.timers)) == (0, [1])
         self.exit_at(hv, timer.deadline)
         assert (timer.expired, timer.delay, list(hv.timers)) == (1, 0, [])
 
     def test_what_passed_unseen_is_counted(self, hv: Hypervisor) -> None:
-        self.arm(hv, 1, period=CLOCK_GRAIN)
+        self.arm(hv, 1, period=CLOCK_TICK)
         timer = hv.domains[1].devices.by_name["timer"]
         first = timer.deadline
-        self.exit_at(hv, first + 10 * CLOCK_GRAIN)
-        assert (timer.expired, timer.deadline) == (11, first + 11 * CLOCK_GRAIN)
+        self.exit_at(hv, first + 10 * CLOCK_TICK)
+        assert (timer.expired, timer.deadline) == (11, first + 11 * CLOCK_TICK)
         self.exit_at(hv, timer.deadline)
         assert timer.expired == 12
 
@@ -251,10 +251,10 @@ class TestTimer:
         assert hv.domains[1].devices.by_name["timer"].expired == 1
 
     def test_it_can_be_disarmed(self, hv: Hypervisor) -> None:
-        self.arm(hv, 10 * CLOCK_GRAIN)
+        self.arm(hv, 10 * CLOCK_TICK)
         self.arm(hv, 0)
         assert hv.timers == {}
-        self.exit_at(hv, 100 * CLOCK_GRAIN)
+        self.exit_at(hv, 100 * CLOCK_TICK)
         assert hv.domains[1].devices.by_name["timer"].expired == 0
 
     @given(

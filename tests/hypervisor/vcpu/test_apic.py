@@ -8,6 +8,7 @@ import pytest
 
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.vcpu import apic
+from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu.faults import GuestFault
 from hvfuzz.machine.cpu.processor_state import RunState
 from hvfuzz.machine.cpu.vcpu import VCpu
@@ -17,7 +18,9 @@ MSR = 0x800
 RO = (0x02, 0x03, 0x0A, 0x0D, *range(0x10, 0x28), 0x39)
 WO = (0x0B, 0x3F)
 RW = (0x08, 0x0F, 0x28, 0x30, *range(0x32, 0x39), 0x3E)
-GRAIN = 4096
+TICK = 16384
+PERIODIC = 1 << 17
+SPEEDS = (0, 1, 2, 3, 8, 9, 10, 11)
 
 
 @pytest.fixture
@@ -156,26 +159,26 @@ def test_hlt_does_not_halt_where_an_interrupt_waits(vcpus: list[VCpu]) -> None:
 
 
 @pytest.mark.parametrize(("bits", "cycles"), [(0, 2), (1, 4), (2, 8), (3, 16), (8, 32), (9, 64), (10, 128), (11, 1)])
-def test_the_timer_counts_rounded_cycles(hv: Hypervisor, vcpus: list[VCpu], bits: int, cycles: int) -> None:
+def test_the_timer_counts_ticks(hv: Hypervisor, vcpus: list[VCpu], bits: int, cycles: int) -> None:
     one = vcpus[0]
-    hv.machine.clock.cycles = 65536
+    hv.machine.clock.cycles = 4 * TICK + 100
     one.wrmsr(MSR + 0x3E, bits)
     one.wrmsr(MSR + 0x38, 0xFFFF_FFFF)
-    hv.machine.clock.cycles = 2 * 65536 + 3 * GRAIN + 5
-    assert one.rdmsr(MSR + 0x39) == 0xFFFF_FFFF - (65536 + 3 * GRAIN) // cycles
-    assert hv.domains[1].clock_reads == 1
+    assert one.rdmsr(MSR + 0x39) == 0xFFFF_FFFF
+    hv.machine.clock.cycles = 9 * TICK - 1000
+    assert one.rdmsr(MSR + 0x39) == 0xFFFF_FFFF - 4 * TICK // cycles
+    assert one.rdmsr(MSR + 0x39) == 0xFFFF_FFFF - 5 * TICK // cycles
+    assert hv.domains[1].clock_reads == 0, "it tells no more than other deadlines do"
 
 
 def test_a_count_that_ends_interrupts_once(hv: Hypervisor, vcpus: list[VCpu]) -> None:
     one, other = vcpus
-    one.wrmsr(MSR + 0x3E, 0xB)
-    one.wrmsr(MSR + 0x32, 0x51)
-    one.wrmsr(MSR + 0x38, 2 * GRAIN)
+    start_timer(one, 2 * TICK)
     one.sti()
     one.hlt()
     other.cpuid(0)
     assert one.runnable == RunState.HALTED
-    hv.machine.clock.cycles += 3 * GRAIN
+    hv.machine.clock.cycles += 3 * TICK
     hv.domains[2].vcpus[0].cpuid(0)
     assert one.runnable == RunState.RUNNABLE
     assert requests(one) == [0x51]
@@ -185,17 +188,101 @@ def test_a_count_that_ends_interrupts_once(hv: Hypervisor, vcpus: list[VCpu]) ->
 
 def test_a_periodic_count_begins_again(hv: Hypervisor, vcpus: list[VCpu]) -> None:
     one = vcpus[0]
-    one.wrmsr(MSR + 0x3E, 0xB)
-    one.wrmsr(MSR + 0x32, 1 << 17 | 0x51)
-    one.wrmsr(MSR + 0x38, GRAIN)
+    start_timer(one, TICK, PERIODIC)
     for _ in range(3):
-        hv.machine.clock.cycles += 5 * GRAIN
+        hv.machine.clock.cycles += 5 * TICK
         assert requests(one) == [0x51]
         apic.set_vector(hv, one, apic.IRR, 0x51, False)
     one.wrmsr(MSR + 0x38, 0)
     apic.set_vector(hv, one, apic.IRR, 0x51, False)
-    hv.machine.clock.cycles += 5 * GRAIN
+    hv.machine.clock.cycles += 5 * TICK
     assert (requests(one), hv.apic_timers) == ([], {})
+
+
+def start_timer(vcpu: VCpu, count: int, lvt: int = 0) -> None:
+    """Start a count of `count` cycles whose end requests vector 0x51."""
+    vcpu.wrmsr(MSR + 0x3E, 0xB)
+    vcpu.wrmsr(MSR + 0x32, lvt | 0x51)
+    vcpu.wrmsr(MSR + 0x38, count)
+
+
+@pytest.mark.parametrize(("register", "value"), [(0x3E, 0), (0x3E, 0xB), (0x32, 0x51), (0x32, PERIODIC | 0x51)])
+def test_only_the_initial_count_starts_a_count_that_has_ended(
+    hv: Hypervisor, vcpus: list[VCpu], register: int, value: int
+) -> None:
+    """SDM Vol. 3A, 11.5.4: the timer remains at 0 until reprogrammed; a change of mode does not start it."""
+    one = vcpus[0]
+    start_timer(one, TICK)
+    hv.machine.clock.cycles += 2 * TICK
+    assert (one.rdmsr(MSR + 0x39), requests(one)) == (0, [0x51])
+    apic.set_vector(hv, one, apic.IRR, 0x51, False)
+    one.wrmsr(MSR + register, value)
+    assert one.rdmsr(MSR + 0x39) == 0
+    hv.machine.clock.cycles += 9 * TICK
+    assert (one.rdmsr(MSR + 0x39), requests(one)) == (0, [])
+    hv.machine.clock.cycles = 64 * TICK
+    one.wrmsr(MSR + 0x38, 9 * TICK)
+    assert one.rdmsr(MSR + 0x39) == 9 * TICK
+
+
+@pytest.mark.parametrize("bits", range(4))
+def test_a_change_of_speed_leaves_the_count_where_it_is(hv: Hypervisor, vcpus: list[VCpu], bits: int) -> None:
+    one = vcpus[0]
+    start_timer(one, 100 * TICK)
+    hv.machine.clock.cycles += 40 * TICK
+    left = one.rdmsr(MSR + 0x39)
+    one.wrmsr(MSR + 0x3E, bits)
+    assert one.rdmsr(MSR + 0x39) == left
+    hv.machine.clock.cycles += 32 * TICK
+    assert one.rdmsr(MSR + 0x39) == left - (32 * TICK >> bits + 1)
+    one.wrmsr(MSR + 0x3E, 0xB)
+    hv.machine.clock.cycles += left
+    assert requests(one) == [0x51]
+
+
+@pytest.mark.parametrize("lvt", [0, PERIODIC])
+def test_the_mode_at_the_end_decides(hv: Hypervisor, vcpus: list[VCpu], lvt: int) -> None:
+    one = vcpus[0]
+    start_timer(one, 4 * TICK, PERIODIC - lvt)
+    hv.machine.clock.cycles += TICK
+    left = one.rdmsr(MSR + 0x39)
+    one.wrmsr(MSR + 0x32, lvt | 0x51)
+    assert one.rdmsr(MSR + 0x39) == left, "a change of mode does not change the count"
+    hv.machine.clock.cycles += 4 * TICK
+    assert (one.rdmsr(MSR + 0x39), requests(one)) == (left if lvt else 0, [0x51])
+
+
+def test_a_masked_count_goes_on(hv: Hypervisor, vcpus: list[VCpu]) -> None:
+    one = vcpus[0]
+    start_timer(one, 4 * TICK, 1 << 16)
+    hv.machine.clock.cycles += TICK
+    assert one.rdmsr(MSR + 0x39) == 3 * TICK
+    hv.machine.clock.cycles += 3 * TICK
+    assert (one.rdmsr(MSR + 0x39), requests(one)) == (0, [])
+
+
+def test_the_timers_agree_on_any_sequence(hv: Hypervisor, vcpus: list[VCpu]) -> None:
+    """The timer after random writes and times; the specification's counts down, the hypervisor's has a deadline."""
+    one = vcpus[0]
+    rng = Random(2)
+    words = [hv.machine.memory.words[(hv.apics[one.id] >> 3) + 2 * n] for n in range(64)]
+    tick = hv.machine.clock.cycles // TICK
+    for _ in range(3000):
+        register = rng.choice((0x32, 0x32, 0x38, 0x3E, 0x3E))
+        count = rng.choice((0, rng.randrange(1 << 18), rng.randrange(1 << 14)))
+        value = {0x32: rng.choice((0, PERIODIC)) | rng.randrange(0x31, 0x36), 0x38: count, 0x3E: rng.choice(SPEEDS)}
+        hv.machine.clock.cycles += rng.randrange(3 * TICK)
+        one.wrmsr(MSR + register, value[register])
+        now = (hv.machine.clock.cycles - Cost.VMENTRY) // TICK
+        specified.pass_ticks(words, now - tick)
+        tick = now
+        specified.written([words], 0, register, value[register])
+        hv.machine.clock.cycles = tick * TICK
+        assert one.rdmsr(MSR + 0x39) == specified.reads(words, 0x39)
+        assert [one.rdmsr(MSR + n) for n in range(0x20, 0x28)] == words[0x20:0x28]
+        if rng.random() < 0.3:
+            apic.put(hv, one, apic.IRR + 1, 0)
+            words[0x21] = 0
 
 
 def test_hypervisor_and_specification_agree_on_any_sequence(hv: Hypervisor) -> None:
@@ -212,11 +299,11 @@ def test_hypervisor_and_specification_agree_on_any_sequence(hv: Hypervisor) -> N
         if register == 0x30:
             value = rng.choice((value, value & ~0x700 & 0x3_FFFF_FFFF))
         vcpus[number].wrmsr(MSR + register, value)
-        specified.written(chips, number, register, value, 0)
+        specified.written(chips, number, register, value)
         for vcpu, words in zip(vcpus, chips, strict=True):
             found = [hv.machine.memory.words[(hv.apics[vcpu.id] >> 3) + 2 * n] for n in range(64)]
             assert found == words
-            assert vcpu.rdmsr(MSR + 0x0A) == specified.reads(words, 0x0A, 0)
+            assert vcpu.rdmsr(MSR + 0x0A) == specified.reads(words, 0x0A)
             assert (apic.pending(hv, vcpu) >= 0) == specified.deliverable(words, bool(vcpu.regs[17] >> 9 & 1))
         if rng.random() < 0.2:
             vector = rng.randrange(16, 256)

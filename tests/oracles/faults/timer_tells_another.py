@@ -21,5 +21,6 @@ world pair
 event.alloc(dom2, remote=dom1)
 mmio_write(dom1, device=TIMER, register=TIMER_DELAY, size=8, value=1)
 sched.yield(dom0)
+sched.yield(dom0)
 """,
 )

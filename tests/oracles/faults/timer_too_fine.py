@@ -3,13 +3,13 @@
 from hvfuzz.bugs import Bug
 
 
-def replacement(cycles):
-    return cycles
+def replacement(now, cycles):
+    return now + cycles
 
 
 BUG = Bug(
     name="timer-too-fine",
-    replaces="hvfuzz.hypervisor.devices.timer:grains",
+    replaces="hvfuzz.hypervisor.vcpu.ticks:deadline",
     replacement=replacement,
     findings=("exits/model/mmio_read",),
     trigger="""\

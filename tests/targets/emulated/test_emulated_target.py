@@ -11,7 +11,6 @@ from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import console, sched
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
-from hvfuzz.targets.emulated.watchdog import Watchdog
 from hvfuzz.targets.target import Run
 
 POLL = "sched.poll(dom1, ports=[5], count=1, timeout=0)"
@@ -55,7 +54,7 @@ def test_the_machine_is_restored_after_a_host_died(text: Callable[..., str]) -> 
 
 
 def test_an_op_that_does_not_end_is_a_finding(hanging: Bug, text: Callable[..., str]) -> None:
-    with Watchdog(0.1) as watchdog, EmulatedTarget(hanging, watchdog=watchdog) as target:
+    with EmulatedTarget(hanging, hang_seconds=0.1) as target:
         before = run(target, text(POPULATE))
         result = run(target, text(POPULATE, POLL, POPULATE))
         assert identities(result) == ["work/hang/sched.poll"]

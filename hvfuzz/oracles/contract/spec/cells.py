@@ -55,7 +55,7 @@ class PortState(IntEnum):
 
 
 class Poll(NamedTuple):
-    """A vCPU polls `ports` at least until `deadline` and at most until `latest`, in virtual cycles.
+    """A vCPU polls `ports` at least until `deadline` and at most until `latest`, in virtual cycles, both whole ticks.
 
     The two differ because the timeout begins at an unknown time within the call.
     """

@@ -4,6 +4,7 @@ from typing import Final
 
 from hvfuzz.machine.cpu.processor_state import CR0_AT_START, EFER_AT_START, RFLAGS_FIXED
 from hvfuzz.machine.mmu import ept, paging
+from hvfuzz.references.bochs.disk import REGION
 from hvfuzz.references.ept.case import Case, Kind
 from hvfuzz.references.ept.memory_map import (
     EPT_ROOT,
@@ -13,7 +14,6 @@ from hvfuzz.references.ept.memory_map import (
     LEAF,
     LEVELS,
     NAMES,
-    REGION,
     TABLE,
     TEMPLATE,
     Part,

@@ -258,9 +258,12 @@ def test_event_send_wakes_one_poll_on_that_port(paired: Any) -> None:
     assert set(cells) == {("port", 2, 0), ("vcpu", 2, 0), ("poll", 2, 0)}
 
 
-def test_event_send_leaves_a_halted_vcpu(paired: Any) -> None:
-    paired.state["vcpu", 2, 0] = RunState.HALTED
-    assert ("vcpu", 2, 0) not in changed(paired, "event.send", port=0)[1]
+def test_event_send_ends_a_halt_but_not_a_stop(paired: Any) -> None:
+    paired.state["vcpu", 2, 0] = RunState.STOPPED
+    paired.state["vcpu", 2, 1] = RunState.HALTED
+    cells = changed(paired, "event.send", port=0)[1]
+    assert cells["vcpu", 2, 1] == RunState.RUNNABLE
+    assert ("vcpu", 2, 0) not in cells
 
 
 def test_event_close_lets_the_peer_wait_again(paired: Any) -> None:
@@ -308,7 +311,7 @@ def test_sched_poll(paired: Any) -> None:
     poll = {"ports": GVA, "count": 2, "fetched": [(GVA, paired.words(1, 0, width=4))], "cycles": 1000}
     assert changed(paired, "sched.poll", timeout=7, **poll) == (
         0,
-        {("vcpu", 1, 0): RunState.POLLING, ("poll", 1, 0): Poll((1, 0), 1007, 1007)},
+        {("vcpu", 1, 0): RunState.POLLING, ("poll", 1, 0): Poll((1, 0), 16384, 16384)},
     )
     paired.run("event.send", caller=2, port=0)
     assert changed(paired, "sched.poll", timeout=7, **poll) == (2, {})

@@ -11,7 +11,7 @@ GVA = 0xFFFF_8800_0001_0400
 
 @pytest.fixture
 def polling(bench: Any) -> Any:
-    """vCPU 1 of domain 1 polls until cycle 150."""
+    """vCPU 1 of domain 1 polls until the second tick begins, at cycle 16384."""
     bench.run("event.alloc", remote=2)
     fetched = [(GVA, bench.words(0, width=4))]
     bench.run("sched.poll", cpu=1, ports=GVA, count=1, timeout=50, fetched=fetched, cycles=100)
@@ -20,9 +20,9 @@ def polling(bench: Any) -> Any:
 
 def test_poll_ends_when_its_time_is_over(polling: Any) -> None:
     key = ("vcpu", 1, 1)
-    assert judge_change(polling.state, key, RunState.RUNNABLE, 149, "load") is not None
+    assert judge_change(polling.state, key, RunState.RUNNABLE, 16383, "load") is not None
     assert polling.state[key] == RunState.POLLING
-    assert judge_change(polling.state, key, RunState.RUNNABLE, 150, "load") is None
+    assert judge_change(polling.state, key, RunState.RUNNABLE, 16384, "load") is None
     assert polling.state[key] == RunState.RUNNABLE
     assert ("poll", 1, 1) not in polling.state
 

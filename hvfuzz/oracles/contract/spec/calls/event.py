@@ -14,6 +14,9 @@ from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
 from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected
 
+WAITING_FOR_ANY: Final = (RunState.BLOCKED, RunState.HALTED)
+"""Run states that an event on any port of the domain ends."""
+
 
 def new_port(state: State, domain: int) -> tuple[int, bool] | Status:
     """The number of the domain's next port, and whether it needs a new bucket; or why there is none."""
@@ -98,21 +101,25 @@ def set_run(state: State, domain: int, vcpu: int, run: RunState, poll: Poll | No
         del state[key]
 
 
+def raise_event(state: State, domain: int, number: int) -> None:
+    """Set an allocated port pending; then wake the lowest-numbered vCPU for which the event ends waiting."""
+    port: Port = state[("port", domain, number)]
+    state[("port", domain, number)] = Port(port.state, port.remote, port.remote_port, pending=True)
+    for vcpu, run in vcpus(state, domain):
+        if run in WAITING_FOR_ANY or (run == RunState.POLLING and polls(state, domain, vcpu, number)):
+            set_run(state, domain, vcpu, RunState.RUNNABLE)
+            break
+
+
 def send(state: State, call: Call, _evidence: Evidence) -> Expected:
     """Set the peer pending, and wake one vCPU that waits for it."""
     port: Port | None = state.get(("port", call.caller, call.args.port))
     if port is None or port.state is not PortState.CONNECTED:
         return Status.NO_PORT
     domain, number = port.remote, port.remote_port
-    key = ("port", domain, number)
 
     def effect(_fresh: tuple[Hfn, ...]) -> None:
-        peer: Port = state[key]
-        state[key] = Port(peer.state, peer.remote, peer.remote_port, pending=True)
-        for vcpu, run in vcpus(state, domain):
-            if run == RunState.BLOCKED or (run == RunState.POLLING and polls(state, domain, vcpu, number)):
-                set_run(state, domain, vcpu, RunState.RUNNABLE)
-                break
+        raise_event(state, domain, number)
 
     return Accept(effect=effect)
 

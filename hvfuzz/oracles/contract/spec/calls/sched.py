@@ -65,6 +65,12 @@ def kick(state: State, call: Call, _evidence: Evidence) -> Expected:
     return Accept(1, effect)
 
 
+def time_out(cycles: int, timeout: int) -> int:
+    """The cycle at which a time-out that is set at `cycles` is over: the beginning of a tick."""
+    ticks = cycles // limits.CLOCK_TICK + (timeout + limits.CLOCK_TICK - 1) // limits.CLOCK_TICK
+    return ticks * limits.CLOCK_TICK
+
+
 def poll(state: State, call: Call, evidence: Evidence) -> Expected:
     """Let the vCPU poll the listed ports, unless one of them is pending."""
     args, caller = call.args, call.caller
@@ -86,8 +92,8 @@ def poll(state: State, call: Call, evidence: Evidence) -> Expected:
         return Status.AGAIN
 
     def effect(_fresh: tuple[Hfn, ...]) -> None:
-        end = max(evidence.observed.cycles, call.cycles)
-        wait = Poll(tuple(ports), call.cycles + args.timeout, end + args.timeout)
+        first, last = call.cycles, max(evidence.observed.cycles, call.cycles)
+        wait = Poll(tuple(ports), time_out(first, args.timeout), time_out(last, args.timeout))
         set_run(state, caller, call.vcpu, RunState.POLLING, wait)
 
     return Accept(effect=effect)

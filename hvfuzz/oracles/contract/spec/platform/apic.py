@@ -1,7 +1,8 @@
 """The specification of the local APICs of a domain in x2APIC mode (SDM Vol. 3A, 11.12): reads, writes, interrupts.
 
-An APIC is a list of 64 words, indexed by register number (MSR 0x800 + n is register n). Two words that are reserved for
-the guest hold hidden state: the errors since the last write of ESR (0x29), and the start of the timer's count (0x3A).
+An APIC is a list of 64 words, indexed by register number (MSR 0x800 + n is register n). A word that is reserved for the
+guest holds hidden state: the errors since the last write of ESR (0x29). The current count is the count itself, which
+falls as ticks pass: it is zero exactly if the timer does not run (SDM Vol. 3A, 11.5.4).
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from hvfuzz.abi.limits import CLOCK_TICK
+
 Words = list[int]
 PLACES: Final = 64
 TPR, PPR, EOI, LDR, SVR, ESR, ERRORS, ICR = 0x08, 0x0A, 0x0B, 0x0D, 0x0F, 0x28, 0x29, 0x30
-LVT_TIMER, LVT_ERROR, INITIAL, CURRENT, STARTED, DIVIDE, SELF_IPI = 0x32, 0x37, 0x38, 0x39, 0x3A, 0x3E, 0x3F
+LVT_TIMER, LVT_ERROR, INITIAL, CURRENT, DIVIDE, SELF_IPI = 0x32, 0x37, 0x38, 0x39, 0x3E, 0x3F
 IN_SERVICE, REQUESTED = 0x10, 0x20
 MASK: Final = 0x1_0000
 PERIODIC: Final = 0x2_0000
@@ -40,20 +43,11 @@ SPEEDS: Final[Mapping[int, int]] = {0: 2, 1: 4, 2: 8, 3: 16, 8: 32, 9: 64, 10: 1
 """Divide configuration register -> clock cycles for each count."""
 
 
-def reads(words: Words, register: int, now: int) -> int | None:
-    """The result of RDMSR of a register at the rounded time `now`; None for #GP(0)."""
+def reads(words: Words, register: int) -> int | None:
+    """The result of RDMSR of a register; None for #GP(0)."""
     if register not in READABLE:
         return None
-    if register == PPR:
-        return processor_priority(words)
-    if register != CURRENT:
-        return words[register]
-    if words[INITIAL] == 0:
-        return 0
-    steps = (now - words[STARTED]) // SPEEDS[words[DIVIDE]]
-    if words[LVT_TIMER] & PERIODIC:
-        return words[INITIAL] - steps % words[INITIAL]
-    return words[INITIAL] - min(steps, words[INITIAL])
+    return processor_priority(words) if register == PPR else words[register]
 
 
 def takes(register: int, value: int) -> bool:
@@ -61,8 +55,8 @@ def takes(register: int, value: int) -> bool:
     return register in DEFINED and value | DEFINED[register] == DEFINED[register]
 
 
-def written(chips: Sequence[Words], number: int, register: int, value: int, now: int) -> None:
-    """Apply WRMSR by vCPU `number` to the APICs of its domain, at the rounded time `now`."""
+def written(chips: Sequence[Words], number: int, register: int, value: int) -> None:
+    """Apply WRMSR by vCPU `number` to the APICs of its domain."""
     words = chips[number]
     enabled = words[SVR] & 0x100
     if register == EOI:
@@ -80,7 +74,7 @@ def written(chips: Sequence[Words], number: int, register: int, value: int, now:
     else:
         words[register] = value
         if register == INITIAL:
-            words[STARTED] = now
+            words[CURRENT] = value
         if register == SVR and not value & 0x100:
             for lvt in range(LVT_TIMER, LVT_ERROR + 1):
                 words[lvt] |= MASK
@@ -152,15 +146,17 @@ def deliverable(words: Words, interrupts_on: bool) -> bool:
     return interrupts_on and bool(words[SVR] & 0x100) and requested // 16 > processor_priority(words) // 16
 
 
-def tick(words: Words, now: int) -> bool:
-    """Advance the timer to `now`. Returns False if it has ended."""
-    began = words[STARTED]
-    length = words[INITIAL] * SPEEDS[words[DIVIDE]]
-    if began + length > now:
-        return True
-    periodic = bool(words[LVT_TIMER] & PERIODIC)
-    if periodic:
-        words[STARTED] = began + (now - began) // length * length
+def pass_ticks(words: Words, ticks: int) -> None:
+    """Let the count fall for a number of ticks; if it reaches zero, raise the timer's interrupt, once."""
+    left = words[CURRENT]
+    falls = ticks * CLOCK_TICK // SPEEDS[words[DIVIDE]]
+    if falls < left or not left:
+        words[CURRENT] = max(left - falls, 0)
+        return
+    # The mode counts now, at zero, not when the count began.
+    if words[LVT_TIMER] & PERIODIC:
+        words[CURRENT] = words[INITIAL] - (falls - left) % words[INITIAL]
+    else:
+        words[CURRENT] = 0
     if not words[LVT_TIMER] & MASK:
         interrupt(words, words[LVT_TIMER] & 0xFF)
-    return periodic

@@ -1,7 +1,7 @@
 """The specification of a domain's timer: its registers, and the event that it raises without a call.
 
 A write of DELAY at clock t arms the timer. It expires at the first VM exit at or after floor(t) + ceil(DELAY), both in
-grains of the clock. If PERIOD is not 0, it expires again every ceil(PERIOD) grains; expiries between two exits are one
+ticks of the clock. If PERIOD is not 0, it expires again every ceil(PERIOD) ticks; expiries between two exits are one
 event.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from hvfuzz.abi.limits import CLOCK_GRAIN
-from hvfuzz.oracles.contract.spec.calls.event import polls, set_run, vcpus
-from hvfuzz.oracles.contract.spec.cells import Port, RunState
+from hvfuzz.abi.limits import CLOCK_TICK
+from hvfuzz.oracles.contract.spec.calls.event import raise_event
 from hvfuzz.oracles.contract.spec.state import State
 
 PORT, PERIOD, DELAY, EXPIRED = 0x100, 0x108, 0x110, 0x118
@@ -20,7 +19,7 @@ WIDTH: Final = 8
 
 
 class TimerModel:
-    """One timer. `deadline` is in grains of the clock; None if the timer is not armed."""
+    """One timer. `deadline` is in ticks of the clock; None if the timer is not armed."""
 
     __slots__ = ("deadline", "values")
 
@@ -38,14 +37,14 @@ class TimerModel:
             return
         self.values[offset] = 0 if offset == EXPIRED else value
         if offset == DELAY:
-            self.deadline = cycles // CLOCK_GRAIN - -value // CLOCK_GRAIN if value else None
+            self.deadline = cycles // CLOCK_TICK - -value // CLOCK_TICK if value else None
 
     def due(self, cycles: int) -> bool:
         """Whether the timer expires at a VM exit at clock `cycles`. If so, set the next deadline."""
-        now = cycles // CLOCK_GRAIN
+        now = cycles // CLOCK_TICK
         if self.deadline is None or self.deadline > now:
             return False
-        period = -(-self.values[PERIOD] // CLOCK_GRAIN)
+        period = -(-self.values[PERIOD] // CLOCK_TICK)
         times = 1 + (now - self.deadline) // period if period else 1
         self.values[EXPIRED] = (self.values[EXPIRED] + times) % (1 << 64)
         if period:
@@ -57,13 +56,6 @@ class TimerModel:
 
 
 def expired(state: State, domain: int, port: int) -> None:
-    """Apply the event of an expired timer: set `port` pending, and wake one vCPU that waits for it."""
-    key = ("port", domain, port)
-    entry: Port | None = state.get(key)
-    if entry is None:
-        return
-    state[key] = Port(entry.state, entry.remote, entry.remote_port, pending=True)
-    for vcpu, run in vcpus(state, domain):
-        if run == RunState.BLOCKED or (run == RunState.POLLING and polls(state, domain, vcpu, port)):
-            set_run(state, domain, vcpu, RunState.RUNNABLE)
-            return
+    """Apply the event of an expired timer, if the domain has its port."""
+    if ("port", domain, port) in state:
+        raise_event(state, domain, port)

@@ -1,4 +1,4 @@
-"""Assembles the stub, and runs Debian's Bochs on a disk image; the stub writes its results to the disk."""
+"""Debian's Bochs as a process: assembles a stub, boots it from a disk image, and gives back what it wrote there."""
 
 import os
 import pty
@@ -11,24 +11,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from hvfuzz.references.ept import memory_map
-from hvfuzz.references.ept.disk_image import SECTOR, UNWRITTEN
+from hvfuzz.references.bochs.disk import MEMORY, SECTOR, STUB_DEFINES, UNWRITTEN
 from hvfuzz.references.reference import ReferenceError, find_program
 
 INSTALLATION: Final = "apt-get install bochs bochsbios vgabios bochs-term nasm"
 CPU: Final = "corei7_skylake_x"
-"""A Bochs processor with all EPT features of our model, and without CET, which would change them."""
+"""A Bochs processor with all features of our model, and without CET, which would change several of them."""
 _BIOS: Final = {"/usr/share/bochs/BIOS-bochs-latest": "bochsbios", "/usr/share/bochs/VGABIOS-lgpl-latest": "vgabios"}
 _HEADS: Final = 16
 _SECTORS_PER_TRACK: Final = 63
-_DEFINED: Final = ("HEADER_SECTOR", "CASES", "RESULTS", "REGION", "REGION_SIZE", "TABLES_SIZE")
 # The display library "term" needs neither a screen nor a port, only a terminal. Without clock synchronisation Bochs
-# runs as fast as it can. Bochs logs each EPT violation as an error, so errors are ignored.
+# runs as fast as it can. Bochs logs each EPT violation as an error, so errors are ignored. An unknown MSR is #GP(0).
 _CONFIGURATION: Final = """
 plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=0, iodebug=1, usb_uhci=0, e1000=0, sb16=0
 display_library: term
 megs: {megabytes}
-cpu: model={cpu}, count=1, ips=100000000, reset_on_triple_fault=0
+cpu: model={cpu}, count=1, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=0
 romimage: file={bios}
 vgaromimage: file={vgabios}
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
@@ -45,13 +43,20 @@ sound: driver=dummy
 
 
 @cache
-def assembled(source: str) -> bytes:
-    """The flat binary of `source`, a file in the folder assembly. Raises ReferenceError if nasm is not installed."""
+def assembled(package: str, source: str, **defines: int) -> bytes:
+    """The flat binary of `source`, a file in the folder assembly of a package; `defines` are its constants.
+
+    It may include the files in the folder assembly of this package. Raises ReferenceError if nasm is not installed.
+    """
     nasm = find_program("nasm", "nasm")
-    with as_file(files(__package__) / "assembly") as folder, TemporaryDirectory(prefix="hvfuzz-") as scratch:
+    with (
+        as_file(files(package) / "assembly") as folder,
+        as_file(files(__package__) / "assembly") as shared,
+        TemporaryDirectory(prefix="hvfuzz-") as scratch,
+    ):
         output = Path(scratch) / "flat.bin"
-        defines = [f"-D{name}={getattr(memory_map, name):#x}" for name in _DEFINED]
-        command = [nasm, "-f", "bin", "-Wall", "-Werror", *defines, "-I", f"{folder}/", "-o", str(output)]
+        values = [f"-D{name}={value:#x}" for name, value in (STUB_DEFINES | defines).items()]
+        command = [nasm, "-f", "bin", "-Wall", "-Werror", *values, "-I", f"{shared}/", "-o", str(output)]
         done = subprocess.run([*command, str(folder / source)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise ReferenceError(f"nasm failed to assemble {source}: {done.stderr.strip().splitlines()[-1]}")
@@ -87,7 +92,7 @@ def run(disk: bytes, results: int, timeout: float) -> bytes:
         bios, vgabios = _BIOS
         (folder / "configuration").write_text(
             _CONFIGURATION.format(
-                megabytes=memory_map.MEMORY >> 20,
+                megabytes=MEMORY >> 20,
                 cpu=CPU,
                 bios=bios,
                 vgabios=vgabios,
