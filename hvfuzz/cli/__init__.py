@@ -124,6 +124,15 @@ def _abandon_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _place_of_errors() -> str:
+    """What an error of the system is about if it names no file."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "current folder"
+    return "output"
+
+
 def _run() -> None:
     """Run the command. Its output is written when this function ends, so that an error in that has its status."""
     try:
@@ -167,7 +176,7 @@ def main() -> NoReturn:
     except OSError as error:
         if error.filename is None:
             _abandon_output()
-        name = "output" if error.filename is None else os.fsdecode(error.filename)
+        name = _place_of_errors() if error.filename is None else os.fsdecode(error.filename)
         _fail(f"{name}: {error.strerror or error}", EXIT_BAD_INPUT)
     except Exception as error:
         if isinstance(error, _user_errors()):

@@ -10,7 +10,8 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
 
     With `durable`, the contents are on the disk when this returns, so that not even a power failure loses them.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Cut, so that the temporary name is possible whenever `path` is (and not made with `with_name`, which rejects ".").
+    temporary = path.parent / f".{path.name[:40]}.{os.getpid()}"
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -18,7 +18,6 @@ from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.campaign.workers.worker_handle import Death
 from hvfuzz.guest.format.text import parse
-from hvfuzz.targets.emulated.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[2]
 DEADLY = '''"""A bug whose host takes the whole process with it."""
@@ -139,7 +138,7 @@ def test_each_program_has_a_process_of_its_own(
     identity: str,
 ) -> None:
     monkeypatch.setattr("hvfuzz.campaign.forked_target.IDLE_SECONDS", 0.5)
-    with Watchdog() as watchdog, ForkedTarget(find_bug(str(deadly(end))), watchdog) as target:
+    with ForkedTarget(find_bug(str(deadly(end)))) as target:
         program = parse(text("pause(dom1)", POLL), target.catalogue)
         (finding,) = target.run(program).findings
         assert (finding.identity, finding.op) == (identity, 1)
@@ -153,7 +152,7 @@ def test_a_host_that_ends_the_process_at_boot(tmp_path: Path, text: Callable[...
             "hvfuzz.hypervisor.hypercalls.sched:polled_port", "hvfuzz.targets.emulated.booted_system:boot"
         )
     )
-    with Watchdog() as watchdog, ForkedTarget(find_bug(str(path)), watchdog) as target:
+    with ForkedTarget(find_bug(str(path))) as target:
         (finding,) = target.run(parse(text("pause(dom1)"), target.catalogue)).findings
     assert finding.identity == "host_process/exit:7/boot"
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)

@@ -102,3 +102,29 @@ def test_each_engine_takes_an_output_folder_of_any_bytes(tmp_path: Path, engine:
     assert (out / "report.json").is_file()
     if engine == "atheris":
         assert any((out / "corpus" / "hypercalls").iterdir())
+
+
+def test_empty_paths_and_folders_that_are_gone_are_one_line(tmp_path: Path) -> None:
+    for arguments in (
+        ("minimise", CRASH, "-o", ""),
+        ("minimise", CRASH, "-o", "/"),
+        ("abi", "--write", ""),
+        ("abi", "--check", ""),
+        ("walk", CRASH, "--op", "0", "--gva", "DIRECT", "--svg", ""),
+        ("repro", ""),
+        ("corpus", "add", ""),
+        ("bench", "traces", "--programs", "1", "--python", ""),
+    ):
+        done = hvfuzz(tmp_path, *arguments)
+        assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), (arguments, done.stderr)
+    (tmp_path / "gone").mkdir()
+    line = f"cd gone && rmdir ../gone && {sys.executable} -m hvfuzz.cli fuzz --runs 1"
+    done = shell(line, tmp_path)
+    assert (done.returncode, done.stderr) == (2, b"hvfuzz: current folder: No such file or directory\n")
+
+
+def test_a_name_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    for name in ("n" * 255, "\u00fc" * 127):
+        done = hvfuzz(tmp_path, "minimise", CRASH, "-o", name)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / name).read_text() == CRASH.read_text()

@@ -81,7 +81,7 @@ class OtherProcess:
     """A child process, with this or another interpreter, that runs the same programs."""
 
     def __init__(self, python: str, hash_seed: int, count: int, seed: int) -> None:
-        self.python: Final = python
+        self.python: Final = python or "''"
         self._count: Final = count
         # The package is found by path, so that the interpreter needs only the dependencies.
         module = "hvfuzz.campaign.bench.trace_equality"
@@ -96,7 +96,7 @@ class OtherProcess:
                 errors="backslashreplace",
             )
         except OSError as error:
-            raise TraceError(f"{python}: {error.strerror}") from None
+            raise TraceError(f"{self.python}: {error.strerror}") from None
 
     def lines(self) -> list[str]:
         """Wait for the process and return all fingerprints. Raises TraceError if it fails."""
