@@ -1,8 +1,8 @@
 """A target for programs that end the process that runs them: each program runs in a process of its own."""
 
+import json
 import mmap
 import os
-import pickle
 import select
 import signal
 import struct
@@ -83,13 +83,13 @@ class ForkedTarget:
             _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         if stall is None and code == 0 and data:
-            result = pickle.loads(data)
+            result = json.loads(data)
             if isinstance(result, str):
                 raise RuntimeError(result)
             findings, ops, stopped = result
             trace = Trace()
             trace.stopped = stopped
-            return Run(trace, findings, (), ops)
+            return Run(trace, tuple(Finding(*fields) for fields in findings), (), ops)
         return self._ended(program, code, stall)
 
     def _ended(self, program: Program, code: int, stall: Stall | None) -> Run:
@@ -140,7 +140,7 @@ def _run_child(work: Callable[[], Run], writer: int, parent: int) -> NoReturn:
         except Exception as error:
             result = f"{type(error).__name__}: {error}"
         with open(writer, "wb") as stream:
-            stream.write(pickle.dumps(result))
+            stream.write(json.dumps(result).encode())
         status = 0
     except SystemExit as end:
         status = 0 if end.code is None else end.code

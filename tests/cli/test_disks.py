@@ -140,7 +140,7 @@ def few(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_without_inodes_all_findings_are_printed(few: Path) -> None:
-    done = hvfuzz("fuzz", "--engine", "random", "--runs", 60, "--seed", 3, "--bug", "pkvm-09cce60bddd", "--out", few)
+    done = hvfuzz("fuzz", "--engine", "random", "--runs", 300, "--seed", 3, "--bug", "pkvm-09cce60bddd", "--out", few)
     assert done.returncode == 1, done.stderr
     found = [line.removeprefix("FINDING ") for line in done.stdout.splitlines() if line.startswith("FINDING ")]
     assert len(found) > 1

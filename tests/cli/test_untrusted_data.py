@@ -60,27 +60,39 @@ RUNS_CODE = {
 }
 STARTS = {
     ("hvfuzz/campaign/bench/trace_equality.py", "Popen"): "test_no_process_imports_from_the_current_folder",
+    ("hvfuzz/campaign/forked_target.py", "fork"): "the same program goes on; nothing is imported or executed",
     ("hvfuzz/campaign/workers/child_process.py", "Popen"): "test_no_process_imports_from_the_current_folder",
-    ("hvfuzz/references/ept/bochs.py", "Popen"): "found on PATH; runs in a new folder, with a configuration of its own",
-    ("hvfuzz/references/ept/bochs.py", "run"): "found on PATH; nasm on a file of the package, and bochs --help",
+    (
+        "hvfuzz/references/bochs/emulator.py",
+        "Popen",
+    ): "found on PATH; runs in a new folder, with a configuration of its own",
+    ("hvfuzz/references/bochs/emulator.py", "run"): "found on PATH; nasm on a file of the package, and bochs --help",
     ("hvfuzz/references/vtd/qemu.py", "Popen"): "found on PATH; with -nodefaults and -no-user-config",
     ("hvfuzz/references/vtd/qemu.py", "run"): "found on PATH; qemu --version",
 }
 READS = {
     ("hvfuzz/campaign/confirm.py", "loads"): "events of our own process",
-    ("hvfuzz/campaign/findings.py", "read_text"): "test_a_recorded_path_is_not_run",
+    ("hvfuzz/campaign/deaths.py", "loads"): "events of our own process",
     ("hvfuzz/campaign/findings.py", "loads"): "test_a_recorded_path_is_not_run",
     ("hvfuzz/campaign/findings.py", "open"): "a lock; nothing is read",
+    ("hvfuzz/campaign/forked_target.py", "loads"): "the result of our own process",
+    ("hvfuzz/campaign/forked_target.py", "open"): "a pipe to our own process; nothing is read",
     ("hvfuzz/campaign/program_files.py", "open"): "test_a_program_that_is_python_is_not_run",
+    ("hvfuzz/campaign/report.py", "open"): "reserves a name; nothing is read",
+    ("hvfuzz/campaign/report.py", "read_bytes"): "a report that was just written, copied",
     ("hvfuzz/campaign/seed_corpus.py", "read_bytes"): "test_a_program_that_is_python_is_not_run",
     ("hvfuzz/campaign/workers/child_process.py", "loads"): "a job of our own process",
     ("hvfuzz/campaign/workers/child_process.py", "open"): "a log; nothing is read",
     ("hvfuzz/campaign/workers/pool.py", "loads"): "events of our own process",
+    ("hvfuzz/campaign/workers/stall.py", "read_bytes"): "the kernel's figures of a process: numbers and a letter",
     ("hvfuzz/cli/__init__.py", "open"): "/dev/null; nothing is read",
-    ("hvfuzz/cli/abi.py", "read_text"): "compared as text",
-    ("hvfuzz/references/ept/bochs.py", "open"): "the disk image that Bochs wrote: numbers at fixed places",
-    ("hvfuzz/references/ept/bochs.py", "read_bytes"): "what nasm wrote: the image that Bochs runs",
-    ("hvfuzz/references/ept/bochs.py", "read_text"): "the log of Bochs: its last line is shown",
+    ("hvfuzz/cli/abi.py", "read_bytes"): "compared as bytes",
+    ("hvfuzz/cli/fuzz.py", "open"): "/dev/null; nothing is read",
+    ("hvfuzz/engines/atheris.py", "open"): "a folder; nothing is read",
+    ("hvfuzz/engines/atomic_file.py", "open"): "written; nothing is read",
+    ("hvfuzz/references/bochs/emulator.py", "open"): "the disk image that Bochs wrote: numbers at fixed places",
+    ("hvfuzz/references/bochs/emulator.py", "read_bytes"): "what nasm wrote: the image that Bochs runs",
+    ("hvfuzz/references/bochs/emulator.py", "read_text"): "the log of Bochs: its last line is shown",
 }
 
 
@@ -138,7 +150,7 @@ def test_every_reader_of_files_is_known() -> None:
 
 def test_nothing_imports_a_reader_that_runs_code() -> None:
     """Nor the functions of `os` and `subprocess` by their bare names, which would hide them from the tests above."""
-    known = {"hvfuzz/references/ept/bochs.py": {"pty"}}
+    known = {"hvfuzz/references/bochs/emulator.py": {"pty"}}
     for path in sorted((ROOT / "hvfuzz").rglob("*.py")):
         names = set()
         for node in ast.walk(ast.parse(path.read_text())):
@@ -157,13 +169,13 @@ def test_every_named_test_is_there() -> None:
     assert named <= set(globals())
 
 
-@pytest.mark.parametrize("path", sorted({path for path, _ in STARTS if "references" not in path}))
+@pytest.mark.parametrize("path", sorted({path for path, how in STARTS if how == "Popen" and "references" not in path}))
 def test_a_python_process_is_started_by_the_one_function(path: str) -> None:
     """`sys.executable` stands in one place only: the default of `python_command`."""
     text = (ROOT / path).read_text()
     assert "python_command(" in text
     users = [each for each in (ROOT / "hvfuzz").rglob("*.py") if "sys.executable" in each.read_text()]
-    assert {user.name for user in users} == {"child_process.py", "traces.py"}  # the latter prints it
+    assert {user.name for user in users} == {"child_process.py", "screen.py", "traces.py"}  # the others print it
 
 
 def crash_folder(folder: Path, bug: str) -> Path:
