@@ -152,13 +152,16 @@ def other_exits() -> str:
             IPI. Fixed interrupts reach vCPUs of the same domain; other interrupts are lost. The timer counts the
             rounded clock, and a read of its current count counts as a read of the clock.
           - Every other access gets #GP(0).
+        - **MOV to and from CR8**: bits 7..4 of the TPR of the local APIC. A value above 15 gets #GP(0).
         - **HLT**: the vCPU halts unless an event is pending or it can take an interrupt. A halted vCPU becomes
           runnable when it can take an interrupt, or by `sched.kick`.
         - **IN, OUT**: some ports belong to device models of the domain, listed below.
           Other ports read as all ones and ignore writes. INS and OUTS access memory with the rights of the guest's
           current ring, and move at most {limits.STRING_BURST} elements in one exit. An element that is not at a valid
           address for arguments, or that stage 2 refuses, gets #GP(0).
+          The processor has checked the port before, by IOPL and the I/O permission bit map in the guest's TSS.
         - **Triple fault**: the vCPU stops for ever. The other vCPUs of the domain go on.
+        - **VM-entry failure**: no guest can cause one. If there is one, the vCPU stops for ever, as by a triple fault.
         - **EPT violation**: a load or store in a device page of the domain is emulated. Accesses of 1, 2, 4 or 8
           bytes, naturally aligned, reach the registers; others read as zero and ignore writes. Any other EPT violation
           gets #GP(0). If it occurs while an exception is delivered, the processor's rules for a second exception

@@ -9,13 +9,15 @@ the guest in ring 0.
 
 from hvfuzz.bugs.bug import Bug
 from hvfuzz.machine.addresses import U64
-from hvfuzz.machine.cpu.registers import RIP, Saved
+from hvfuzz.machine.cpu.registers import RFLAGS, RIP, Saved
 from hvfuzz.machine.cpu.vmcs import Vmcs
+from hvfuzz.machine.mmu.paging import RFLAGS_RF
 
 
 def step_over(vmcs: Vmcs) -> None:
     """Advance RIP to the next instruction, and set CPL to 0."""
     vmcs.saved[RIP] = vmcs.saved[RIP] + vmcs.length & U64
+    vmcs.saved[RFLAGS] &= ~RFLAGS_RF
     vmcs.saved[Saved.CPL] = 0
 
 

@@ -58,7 +58,7 @@ MSRS: Final = MappingProxyType(
         "TSC_AUX": 0xC0000103,
     }
 )
-CONTROL_REGISTERS: Final = MappingProxyType({"CR0": 0, "CR3": 3, "CR4": 4})
+CONTROL_REGISTERS: Final = MappingProxyType({"CR0": 0, "CR2": 2, "CR3": 3, "CR4": 4, "CR8": 8})
 SIZE: Final = Kind("size", 1, SIZES)
 WORD: Final = Kind(
     "word",
@@ -74,19 +74,21 @@ LEAF: Final = Kind(
     (0, 1, 7, 0xB, 0xC, CPUID_SIGNATURE, CPUID_VERSION, 0x4000_00FF, 0x8000_0000, 0x8000_0001, 0x8000_0008),
 )
 SUBLEAF: Final = Kind("subleaf", 4, (0, 1, 2, 0xFF, 0xFFFF_FFFF))
-LIMIT: Final = Kind("limit", 2, (0, 0x67, 0xDF, 0xFF, 0xFFF, 0xFFFF))
+LIMIT: Final = Kind("limit", 2, (0, 0x67, 0xDF, 0xE8, 0xFF, 0xFFF, 0xFFFF))
 VECTOR: Final = Kind("vector", 1, (0, 3, 4, 6, 8, 13, 14, 0x20, 0x80, 0xFF))
 TIMES: Final = Kind("times", 2, (0, 1, 2, 16, 63, 64, 65, 255))
 """Elements of a string instruction, at most TIMES_MAX; a larger number counts as TIMES_MAX."""
-CONTROL: Final = Kind("control", 1, (0, 3, 4, 8), names=CONTROL_REGISTERS)
+CONTROL: Final = Kind("control", 1, (0, 2, 3, 4, 8), names=CONTROL_REGISTERS)
 CONTROL_VALUE: Final = Kind(
     "control_value",
     8,
     # CR0: paging with and without WP, no paging. CR3: two tables, with and without a PCID and the no-flush bit. CR4:
-    # PAE, PGE, PCIDE, SMEP and SMAP. A reserved bit, and all ones. (SDM Vol. 3A, 2.5)
+    # PAE, PGE, PCIDE, SMEP and SMAP. CR8: a priority, and one too large. A reserved bit, and all ones. (SDM Vol. 3A,
+    # 2.5)
     (
         *(0x8001_0033, 0x8000_0033, 0x33, 0),
         *(0x1000, 0x2000, 0x1001, 1 << 63 | 0x1000, 1 << 63 | 0x1001),
+        *(0xF, 0x10),
         *(0x20, 0xA0, 0x2_00A0, 0x30_00A0, 1 << 63, (1 << 64) - 1),
     ),
 )

@@ -142,4 +142,5 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
             pcid=PCID,
             gva=GVA,
         ),
+        instruction("read_cr", "trap", "MOV from a control register.", register=CONTROL),
     )

@@ -113,6 +113,7 @@ INSTRUCTIONS: Final[Mapping[str, Instruction]] = MappingProxyType(
         "lidt": lambda vcpu, values: vcpu.lidt(values[0], values[1]),
         "ltr": lambda vcpu, values: vcpu.ltr(values[0], values[1]),
         "int": lambda vcpu, values: vcpu.interrupt(values[0]),
+        "read_cr": lambda vcpu, values: vcpu.read_cr(values[0]),
         "invpcid": lambda vcpu, values: vcpu.invpcid(values[0], values[1], values[2]),
     }
 )

@@ -23,8 +23,9 @@ from hvfuzz.hypervisor.memory.table_pool import POISON, TablePool
 from hvfuzz.hypervisor.memory.table_tree import ADDRESS, RIGHTS
 from hvfuzz.hypervisor.vcpu import apic, msr
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
-from hvfuzz.machine.cpu.msrs import LSTAR
+from hvfuzz.machine.cpu.msrs import LSTAR, STAR
 from hvfuzz.machine.cpu.registers import Reg
+from hvfuzz.machine.cpu.segments import STAR_OF_FLAT_SEGMENTS
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.devices.dma_engine import DmaEngine
@@ -192,6 +193,7 @@ def add_vcpu(hv: Hypervisor, domain: Domain) -> VCpu:
     vcpu.regs[Reg.RSP] = layout.direct_map(STACK_TOP_GFN << PAGE_SHIFT)
     vcpu.regs[Reg.RCX] = layout.USER_BASE
     vcpu.msrs[LSTAR] = entry
+    vcpu.msrs[STAR] = STAR_OF_FLAT_SEGMENTS
     domain.vcpus.append(vcpu)
     return vcpu
 

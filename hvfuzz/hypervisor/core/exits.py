@@ -16,12 +16,14 @@ from hvfuzz.hypervisor.devices import string_io, timer
 from hvfuzz.hypervisor.ipc import event_channels
 from hvfuzz.hypervisor.vcpu import apic, apic_timer, guest_clock, msr
 from hvfuzz.hypervisor.vcpu.cpuid import cpuid_leaf
+from hvfuzz.hypervisor.vcpu.injection import inject
 from hvfuzz.machine.addresses import SIZE_MASK, U64
 from hvfuzz.machine.cpu.faults import GuestFault, Vector, combined
 from hvfuzz.machine.cpu.msrs import TSC_AUX
-from hvfuzz.machine.cpu.registers import RAX, RBX, RCX, RDX, RIP, Saved
+from hvfuzz.machine.cpu.registers import RAX, RBX, RCX, RDX, RFLAGS, RIP, Saved
 from hvfuzz.machine.cpu.vmcs import VECTORING_EXCEPTION, ExitReason, Vmcs
 from hvfuzz.machine.mmu.ept import Qualification
+from hvfuzz.machine.mmu.paging import RFLAGS_RF
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
@@ -33,6 +35,8 @@ READ_SLOT = 0
 """Offset in the bounce buffer of the data word of register reads."""
 WRITE_SLOT = 8
 """Offset in the bounce buffer of the data word of register writes."""
+TASK_PRIORITY = 8
+"""Number of the control register CR8."""
 _FINAL = int(Qualification.FINAL)
 
 
@@ -51,8 +55,9 @@ def handle_exit(hv: Hypervisor, vcpu: VCpu) -> None:
 
 
 def step_over(vmcs: Vmcs) -> None:
-    """Advance RIP past the emulated instruction (length: SDM Vol. 3C, 28.2.5)."""
+    """Advance RIP past the emulated instruction (length: SDM Vol. 3C, 28.2.5), whose completion clears RF."""
     vmcs.saved[RIP] = vmcs.saved[RIP] + vmcs.length & U64
+    vmcs.saved[RFLAGS] &= ~RFLAGS_RF
 
 
 # Instructions.
@@ -85,7 +90,7 @@ def read_msr(hv: Hypervisor, vcpu: VCpu) -> None:
     value = msr.read(hv, vcpu, vmcs.leaf)
     # SDM Vol. 2B, RDMSR: a reserved or unimplemented MSR address is #GP(0).
     if value is None:
-        vcpu.pending_fault = GuestFault(Vector.GP, 0)
+        inject(vcpu, GuestFault(Vector.GP, 0))
         return
     vmcs.saved[RAX], vmcs.saved[RDX] = value & 0xFFFF_FFFF, value >> 32
     step_over(vmcs)
@@ -99,7 +104,23 @@ def write_msr(hv: Hypervisor, vcpu: VCpu) -> None:
     if msr.write(hv, vcpu, vmcs.leaf, value):
         step_over(vmcs)
     else:
-        vcpu.pending_fault = GuestFault(Vector.GP, 0)
+        inject(vcpu, GuestFault(Vector.GP, 0))
+
+
+def cr_access(hv: Hypervisor, vcpu: VCpu) -> None:
+    """MOV to or from CR8, which is bits 7..4 of the TPR of the local APIC (SDM Vol. 3A, 11.8.6)."""
+    vmcs = vcpu.vmcs
+    number, write, register = vmcs.qualification & 15, not vmcs.qualification >> 4 & 3, vmcs.qualification >> 8 & 15
+    if number != TASK_PRIORITY:
+        raise HostBug(f"unexpected VM exit: access to CR{number}")
+    if not write:
+        vmcs.saved[register] = apic.get(hv, vcpu, apic.TPR) >> 4
+    elif vmcs.saved[register] >> 4:
+        inject(vcpu, GuestFault(Vector.GP, 0))  # Bits 63..4 are reserved (SDM Vol. 2B, MOV to control register).
+        return
+    else:
+        apic.write(hv, vcpu, apic.TPR, vmcs.saved[register] << 4)
+    step_over(vmcs)
 
 
 def hlt(hv: Hypervisor, vcpu: VCpu) -> None:
@@ -133,8 +154,8 @@ def merged(register: int, width: int, value: int) -> int:
     return value if width >= 4 else register & ~SIZE_MASK[width] | value
 
 
-def triple_fault(hv: Hypervisor, vcpu: VCpu) -> None:
-    """Triple fault: the vCPU never runs again (SDM Vol. 3C, 26.2)."""
+def shut_down(hv: Hypervisor, vcpu: VCpu) -> None:
+    """Triple fault, or a guest state that VM entry refuses: the vCPU never runs again (SDM Vol. 3C, 26.2 and 27.8)."""
     hv.scheduler.stop(vcpu)
 
 
@@ -177,7 +198,7 @@ def refuse_access(hv: Hypervisor, vcpu: VCpu) -> None:
     if fault is None:
         hv.scheduler.stop(vcpu)
     else:
-        vcpu.pending_fault = fault
+        inject(vcpu, fault)
 
 
 def emulated_device(hv: Hypervisor, vcpu: VCpu) -> Registers | None:
@@ -230,6 +251,8 @@ HANDLERS: Final[dict[ExitReason, Callable[[Hypervisor, VCpu], None]]] = {
     ExitReason.RDMSR: read_msr,
     ExitReason.WRMSR: write_msr,
     ExitReason.HLT: hlt,
-    ExitReason.TRIPLE_FAULT: triple_fault,
+    ExitReason.CR_ACCESS: cr_access,
+    ExitReason.TRIPLE_FAULT: shut_down,
+    ExitReason.INVALID_GUEST_STATE: shut_down,
 }
 """Exit reason -> handler (SDM Vol. 3D, appendix C)."""

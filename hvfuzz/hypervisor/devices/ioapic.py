@@ -21,6 +21,8 @@ ENTRY: Final = 8
 """Size of a redirection entry, in bytes."""
 ID: Final = 0
 VERSION: Final = 1
+ARBITRATION: Final = 2
+"""IOAPICARB: read-only, and loaded with the ID when that is written (82093AA, 3.2.3)."""
 FIRST_ENTRY: Final = 0x10
 """Index of the low half of entry 0; each entry has two registers."""
 VERSION_VALUE: Final = 0x11 | PINS - 1 << 16
@@ -71,7 +73,7 @@ class IoApic(DeviceModel):
         return self.entries + pin * ENTRY if 0 <= pin < PINS else 0
 
     def _read(self) -> int:
-        if self.select == ID:
+        if self.select in (ID, ARBITRATION):
             return self.id
         if self.select == VERSION:
             return VERSION_VALUE

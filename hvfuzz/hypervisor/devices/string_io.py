@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.abi.limits import STRING_BURST
 from hvfuzz.hypervisor.memory import guest_access
+from hvfuzz.hypervisor.vcpu.injection import inject
 from hvfuzz.machine.addresses import READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI
@@ -37,7 +38,7 @@ def transfer(hv: StringIo, vcpu: VCpu) -> bool:
     for _ in range(min(saved[RCX], STRING_BURST)):
         fault = move(hv, vcpu, saved[register])
         if fault is not None:
-            vcpu.pending_fault = fault
+            inject(vcpu, fault)
             return False
         saved[register] = saved[register] + step & U64
         saved[RCX] -= 1

@@ -1,12 +1,13 @@
-"""Memory accesses that the processor makes itself to deliver an exception: to the IDT, the TSS and the handler's stack.
+"""Memory accesses that the processor makes itself: to the IDT, the TSS and the stack of an exception's handler.
 
-They go through both stages of translation and may exit. What such an exit does to the guest replaces the delivery.
+They go through both stages of translation and may exit. What such an exit does to the guest replaces what the access
+was for.
 """
 
 from contextlib import suppress
 from typing import Final
 
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WORD, WRITE
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault, Vector
 from hvfuzz.machine.cpu.processor_state import CpuState
 from hvfuzz.machine.cpu.registers import RFLAGS
@@ -19,7 +20,7 @@ STAGE_2_RETRIES: Final = 4
 
 
 class TakenOver(Exception):
-    """The handler of an exit injected `fault` instead of the exception being delivered, or stopped the vCPU (None)."""
+    """The handler of an exit on the way injected `fault`, or stopped the vCPU (None)."""
 
     def __init__(self, fault: GuestFault | None) -> None:
         super().__init__()
@@ -31,8 +32,17 @@ def read_table(cpu: CpuState, gva: int, size: int) -> bytes:
 
     Raises GuestFault, TakenOver.
     """
+    gva &= U64
+    pieces = []
+    while size:
+        length = min(size, PAGE_SIZE - (gva & PAGE_MASK))
+        pieces.append((_locate(cpu, gva, READ, implicit=True), length))
+        gva, size = (gva + length) & U64, size - length
     data = b""
-    for hpa, length in _pieces(cpu, gva & U64, size, READ, True):
+    observer = cpu.machine.access_observer
+    for hpa, length in pieces:
+        if observer is not None:
+            observer(cpu, hpa, length, READ)
         try:
             data += cpu.memory.read(hpa, length)
         except BusError:
@@ -40,31 +50,23 @@ def read_table(cpu: CpuState, gva: int, size: int) -> bytes:
     return data
 
 
-def write_frame(cpu: CpuState, gva: int, data: bytes) -> None:
-    """Write the handler's stack frame, all or nothing. Raises GuestFault, TakenOver."""
-    done = 0
-    for hpa, length in _pieces(cpu, gva, len(data), WRITE, False):
-        with suppress(BusError):  # Where nothing answers, the write is lost.
-            cpu.memory.write(hpa, data[done : done + length])
-        done += length
+def push(cpu: CpuState, top: int, words: tuple[int, ...], user: bool) -> None:
+    """Push `words` onto the stack below `top`, one after the other, for a handler in ring 3 (`user`) or 0.
 
-
-def _pieces(cpu: CpuState, gva: int, size: int, access: int, implicit: bool) -> list[tuple[int, int]]:
-    """The pieces (hpa, bytes) of an operand, all translated before any is accessed."""
-    pieces = []
-    while size:
-        length = min(size, PAGE_SIZE - (gva & PAGE_MASK))
-        pieces.append((_locate(cpu, gva, access, implicit), length))
-        gva, size = (gva + length) & U64, size - length
+    If one cannot be pushed, those before it are in memory already. Raises GuestFault, TakenOver.
+    """
     observer = cpu.machine.access_observer
-    if observer is not None:
-        for hpa, length in pieces:
-            observer(cpu, hpa, length, access)
-    return pieces
+    for word in words:
+        top = (top - WORD) & U64
+        hpa = _locate(cpu, top, WRITE, user=user)
+        if observer is not None:
+            observer(cpu, hpa, WORD, WRITE)
+        with suppress(BusError):  # Where nothing answers, the write is lost.
+            cpu.memory.store64(hpa, word)
 
 
-def _locate(cpu: CpuState, gva: int, access: int, implicit: bool) -> int:
-    """The Hpa of `gva` for a supervisor-mode access, after the exits it takes."""
+def _locate(cpu: CpuState, gva: int, access: int, *, user: bool = False, implicit: bool = False) -> int:
+    """The Hpa of `gva`, after the exits that the access takes."""
     regs = cpu.regs
     attempts = 0
     while True:
@@ -72,7 +74,7 @@ def _locate(cpu: CpuState, gva: int, access: int, implicit: bool) -> int:
         if implicit:
             regs[RFLAGS] = flags & ~paging.RFLAGS_AC  # SMAP applies even if AC is set (SDM Vol. 3A, 4.6.1).
         try:
-            return cpu.mmu.translate(cpu, gva, access, False)
+            return cpu.mmu.translate(cpu, gva, access, user)
         except (EptViolation, EptMisconfiguration) as caught:
             violation = caught
         finally:

@@ -4,7 +4,7 @@ Without an IDT, as at boot, an exception just ends its instruction: the boot env
 with the program. With an IDT, the vCPU continues in the guest's handler, on the stack that the gate or the TSS names,
 with a frame for IRET on it.
 
-The gate and the TSS are read, and the frame is written, through both stages of translation (`system_accesses`). A
+The gate and the TSS are read, and the frame is written, through both stages of translation (`delivery_accesses`). A
 second exception on the way combines with the first into the next exception, a double fault, or a triple fault, which
 is VM exit 2. An exit on the way has the IDT-vectoring information of the event being delivered, and the exit handler
 becomes responsible for that event.
@@ -13,23 +13,16 @@ becomes responsible for that event.
 from struct import Struct
 from typing import Final, NoReturn
 
-from hvfuzz.machine.addresses import U64, is_canonical
+from hvfuzz.machine.addresses import U64, WORD, is_canonical
 from hvfuzz.machine.clock import Cost
-from hvfuzz.machine.cpu.delivery_accesses import TakenOver, read_table, write_frame
+from hvfuzz.machine.cpu.delivery_accesses import TakenOver, push, read_table
 from hvfuzz.machine.cpu.faults import GuestFault, Vector, combined
-from hvfuzz.machine.cpu.processor_state import CpuState
+from hvfuzz.machine.cpu.processor_state import USER, CpuState
 from hvfuzz.machine.cpu.registers import RFLAGS, RIP, RSP
-from hvfuzz.machine.cpu.vmcs import VECTORING_EXCEPTION, VECTORING_SOFTWARE, ExitReason
+from hvfuzz.machine.cpu.segments import CODE_RINGS, INDEX
+from hvfuzz.machine.cpu.vmcs import VECTORING_ERROR, VECTORING_EXCEPTION, VECTORING_SOFTWARE, ExitReason
 from hvfuzz.machine.cpu.vmx_transitions import exit_and_enter
 from hvfuzz.machine.mmu import paging
-
-# There is no GDT. Four selectors name the flat segments of a 64-bit guest.
-KERNEL_CS: Final = 0x10
-KERNEL_SS: Final = 0x18
-USER_SS: Final = 0x2B
-USER_CS: Final = 0x33
-FRAME: Final = Struct("<5Q")
-"""RIP, CS, RFLAGS, RSP, SS: what the delivery pushes and IRET pops."""
 
 TSS_SELECTOR: Final = 0x40
 """The selector of the TSS in error codes."""
@@ -43,8 +36,10 @@ _IST1: Final = 0x24
 _IN_IDT: Final = 2
 _EXTERNAL: Final = 1
 """Bits of an error code (SDM Vol. 3A, 6.13): the index is one of the IDT; no instruction asked for the event."""
-_CLEARED: Final = 1 << 8 | paging.RFLAGS_NT | paging.RFLAGS_RF | 1 << 17
+_CLEARED: Final = 1 << 8 | paging.RFLAGS_NT | paging.RFLAGS_RF | paging.RFLAGS_VM
 """TF, NT, RF and VM."""
+_EVENTS: Final = 16
+"""Events that replace each other in one delivery, before it is a shutdown: more than a correct hypervisor causes."""
 _ERROR_CODE: Final = (8, 10, 11, 12, 13, 14, 17)
 """Vectors of exceptions that push an error code (SDM Vol. 3A, table 6-1)."""
 
@@ -56,7 +51,7 @@ def vm_exit(cpu: CpuState, reason: ExitReason) -> None:
     """
     fault = exit_and_enter(cpu, reason)
     if fault is not None:
-        take(cpu, fault)
+        take_injected(cpu, fault)
         raise fault
 
 
@@ -84,45 +79,69 @@ def require_ring_0(cpu: CpuState) -> None:
 
 
 def take(cpu: CpuState, fault: GuestFault) -> None:
-    """The guest gets an exception: charge it, set CR2, and deliver it if there is an IDT. The caller raises it."""
-    cpu.machine.clock.cycles += Cost.EXCEPTION
+    """The guest gets an exception that the processor found: note it, and deliver it. The caller raises it."""
     if fault.vector == Vector.PF:
         cpu.cr2 = fault.address
+    # The frame of a fault has RF set (SDM Vol. 3A, 17.3.1.1).
+    if cpu.idtr[1]:
+        cpu.regs[RFLAGS] |= paging.RFLAGS_RF
+    take_injected(cpu, fault)
+
+
+def take_injected(cpu: CpuState, fault: GuestFault) -> None:
+    """The guest gets an exception that VM entry injects: charge it, and deliver it if there is an IDT.
+
+    VM entry loads no CR2, and pushes RF as it is; the hypervisor sets both (SDM Vol. 3C, 27.6.1.1).
+    """
+    cpu.machine.clock.cycles += Cost.EXCEPTION
     if cpu.idtr[1]:
         deliver(cpu, fault)
 
 
 def deliver(cpu: CpuState, fault: GuestFault) -> None:
-    """Enter the handler of an exception, or of the one that faults during the delivery turn it into."""
+    """Enter the handler of an exception, or of the one that replaces it when something fails on the way.
+
+    It ends in a handler, with the vCPU stopped, or in a triple fault.
+    """
     vmcs = cpu.vmcs
     try:
-        while True:
-            vmcs.vectoring = VECTORING_EXCEPTION | fault.vector
+        for _ in range(_EVENTS):
+            has_error = fault.vector in _ERROR_CODE
+            vmcs.vectoring = VECTORING_EXCEPTION | fault.vector | (VECTORING_ERROR if has_error else 0)
+            vmcs.vectoring_error = fault.error
+            after: GuestFault | None
             try:
                 enter_handler(cpu, fault.vector, fault.error, False)
                 return
             except GuestFault as second:
                 if second.vector == Vector.PF:
                     cpu.cr2 = second.address
+                cpu.regs[RFLAGS] |= paging.RFLAGS_RF
                 after = combined(fault.vector, second)
                 if after is None:
                     vmcs.vectoring = 0
-                    vm_exit(cpu, ExitReason.TRIPLE_FAULT)
-                    return
-                fault = after
-    except TakenOver as taken:
-        if taken.fault is not None:
-            take(cpu, taken.fault)
+                    after = exit_and_enter(cpu, ExitReason.TRIPLE_FAULT)
+            except TakenOver as taken:
+                after = taken.fault
+            if after is None:
+                return
+            fault = after
+        vmcs.vectoring = 0
+        exit_and_enter(cpu, ExitReason.TRIPLE_FAULT)
     finally:
         vmcs.vectoring = 0
 
 
 def enter_handler(cpu: CpuState, vector: int, error: int, software: bool) -> None:
-    """Go to the handler of `vector`. If that raises GuestFault or TakenOver, only memory may have changed."""
+    """Go to the handler of `vector`, with RFLAGS in the frame as they are.
+
+    If that raises GuestFault or TakenOver, only memory may have changed. The order of the checks is that of INT n in
+    SDM Vol. 2A.
+    """
     external = 0 if software else _EXTERNAL
     about = vector << 3 | _IN_IDT | external
     base, limit = cpu.idtr
-    # SDM Vol. 2A, INT n: the gate within the limit, of the right type, of a DPL that INT may use, present.
+    # The gate: within the limit, of the right type, of a DPL that INT may use, present.
     if (vector << 4) + 15 > limit:
         raise GuestFault(Vector.GP, about)
     low, selector, ist, kind, middle, high, _ = _GATE.unpack(read_table(cpu, base + (vector << 4), 16))
@@ -130,34 +149,38 @@ def enter_handler(cpu: CpuState, vector: int, error: int, software: bool) -> Non
         raise GuestFault(Vector.GP, about)
     if not kind & 0x80:
         raise GuestFault(Vector.NP, about)
-    if selector & ~3 != KERNEL_CS:
-        raise GuestFault(Vector.GP, selector & ~3 | external)
+    # Its code segment: one of this ring or an inner one.
+    ring = CODE_RINGS.get(selector & INDEX)
+    if ring is None or ring > cpu.cpl:
+        raise GuestFault(Vector.GP, selector & INDEX | external)
+    regs = cpu.regs
+    flags = regs[RFLAGS]
+    # The stack (6.14.2: aligned to 16 bytes), then the address of the handler.
+    top = _stack(cpu, ist & 7, ring, external) & ~15
+    frame: tuple[int, ...] = (cpu.ss, regs[RSP], flags, cpu.cs, regs[RIP] + (2 if software else 0) & U64)
+    if vector in _ERROR_CODE and not software:
+        frame += (error,)
+    bottom = top - WORD * len(frame) & U64
+    if not is_canonical(top - WORD & U64) or not is_canonical(bottom):
+        raise GuestFault(Vector.SS, external)
     target = low | middle << 16 | high << 32
     if not is_canonical(target):
         raise GuestFault(Vector.GP, external)
-    regs = cpu.regs
-    stack = _stack(cpu, ist & 7, external) & ~15  # SDM Vol. 3A, 6.14.2: the frame is 16-byte aligned.
-    flags = regs[RFLAGS]
-    cs, ss = (USER_CS, USER_SS) if cpu.cpl else (KERNEL_CS, KERNEL_SS)
-    pushed = flags if software else flags | paging.RFLAGS_RF
-    frame = FRAME.pack(regs[RIP] + (2 if software else 0) & U64, cs, pushed, regs[RSP], ss)
-    if vector in _ERROR_CODE and not software:
-        frame = error.to_bytes(8, "little") + frame
-    stack = stack - len(frame) & U64
-    if not is_canonical(stack):
-        raise GuestFault(Vector.SS, external)
-    write_frame(cpu, stack, frame)
+    push(cpu, top, frame, ring == USER)
     cpu.machine.clock.cycles += Cost.EXCEPTION
     flags &= ~_CLEARED
     if kind & 0x1F == _INTERRUPT_GATE:
         flags &= ~paging.RFLAGS_IF  # SDM Vol. 3A, 6.12.1.3.
-    regs[RIP], regs[RSP], regs[RFLAGS] = target, stack, flags
-    cpu.cpl = 0
+    regs[RIP], regs[RSP], regs[RFLAGS] = target, bottom, flags
+    cpu.cs = selector & INDEX | ring
+    if ring != cpu.cpl:
+        cpu.ss = ring  # SDM Vol. 3A, 6.14.4: a null selector whose RPL is the new CPL.
+        cpu.cpl = ring
 
 
-def _stack(cpu: CpuState, ist: int, external: int) -> int:
+def _stack(cpu: CpuState, ist: int, ring: int, external: int) -> int:
     """Top of the handler's stack: of the IST entry, RSP0 on a change of ring, or the present one (6.14.4, 6.14.5)."""
-    if not ist and not cpu.cpl:
+    if not ist and ring == cpu.cpl:
         return cpu.regs[RSP]
     base, limit = cpu.tr
     offset = _IST1 + 8 * (ist - 1) if ist else _RSP0
@@ -194,6 +217,7 @@ def interrupt(cpu: CpuState, vector: int) -> None:
     """INT n; #GP if the DPL of the gate is below the present ring (SDM Vol. 2A, INT n)."""
     vector &= 0xFF
     vmcs = cpu.vmcs
+    cpu.regs[RFLAGS] &= ~paging.RFLAGS_RF  # At its start (SDM Vol. 3A, 17.3.1.1).
     vmcs.vectoring = VECTORING_SOFTWARE | vector
     try:
         enter_handler(cpu, vector, 0, True)
@@ -202,8 +226,9 @@ def interrupt(cpu: CpuState, vector: int) -> None:
         take(cpu, fault)
         raise
     except TakenOver as taken:
+        vmcs.vectoring = 0
         if taken.fault is not None:
-            take(cpu, taken.fault)
+            take_injected(cpu, taken.fault)
             raise taken.fault from None
     finally:
         vmcs.vectoring = 0

@@ -3,7 +3,7 @@
 GuestFault             an exception of the guest (#PF, #GP, #UD, ...): ends the guest's instruction
 EptViolation           VM exit 48: stage 2 does not allow the access
 EptMisconfiguration    VM exit 49: a present stage-2 entry is malformed
-VmEntryFailure         the processor refuses a VM entry, which is a bug of the hypervisor
+VmEntryFailure         the processor refuses a VM entry for good, which is a bug of the hypervisor
 """
 
 from enum import IntEnum
@@ -11,6 +11,8 @@ from typing import Final
 
 INVALID_CONTROL: Final = 7
 """VM-instruction error: VM entry with an invalid control field (SDM Vol. 3C, 31.4)."""
+INVALID_GUEST_STATE: Final = 0x8000_0021
+"""Exit reason: VM-entry failure due to invalid guest state (SDM Vol. 3C, 27.8)."""
 
 
 class Vector(IntEnum):
@@ -89,7 +91,11 @@ class EptMisconfiguration(Exception):
 
 
 class VmEntryFailure(Exception):
-    """A VM entry fails with the VM-instruction error number `error` (SDM Vol. 3C, 27.2 and 31.4)."""
+    """A VM entry fails, and the hypervisor cannot go on.
+
+    `error` is the VM-instruction error number (SDM Vol. 3C, 27.2 and 31.4), or INVALID_GUEST_STATE if the hypervisor
+    tries the entry again that failed so.
+    """
 
     __snapshot_leaf__ = True
 
@@ -98,6 +104,8 @@ class VmEntryFailure(Exception):
         self.error = error
 
     def __str__(self) -> str:
+        if self.error == INVALID_GUEST_STATE:
+            return f"VM entry fails again with exit reason {self.error:#x}"
         return f"VM entry fails with VM-instruction error {self.error}"
 
 

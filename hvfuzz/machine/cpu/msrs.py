@@ -16,6 +16,8 @@ SYSENTER_EIP: Final = 0x176
 MISC_ENABLE: Final = 0x1A0
 PAT: Final = 0x277
 MTRR_DEFAULT: Final = 0x2FF
+PAT_AT_RESET: Final = 0x0007_0406_0007_0406
+"""SDM Vol. 3A, table 12-12."""
 EFER: Final = 0xC000_0080
 """Kept in `CpuState.efer`; the others are in `CpuState.msrs`."""
 STAR: Final = 0xC000_0081
@@ -50,15 +52,16 @@ _LOW: Final = range(0x2000)
 _HIGH: Final = range(0xC000_0000, 0xC000_2000)
 _BITMAP: Final = 1024
 """Bytes of each of the four bitmaps: reads low, reads high, writes low, writes high (SDM Vol. 3C, 25.6.9)."""
-_EFER_DEFINED: Final = paging.EFER_SCE | paging.EFER_LME | paging.EFER_LMA | paging.EFER_NXE
 _PAT_TYPES: Final = (0, 1, 4, 5, 6, 7)
+HALF_USED: Final = (SYSENTER_CS,)
+"""MSRs whose bits 63..32 are not used: writes ignore them, and the VMCS has no room for them (SDM Vol. 3C, 25.4.1)."""
 
 
 def can_hold(index: int, value: int) -> bool:
     """Whether WRMSR can write `value` to the MSR `index` in 64-bit mode with paging on; otherwise it is #GP(0)."""
     if index == EFER:
         # SDM Vol. 3A, 2.2.1: LME cannot change while paging is on; LMA is read-only, and writes to it are ignored.
-        return not value & ~_EFER_DEFINED and bool(value & paging.EFER_LME)
+        return not value & ~paging.EFER_DEFINED and bool(value & paging.EFER_LME)
     if index in ADDRESSES:
         return is_canonical(value)
     # SDM Vol. 3A, 12.12.2: reserved memory types.

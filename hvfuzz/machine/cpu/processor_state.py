@@ -6,7 +6,9 @@ from typing import Any, Final, Protocol
 
 from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.cpu.faults import GuestFault
+from hvfuzz.machine.cpu.msrs import PAT, PAT_AT_RESET
 from hvfuzz.machine.cpu.registers import REGISTERS, RFLAGS
+from hvfuzz.machine.cpu.segments import KERNEL_CS, KERNEL_SS
 from hvfuzz.machine.cpu.vmcs import Vmcs
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import eptp_of
@@ -40,6 +42,7 @@ class RunState(IntEnum):
 # Plain ints for hot code: looking up a member of an enumeration takes several times as long.
 POLLING: Final = int(RunState.POLLING)
 HALTED: Final = int(RunState.HALTED)
+STOPPED: Final = int(RunState.STOPPED)
 
 
 class Platform(Protocol):
@@ -75,6 +78,7 @@ class CpuState:
         "cr2",
         "cr3",
         "cr4",
+        "cs",
         "domain",
         "efer",
         "eptp",
@@ -89,6 +93,7 @@ class CpuState:
         "pending_fault",
         "regs",
         "runnable",
+        "ss",
         "tr",
         "upcall_pending",
         "vmcs",
@@ -115,7 +120,10 @@ class CpuState:
         self.cr4: int = paging.CR4_PAE
         self.efer: int = EFER_AT_START
         self.cpl: int = 0
-        self.msrs: dict[int, int] = {}
+        self.cs: int = KERNEL_CS
+        self.ss: int = KERNEL_SS
+        """Selectors. The attributes of both segments follow from the CPL; only delivery and IRET use the selectors."""
+        self.msrs: dict[int, int] = {PAT: PAT_AT_RESET}
         """MSRs other than EFER. One that was never written is absent and reads 0."""
         self.idtr: tuple[int, int] = (0, 0)
         """Base and limit of the IDT. With the limit 0 there is no IDT, and exceptions are not delivered."""

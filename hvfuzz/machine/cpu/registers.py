@@ -41,6 +41,9 @@ class Saved(IntEnum):
     IDTR = 25
     """A tuple (base, limit), as TR."""
     TR = 26
+    CS = 27
+    """Selectors; the attributes follow from CPL, which is the DPL of SS."""
+    SS = 28
 
 
 # Plain ints for hot code: indexing a list by an IntEnum member costs twice as much.

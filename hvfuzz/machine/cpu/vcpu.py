@@ -43,6 +43,7 @@ class VCpu(CpuState):
 
     # Control registers and the TLB.
     mov_cr = control_registers.mov_cr
+    read_cr = control_registers.read_cr
     invlpg = control_registers.invlpg
     invpcid = control_registers.invpcid
 

@@ -18,19 +18,24 @@ class ExitReason(IntEnum):
     IO = 30
     RDMSR = 31
     WRMSR = 32
+    INVALID_GUEST_STATE = 33
+    """VM-entry failure: VM entry found guest state that it does not accept (SDM Vol. 3C, 27.8)."""
     PAUSE = 40
     EPT_VIOLATION = 48
     EPT_MISCONFIGURATION = 49
     RDTSCP = 51
+    INVPCID = 58
 
 
 DEFAULT_INTERCEPTS: Final = 1 << ExitReason.HLT | 1 << ExitReason.IO
-"""HLT and port I/O exit. CPUID, VMCALL and EPT violations always exit. The rest run in the guest."""
+"""HLT and port I/O exit. CPUID, VMCALL, EPT violations and accesses to CR8 always exit. The rest run in the guest."""
 
 
 # IDT-vectoring information, without the vector in bits 7..0 (SDM Vol. 3C, table 25-20).
 VECTORING_EXCEPTION: Final = 1 << 31 | 3 << 8
 VECTORING_SOFTWARE: Final = 1 << 31 | 4 << 8
+VECTORING_ERROR: Final = 1 << 11
+"""The event pushes an error code, which is in `Vmcs.vectoring_error`."""
 
 
 class Vmcs:
@@ -55,6 +60,7 @@ class Vmcs:
         "string",
         "tsc_offset",
         "vectoring",
+        "vectoring_error",
         "width",
         "write",
     )
@@ -68,9 +74,11 @@ class Vmcs:
         """EPT violation: the linear address that faulted, in the operand or at the start of its second page."""
         self.saved: list[Any] = []
         self.intercepts: int = DEFAULT_INTERCEPTS
-        """Bit n set: the conditional exit with reason n is taken (SDM Vol. 3C, 25.6)."""
+        """Bit n set: the conditional exit with reason n is taken (SDM Vol. 3C, 25.6). INVLPG decides for INVPCID."""
         self.vectoring: int = 0
         """IDT-vectoring information: the event being delivered when the exit happened, or 0 (SDM Vol. 3C, 25.9.3)."""
+        self.vectoring_error: int = 0
+        """Error code of that event."""
         self.msr_bitmap: int = 0
         """Hpa of the MSR bitmap; 0: only `intercepts` decides which accesses to MSRs exit (SDM Vol. 3C, 25.6.9)."""
         self.tsc_offset: int = 0

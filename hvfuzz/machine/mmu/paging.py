@@ -49,6 +49,8 @@ CR0_AM: Final = 1 << 18
 CR0_NW: Final = 1 << 29
 CR0_CD: Final = 1 << 30
 CR0_PG: Final = 1 << 31
+CR0_FIXED: Final = CR0_PE | CR0_NE | CR0_PG
+"""Bits that must be set in VMX operation in 64-bit mode (SDM Vol. 3D, A.7; Vol. 2B, MOV to control register)."""
 CR3_PCID: Final = 0xFFF
 CR3_NO_FLUSH: Final = 1 << 63
 """In a value moved to CR3 while CR4.PCIDE is set: keep the TLB entries of the new PCID."""
@@ -59,10 +61,15 @@ CR4_PGE: Final = 1 << 7
 CR4_PCIDE: Final = 1 << 17
 CR4_SMEP: Final = 1 << 20
 CR4_SMAP: Final = 1 << 21
+CR4_DEFINED: Final = 0x7FC | CR4_PCIDE | CR4_SMEP | CR4_SMAP
+"""Bits of the features that the processor has; 0x7FC: TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT (2.5)."""
 EFER_SCE: Final = 1 << 0
 EFER_LME: Final = 1 << 8
 EFER_LMA: Final = 1 << 10
 EFER_NXE: Final = 1 << 11
+EFER_DEFINED: Final = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE
+EFER_64_BIT: Final = EFER_LME | EFER_LMA
+"""Bits that are set in 64-bit mode."""
 RFLAGS_IF: Final = 1 << 9
 RFLAGS_DF: Final = 1 << 10
 """String instructions decrement their addresses."""
@@ -70,6 +77,8 @@ RFLAGS_NT: Final = 1 << 14
 """Nested task: unsupported in 64-bit mode, where IRET is #GP(0)."""
 RFLAGS_RF: Final = 1 << 16
 """In the frame of an exception: resume without a debug exception for the instruction."""
+RFLAGS_VM: Final = 1 << 17
+"""Virtual-8086 mode, which does not exist in 64-bit mode."""
 RFLAGS_AC: Final = 1 << 18
 """Allows supervisor data accesses to user pages despite SMAP; in ring 3, enables alignment checks."""
 

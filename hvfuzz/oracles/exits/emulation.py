@@ -15,7 +15,7 @@ from hvfuzz.machine.cpu.registers import RAX, RBX, RCX, RDX, Saved
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.contract.spec.calls.time import Reading, counter_read, rounded
 from hvfuzz.oracles.contract.spec.cells import ClockWindow
-from hvfuzz.oracles.contract.spec.platform.apic import CURRENT
+from hvfuzz.oracles.contract.spec.platform.apic import CURRENT, TPR
 from hvfuzz.oracles.contract.spec.platform.cpuid import cpuid
 from hvfuzz.oracles.contract.spec.platform.msr import KEPT, msr_value
 from hvfuzz.oracles.exits.local_apics import END, FIRST_MSR, Apics
@@ -28,15 +28,20 @@ if TYPE_CHECKING:
 CPUID: Final = ExitReason.CPUID
 RDTSCP: Final = ExitReason.RDTSCP
 TIME_STAMPS: Final = (ExitReason.RDTSC, RDTSCP)
+CR_ACCESS: Final = ExitReason.CR_ACCESS
 TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
+INVALID_GUEST_STATE: Final = ExitReason.INVALID_GUEST_STATE
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 HARDWARE: Final = 3
 """Event type in the IDT-vectoring information: hardware exception (SDM Vol. 3C, table 25-20)."""
 SERIOUS: Final = (0, 10, 11, 12, 13, 14)
 """Contributory exceptions and #PF: #GP during their delivery is a double fault (SDM Vol. 3A, tables 6-4 and 6-5)."""
+FROM_CR: Final = 1 << 4
+"""In the exit qualification of CR_ACCESS: MOV from CR; otherwise MOV to CR (SDM Vol. 3C, table 28-3)."""
 RDMSR: Final = ExitReason.RDMSR
 WRMSR: Final = ExitReason.WRMSR
 ACCESSES: Final = (RDMSR, WRMSR)
+SHUTDOWNS: Final = (TRIPLE_FAULT, INVALID_GUEST_STATE)
 CURRENT_COUNT: Final = FIRST_MSR + CURRENT
 MSRS: Final = int(Saved.MSRS)
 LOW: Final = 0xFFFF_FFFF
@@ -61,7 +66,7 @@ class Emulation:
         self._window = ClockWindow(domain.clock_window, domain.clock_reads)
         self._offset = vcpu.vmcs.tsc_offset
         vmcs = vcpu.vmcs
-        if vmcs.reason in ACCESSES and FIRST_MSR <= vmcs.leaf < END:
+        if vmcs.reason is CR_ACCESS or (vmcs.reason in ACCESSES and FIRST_MSR <= vmcs.leaf < END):
             self.apics.touched = True
 
     def expect(self, vcpu: VCpu, expected: list[Any]) -> bool:
@@ -86,6 +91,8 @@ class Emulation:
             self._put(expected, value)
         elif reason is WRMSR:
             return self._write(vcpu, vmcs.leaf, (expected[RAX] & LOW) | (expected[RDX] & LOW) << 32)
+        elif reason is CR_ACCESS:
+            return self._task_priority(vcpu, expected)
         return True
 
     def ends_at(self, vcpu: VCpu) -> int:
@@ -119,6 +126,15 @@ class Emulation:
             return self.apics.write(vcpu, index, value, self._calls.cycles)
         return index == TSC or (index in KEPT and msr_value(index, vcpu.index) == value)
 
+    def _task_priority(self, vcpu: VCpu, expected: list[Any]) -> bool:
+        """MOV to or from CR8: bits 7..4 of TPR, and no other of CR8 can be set (SDM Vol. 3A, 11.8.6)."""
+        register = vcpu.vmcs.qualification >> 8 & 0xF
+        if vcpu.vmcs.qualification & FROM_CR:
+            expected[register] = (self.apics.read(vcpu, FIRST_MSR + TPR, 0) or 0) >> 4
+            return True
+        value = expected[register]
+        return value < 16 and self.apics.write(vcpu, FIRST_MSR + TPR, value << 4, self._calls.cycles)
+
     @staticmethod
     def _put(expected: list[Any], value: int) -> None:
         expected[RAX], expected[RDX] = value & LOW, value >> 32
@@ -141,9 +157,9 @@ def refusal(vcpu: VCpu) -> int:
 
 
 def is_shutdown(vcpu: VCpu) -> bool:
-    """Whether the current exit of `vcpu` stops it for ever (triple fault)."""
+    """Whether the current exit of `vcpu` stops it for ever: triple fault, or a guest state that VM entry refuses."""
     reason = vcpu.vmcs.reason
-    return reason is TRIPLE_FAULT or (reason is EPT_VIOLATION and refusal(vcpu) < 0)
+    return reason in SHUTDOWNS or (reason is EPT_VIOLATION and refusal(vcpu) < 0)
 
 
 def reads_clock(vcpu: VCpu) -> bool:

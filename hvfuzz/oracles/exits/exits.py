@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.machine.addresses import PAGE_SIZE, U64
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
-from hvfuzz.machine.cpu.registers import RAX, RDX, REGISTERS, RIP, Reg, Saved
+from hvfuzz.machine.cpu.registers import RAX, RDX, REGISTERS, RFLAGS, RIP, Reg, Saved
 from hvfuzz.machine.cpu.vmcs import ExitReason
+from hvfuzz.machine.mmu.paging import RFLAGS_RF
 from hvfuzz.oracles.exits.bystanders import Bystanders
-from hvfuzz.oracles.exits.emulation import Emulation
+from hvfuzz.oracles.exits.emulation import ACCESSES, Emulation
 from hvfuzz.oracles.exits.model_comparison import DeviceModels
 from hvfuzz.oracles.exits.models import all_models
 from hvfuzz.oracles.exits.port_accesses import PortIo
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
 VMCALL: Final = ExitReason.VMCALL
 TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
+INVALID_GUEST_STATE: Final = ExitReason.INVALID_GUEST_STATE
 IO: Final = ExitReason.IO
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 WORKING: Final = (VMCALL, EPT_VIOLATION)
 """Exits whose handling advances the clock."""
-FAULTING: Final = (EPT_VIOLATION, IO, ExitReason.RDMSR, ExitReason.WRMSR)
+FAULTING: Final = (EPT_VIOLATION, IO, ExitReason.RDMSR, ExitReason.WRMSR, ExitReason.CR_ACCESS)
 """Exits that may inject an exception."""
 
 
@@ -44,6 +46,7 @@ class Exits(Oracle):
     shadowed = True
     rules: ClassVar[Rules] = {
         "registers": "an exit changes only the registers that its reason allows, to the values of the contract",
+        "entry": "VM entry accepts the guest state that an exit leaves",
         "fault": "an access that stage 2 refuses is emulated, or injects #GP(0), as the contract says",
         "device": "a guest's write to a register of its own device sets that register, and no other",
         "dma": "a virtio device accesses only the bytes that its queues name, each buffer in its direction",
@@ -147,8 +150,13 @@ class Exits(Oracle):
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
         elif reason is EPT_VIOLATION:
             self._registers.expect(vcpu, expected)
+        elif reason is INVALID_GUEST_STATE:
+            self.report("entry", f"VM entry refuses the guest state of a vCPU of dom{vcpu.domain}")
         elif reason is not TRIPLE_FAULT:
             self._expect_instruction(vcpu, expected)
+        if vcpu.pending_fault is not None and reason in FAULTING:
+            # VM entry pushes RF as it is (SDM Vol. 3C, 27.6.1.1), and it is set in the frame of a fault.
+            expected[RFLAGS] |= RFLAGS_RF
         if vmcs.saved != expected:
             self._differs(vcpu, expected)
         if vcpu.pending_fault is not None and reason not in FAULTING:
@@ -212,7 +220,8 @@ class Exits(Oracle):
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
         fault = vcpu.pending_fault
         if reason in FAULTING and (fault is not None if done else not _is_gp(fault)):
-            self.report("fault", f"{reason.name} of {vmcs.leaf:#x} injects {fault}")
+            subject = f" of {vmcs.leaf:#x}" if reason in ACCESSES else ""
+            self.report("fault", f"{reason.name}{subject} injects {fault}")
         if vmcs.tsc_offset != emulation.offset(vcpu):
             self.report("control", f"the TSC offset of a vCPU of dom{vcpu.domain} is {vmcs.tsc_offset:#x}")
 

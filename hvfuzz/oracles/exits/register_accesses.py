@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.boot import COALESCED, DEVICES, DMA_ENGINES, MMIO_BASE, MMIO_SIZE
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, SIZE_MASK, U64, WRITE
-from hvfuzz.machine.cpu.registers import RAX, RIP
+from hvfuzz.machine.cpu.registers import RAX, RFLAGS, RIP
 from hvfuzz.machine.devices.dma_engine import MAX_LENGTH, Register
 from hvfuzz.machine.devices.pci_function import ACCESS_SIZES
 from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, REGISTERS_LIMIT
 from hvfuzz.machine.devices.virtio.register_map import Register as Virtio
 from hvfuzz.machine.devices.virtio.transport import VirtioDevice
 from hvfuzz.machine.mmu.ept import Qualification
+from hvfuzz.machine.mmu.paging import RFLAGS_RF
 from hvfuzz.oracles.exits import coalesced_ring
 from hvfuzz.oracles.exits.emulation import refusal
 from hvfuzz.oracles.exits.virtio_requests import Scope, written
@@ -130,6 +131,7 @@ class Registers:
         fault = vcpu.pending_fault
         if emulated:
             expected[RIP] = (expected[RIP] + vmcs.length) & U64
+            expected[RFLAGS] &= ~RFLAGS_RF  # The access is complete (SDM Vol. 3A, 17.3.1.1).
             if model is not None:
                 self._expect_model(vcpu, model, expected)
             elif device is not None and not vmcs.write:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.limits import STRING_BURST
-from hvfuzz.machine.addresses import PAGE_SHIFT, READ, SIZE_MASK, U64, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.cpu.faults import Vector
-from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI
+from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI, Saved
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE, CR4_SMAP, RFLAGS_DF
 from hvfuzz.oracles.shadow.guest_walk import leads
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.exits.models.second_model import SecondModel
     from hvfuzz.oracles.scene.call_stack import CallStack
 
+CR2: Final = int(Saved.CR2)
 FAULTS: Final = (Vector.GP, Vector.PF)
 
 
@@ -59,7 +60,15 @@ def judge(
             return f"element {at // width} is {element:#x}, not the value of the port"
     if vcpu.cpl and any(not _for_user(machine, vcpu, gva) for gva in places):
         return f"ring {vcpu.cpl} of dom{vcpu.domain} accesses a supervisor page"
-    return _judge_end(machine, vcpu, start + step * done & U64, done == most)
+    here = start + step * done & U64
+    fault = vcpu.pending_fault
+    if fault is not None and fault.vector == Vector.PF:
+        # VM entry does not load CR2 (SDM Vol. 3C, 27.6.1.1). An element that crosses a page faults at the first or
+        # at the second one.
+        second = (here | PAGE_MASK) + 1 & U64
+        crosses = here & PAGE_MASK > PAGE_SIZE - width
+        expected[CR2] = second if crosses and fault.address == second else here
+    return _judge_end(machine, vcpu, here, done == most)
 
 
 def _judge_end(machine: Machine, vcpu: VCpu, gva: int, complete: bool) -> str:

@@ -60,7 +60,8 @@ _others: Final = _all_for(OTHERS)
 CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
     {
         "exit_and_enter": _exit_or_entry,
-        "take": _all_for(EXCEPTIONS),
+        "_fail_entry": _exit_or_entry,
+        "take_injected": _all_for(EXCEPTIONS),
         "preempt": _preemption,
         "Mmu.translate": _all_for(HITS),
         "Mmu._walk": _walk,
@@ -86,6 +87,7 @@ CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
         "invlpg": _all_for(FLUSHES),
         "invpcid": _all_for(FLUSHES),
         "mov_cr": _all_for(INSTRUCTIONS),
+        "read_cr": _all_for(INSTRUCTIONS),
         "pause": _all_for(INSTRUCTIONS),
         "iret": _all_for(INSTRUCTIONS),
         "lidt": _all_for(INSTRUCTIONS),

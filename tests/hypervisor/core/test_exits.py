@@ -182,3 +182,45 @@ def test_a_stage_2_that_the_hypervisor_broke_stops_the_host(hv: Hypervisor, vcpu
 def test_an_exit_that_nobody_asked_for_stops_the_host(vcpu: VCpu) -> None:
     with pytest.raises(HostBug):
         vm_exit(vcpu, ExitReason.EXTERNAL_INTERRUPT)
+
+
+def test_cr8_is_the_priority_of_the_apic(hv: Hypervisor, vcpu: VCpu) -> None:
+    rip = vcpu.regs[RIP]
+    vcpu.mov_cr(8, 0xF)
+    assert vcpu.rdmsr(0x808) == 0xF0
+    vcpu.wrmsr(0x808, 0x3A)
+    assert vcpu.read_cr(8) == vcpu.regs[RAX] == 3
+    rip += 4 + 2 + 2 + 4
+    assert vcpu.regs[RIP] == rip
+    with pytest.raises(GuestFault) as raised:
+        vcpu.mov_cr(8, 0x10)
+    assert (raised.value.vector, raised.value.error) == (Vector.GP, 0)
+    assert (vcpu.regs[RIP], vcpu.read_cr(8)) == (rip, 3)
+    assert hv.domains[1].vcpus[1].read_cr(8) == 0
+
+
+def test_a_page_fault_that_is_injected_has_its_address_in_cr2(vcpu: VCpu) -> None:
+    with pytest.raises(GuestFault) as raised:
+        vcpu.outs(UART_PORT, 1, 0x70_0123, 1)
+    assert (raised.value.vector, vcpu.cr2) == (Vector.PF, 0x70_0123)
+    assert vcpu.regs[Reg.RFLAGS] & 1 << 16, "VM entry pushes RF as it is"
+
+
+def test_an_emulated_access_clears_rf(vcpu: VCpu) -> None:
+    assert vcpu.load(MMIO + Register.ID) == DMA_ENGINE_ID
+    assert not vcpu.regs[Reg.RFLAGS] & 1 << 16
+
+
+def test_a_guest_state_that_vm_entry_refuses_stops_the_vcpu(hv: Hypervisor, vcpu: VCpu) -> None:
+    """The hypervisor makes no such state; here something else does."""
+    handle = hv.machine.exit_handler
+
+    def spoil(vcpu: VCpu) -> None:
+        handle(vcpu)
+        if vcpu.vmcs.reason is ExitReason.CPUID:
+            vcpu.vmcs.saved[RIP] = 1 << 48
+
+    hv.machine.exit_handler = spoil
+    vcpu.cpuid(0)
+    assert (vcpu.vmcs.reason, vcpu.runnable) == (ExitReason.INVALID_GUEST_STATE, RunState.STOPPED)
+    assert hv.domains[1].vcpus[1].runnable == RunState.RUNNABLE

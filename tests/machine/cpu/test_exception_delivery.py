@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -60,6 +61,11 @@ def frame(vcpu: VCpu, words: int = 5) -> list[int]:
     return [vcpu.memory.load(RAM + vcpu.regs[Reg.RSP] + 8 * at, 8) for at in range(words)]
 
 
+def in_ring_3(vcpu: VCpu) -> None:
+    """Put the vCPU into ring 3, with its segments."""
+    vcpu.cpl, vcpu.cs, vcpu.ss = 3, 0x33, 0x2B
+
+
 def raises(vcpu: VCpu, instruction: Callable[[], object]) -> int:
     """The vector of the exception that an instruction raises."""
     with pytest.raises(GuestFault) as raised:
@@ -79,7 +85,7 @@ def test_an_exception_enters_its_handler(vcpu: VCpu) -> None:
 
 def test_a_trap_gate_leaves_interrupts_on(vcpu: VCpu) -> None:
     gate(vcpu, 6, TRAP)
-    assert raises(vcpu, lambda: vcpu.mov_cr(8, 0)) == Vector.UD
+    assert raises(vcpu, lambda: vcpu.mov_cr(5, 0)) == Vector.UD
     assert vcpu.regs[Reg.RFLAGS] == 2 | IF | AC
     assert frame(vcpu)[0] == 0x1234, "#UD has no error code"
 
@@ -87,19 +93,25 @@ def test_a_trap_gate_leaves_interrupts_on(vcpu: VCpu) -> None:
 @pytest.mark.parametrize(("ist", "stack"), [(0, RSP0 + 0xF00), (1, IST1 + 0xF00)])
 def test_a_handler_of_user_code_has_a_stack_of_the_tss(vcpu: VCpu, ist: int, stack: int) -> None:
     gate(vcpu, 13, ist=ist)
-    vcpu.cpl = 3
+    in_ring_3(vcpu)
     assert raises(vcpu, vcpu.hlt) == Vector.GP
     assert (vcpu.cpl, vcpu.regs[Reg.RSP]) == (0, stack - 48)
     assert frame(vcpu, 6)[2::3] == [0x33, 0x2B]
+    assert (vcpu.cs, vcpu.ss) == (0x10, 0), "null, with the new CPL as its RPL (SDM Vol. 3A, 6.14.4)"
+    gate(vcpu, 6)
+    assert raises(vcpu, lambda: vcpu.mov_cr(5, 0)) == Vector.UD
+    assert frame(vcpu, 5)[1::3] == [0x10, 0]
 
 
 def test_iret_goes_back_to_where_int_came_from(vcpu: VCpu) -> None:
     gate(vcpu, 0x80, INTERRUPT | 3 << 5)
-    vcpu.cpl, vcpu.regs[Reg.RFLAGS] = 3, 2 | IF
+    in_ring_3(vcpu)
+    vcpu.regs[Reg.RFLAGS] = 2 | IF
     vcpu.interrupt(0x80)
     assert vcpu.cpl == 0
     vcpu.iret()
     assert (vcpu.cpl, vcpu.regs[Reg.RIP], vcpu.regs[Reg.RSP]) == (3, 0x1236, STACK + 0xF08)
+    assert (vcpu.cs, vcpu.ss) == (0x33, 0x2B)
     assert vcpu.regs[Reg.RFLAGS] == 2 | IF
 
 
@@ -122,6 +134,11 @@ WRONG: Final = [
     ({"ist": 7, "limit": 0x5A}, Vector.TS, 0x40),
     ({"ist": 2, "stack": 1 << 47}, Vector.SS, 0),
     ({"ist": 2, "stack": 0}, Vector.PF, 2),
+    # SDM Vol. 2A, INT n: the stack comes before the address of the handler, and that before the pushes.
+    ({"ist": 7, "limit": 0x5A, "to": 1 << 47}, Vector.TS, 0x40),
+    ({"ist": 2, "stack": 1 << 47, "to": 1 << 47}, Vector.SS, 0),
+    ({"ist": 2, "stack": 0xFFFF_8000_0000_0020, "to": 1 << 47}, Vector.SS, 0),
+    ({"ist": 2, "stack": 0, "to": 1 << 47}, Vector.GP, 0),
 ]
 
 
@@ -176,12 +193,12 @@ def test_a_page_fault_on_the_way_replaces_the_address(vcpu: VCpu) -> None:
     gate(vcpu, 6)
     gate(vcpu, 14, ist=1)
     vcpu.regs[Reg.RSP] = UNMAPPED + 0x100
-    assert raises(vcpu, lambda: vcpu.mov_cr(8, 0)) == Vector.UD
-    assert (vcpu.regs[Reg.RIP], vcpu.cr2) == (HANDLER, UNMAPPED + 0x100 - 40)
+    assert raises(vcpu, lambda: vcpu.mov_cr(5, 0)) == Vector.UD
+    assert (vcpu.regs[Reg.RIP], vcpu.cr2) == (HANDLER, UNMAPPED + 0x100 - 8), "SS is pushed first"
     assert frame(vcpu, 1) == [2]
 
 
-def test_a_frame_over_a_page_border_is_written_whole_or_not(guest: Guest, vcpu: VCpu) -> None:
+def test_a_frame_over_a_page_border_is_pushed_from_the_top(guest: Guest, vcpu: VCpu) -> None:
     gate(vcpu, 3)
     gate(vcpu, 14, ist=1)
     before = guest.memory.read(RAM + STACK, 0x10)
@@ -199,7 +216,86 @@ def test_a_frame_over_a_page_border_is_written_whole_or_not(guest: Guest, vcpu: 
     guest.flush()
     vcpu.regs[Reg.RSP], vcpu.regs[Reg.RIP] = STACK + 0x10, 0x1234
     assert raises(vcpu, lambda: vcpu.interrupt(3)) == Vector.PF
-    assert guest.memory.read(RAM + STACK, 0x10) == before
+    assert vcpu.cr2 == TSS + 0xFF8, "of RFLAGS, after SS and RSP"
+    assert guest.memory.read(RAM + STACK, 0x10) != before
+    assert vcpu.regs[Reg.RIP] == HANDLER
+    assert frame(vcpu, 2) == [3, 0x1234]
+
+
+def test_the_first_push_that_fails_decides(guest: Guest, vcpu: VCpu) -> None:
+    """The upper page violates stage 2 and the lower is not present, or the reverse."""
+    exits: list[int] = []
+
+    def handle(vcpu: VCpu) -> None:
+        exits.append(vcpu.vmcs.gpa)
+        vcpu.runnable = RunState.STOPPED
+
+    guest.machine.exit_handler = handle
+    gate(vcpu, 3)
+    gate(vcpu, 14, ist=1)
+    leaf = guest.memory.load64(guest.ept_leaf(STACK))
+    entry = guest.memory.load64(guest.entry(TSS, 1))
+    vcpu.ltr(0x3_0000, 0x67)
+    guest.map(0x3_0000, 0x3_0000, KERNEL)
+    guest.memory.write(RAM + 0x3_0024, (IST1 + 0xF00).to_bytes(8, "little"))
+    for upper, lower in ((0, entry), (leaf, 0)):
+        guest.memory.store64(guest.ept_leaf(STACK), upper)
+        guest.memory.store64(guest.entry(TSS, 1), lower)
+        guest.flush()
+        vcpu.runnable = RunState.RUNNABLE
+        vcpu.regs[Reg.RSP], vcpu.regs[Reg.RIP] = STACK + 0x10, 0x1234
+        with suppress(GuestFault):
+            vcpu.interrupt(3)
+    assert (exits, vcpu.cr2, vcpu.regs[Reg.RIP]) == ([STACK + 8], TSS + 0xFF8, HANDLER)
+
+
+@pytest.mark.parametrize("ist", [0, 1])
+def test_a_gate_to_ring_3_delivers_in_ring_3(guest: Guest, vcpu: VCpu, ist: int) -> None:
+    """Nothing changes but the code; the stack is switched if the gate names one, and written with the ring's rights."""
+    gate(vcpu, 0x80, INTERRUPT | 3 << 5, selector=0x30, ist=ist)
+    gate(vcpu, 14)
+    in_ring_3(vcpu)
+    page = IST1 if ist else STACK
+    assert raises(vcpu, lambda: vcpu.interrupt(0x80)) == Vector.PF
+    assert vcpu.cpl == 0
+    assert frame(vcpu, 1) == [7], "a write by user code, of a page that is present"
+    guest.map(page, page, KERNEL | paging.US)
+    guest.flush()
+    in_ring_3(vcpu)
+    vcpu.regs[Reg.RSP], vcpu.regs[Reg.RIP] = STACK + 0xF08, 0x1234
+    vcpu.interrupt(0x80)
+    assert (vcpu.cpl, vcpu.cs, vcpu.ss, vcpu.regs[Reg.RIP]) == (3, 0x33, 0x2B, HANDLER)
+    assert vcpu.regs[Reg.RSP] == page + 0xF00 - 40
+    assert frame(vcpu)[1::2] == [0x33, STACK + 0xF08]
+    vcpu.iret()
+    assert (vcpu.cpl, vcpu.regs[Reg.RIP]) == (3, 0x1236)
+
+
+def test_int_pushes_rf_clear(vcpu: VCpu) -> None:
+    """SDM Vol. 3A, 17.3.1.1."""
+    gate(vcpu, 3)
+    vcpu.regs[Reg.RFLAGS] = 2 | RF
+    vcpu.interrupt(3)
+    assert frame(vcpu)[2] == 2
+
+
+def test_delivery_ends_whatever_the_hypervisor_does(guest: Guest, vcpu: VCpu) -> None:
+    """A hypervisor that injects #GP over and over, or that lets a vCPU go on after a triple fault."""
+    exits: list[ExitReason] = []
+
+    def handle(vcpu: VCpu) -> None:
+        exits.append(vcpu.vmcs.reason)
+        vcpu.pending_fault = GuestFault(Vector.GP)
+
+    guest.machine.exit_handler = handle
+    guest.memory.store64(guest.ept_leaf(IDT), 0)
+    assert raises(vcpu, lambda: vcpu.load(UNMAPPED)) == Vector.PF
+    assert exits[-1] == ExitReason.TRIPLE_FAULT
+    guest.machine.exit_handler = lambda vcpu: exits.append(vcpu.vmcs.reason)
+    vcpu.pending_fault = None
+    assert raises(vcpu, lambda: vcpu.load(UNMAPPED)) == Vector.PF
+    assert exits[-1] == ExitReason.TRIPLE_FAULT
+    assert len(exits) < 150
 
 
 @pytest.mark.parametrize("flag", [0, AC])
@@ -211,7 +307,7 @@ def test_tables_are_implicit_accesses_that_smap_holds_back(guest: Guest, vcpu: V
     vcpu.regs[Reg.RFLAGS] = 2 | flag
     vcpu.machine.exit_handler = lambda vcpu: None
     assert raises(vcpu, lambda: vcpu.interrupt(3)) == Vector.PF
-    assert vcpu.regs[Reg.RFLAGS] == 2 | flag
+    assert vcpu.regs[Reg.RFLAGS] == 2 | flag | RF
 
 
 def test_an_exit_on_the_way_tells_what_was_delivered(guest: Guest, vcpu: VCpu) -> None:
@@ -227,7 +323,8 @@ def test_an_exit_on_the_way_tells_what_was_delivered(guest: Guest, vcpu: VCpu) -
     guest.machine.exit_handler = handle
     guest.memory.store64(guest.ept_leaf(STACK), 0)
     assert raises(vcpu, lambda: vcpu.load(UNMAPPED)) == Vector.PF
-    assert seen == [(ExitReason.EPT_VIOLATION, 1 << 31 | 3 << 8 | 14, 0)]
+    assert seen == [(ExitReason.EPT_VIOLATION, 1 << 31 | 1 << 11 | 3 << 8 | 14, 0)], "with an error code"
+    assert vcpu.vmcs.vectoring_error == 0
     assert (vcpu.regs[Reg.RSP], frame(vcpu, 2)) == (IST1 + 0xF00 - 48, [0, 0x1234])
     vcpu.regs[Reg.RSP] = STACK + 0x100
     seen.append((ExitReason.VMCALL, 0, 0))
@@ -276,3 +373,43 @@ def test_loading_tables_is_for_ring_0_and_canonical_addresses(vcpu: VCpu) -> Non
 def test_two_exceptions_become_one(first: int, second: int, becomes: int | None) -> None:
     after = combined(first, GuestFault(second))
     assert (None if after is None else after.vector) == becomes
+
+
+def test_an_injected_exception_pushes_rf_as_it_is(vcpu: VCpu) -> None:
+    """SDM Vol. 3C, 27.6.1.1. What the processor finds on the way pushes RF set."""
+    vcpu.machine.exit_handler = lambda vcpu: setattr(vcpu, "pending_fault", GuestFault(Vector.GP))
+    gate(vcpu, 13)
+    vcpu.regs[Reg.RFLAGS] = 2
+    assert raises(vcpu, vcpu.vmcall) == Vector.GP
+    assert frame(vcpu, 4)[3] == 2
+    gate(vcpu, 13, INTERRUPT & 0x7F)
+    gate(vcpu, 8)
+    assert raises(vcpu, vcpu.vmcall) == Vector.GP
+    assert frame(vcpu, 4)[3] == 2 | RF
+    gate(vcpu, 13)
+    assert raises(vcpu, lambda: vcpu.load(1 << 47)) == Vector.GP
+    assert frame(vcpu, 4)[3] == 2 | RF
+
+
+def test_rf_that_an_exit_saves(guest: Guest, vcpu: VCpu) -> None:
+    """SDM Vol. 3C, 28.3.3: clear for an instruction, set for an EPT violation, as in the frame during a delivery."""
+    saved: list[bool] = []
+
+    def handle(vcpu: VCpu) -> None:
+        saved.append(bool(vcpu.vmcs.saved[Reg.RFLAGS] & RF))
+        vcpu.runnable = RunState.STOPPED if vcpu.vmcs.vectoring else RunState.RUNNABLE
+        vcpu.vmcs.saved[Reg.RIP] += 1
+
+    guest.machine.exit_handler = handle
+    vcpu.regs[Reg.RFLAGS] = 2 | RF
+    vcpu.cpuid(0)
+    guest.map(UNMAPPED, UNMAPPED, KERNEL)
+    guest.memory.store64(guest.ept_leaf(UNMAPPED), 0)
+    vcpu.load(UNMAPPED)
+    assert saved == [False, True]
+    gate(vcpu, 3)
+    guest.memory.store64(guest.ept_leaf(IDT), 0)
+    guest.flush()
+    vcpu.interrupt(3)
+    assert raises(vcpu, lambda: vcpu.load(1 << 47)) == Vector.GP
+    assert saved == [False, True, False, True]

@@ -22,10 +22,24 @@ if TYPE_CHECKING:
 
 Instruction = Callable[[VCpu], Any]
 STATE = ("cr0", "cr2", "cr3", "cr4", "efer", "cpl")
+OTHER_STATE: dict[int, Any] = {
+    Reg.RFLAGS: 0x202,
+    Saved.CR0: 0x8000_0033,
+    Saved.CR3: 0x7000,
+    Saved.CR4: 0xA0,
+    Saved.EFER: 0x500,
+    Saved.CPL: 3,
+    Saved.MSRS: {msrs.STAR: 2},
+    Saved.IDTR: (0x1000, 0xFF),
+    Saved.TR: (0x2000, 0x67),
+    Saved.CS: 0x33,
+    Saved.SS: 0,
+}
+"""Valid values, other than those at the start."""
 
 
 def state(vcpu: VCpu) -> list[Any]:
-    return [*vcpu.regs, *(getattr(vcpu, name) for name in STATE), dict(vcpu.msrs), vcpu.idtr, vcpu.tr]
+    return [*vcpu.regs, *(getattr(vcpu, name) for name in STATE), dict(vcpu.msrs), vcpu.idtr, vcpu.tr, vcpu.cs, vcpu.ss]
 
 
 def faults(instruction: Instruction, vcpu: VCpu) -> int | None:
@@ -53,6 +67,7 @@ def vcpu() -> VCpu:
     """A vCPU with a different value in every part of its state."""
     vcpu = Machine(1 << 20).add_vcpu(1)
     vcpu.regs[:] = range(100, 100 + len(Reg))
+    vcpu.regs[Reg.RFLAGS] = 0x46
     vcpu.cr2, vcpu.cr3 = 0x1234, 0x5000
     vcpu.msrs.update({msrs.LSTAR: 0x777, msrs.STAR: 5})
     vcpu.machine.exit_handler = lambda vcpu: None
@@ -81,7 +96,7 @@ def test_an_exit_saves_the_whole_state_and_entry_restores_it(vcpu: VCpu) -> None
 @pytest.mark.parametrize("place", [*Reg, *Saved])
 def test_the_handler_edits_the_saved_state(vcpu: VCpu, place: int) -> None:
     expected = state(vcpu)
-    expected[place] = {1: 2} if place == Saved.MSRS else 77
+    expected[place] = OTHER_STATE.get(place, 77)
 
     def edit(vcpu: VCpu) -> None:
         vcpu.vmcs.saved[place] = expected[place]
@@ -96,7 +111,7 @@ def test_entry_injects_the_pending_fault(vcpu: VCpu) -> None:
     with pytest.raises(GuestFault) as raised:
         vcpu.cpuid(0)
     assert raised.value.error == 6
-    assert vcpu.cr2 == 0x9000
+    assert vcpu.cr2 == 0x1234, "VM entry does not load it"
     assert vcpu.pending_fault is None
     vcpu.machine.exit_handler = lambda vcpu: None
     vcpu.cpuid(0)
@@ -256,6 +271,9 @@ PRIVILEGED: list[Instruction] = [
     lambda vcpu: vcpu.mov_cr(2, 0),
     lambda vcpu: vcpu.mov_cr(3, 0),
     lambda vcpu: vcpu.mov_cr(4, paging.CR4_PAE),
+    lambda vcpu: vcpu.mov_cr(8, 0),
+    lambda vcpu: vcpu.read_cr(0),
+    lambda vcpu: vcpu.read_cr(8),
     lambda vcpu: vcpu.invlpg(0),
     lambda vcpu: vcpu.invpcid(3, 0),
     lambda vcpu: vcpu.rdmsr(msrs.STAR),
@@ -420,7 +438,7 @@ CR0 = 0x8001_0033
         (4, paging.CR4_PAE | 1 << 63, Vector.GP),
         (1, 0, Vector.UD),
         (5, 0, Vector.UD),
-        (8, 0, Vector.UD),
+        (9, 0, Vector.UD),
         (-1, 0, Vector.UD),
     ],
 )
@@ -428,6 +446,46 @@ def test_control_registers(vcpu: VCpu, register: int, value: int, vector: int | 
     assert faults(lambda vcpu: vcpu.mov_cr(register, value), vcpu) == vector
     if vector is None:
         assert getattr(vcpu, f"cr{register}") == value
+
+
+@pytest.mark.parametrize("register", [0, 2, 3, 4])
+def test_control_registers_are_read(vcpu: VCpu, register: int) -> None:
+    assert vcpu.read_cr(register) == vcpu.regs[Reg.RAX] == getattr(vcpu, f"cr{register}")
+
+
+@pytest.mark.parametrize("register", [1, 5, 9])
+def test_other_control_registers_do_not_exist(vcpu: VCpu, register: int) -> None:
+    assert faults(lambda vcpu: vcpu.read_cr(register), vcpu) == Vector.UD
+
+
+def test_accesses_to_cr8_exit(vcpu: VCpu) -> None:
+    """Also those that set reserved bits: the exit comes before that fault (SDM Vol. 3C, 26.1.1)."""
+    seen: list[tuple[int, ...]] = []
+
+    def handle(vcpu: VCpu) -> None:
+        vmcs = vcpu.vmcs
+        seen.append((vmcs.reason, vmcs.qualification, vmcs.length, vmcs.saved[Reg.RAX]))
+        vmcs.saved[Reg.RAX] = 5
+
+    vcpu.machine.exit_handler = handle
+    vcpu.vmcs.intercepts = 0
+    vcpu.mov_cr(8, 0x77)
+    assert vcpu.read_cr(8) == 5
+    assert seen == [(28, 8, 4, 0x77), (28, 0x18, 4, 5)]
+
+
+def test_invlpg_exiting_decides_for_invpcid(vcpu: VCpu) -> None:
+    """SDM Vol. 3C, 26.1.3. The exit comes before the fault of an operand, and after that of the ring."""
+    seen: list[ExitReason] = []
+    vcpu.machine.exit_handler = lambda vcpu: seen.append(vcpu.vmcs.reason)
+    vcpu.vmcs.intercepts = 1 << ExitReason.INVLPG
+    vcpu.invpcid(77, 0)
+    assert seen == [ExitReason.INVPCID]
+    vcpu.cpl = 3
+    assert faults(lambda vcpu: vcpu.invpcid(2, 0), vcpu) == Vector.GP
+    vcpu.cpl, vcpu.vmcs.intercepts = 0, 1 << ExitReason.CR_ACCESS
+    vcpu.invpcid(2, 0)
+    assert len(seen) == 1
 
 
 def test_reserved_bits_of_the_low_half_of_cr0_are_ignored(vcpu: VCpu) -> None:
@@ -489,7 +547,7 @@ def test_invlpg_of_a_non_canonical_address_does_nothing(guest: Guest) -> None:
         (msrs.PAT, 2, Vector.GP),
         (msrs.PAT, 3 << 56, Vector.GP),
         (msrs.PAT, 8, Vector.GP),
-        (msrs.SYSENTER_CS, 2**64 - 1, None),
+        (msrs.SYSENTER_CS, 0xFFFF_FFFF, None),
         (msrs.SYSENTER_ESP, 1 << 47, Vector.GP),
         (msrs.SYSENTER_EIP, 1 << 47, Vector.GP),
         (msrs.CSTAR, 1 << 47, Vector.GP),
@@ -577,3 +635,33 @@ def test_msrs_that_do_not_exist(vcpu: VCpu, index: int) -> None:
 
 def test_an_msr_never_written_is_zero(vcpu: VCpu) -> None:
     assert vcpu.rdmsr(msrs.GS_BASE) == 0
+
+
+def test_the_page_attribute_table_at_reset(vcpu: VCpu) -> None:
+    assert vcpu.rdmsr(msrs.PAT) == 0x0007_0406_0007_0406
+
+
+def test_the_upper_half_of_sysenter_cs_does_not_exist(vcpu: VCpu) -> None:
+    vcpu.wrmsr(msrs.SYSENTER_CS, 2**64 - 8)
+    assert vcpu.rdmsr(msrs.SYSENTER_CS) == 0xFFFF_FFF8
+
+
+def test_fast_calls_load_selectors(vcpu: VCpu) -> None:
+    """SDM Vol. 2B, SYSCALL, SYSRET, SYSENTER, SYSEXIT."""
+    vcpu.cpl, vcpu.regs[Reg.RCX], vcpu.regs[Reg.RDX] = 3, 0x1000, 0x2000
+    vcpu.msrs.update({msrs.STAR: 0x0123 << 48 | 0x0213 << 32, msrs.SYSENTER_CS: 0xA_0153})
+    loaded = []
+    for instruction in (VCpu.syscall, VCpu.sysret, VCpu.sysenter, VCpu.sysexit):
+        vcpu.regs[Reg.RCX] = 0x1000
+        instruction(vcpu)
+        loaded.append((vcpu.cpl, vcpu.cs, vcpu.ss))
+    assert loaded == [(0, 0x210, 0x21B), (3, 0x133, 0x12B), (0, 0x150, 0x158), (3, 0x173, 0x17B)]
+
+
+def test_fast_calls_clear_rf(vcpu: VCpu) -> None:
+    vcpu.regs[Reg.RFLAGS] = 2 | paging.RFLAGS_RF
+    vcpu.syscall()
+    assert vcpu.regs[Reg.RFLAGS] == vcpu.regs[Reg.R11] == 2
+    vcpu.regs[Reg.RFLAGS], vcpu.msrs[msrs.SYSENTER_CS] = 2 | paging.RFLAGS_RF, 8
+    vcpu.sysenter()
+    assert vcpu.regs[Reg.RFLAGS] == 2

@@ -129,6 +129,17 @@ FAULTS = {
         "in(dom1, port=0x60, size=1)\n",
         "exits/registers/in",
     ),
+    "a guest state that VM entry refuses": (
+        "hvfuzz.hypervisor.core.exits:cpuid",
+        """
+        original = exits.cpuid
+        def replacement(hv, vcpu):
+            original(hv, vcpu)
+            vcpu.vmcs.saved[17] = 0
+        """,
+        "cpuid(dom1, leaf=0)\npause(dom1)\n",
+        "exits/entry/cpuid",
+    ),
 }
 
 

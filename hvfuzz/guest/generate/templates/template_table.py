@@ -14,6 +14,7 @@ from hvfuzz.guest.generate.templates.device_address_lifecycle import device_addr
 from hvfuzz.guest.generate.templates.device_model_drivers import device_model_driver
 from hvfuzz.guest.generate.templates.dma_engine_driver import dma_engine_driver
 from hvfuzz.guest.generate.templates.frame_lifecycle import frame_lifecycle
+from hvfuzz.guest.generate.templates.io_permissions import io_permissions
 from hvfuzz.guest.generate.templates.repetition import repeat_op, toggle_mode
 from hvfuzz.guest.generate.templates.resource_lifecycle import resource_lifecycle
 from hvfuzz.guest.generate.templates.table_exhaustion import exhaust_table
@@ -33,5 +34,6 @@ TEMPLATES: Final[tuple[tuple[Template, int], ...]] = (
     (user_mode, 1),
     (virtio_driver, 1),
     (device_model_driver, 1),
+    (io_permissions, 1),
 )
 """(Template, weight)."""

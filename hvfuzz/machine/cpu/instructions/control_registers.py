@@ -1,5 +1,6 @@
 """Control registers, and the instructions that invalidate translations: MOV to CR, INVLPG, INVPCID."""
 
+from types import MappingProxyType
 from typing import Final
 
 from hvfuzz.machine.addresses import PHYSICAL_RESERVED, U64, is_canonical
@@ -12,18 +13,16 @@ from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.tlb import InvpcidKind
 
-_CR0_FIXED: Final = paging.CR0_PE | paging.CR0_NE | paging.CR0_PG
-"""Bits that must stay set in VMX operation in 64-bit mode (SDM Vol. 3D, A.7; Vol. 2B, MOV to control register)."""
 _CR0_DEFINED: Final = 0xE005_003F
-_CR4_DEFINED: Final = (
-    0x7FC  # TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT
-    | paging.CR4_PCIDE
-    | paging.CR4_SMEP
-    | paging.CR4_SMAP
-)
-"""Bits of features that the processor has (SDM Vol. 3A, 2.5)."""
+_REGISTERS: Final = (0, 2, 3, 4, 8)
+_TPR: Final = 8
+"""CR8. The machine has no local APIC, so CR8-load and CR8-store exiting are always on (SDM Vol. 3C, 25.6.2)."""
+_INVPCID_LENGTH: Final = 5
+_LENGTH: Final = MappingProxyType({0: 3, 3: 3, 4: 3, _TPR: 4})
+"""Bytes of the instruction: CR8 needs a REX prefix."""
 _TO_CR: Final = 0
-"""Exit qualification of a CR access: MOV to CR, from RAX (SDM Vol. 3C, table 28-3)."""
+_FROM_CR: Final = 1 << 4
+"""Exit qualification of a CR access, besides the number: MOV to CR, from CR, with RAX (SDM Vol. 3C, table 28-3)."""
 
 
 def current_pcid(cpu: CpuState) -> int:
@@ -32,15 +31,14 @@ def current_pcid(cpu: CpuState) -> int:
 
 
 def mov_cr(cpu: CpuState, n: int, value: int) -> None:
-    """MOV to CR0, CR2, CR3 or CR4 from RAX, with the flushes it implies; #UD for others (SDM Vol. 2B, MOV)."""
-    if n not in (0, 2, 3, 4):
+    """MOV to CR0, CR2, CR3, CR4 or CR8 from RAX, with the flushes it implies; #UD for others (SDM Vol. 2B, MOV)."""
+    if n not in _REGISTERS:
         refuse(cpu, Vector.UD)
     require_ring_0(cpu)
     cpu.regs[RAX] = value = value & U64
-    if n != 2:
-        cpu.vmcs.qualification = n | _TO_CR
-        if exit_if_intercepted(cpu, ExitReason.CR_ACCESS, 3):
-            return
+    cpu.vmcs.qualification = n | _TO_CR
+    if n != 2 and exit_if_intercepted(cpu, ExitReason.CR_ACCESS, _LENGTH[n], n == _TPR):
+        return
     cpu.machine.clock.cycles += Cost.PRIVILEGED
     if n == 0:
         _set_cr0(cpu, value)
@@ -52,10 +50,24 @@ def mov_cr(cpu: CpuState, n: int, value: int) -> None:
         _set_cr4(cpu, value)
 
 
+def read_cr(cpu: CpuState, n: int) -> int:
+    """MOV from CR0, CR2, CR3, CR4 or CR8 to RAX, and returned; #UD for others (SDM Vol. 2B, MOV)."""
+    if n not in _REGISTERS:
+        refuse(cpu, Vector.UD)
+    require_ring_0(cpu)
+    cpu.vmcs.qualification = n | _FROM_CR
+    # SDM Vol. 3C, 26.1.3: of the others, only MOV from CR3 can exit.
+    if n in (3, _TPR) and exit_if_intercepted(cpu, ExitReason.CR_ACCESS, _LENGTH[n], n == _TPR):
+        return cpu.regs[RAX]
+    cpu.machine.clock.cycles += Cost.PRIVILEGED
+    value = cpu.regs[RAX] = {0: cpu.cr0, 2: cpu.cr2, 3: cpu.cr3, 4: cpu.cr4}[n]
+    return value
+
+
 def _set_cr0(cpu: CpuState, value: int) -> None:
     """SDM Vol. 2B, MOV to control register: fixed bits must stay set, and NW requires CD."""
     # Only a change of PG implies a flush (SDM Vol. 3A, 4.10.4.1), and PG cannot change.
-    if value >> 32 or value & _CR0_FIXED != _CR0_FIXED:
+    if value >> 32 or value & paging.CR0_FIXED != paging.CR0_FIXED:
         refuse(cpu, Vector.GP)
     if value & paging.CR0_NW and not value & paging.CR0_CD:
         refuse(cpu, Vector.GP)
@@ -78,7 +90,7 @@ def _set_cr3(cpu: CpuState, value: int) -> None:
 def _set_cr4(cpu: CpuState, value: int) -> None:
     """SDM Vol. 2B, MOV to control register: reserved bits, PAE stays set, PCIDE needs PCID 0 in CR3."""
     old = cpu.cr4
-    if value & ~_CR4_DEFINED or not value & paging.CR4_PAE:
+    if value & ~paging.CR4_DEFINED or not value & paging.CR4_PAE:
         refuse(cpu, Vector.GP)
     if value & ~old & paging.CR4_PCIDE and cpu.cr3 & paging.CR3_PCID:
         refuse(cpu, Vector.GP)
@@ -104,6 +116,10 @@ def invlpg(cpu: CpuState, gva: int) -> None:
 def invpcid(cpu: CpuState, kind: int, pcid: int, gva: int = 0) -> None:
     """INVPCID with its descriptor as arguments (SDM Vol. 2A, INVPCID)."""
     require_ring_0(cpu)
+    # SDM Vol. 3C, 26.1.3: "INVLPG exiting" decides, since "enable INVPCID" is 1. The exit comes before other faults.
+    asked = bool(cpu.vmcs.intercepts >> ExitReason.INVLPG & 1)
+    if exit_if_intercepted(cpu, ExitReason.INVPCID, _INVPCID_LENGTH, asked):
+        return
     by_pcid = kind in (InvpcidKind.ADDRESS, InvpcidKind.SINGLE)
     if (
         not 0 <= kind <= InvpcidKind.ALL

@@ -5,7 +5,7 @@ from typing import Final
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu import msrs
-from hvfuzz.machine.cpu.exception_delivery import exit_if_intercepted, refuse, require_ring_0, take, vm_exit
+from hvfuzz.machine.cpu.exception_delivery import exit_if_intercepted, refuse, require_ring_0, take_injected, vm_exit
 from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.cpu.processor_state import HALTED, CpuState
 from hvfuzz.machine.cpu.registers import RAX, RCX, RDX
@@ -23,7 +23,7 @@ def vmcall(cpu: CpuState) -> None:
     # As `vm_exit`, without its call: this is the most frequent exit.
     fault = exit_and_enter(cpu, _VMCALL)
     if fault is not None:
-        take(cpu, fault)
+        take_injected(cpu, fault)
         raise fault
 
 

@@ -48,7 +48,7 @@ def wrmsr(cpu: CpuState, index: int, value: int) -> None:
     if index == msrs.EFER:
         cpu.efer = value | paging.EFER_LMA
     else:
-        cpu.msrs[index] = value
+        cpu.msrs[index] = value & 0xFFFF_FFFF if index in msrs.HALF_USED else value
 
 
 def _in_bitmap(cpu: CpuState, index: int, write: bool) -> bool:

@@ -3,8 +3,9 @@
 from typing import Final
 
 from hvfuzz.machine.addresses import SIZE_MASK, U64
-from hvfuzz.machine.cpu.exception_delivery import exit_if_intercepted, refuse
-from hvfuzz.machine.cpu.faults import Vector
+from hvfuzz.machine.cpu.delivery_accesses import TakenOver, read_table
+from hvfuzz.machine.cpu.exception_delivery import exit_if_intercepted, refuse, take, take_injected
+from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.instructions.load_store import load, store
 from hvfuzz.machine.cpu.instructions.rings import IOPL_SHIFT
 from hvfuzz.machine.cpu.processor_state import CpuState
@@ -12,6 +13,8 @@ from hvfuzz.machine.cpu.registers import RAX, RCX, RDI, RDX, RFLAGS, RSI
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu import paging
 
+_MAP_BASE: Final = 0x66
+"""Offset in the TSS of the 16-bit offset of the I/O permission bit map (SDM Vol. 3A, 7.7)."""
 _STRING_AND_REP: Final = 0x30
 """Bits of the exit qualification (SDM Vol. 3C, table 28-5)."""
 
@@ -42,10 +45,9 @@ def outs(cpu: CpuState, port: int, size: int, gva: int, count: int) -> int:
 
 def _string(cpu: CpuState, port: int, size: int, register: int, gva: int, count: int) -> int:
     """Exit until RCX is 0 or an exit moves nothing. The handler advances RCX and the address register."""
-    _require_io_privilege(cpu, size)
     regs, vmcs = cpu.regs, cpu.vmcs
     regs[RDX], regs[register], regs[RCX] = port & 0xFFFF, gva & U64, count & U64
-    while regs[RCX]:
+    while _may_access(cpu, port & 0xFFFF, size) and regs[RCX]:
         left = regs[RCX]
         _record_port_operand(cpu, port, size, register == RSI)
         vmcs.string = True
@@ -53,7 +55,7 @@ def _string(cpu: CpuState, port: int, size: int, register: int, gva: int, count:
         vmcs.qualification |= _STRING_AND_REP
         if not exit_if_intercepted(cpu, ExitReason.IO, 2):
             _move_unanswered(cpu, register, size)
-        if regs[RCX] == left:
+        if regs[RCX] in (0, left):
             break
     return regs[RCX]
 
@@ -72,19 +74,49 @@ def _move_unanswered(cpu: CpuState, register: int, size: int) -> None:
 
 
 def _port(cpu: CpuState, port: int, size: int, write: bool) -> bool:
-    """Check, and exit if intercepted: whether an exit handler performed this access to a port."""
-    _require_io_privilege(cpu, size)
+    """Check, and exit if intercepted: whether nothing is left to do for this access to a port."""
+    if not _may_access(cpu, port & 0xFFFF, size):
+        return True
     _record_port_operand(cpu, port, size, write)
     cpu.vmcs.string = False
     return exit_if_intercepted(cpu, ExitReason.IO, 1)
 
 
-def _require_io_privilege(cpu: CpuState, size: int) -> None:
-    """#UD for an impossible size, #GP(0) if the ring is above IOPL (SDM Vol. 1, 19.5.1)."""
+def _may_access(cpu: CpuState, port: int, size: int) -> bool:
+    """#UD for an impossible size; #GP(0) unless IOPL or the I/O permission bit map allows the access.
+
+    (SDM Vol. 1, 19.5.) False if the vCPU was stopped while it looked.
+    """
     if size not in (1, 2, 4):
         refuse(cpu, Vector.UD)
-    if cpu.cpl > cpu.regs[RFLAGS] >> IOPL_SHIFT & 3:
-        refuse(cpu, Vector.GP)  # There is no I/O permission bit map.
+    if cpu.cpl <= cpu.regs[RFLAGS] >> IOPL_SHIFT & 3:
+        return True
+    try:
+        allowed = _in_bit_map(cpu, port, size)
+    except GuestFault as fault:
+        take(cpu, fault)
+        raise
+    except TakenOver as taken:
+        if taken.fault is None:
+            return False
+        take_injected(cpu, taken.fault)
+        raise taken.fault from None
+    if not allowed:
+        refuse(cpu, Vector.GP)
+    return True
+
+
+def _in_bit_map(cpu: CpuState, port: int, size: int) -> bool:
+    """Whether the bits of all `size` ports are clear, and the map has them. Raises GuestFault, TakenOver."""
+    base, limit = cpu.tr
+    if limit < _MAP_BASE + 1:
+        return False
+    place = int.from_bytes(read_table(cpu, base + _MAP_BASE, 2), "little") + (port >> 3)
+    # Two bytes are read, whatever the port: the map ends with a byte of ones within the limit (19.5.2).
+    if place + 1 > limit:
+        return False
+    bits = int.from_bytes(read_table(cpu, base + place, 2), "little")
+    return not bits >> (port & 7) & ((1 << size) - 1)
 
 
 def _record_port_operand(cpu: CpuState, port: int, size: int, write: bool) -> None:

@@ -1,30 +1,32 @@
 """Changes between rings 0 and 3, and the interrupt flag: SYSCALL, SYSENTER, IRET, SWAPGS, CLI, STI (SDM Vol. 2).
 
-There is no GDT: to IRET, a selector other than the four flat ones (`exceptions`) is one of an unsuitable descriptor.
+There is no GDT: to IRET, a selector other than the four flat ones (`segments`) is one of an unsuitable descriptor. The
+fast calls load selectors without looking at a descriptor. RF, once loaded, stays set until an exit, a handler or a fast
+call: without debug registers nothing can tell that an instruction should have cleared it.
 """
 
 from typing import Final
 
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, is_canonical
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WORD, is_canonical
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu import msrs
-from hvfuzz.machine.cpu.exception_delivery import FRAME, KERNEL_CS, KERNEL_SS, USER_CS, USER_SS, refuse, require_ring_0
+from hvfuzz.machine.cpu.exception_delivery import refuse, require_ring_0
 from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.cpu.instructions.load_store import reach
 from hvfuzz.machine.cpu.processor_state import RFLAGS_FIXED, USER, CpuState
 from hvfuzz.machine.cpu.registers import R11, RCX, RDX, RFLAGS, RIP, RSP
+from hvfuzz.machine.cpu.segments import CODE_RINGS, INDEX, RPL, STACK_SELECTORS
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.physical_memory import BusError
 
 _SYSRET_RFLAGS: Final = 0x3C7FD7
 """The bits of R11 that SYSRET loads (SDM Vol. 2B, SYSRET)."""
 _SYSCALL_LENGTH: Final = 2
-_SELECTOR: Final = 0xFFFC
-"""The bits of SYSENTER_CS of which one must be set."""
 IOPL_SHIFT: Final = 12
-_RPL: Final = 3
-_POPPED: Final = 0x3C7FD7
-"""The bits of RFLAGS that IRET can load (SDM Vol. 2A, IRET)."""
+_FRAME_WORDS: Final = 5
+"""RIP, CS, RFLAGS, RSP, SS: what delivery pushes and IRET pops."""
+_POPPED: Final = 0x3D7FD7
+"""The bits of RFLAGS that IRET can load: all but VM and the reserved ones (SDM Vol. 2A, IRET)."""
 _SYSTEM: Final = 3 << 12 | 1 << 19 | 1 << 20
 """IOPL, VIF and VIP: of these, the ones that IRET loads in ring 0 only."""
 
@@ -36,10 +38,11 @@ def syscall(cpu: CpuState) -> None:
     cpu.machine.clock.cycles += Cost.SYSCALL
     regs = cpu.regs
     regs[RCX] = (regs[RIP] + _SYSCALL_LENGTH) & U64
-    regs[R11] = regs[RFLAGS]
+    flags = regs[R11] = regs[RFLAGS] & ~paging.RFLAGS_RF
     regs[RIP] = cpu.msrs.get(msrs.LSTAR, 0)
-    regs[RFLAGS] = regs[RFLAGS] & ~cpu.msrs.get(msrs.FMASK, 0) | RFLAGS_FIXED
-    cpu.cpl = 0
+    regs[RFLAGS] = flags & ~cpu.msrs.get(msrs.FMASK, 0) | RFLAGS_FIXED
+    selectors = cpu.msrs.get(msrs.STAR, 0) >> 32
+    _enter_ring(cpu, 0, selectors & INDEX, selectors + 8)
 
 
 def sysret(cpu: CpuState) -> None:
@@ -55,31 +58,39 @@ def sysret(cpu: CpuState) -> None:
     cpu.machine.clock.cycles += Cost.SYSCALL
     regs[RIP] = regs[RCX]
     regs[RFLAGS] = regs[R11] & _SYSRET_RFLAGS | RFLAGS_FIXED
-    cpu.cpl = USER
+    selectors = cpu.msrs.get(msrs.STAR, 0) >> 48
+    _enter_ring(cpu, USER, selectors + 16 | RPL, selectors + 8 | RPL)
 
 
 def sysenter(cpu: CpuState) -> None:
     """SYSENTER to SYSENTER_EIP and SYSENTER_ESP in ring 0 (SDM Vol. 2B, SYSENTER)."""
-    if not cpu.msrs.get(msrs.SYSENTER_CS, 0) & _SELECTOR:
+    selector = cpu.msrs.get(msrs.SYSENTER_CS, 0) & INDEX
+    if not selector:
         refuse(cpu, Vector.GP)
     cpu.machine.clock.cycles += Cost.SYSCALL
     regs = cpu.regs
     regs[RSP] = cpu.msrs.get(msrs.SYSENTER_ESP, 0)
     regs[RIP] = cpu.msrs.get(msrs.SYSENTER_EIP, 0)
-    regs[RFLAGS] &= ~paging.RFLAGS_IF
-    cpu.cpl = 0
+    regs[RFLAGS] &= ~(paging.RFLAGS_IF | paging.RFLAGS_RF)
+    _enter_ring(cpu, 0, selector, selector + 8)
 
 
 def sysexit(cpu: CpuState) -> None:
     """SYSEXIT to RDX, with the stack of RCX, in ring 3; both must be canonical (SDM Vol. 2B, SYSEXIT)."""
     regs = cpu.regs
-    if cpu.cpl or not cpu.msrs.get(msrs.SYSENTER_CS, 0) & _SELECTOR:
+    selector = cpu.msrs.get(msrs.SYSENTER_CS, 0) & INDEX
+    if cpu.cpl or not selector:
         refuse(cpu, Vector.GP)
     if not is_canonical(regs[RDX]) or not is_canonical(regs[RCX]):
         refuse(cpu, Vector.GP)
     cpu.machine.clock.cycles += Cost.SYSCALL
     regs[RSP], regs[RIP] = regs[RCX], regs[RDX]
-    cpu.cpl = USER
+    _enter_ring(cpu, USER, selector + 32 | RPL, selector + 40 | RPL)
+
+
+def _enter_ring(cpu: CpuState, ring: int, cs: int, ss: int) -> None:
+    """Load the selectors of a fast call or return, and the attributes of flat segments of `ring`."""
+    cpu.cpl, cpu.cs, cpu.ss = ring, cs & 0xFFFF, ss & 0xFFFF
 
 
 def swapgs(cpu: CpuState) -> None:
@@ -116,17 +127,16 @@ def iret(cpu: CpuState) -> None:
     # A return to a nested task is unsupported in 64-bit mode.
     if regs[RFLAGS] & paging.RFLAGS_NT:
         refuse(cpu, Vector.GP)
-    rip, cs, flags, rsp, ss = FRAME.unpack(_pop(cpu, regs[RSP], FRAME.size))
+    rip, cs, flags, rsp, ss = (_pop(cpu, regs[RSP] + WORD * place & U64) for place in range(_FRAME_WORDS))
     cs &= 0xFFFF
     ss &= 0xFFFF
-    ring = cs & _RPL
-    # The null selector, then a selector of no code segment or of a more privileged ring, then the stack segment.
-    if cs & ~_RPL == 0:
-        refuse(cpu, Vector.GP)
-    if cs not in (KERNEL_CS, USER_CS) or ring < cpu.cpl:
-        refuse(cpu, Vector.GP, cs & ~_RPL)
-    if ss != (USER_SS if ring else KERNEL_SS) and (ring or ss):
-        refuse(cpu, Vector.GP, ss & ~_RPL)
+    ring = cs & RPL
+    # A selector of no code segment (null: error code 0), of another DPL, or of a more privileged ring.
+    if CODE_RINGS.get(cs & INDEX) != ring or ring < cpu.cpl:
+        refuse(cpu, Vector.GP, cs & INDEX)
+    # The stack segment, of which ring 0 needs none.
+    if ss != STACK_SELECTORS[ring] and (ring or ss & INDEX):
+        refuse(cpu, Vector.GP, ss & INDEX)
     if not is_canonical(rip):
         refuse(cpu, Vector.GP)
     loaded = _POPPED
@@ -137,24 +147,29 @@ def iret(cpu: CpuState) -> None:
     cpu.machine.clock.cycles += Cost.EXCEPTION
     regs[RIP], regs[RSP] = rip, rsp
     regs[RFLAGS] = regs[RFLAGS] & ~_POPPED & U64 | regs[RFLAGS] & _POPPED & ~loaded | flags & loaded | RFLAGS_FIXED
-    cpu.cpl = USER if ring else 0
+    cpu.cpl, cpu.cs, cpu.ss = ring, cs, ss
 
 
-def _pop(cpu: CpuState, gva: int, size: int) -> bytes:
-    """Read `size` bytes of the stack. Exits on the way have no operand, since a handler cannot emulate IRET."""
+def _pop(cpu: CpuState, gva: int) -> int:
+    """Read the word of the stack at `gva`. Exits on the way have no operand, since a handler cannot emulate IRET."""
+    last = gva + WORD - 1 & U64
+    # SDM Vol. 2A, IRET: a stack address that is not canonical is #SS(0).
+    if not is_canonical(gva) or not is_canonical(last):
+        refuse(cpu, Vector.SS)
     # #AC (SDM Vol. 3A, 6.15, interrupt 17).
-    if cpu.cpl and cpu.cr0 & paging.CR0_AM and cpu.regs[RFLAGS] & paging.RFLAGS_AC and gva & 7:
+    if cpu.cpl and cpu.cr0 & paging.CR0_AM and cpu.regs[RFLAGS] & paging.RFLAGS_AC and gva & WORD - 1:
         refuse(cpu, Vector.AC)
+    first = min(WORD, PAGE_SIZE - (gva & PAGE_MASK))
+    pieces = [(reach(cpu, gva, 0, READ), first)]
+    if first < WORD:
+        pieces.append((reach(cpu, gva + first & U64, 0, READ), WORD - first))
     data = b""
     observer = cpu.machine.access_observer
-    while len(data) < size:
-        at = (gva + len(data)) & U64
-        length = min(size - len(data), PAGE_SIZE - (at & PAGE_MASK))
-        hpa = reach(cpu, at, 0, READ)
+    for hpa, length in pieces:
         if observer is not None:
             observer(cpu, hpa, length, READ)
         try:
             data += cpu.memory.read(hpa, length)
         except BusError:
             data += b"\xff" * length
-    return data
+    return int.from_bytes(data, "little")

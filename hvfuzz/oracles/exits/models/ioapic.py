@@ -21,7 +21,7 @@ READ_ONLY: Final = 0x00FF_FFFF_FFFE_5000
 class Interrupts(SecondModel):
     """An I/O APIC with eight pins."""
 
-    __slots__ = ("entries", "id", "select")
+    __slots__ = ("arbitration", "entries", "id", "select")
 
     name = "ioapic"
 
@@ -29,14 +29,16 @@ class Interrupts(SecondModel):
         super().__init__(clock)
         self.select = 0
         self.id = 0
+        self.arbitration = 0
+        """What register 2 shows: the ID that was written last."""
         self.entries = [1 << 16] * PINS
 
     def read(self, offset: int) -> int:
         """Read the 32-bit register at `offset`."""
         if offset != WINDOW:
             return self.select if offset == SELECT else 0
-        if self.select < 2:
-            return 0x11 | PINS - 1 << 16 if self.select else self.id
+        if self.select < 3:
+            return (self.id, 0x11 | PINS - 1 << 16, self.arbitration)[self.select]
         if not FIRST <= self.select < FIRST + 2 * PINS:
             return 0
         pin, half = divmod(self.select - FIRST, 2)
@@ -47,7 +49,7 @@ class Interrupts(SecondModel):
         if offset == SELECT:
             self.select = value & 0xFF
         elif offset == WINDOW and self.select == 0:
-            self.id = value & 0x0F00_0000
+            self.id = self.arbitration = value & 0x0F00_0000
         elif offset == WINDOW and FIRST <= self.select < FIRST + 2 * PINS:
             pin, half = divmod(self.select - FIRST, 2)
             written = 0xFFFF_FFFF << 32 * half & ~READ_ONLY

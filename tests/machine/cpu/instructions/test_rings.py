@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING
 
 import pytest
 
-from hvfuzz.machine.cpu.exception_delivery import FRAME
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.registers import Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
@@ -16,11 +16,12 @@ from hvfuzz.machine.mmu import paging
 if TYPE_CHECKING:
     from tests.machine.conftest import Guest
 
+FRAME = Struct("<5Q")
 STACK = 0x5000
 USER = 0x40_0000
 PAGE = paging.P | paging.RW | paging.US | paging.A | paging.D
 RAM = 4 << 20
-IF, NT, IOPL, AC = paging.RFLAGS_IF, paging.RFLAGS_NT, 3 << 12, paging.RFLAGS_AC
+IF, NT, IOPL, AC, RF = paging.RFLAGS_IF, paging.RFLAGS_NT, 3 << 12, paging.RFLAGS_AC, paging.RFLAGS_RF
 TO_USER = (USER, 0x33, 2 | IF, 0x40_8000, 0x2B)
 TO_KERNEL = (0xFFFF_8800_0000_9000, 0x10, 2, 0x6000, 0x18)
 
@@ -44,7 +45,7 @@ def push(vcpu: VCpu, frame: tuple[int, ...]) -> None:
 
 def state(vcpu: VCpu) -> tuple[int, ...]:
     """The state that IRET can change."""
-    return vcpu.cpl, vcpu.regs[Reg.RIP], vcpu.regs[Reg.RSP], vcpu.regs[Reg.RFLAGS]
+    return vcpu.cpl, vcpu.regs[Reg.RIP], vcpu.regs[Reg.RSP], vcpu.regs[Reg.RFLAGS], vcpu.cs, vcpu.ss
 
 
 def refused(vcpu: VCpu) -> tuple[int, int] | None:
@@ -64,7 +65,7 @@ def test_it_goes_on_as_the_frame_says(vcpu: VCpu, frame: tuple[int, ...], ring: 
     vcpu.regs[Reg.RAX] = 77
     push(vcpu, frame)
     vcpu.iret()
-    assert state(vcpu) == (ring, frame[0], frame[3], frame[2])
+    assert state(vcpu) == (ring, frame[0], frame[3], frame[2], frame[1], frame[4])
     assert vcpu.regs[Reg.RAX] == 77
 
 
@@ -88,10 +89,11 @@ def test_a_frame_that_is_wrong(vcpu: VCpu, place: int, value: int, error: int) -
     assert refused(vcpu) == (Vector.GP, error)
 
 
-def test_a_kernel_may_do_without_a_stack_segment(vcpu: VCpu) -> None:
-    push(vcpu, (*TO_KERNEL[:4], 0))
+@pytest.mark.parametrize("null", range(4))
+def test_a_kernel_may_do_without_a_stack_segment(vcpu: VCpu, null: int) -> None:
+    push(vcpu, (*TO_KERNEL[:4], null))
     vcpu.iret()
-    assert vcpu.cpl == 0
+    assert (vcpu.cpl, vcpu.ss) == (0, null)
 
 
 def test_user_code_stays_in_its_ring(vcpu: VCpu) -> None:
@@ -111,6 +113,8 @@ def test_user_code_stays_in_its_ring(vcpu: VCpu) -> None:
         (3, 2 | IF, 0, 2 | IF),
         (0, 2, 1 << 17, 2),
         (0, 2, AC | NT, 2 | AC | NT),
+        (0, 2, RF, 2 | RF),
+        (3, 2 | RF, 0, 2),
         (0, 2 | AC, 0, 2),
     ],
 )
@@ -135,8 +139,26 @@ def test_a_stack_that_ends(vcpu: VCpu) -> None:
     vcpu.regs[Reg.RSP] = STACK + 0x1FF0
     assert refused(vcpu) == (Vector.PF, 0)
     assert vcpu.cr2 == STACK + 0x2000
-    vcpu.regs[Reg.RSP] = 1 << 47
-    assert refused(vcpu) == (Vector.GP, 0)
+
+
+@pytest.mark.parametrize("rsp", [1 << 47, (1 << 47) - 4, 0xFFFF_7FFF_FFFF_FFF0])
+def test_a_stack_that_is_not_canonical(vcpu: VCpu, rsp: int) -> None:
+    """#SS(0), of the word that is not: those before it are read first."""
+    vcpu.regs[Reg.RSP] = rsp
+    assert refused(vcpu) == (Vector.SS, 0)
+
+
+def test_the_words_before_the_border_fault_first(guest: Guest, vcpu: VCpu) -> None:
+    vcpu.regs[Reg.RSP] = (1 << 47) - 16
+    assert refused(vcpu) == (Vector.PF, 0)
+    guest.map((1 << 47) - 0x1000, 0x8000, PAGE)
+    assert refused(vcpu) == (Vector.SS, 0)
+
+
+def test_a_stack_pointer_that_is_loaded_may_be_anything(vcpu: VCpu) -> None:
+    push(vcpu, (*TO_USER[:3], 1 << 47, TO_USER[4]))
+    vcpu.iret()
+    assert vcpu.regs[Reg.RSP] == 1 << 47
 
 
 def test_an_exit_on_the_way_has_no_operand(guest: Guest, vcpu: VCpu) -> None:
@@ -149,5 +171,8 @@ def test_an_exit_on_the_way_has_no_operand(guest: Guest, vcpu: VCpu) -> None:
 
     guest.machine.exit_handler = handle
     guest.memory.store64(guest.ept_leaf(0x8000), 0)
-    assert refused(vcpu) == (Vector.GP, 0)
+    with pytest.raises(GuestFault) as raised:
+        vcpu.iret()
+    assert (raised.value.vector, raised.value.error) == (Vector.GP, 0)
+    assert vcpu.regs[Reg.RFLAGS] == 2 | RF, "saved set by an EPT violation (SDM Vol. 3C, 28.3.3)"
     assert seen == [(ExitReason.EPT_VIOLATION, 0)]
