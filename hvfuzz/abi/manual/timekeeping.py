@@ -82,7 +82,8 @@ def _waiting() -> str:
           domain is pending, `sched.poll` returns the first pending port of its list, and HLT does not halt while any
           port of the domain is pending or the vCPU can take an interrupt.
         - In a multicall, the vCPU makes the rest of its calls before it waits. The last `sched.block` or `sched.poll`
-          decides what it waits for, and whatever ends that ends it already between the calls.
+          that begins to wait decides what it waits for; one that is refused, or returns a pending port, changes
+          nothing. Whatever ends the wait ends it already between the calls.
         - While a vCPU waits for the next window, no other vCPU runs.
         """)
     introduction = (

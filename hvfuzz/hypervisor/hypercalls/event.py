@@ -175,7 +175,7 @@ class Close:
     """Free `port`.
 
     Its peer, if it has one, keeps its pending bit and waits for the caller again. Every vCPU of the caller that polls
-    `port` becomes runnable.
+    `port` becomes runnable. If it was the last port of its bucket, the frame of the bucket becomes free.
 
     - `NO_PORT`: `port` is not allocated.
     """

@@ -97,7 +97,7 @@ class Block:
         return Effect((BlockVcpu(caller.id, vcpu.index),))
 
 
-@hypercall(0x42, result="1 if it waited", errors=(Status.INVALID,))
+@hypercall(0x42, result="1 if this ended a wait", errors=(Status.INVALID,))
 class Kick:
     """Make a vCPU of the caller runnable, whatever it waits for. A triple fault stops a vCPU for ever.
 

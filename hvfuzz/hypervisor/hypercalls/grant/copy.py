@@ -72,10 +72,12 @@ class Copy:
     `from_domain`; with DEST_REF, `to` is a grant entry of domain `to_domain`.
 
     - `INVALID`: `flags` has an unknown bit; `length` is 0; a range crosses the end of its page.
-    - `INVALID`, `NOT_PRESENT`, `NOT_PERMITTED`, for the source and then the destination, if it is a page: its guest
-      frame number is not below `MAX_GFN`; it is absent; it lacks right R (source) or W (destination).
-    - `NO_DOMAIN`, `NO_GRANT`, `NOT_PERMITTED`, for the source and then the destination, if it is a grant entry: there
-      is no such domain; the entry is not live, or is for another domain; it lacks right R (source) or W (destination).
+    - `INVALID`, `NOT_PRESENT`, `NOT_PERMITTED`, for a source that is a page: its guest frame number is not below
+      `MAX_GFN`; it is absent; it lacks right R.
+    - `NO_DOMAIN`, `NO_GRANT`, `NOT_PERMITTED`, for a source that is a grant entry: there is no such domain; the entry
+      is not live, or is for another domain; it lacks right R.
+    - `INVALID`, `NOT_PRESENT`, `NO_DOMAIN`, `NO_GRANT`, `NOT_PERMITTED`, for the destination: as for the source, but
+      with right W.
     """
 
     flags: Annotated[int, Flags("SOURCE_REF", "DEST_REF")]
