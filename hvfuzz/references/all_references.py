@@ -11,6 +11,7 @@ REFERENCES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "stage1": "hvfuzz.references.stage1",
         "ept": "hvfuzz.references.ept",
+        "ring": "hvfuzz.references.ring",
         "vtd": "hvfuzz.references.vtd",
     }
 )

@@ -18,7 +18,14 @@ MIRRORED = (
     ("hypervisor/vcpu", "oracles/contract/spec/platform"),
     ("hypervisor/core", "oracles/contract/spec"),
     ("hypervisor/core", "oracles/exits"),
-    ("references/stage1", "references/ept", "references/ept/cases", "references/vtd"),
+    (
+        "references/stage1",
+        "references/ept",
+        "references/ept/cases",
+        "references/ring",
+        "references/ring/cases",
+        "references/vtd",
+    ),
     ("abi", "hypervisor/core"),
     ("campaign", "cli"),
 )

@@ -30,6 +30,7 @@ def command(name: str, cases: int, seed: int, as_json: bool) -> None:
     MODEL is one of:
       stage1  x86-64 paging, compared with Unicorn
       ept     Intel EPT, compared with Bochs
+      ring    rings, exceptions and VM entry and exit, compared with Bochs
       vtd     the Intel VT-d IOMMU, compared with QEMU
 
     Where the implementation is known to depart from the manual, a named quirk explains the difference; for each quirk

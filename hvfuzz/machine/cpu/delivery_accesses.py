@@ -7,7 +7,7 @@ was for.
 from contextlib import suppress
 from typing import Final
 
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WORD, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WORD, WRITE, is_canonical
 from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault, Vector
 from hvfuzz.machine.cpu.processor_state import CpuState
 from hvfuzz.machine.cpu.registers import RFLAGS
@@ -50,19 +50,23 @@ def read_table(cpu: CpuState, gva: int, size: int) -> bytes:
     return data
 
 
-def push(cpu: CpuState, top: int, words: tuple[int, ...], user: bool) -> None:
+def push(cpu: CpuState, top: int, words: tuple[int, ...], user: bool, error: int) -> int:
     """Push `words` onto the stack below `top`, one after the other, for a handler in ring 3 (`user`) or 0.
 
-    If one cannot be pushed, those before it are in memory already. Raises GuestFault, TakenOver.
+    Returns the new top. If one cannot be pushed, those before it are in memory already. Raises GuestFault, which is #SS
+    with `error` at an address that is not canonical, and TakenOver.
     """
     observer = cpu.machine.access_observer
     for word in words:
         top = (top - WORD) & U64
+        if not is_canonical(top):
+            raise GuestFault(Vector.SS, error)
         hpa = _locate(cpu, top, WRITE, user=user)
         if observer is not None:
             observer(cpu, hpa, WORD, WRITE)
         with suppress(BusError):  # Where nothing answers, the write is lost.
             cpu.memory.store64(hpa, word)
+    return top
 
 
 def _locate(cpu: CpuState, gva: int, access: int, *, user: bool = False, implicit: bool = False) -> int:

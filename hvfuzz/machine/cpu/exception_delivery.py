@@ -13,7 +13,7 @@ becomes responsible for that event.
 from struct import Struct
 from typing import Final, NoReturn
 
-from hvfuzz.machine.addresses import U64, WORD, is_canonical
+from hvfuzz.machine.addresses import U64, is_canonical
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu.delivery_accesses import TakenOver, push, read_table
 from hvfuzz.machine.cpu.faults import GuestFault, Vector, combined
@@ -160,13 +160,10 @@ def enter_handler(cpu: CpuState, vector: int, error: int, software: bool) -> Non
     frame: tuple[int, ...] = (cpu.ss, regs[RSP], flags, cpu.cs, regs[RIP] + (2 if software else 0) & U64)
     if vector in _ERROR_CODE and not software:
         frame += (error,)
-    bottom = top - WORD * len(frame) & U64
-    if not is_canonical(top - WORD & U64) or not is_canonical(bottom):
-        raise GuestFault(Vector.SS, external)
     target = low | middle << 16 | high << 32
     if not is_canonical(target):
         raise GuestFault(Vector.GP, external)
-    push(cpu, top, frame, ring == USER)
+    bottom = push(cpu, top, frame, ring == USER, external)
     cpu.machine.clock.cycles += Cost.EXCEPTION
     flags &= ~_CLEARED
     if kind & 0x1F == _INTERRUPT_GATE:

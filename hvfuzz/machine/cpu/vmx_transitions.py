@@ -108,7 +108,10 @@ def exit_and_enter(cpu: CpuState, reason: ExitReason) -> GuestFault | None:
     if fault is not None:
         cpu.pending_fault = None
     elif regs[RIP] >> 47 in _NONCANONICAL:
-        return GuestFault(Vector.GP)  # Of the first fetch (SDM Vol. 3A, 6.15, interrupt 13).
+        # The fault of the first fetch (SDM Vol. 3A, 6.15, interrupt 13), with RF as in every fault (17.3.1.1).
+        if cpu.idtr[1]:
+            regs[RFLAGS] |= RFLAGS_RF
+        return GuestFault(Vector.GP)
     return fault
 
 

@@ -60,7 +60,7 @@ def test_a_missing_program_is_named_with_its_package(run: Run, monkeypatch: pyte
     with pytest.raises(ReferenceError, match=r"^no-such-tool is not installed: apt-get install some-package$"):
         find_program("no-such-tool", "some-package")
     monkeypatch.setenv("PATH", "/nowhere")
-    for name in ("ept", "vtd"):
+    for name in ("ept", "ring", "vtd"):
         done = run("reference", name, "--cases", 10)
         assert done.status == 2
         (line,) = done.err.splitlines()

@@ -137,7 +137,7 @@ WRONG: Final = [
     # SDM Vol. 2A, INT n: the stack comes before the address of the handler, and that before the pushes.
     ({"ist": 7, "limit": 0x5A, "to": 1 << 47}, Vector.TS, 0x40),
     ({"ist": 2, "stack": 1 << 47, "to": 1 << 47}, Vector.SS, 0),
-    ({"ist": 2, "stack": 0xFFFF_8000_0000_0020, "to": 1 << 47}, Vector.SS, 0),
+    ({"ist": 2, "stack": 0xFFFF_8000_0000_0020, "to": 1 << 47}, Vector.GP, 0),
     ({"ist": 2, "stack": 0, "to": 1 << 47}, Vector.GP, 0),
 ]
 
@@ -413,3 +413,34 @@ def test_rf_that_an_exit_saves(guest: Guest, vcpu: VCpu) -> None:
     vcpu.interrupt(3)
     assert raises(vcpu, lambda: vcpu.load(1 << 47)) == Vector.GP
     assert saved == [False, True, False, True]
+
+
+def test_a_push_at_an_address_that_is_not_canonical(guest: Guest, vcpu: VCpu) -> None:
+    """Each push checks its own address: those above it are in memory, and an earlier one may fail otherwise."""
+    high, page = 0xFFFF_8000_0000_0000, 0x1_5000
+    leaf = guest.map(high, page, KERNEL)
+    vcpu.regs[Reg.RSP] = high + 0x10
+    gate(vcpu, 0x80, to=1 << 48)
+    gate(vcpu, 12, ist=1)
+    gate(vcpu, 13, ist=1)
+    gate(vcpu, 14, ist=1)
+    assert raises(vcpu, lambda: vcpu.interrupt(0x80)) == Vector.GP  # The handler's address comes before any push.
+    vcpu.regs[Reg.RSP] = high + 0x10
+    gate(vcpu, 0x80)
+    assert raises(vcpu, lambda: vcpu.interrupt(0x80)) == Vector.SS
+    assert frame(vcpu, 1) == [0]
+    assert [guest.memory.load64(RAM + page + at) for at in (8, 0)] == [0x18, high + 0x10]
+    guest.memory.store64(leaf, 0)
+    guest.flush()
+    vcpu.regs[Reg.RSP] = high + 0x10
+    assert raises(vcpu, lambda: vcpu.interrupt(0x80)) == Vector.PF
+    assert vcpu.cr2 == high + 8
+
+
+def test_the_fault_of_the_first_fetch_pushes_rf_set(vcpu: VCpu) -> None:
+    """VM entry takes the address after the last one of the lower half; the fetch there is a fault as any other."""
+    vcpu.machine.exit_handler = lambda vcpu: vcpu.vmcs.saved.__setitem__(Reg.RIP, 1 << 47)
+    gate(vcpu, 13)
+    vcpu.regs[Reg.RFLAGS] = 2
+    assert raises(vcpu, vcpu.vmcall) == Vector.GP
+    assert frame(vcpu, 4) == [0, 1 << 47, 0x10, 2 | RF]
