@@ -42,7 +42,7 @@ def test_no_unexplained_difference(compare: Callable[..., Report]) -> None:
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
     """All cases of VM entry, and some of all others."""
-    return [*entry_cases(), *mixed_cases(9_000, 5)]
+    return [*entry_cases(), *mixed_cases(8_000, 5)]
 
 
 @pytest.fixture(scope="module")

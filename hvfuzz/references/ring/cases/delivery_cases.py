@@ -11,7 +11,7 @@ from hvfuzz.machine.cpu.segments import KERNEL_CS, USER_CS
 from hvfuzz.machine.mmu import paging
 from hvfuzz.references.ring.case import Case, Kind
 from hvfuzz.references.ring.cases.case_builder import CaseBuilder
-from hvfuzz.references.ring.cases.values import (
+from hvfuzz.references.ring.cases.operands import (
     EPT_RIGHTS,
     FAULT_PAGES,
     GATE_KINDS,

@@ -8,7 +8,7 @@ from hvfuzz.machine.addresses import PHYSICAL_RESERVED, U64
 from hvfuzz.machine.mmu import paging
 from hvfuzz.references.ring.case import Case, Kind
 from hvfuzz.references.ring.cases.case_builder import CaseBuilder
-from hvfuzz.references.ring.cases.values import ADDRESSES, CR4_BITS, RIPS
+from hvfuzz.references.ring.cases.operands import ADDRESSES, CR4_BITS, RIPS
 
 _ADDRESSES: Final = ("idt", "tss", "sysenter_esp", "sysenter_eip", "fs_base", "gs_base", "rsp")
 _TF: Final = 8

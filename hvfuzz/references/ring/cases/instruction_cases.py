@@ -11,7 +11,7 @@ from hvfuzz.machine.cpu.segments import KERNEL_CS, KERNEL_SS, USER_SS
 from hvfuzz.machine.mmu import paging
 from hvfuzz.references.ring.case import Case, Intercept, Kind
 from hvfuzz.references.ring.cases.case_builder import ALWAYS_EXITING, CaseBuilder, iret_builder
-from hvfuzz.references.ring.cases.values import (
+from hvfuzz.references.ring.cases.operands import (
     ADDRESSES,
     CR4_BITS,
     EPT_RIGHTS,

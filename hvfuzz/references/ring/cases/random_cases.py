@@ -1,6 +1,7 @@
 """Random cases from a seeded generator: a boundary case of each family, with up to three more things changed."""
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain, count
 from random import Random
 from typing import Final
@@ -13,7 +14,7 @@ from hvfuzz.references.ring.cases.case_builder import CaseBuilder, iret_builder
 from hvfuzz.references.ring.cases.delivery_cases import Path, Trigger, delivery_cases, on_path
 from hvfuzz.references.ring.cases.entry_cases import entry_cases
 from hvfuzz.references.ring.cases.instruction_cases import INS_OUTS, add_bitmap, instruction_cases, port_builder
-from hvfuzz.references.ring.cases.values import (
+from hvfuzz.references.ring.cases.operands import (
     ADDRESSES,
     EPT_RIGHTS,
     FAULT_PAGES,
@@ -60,11 +61,10 @@ def mixed_cases(cases: int, seed: int) -> Iterator[Case]:
         yield case
 
 
-def boundary_cases() -> Iterator[Case]:
+@cache
+def boundary_cases() -> tuple[Case, ...]:
     """All systematic cases, in a fixed order."""
-    yield from delivery_cases()
-    yield from instruction_cases()
-    yield from entry_cases()
+    return (*delivery_cases(), *instruction_cases(), *entry_cases())
 
 
 def random_case(rng: Random) -> Case:

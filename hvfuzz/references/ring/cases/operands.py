@@ -1,4 +1,4 @@
-"""Values that cases draw from: addresses on both sides of every border, selectors, and flags."""
+"""What cases draw from: addresses on both sides of every border, selectors, flags, MSRs and ports."""
 
 from itertools import product
 from typing import Final
