@@ -1,6 +1,6 @@
 """Performs on our vCPU what the guest's code does: the routines of guest.asm, and the few words it can jump to."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from hvfuzz.machine.addresses import EXEC, PAGE_MASK, READ, U64, WRITE
 from hvfuzz.machine.cpu.faults import Vector
@@ -8,7 +8,6 @@ from hvfuzz.machine.cpu.registers import Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu import paging
-from hvfuzz.machine.mmu.ept_walk import STAGE_1, WalkStep
 from hvfuzz.references.bochs.disk import MEMORY
 from hvfuzz.references.ept.case import RAX, SIZE, Case, Kind
 from hvfuzz.references.ept.memory_map import CODE_PD_GPA, Part, code_gva, gpa_of, hpa_of
@@ -18,13 +17,6 @@ _PAE_RESERVED: Final = U64 & ~((1 << 40) - 1) | 0x1E6
 """Bits that must be zero in a present PAE PDPTE (SDM Vol. 3A, table 4-8)."""
 _MOV_EAX: Final = 0xB8
 _VMCALL: Final = 0xC1010F
-
-
-class Walk(NamedTuple):
-    """One stage-1 walk: the access that it was made for, and its references to guest tables."""
-
-    access: int
-    steps: tuple[WalkStep, ...]
 
 
 class Unpredictable(Exception):
@@ -50,48 +42,40 @@ class GuestCode:
         self.stored = ()
         self.touched.clear()
 
-    def run(self, case: Case, walks: list[Walk] | None) -> tuple[int, int]:
+    def run(self, case: Case) -> tuple[int, int]:
         """Run the routine of a case: the (vector, error code) of the exception that ends it, (0, 0) for a VMCALL.
 
-        The stage-1 walks of its accesses are appended to `walks`, unless that is None. Faults and exits of the vCPU
-        are raised as they come.
+        Faults and exits of the vCPU are raised as they come.
         """
         code = code_gva(case.user) + 16 * case.kind
         if case.kind is Kind.PDPTES:
             return self._load_pdptes(case, code)
-        self._access(walks, EXEC, code)
+        self._access(EXEC, code)
         if self._hpa != hpa_of(Part.CODE) | code & PAGE_MASK:
             return self._run_target(), 0
-        return self._perform(case, walks), 0
+        return self._perform(case), 0
 
-    def _perform(self, case: Case, walks: list[Walk] | None) -> int:
+    def _perform(self, case: Case) -> int:
         """Make the accesses of the routine; the vector of the exception that follows them, or 0."""
         if case.kind is Kind.FETCH:
-            self._access(walks, EXEC, case.gva)
+            self._access(EXEC, case.gva)
             return self._run_target()
         value = RAX
         if case.kind in (Kind.LOAD, Kind.UPDATE):
-            self._access(walks, READ, case.gva)
+            self._access(READ, case.gva)
             value = self._vcpu.regs[Reg.RAX] + 1
         if case.kind in (Kind.STORE, Kind.UPDATE):
-            self._access(walks, WRITE, case.gva, value)
+            self._access(WRITE, case.gva, value)
         return 0
 
-    def _access(self, walks: list[Walk] | None, access: int, gva: int, value: int = 0) -> None:
-        """Make one access; its walks are appended to `walks`, unless that is None."""
-        mmu = self._machine.mmu
-        if walks is not None:
-            mmu.record = []
-        try:
-            if access == EXEC:
-                self._vcpu.execute(gva)
-            elif access == READ:
-                self._vcpu.load(gva, SIZE)
-            else:
-                self._vcpu.store(gva, SIZE, value)
-        finally:
-            if walks is not None and mmu.record is not None:
-                walks += _walks(access, mmu.record)
+    def _access(self, access: int, gva: int, value: int = 0) -> None:
+        """Make one access."""
+        if access == EXEC:
+            self._vcpu.execute(gva)
+        elif access == READ:
+            self._vcpu.load(gva, SIZE)
+        else:
+            self._vcpu.store(gva, SIZE, value)
 
     def _run_target(self) -> int:
         """Run the word at the last access; the vector of the exception that it ends in, or 0 for a VMCALL."""
@@ -138,14 +122,3 @@ class GuestCode:
         if access == WRITE and hpa < MEMORY:
             words = {hpa & ~7, (hpa + size - 1) & ~7}
             self.stored = tuple(sorted(words.union(self.stored)))
-
-
-def _walks(access: int, record: list[WalkStep]) -> list[Walk]:
-    """The stage-1 walks in the record of one access; each begins at level 4."""
-    walks: list[Walk] = []
-    for step in record:
-        if step[0] == STAGE_1:
-            if step[1] == 4:
-                walks.append(Walk(access, ()))
-            walks[-1] = Walk(access, (*walks[-1].steps, step))
-    return walks

@@ -13,7 +13,7 @@ from hvfuzz.machine.mmu.ept import Qualification
 from hvfuzz.references.bochs.disk import MEMORY, REGION
 from hvfuzz.references.ept import memory_map
 from hvfuzz.references.ept.case import RAX, Case, Outcome, Stop
-from hvfuzz.references.ept.guest_code import MOV_CR3_LENGTH, GuestCode, Walk
+from hvfuzz.references.ept.guest_code import MOV_CR3_LENGTH, GuestCode
 from hvfuzz.references.ept.memory_map import REGION_SIZE, WATCHED, code_gva
 
 
@@ -38,27 +38,14 @@ class Model:
 
     def run(self, case: Case, stored: tuple[int, ...] | None = None) -> Outcome:
         """The outcome of a case, with the words at the hpas `stored` (None: those that it stored to)."""
-        return self._with_memory(self._run(case, None), stored)
-
-    def run_with_walks(self, case: Case, stored: tuple[int, ...]) -> tuple[Outcome, list[Walk]]:
-        """As `run`, with nothing cached, so that each stage-1 walk begins at the root; and all these walks."""
-        walks: list[Walk] = []
-        tlb = self.machine.tlb
-        capacity = tlb.capacity
-        tlb.set_capacity(0)
-        try:
-            outcome = self._run(case, walks)
-        finally:
-            self.machine.mmu.record = None
-            tlb.set_capacity(capacity)
-        return self._with_memory(outcome, stored), walks
+        return self._with_memory(self._run(case), stored)
 
     def _with_memory(self, outcome: Outcome, stored: tuple[int, ...] | None) -> Outcome:
         words = self.machine.memory.words
         hpas = (*WATCHED, *(self.guest.stored if stored is None else stored))
         return outcome._replace(memory=tuple(words[hpa >> 3] for hpa in hpas))
 
-    def _run(self, case: Case, walks: list[Walk] | None) -> Outcome:
+    def _run(self, case: Case) -> Outcome:
         """The outcome of a case, without memory."""
         machine, vcpu = self.machine, self.vcpu
         machine.memory.restore()
@@ -70,7 +57,7 @@ class Model:
         vcpu.cr2 = 0
         try:
             vcpu.vmcall()
-            vector, error = self.guest.run(case, walks)
+            vector, error = self.guest.run(case)
         except VmEntryFailure as failure:
             return Outcome(Stop.ENTRY_FAILURE, RAX, (), error=failure.error)
         except GuestFault as fault:

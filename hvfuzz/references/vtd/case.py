@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, U64
+
 
 class Store(NamedTuple):
     """Software writes a 64-bit word."""
@@ -19,7 +21,18 @@ class Dma(NamedTuple):
     to_memory: bool
     buffer: int
     watch: tuple[int, ...] = ()
-    """Hpas of pages that the request may reach in QEMU, besides the page that our model translates to."""
+    """Hpas of pages that the request may reach in QEMU, besides those that the manual gives, with or without quirks."""
+
+    def pieces(self) -> list[tuple[int, int]]:
+        """(iova, size) of its parts, each within a page."""
+        pieces = []
+        done = 0
+        while done < self.size:
+            iova = self.iova + done & U64
+            size = min(self.size - done, PAGE_SIZE - (iova & PAGE_MASK))
+            pieces.append((iova, size))
+            done += size
+        return pieces
 
 
 class InvalidateContext(NamedTuple):

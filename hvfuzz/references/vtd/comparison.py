@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from hvfuzz.machine.physical_memory import PhysicalMemory
-from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report
+from hvfuzz.references.reference import MAX_DIFFERENCES, Difference, Quirk, Report, verdict_counts
 from hvfuzz.references.vtd import quirks
 from hvfuzz.references.vtd.case import Case
 from hvfuzz.references.vtd.cases.request_cases import random_request_case, single_fault_case
@@ -51,17 +51,17 @@ class VtdReference:
         started = time.monotonic()
         name = version()
         differences: list[Difference] = []
-        affected: Counter[str] = Counter()
+        changed: Counter[str] = Counter()
         done = 0
         for number, width in enumerate(widths):
             todo = cases_of(width, seed, (cases + number) // len(widths))
             while len(differences) < max_differences:
-                done, difference = _until_mismatch(width, todo, done, progress, affected)
+                done, difference = _until_mismatch(width, todo, done, progress, changed)
                 if difference is None:
                     break
                 differences.append(difference)
         seconds = time.monotonic() - started
-        return Report(self.name, name, seed, done, seconds, tuple(differences), dict(affected))
+        return Report(self.name, name, seed, done, seconds, tuple(differences), verdict_counts(quirks.QUIRKS, changed))
 
 
 def cases_of(width: int, seed: int, count: int) -> Iterator[Case]:
@@ -82,16 +82,15 @@ def cases_of(width: int, seed: int, count: int) -> Iterator[Case]:
 
 
 def _until_mismatch(
-    width: int, cases: Iterator[Case], done: int, progress: Callable[[int], None], affected: Counter[str]
+    width: int, cases: Iterator[Case], done: int, progress: Callable[[int], None], changed: Counter[str]
 ) -> tuple[int, Difference | None]:
     """Run cases up to the first difference: (number of cases done so far, the difference or None)."""
     case: Case | None = None
     try:
-        with Lockstep(width, PhysicalMemory(MEMORY)) as lockstep:
+        with Lockstep(width, PhysicalMemory(MEMORY), changed) as lockstep:
             for case in cases:
                 done += 1
                 lockstep.run(case)
-                affected.update(lockstep.model.quirks.keys())
                 if done % PROGRESS == 0:
                     progress(done)
     except Mismatch as mismatch:

@@ -41,3 +41,10 @@ def index(iova: int, level: int) -> int:
 def slot(tables: tuple[int, ...], iova: int, level: int) -> int:
     """Hpa of the entry that translates `iova` at `level`; `tables` are those of level 1, 2, 3, 4."""
     return tables[level - 1] + 8 * index(iova, level)
+
+
+SCRATCH_WORDS: Final = {
+    slot(SCRATCH_TABLES, SCRATCH, level): (SCRATCH_TABLES[level - 2] if level > 1 else SCRATCH) | 3
+    for level in (4, 3, 2, 1)
+}
+"""{hpa: word} of SCRATCH_TABLES."""

@@ -36,6 +36,7 @@ def boundary_cases() -> Iterator[Case]:
     yield from _guest_bits()
     yield from _guest_rights()
     yield from _guest_flags()
+    yield from _refused_flags()
     yield from _addresses()
     yield from _crossings()
     yield from _pdptes()
@@ -155,6 +156,18 @@ def _guest_flags() -> Iterator[Case]:
         table = builder.ept(GUEST_TABLES[4 - level], 1)
         builder[table] = builder[table] & ~ept.RIGHTS | rights
         yield builder.finish(f"guest accessed and dirty flags at level {level}")
+
+
+def _refused_flags() -> Iterator[Case]:
+    """Guest flags to set in a table that EPT makes read-only, for accesses that the guest allows or refuses."""
+    refusals = (0, paging.RW, paging.US, paging.RW | paging.US, paging.NX)
+    for leaf, kind, user, refusal, enabled in product((1, 2, 3), ACCESSES, (False, True), refusals, (False, True)):
+        builder = new_builder(kind, user=user, accessed_dirty=enabled)
+        builder.map_guest(leaf)
+        builder.flip(builder.guest(leaf), refusal | paging.A)
+        table = builder.ept(GUEST_TABLES[4 - leaf], 1)
+        builder[table] &= ~ept.RIGHTS | 1
+        yield builder.finish(f"guest flags in a read-only table at level {leaf}")
 
 
 def _addresses() -> Iterator[Case]:

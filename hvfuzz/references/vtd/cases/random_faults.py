@@ -68,6 +68,15 @@ def context_fields(builder: RequestBuilder) -> None:
         builder.words[builder.context + 8] = builder.words[builder.context + 8] & ~7 | rng.randrange(8)
 
 
+def hidden_fault(builder: RequestBuilder) -> None:
+    """Set FPD, and flip a bit of the context entry or of a second-level entry."""
+    builder.words[builder.context] |= FPD
+    if builder.rng.random() < 0.7:
+        builder.flip(builder.context + builder.rng.choice((0, 8)), builder.rng.choice((0, *range(2, 64))))
+    else:
+        entry_bit(builder)
+
+
 def not_present(builder: RequestBuilder) -> None:
     """Clear P of the root or context entry, and flip another bit of it."""
     hpa = builder.rng.choice((ROOT, builder.context, builder.context))
@@ -161,6 +170,7 @@ FAULT_WEIGHTS: Final[dict[Callable[[RequestBuilder], None], int]] = {
     root_bit: 8,
     context_bit: 14,
     context_fields: 8,
+    hidden_fault: 6,
     not_present: 4,
     unbacked_pointer: 3,
     interrupt_target: 5,

@@ -21,9 +21,6 @@ from hvfuzz.references.vtd.memory_map import (
 )
 from hvfuzz.references.vtd.qemu import DEVICES
 
-SMALL_PAGES: Final = 3
-"""Neighbouring pages of 4 KiB that a sequence uses, besides one of 2 MiB and one of 1 GiB."""
-
 
 class Place:
     """A page that devices use: its IOVA, the level of its leaf, and the frames that it may be mapped to (hpas)."""
@@ -55,6 +52,7 @@ class SequenceTables:
             self.owned[1] = rng.choice((0, 0, 1))
 
     def _places(self) -> tuple[Place, ...]:
+        """Three neighbouring pages of 4 KiB and one that is 256 pages away, one of 2 MiB, and one of 1 GiB."""
         rng = self.rng
         while True:
             base = rng.randrange(1, 1 << WIDTH_OF_LEVELS[self.levels] - 30) << 30 | rng.randrange(256) << 21
@@ -65,8 +63,8 @@ class SequenceTables:
                     break
         first = rng.randrange(500)
         small = (
-            Place(base + (first + number << PAGE_SHIFT), 1, PAGES[2 * number : 2 * number + 2])
-            for number in range(SMALL_PAGES)
+            Place(base + (index << PAGE_SHIFT), 1, PAGES[2 * number : 2 * number + 2])
+            for number, index in enumerate((first, first + 1, first + 2, first ^ 256))
         )
         return (*small, Place(base + (1 << 21), 2, LARGE_PAGES[2]), Place((base >> 30) + 1 << 30, 3, LARGE_PAGES[3]))
 
