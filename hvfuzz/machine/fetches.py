@@ -1,4 +1,9 @@
-"""Fetches of guest memory in host context: counted, logged, and interrupted by a racing vCPU."""
+"""Fetches of guest memory: counted, logged, and interrupted by a racing vCPU.
+
+The hypervisor fetches arguments, operands of instructions that it emulates, and the ring of coalesced writes. The
+processor fetches the frame that IRET pops, and entries of the IDT and the TSS when it delivers an exception: these are
+reads beyond the operand of an instruction. A race before the operand is the same as the other op before this one.
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -9,8 +14,8 @@ NO_TRIGGER: Final = -1
 class Fetches:
     """Counts and logs the fetches of the current op, and runs the action of a race before the fetch that it names.
 
-    Each accessor of guest memory in host context calls `before()`, and `record(...)` once it has translated the
-    address. The k-th fetch of an op (from 0) is the one for which `count` is k when `before` is called.
+    Each accessor calls `before()`; one in host context calls `record(...)` once it has translated the address. The k-th
+    fetch of an op (from 0) is the one for which `count` is k when `before` is called.
     """
 
     __slots__ = ("action", "count", "log", "trigger")

@@ -1,4 +1,4 @@
-"""Adds races: another vCPU acts while the hypervisor reads the arguments of a call."""
+"""Adds races: another vCPU acts while the hypervisor reads the arguments of a call, or the processor its own tables."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from hvfuzz.guest.generate.mangled_calls import HEADER_RESERVED, HEADER_SIZES, H
 from hvfuzz.guest.generate.op_composition import compose
 from hvfuzz.guest.generate.values import number
 from hvfuzz.guest.program.argument_kinds import WORD
+from hvfuzz.guest.program.device_registers import COALESCED_RING
 from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import ENTRY_SIZE, MAX_FETCH, Actor, Op, Race, is_array
+from hvfuzz.machine.addresses import U64
 
 _FETCHES: Final = (1, 1, 1, 2, 2, 2, 3, 3, 0, 4, 5, 6, 8, 12)
 """Fetch numbers, weighted by repetition: 0 reads the struct's header, 1 its body, later ones arrays."""
@@ -34,7 +36,7 @@ _BATCH_ENTRIES: Final = tuple(
 def with_race(context: Context, op: Op) -> Op:
     """`op` with a race: mostly a store to its arguments by the other vCPU of the domain.
 
-    `op` itself if the hypervisor fetches no guest memory for it.
+    `op` itself if no guest memory is fetched for it.
     """
     if not op.kind.fetches:
         return op
@@ -45,12 +47,38 @@ def with_race(context: Context, op: Op) -> Op:
     else:
         racer = context.actor((domain + 1) % len(context.domains))
     store = context.grammar.allowed("store")
-    if store is not None and vcpus > 1 and context.chance(0.65):
-        other = _argument_overwrite(context, op, store, racer)
+    operand = _operand(op)
+    takes_arguments = op.kind.number is not None or op.kind.family == "raw"
+    if store is not None and vcpus > 1 and (takes_arguments or operand is not None) and context.chance(0.65):
+        if operand is None:
+            other = _argument_overwrite(context, op, store, racer)
+        else:
+            other = _operand_change(context, operand, store, racer)
     else:
         other = compose(context, context.grammar.choose_kind(context.rng), racer if context.chance(0.85) else None)
     fetch = context.pick(_FETCHES) if context.chance(0.95) else context.below(MAX_FETCH + 1)
     return op._replace(race=Race(fetch, other))
+
+
+def _operand(op: Op) -> int | None:
+    """The address that an instruction names: of its operand, of a table, of a raw call's struct, of queued writes."""
+    if op.kind.number is not None:
+        return None
+    if op.kind.name == "mmio_write":
+        return COALESCED_RING
+    for field, value in zip(op.kind.fields, op.values, strict=True):
+        if field.kind is GVA and isinstance(value, int):
+            return value
+    return None
+
+
+def _operand_change(context: Context, operand: int, store: OpKind, racer: Actor) -> Op:
+    """A store to the operand of an instruction, or an edit of the entry that maps it."""
+    pte = context.grammar.allowed("pte")
+    if pte is not None and context.chance(0.5):
+        entry = number(context, pte.fields[pte.index["entry"]].kind, racer)
+        return Op(pte, racer, (operand, 1, entry))
+    return Op(store, racer, ((operand & ~7) + 8 * context.below(4) & U64, 8, number(context, WORD, racer)))
 
 
 def _argument_overwrite(context: Context, op: Op, store: OpKind, racer: Actor) -> Op:

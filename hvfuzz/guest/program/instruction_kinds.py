@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from hvfuzz.abi.device_models import Placement
 from hvfuzz.abi.kinds import GVA, Kind
@@ -31,9 +31,6 @@ from hvfuzz.guest.program.argument_kinds import (
     register_kind,
 )
 
-FETCHING_INSTRUCTIONS: Final = ("mmio_write",)
-"""Instructions for which the hypervisor may fetch guest memory: the ring of coalesced MMIO writes is there."""
-
 
 class InstructionKind(NamedTuple):
     """One kind of instruction: `fields` are its arguments, in order."""
@@ -42,6 +39,9 @@ class InstructionKind(NamedTuple):
     family: str
     doc: str
     fields: dict[str, Kind]
+    fetches: bool = True
+    """Whether guest memory may be fetched for it: by the hypervisor, or by the processor, which reads the frame that
+    IRET pops, and the IDT and the TSS when an exception is delivered."""
 
 
 def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[InstructionKind, ...]:
@@ -54,6 +54,10 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
 
     def instruction(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
         return InstructionKind(name, family, doc, fields)
+
+    def without_fetch(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
+        """An instruction that raises no exception, and whose exit reads no guest memory."""
+        return InstructionKind(name, family, doc, fields, fetches=False)
 
     return (
         instruction("load", "access", "Read memory.", gva=GVA, size=SIZE),
@@ -81,9 +85,9 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
             "vmcall", "raw", "VMCALL with these values of RAX and RDI; writes no argument struct.", rax=numbers, rdi=GVA
         ),
         instruction("blob", "raw", "A hypercall whose argument struct is these words.", number=numbers, words=words),
-        instruction("cpuid", "trap", "CPUID.", leaf=LEAF),
+        without_fetch("cpuid", "trap", "CPUID.", leaf=LEAF),
         instruction("hlt", "trap", "HLT: wait for an event."),
-        instruction("pause", "trap", "PAUSE."),
+        without_fetch("pause", "trap", "PAUSE."),
         instruction("in", "trap", "IN: read an I/O port.", port=port, size=SIZE),
         instruction("out", "trap", "OUT: write an I/O port.", port=port, size=SIZE, value=WORD),
         instruction("syscall", "trap", "SYSCALL: enter the guest's kernel, at CPL 0."),
@@ -94,13 +98,13 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
         instruction("wrmsr", "trap", "WRMSR: write a model-specific register.", index=MSR, value=WORD),
         instruction("cli", "trap", "CLI: mask interrupts."),
         instruction("sti", "trap", "STI: unmask interrupts."),
-        instruction(
+        without_fetch(
             "tlb",
             "tlb",
             "Set the capacity of the TLB, the paging-structure caches and the IOTLB, in entries.",
             capacity=CAPACITY,
         ),
-        instruction("cpuid_count", "trap", "CPUID of a leaf with subleaves.", leaf=LEAF, subleaf=SUBLEAF),
+        without_fetch("cpuid_count", "trap", "CPUID of a leaf with subleaves.", leaf=LEAF, subleaf=SUBLEAF),
         instruction("rdtsc", "trap", "RDTSC: read the time-stamp counter."),
         instruction("rdtscp", "trap", "RDTSCP: read the time-stamp counter and TSC_AUX."),
         instruction("sysenter", "trap", "SYSENTER: enter the guest's kernel at SYSENTER_EIP, at CPL 0."),

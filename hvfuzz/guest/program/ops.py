@@ -12,7 +12,7 @@ from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.kinds import Kind
 from hvfuzz.abi.layout import Field
 from hvfuzz.abi.registry import Abi
-from hvfuzz.guest.program.instruction_kinds import FETCHING_INSTRUCTIONS, instruction_kinds
+from hvfuzz.guest.program.instruction_kinds import instruction_kinds
 
 INSTRUCTION_CODES: Final = 0x80
 """Opcode byte of the first instruction; the opcode byte of a hypercall is its number, which is lower."""
@@ -34,7 +34,7 @@ class OpKind:
     declaration: Declaration | None
     doc: str
     fetches: bool
-    """Whether the hypervisor fetches guest memory while it handles the op; only such ops can be raced."""
+    """Whether guest memory is fetched in some run of the op (see `machine/fetches.py`); only such ops can be raced."""
     index: Mapping[str, int] = field(init=False)
     """Position of each field by name."""
     follow: int | None = field(init=False)
@@ -104,7 +104,7 @@ def catalogue(abi: Abi) -> Catalogue:
         (*(call.number for call in abi.calls), 0, 0x7F, 0xFFFF_FFFF, (1 << 64) - 1),
         names=MappingProxyType({call.name: call.number for call in abi.calls}),
     )
-    for offset, (name, family, doc, fields) in enumerate(instruction_kinds(numbers, abi.device_models)):
+    for offset, (name, family, doc, fields, fetches) in enumerate(instruction_kinds(numbers, abi.device_models)):
         kinds.append(
             OpKind(
                 name=name,
@@ -115,7 +115,7 @@ def catalogue(abi: Abi) -> Catalogue:
                 number=None,
                 declaration=None,
                 doc=doc,
-                fetches=family == "raw" or name in FETCHING_INSTRUCTIONS,
+                fetches=fetches,
             )
         )
     return Catalogue(sorted(kinds, key=lambda kind: kind.code))

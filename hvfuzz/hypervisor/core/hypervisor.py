@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from hvfuzz.abi.boot import World
 from hvfuzz.abi.limits import SELF
 from hvfuzz.hypervisor.core import canaries
-from hvfuzz.hypervisor.core.host import HostArray, HostMemory, Work
+from hvfuzz.hypervisor.core.host import HostArray, HostFault, HostMemory, Work
 from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.hypervisor.devices.device_model import AREA
 from hvfuzz.hypervisor.memory.allocator import HEAP_CANARY, HEAP_HEADER, Allocator
@@ -139,10 +139,16 @@ class Hypervisor:
         self.host.write64(CONTROL_CANARY, self.canary)
 
     def _reserve(self) -> Regions:
-        """Take the memory that firmware reserves for devices, before any other allocation."""
+        """Take the memory that firmware reserves for devices, before any other allocation.
+
+        Raises HostFault for a bad table, see `read_regions`, and for a region in memory of the hypervisor itself.
+        """
         regions = read_regions(self.host, CONTROL_AREA + DMAR_ADDRESS)
-        for hfn in dict.fromkeys(hfn for region in regions.values() for hfn in region):
-            self.allocator.take(hfn, OWNER_HYPERVISOR, FrameState.RESERVED)
+        for bdf, region in regions.items():
+            for hfn in region:
+                if self.frames.frame(hfn).state != FrameState.FREE:
+                    raise HostFault(f"DMAR table: frame {hfn:#x}, reserved for device {bdf:#06x}, is the hypervisor's")
+                self.allocator.take(hfn, OWNER_HYPERVISOR, FrameState.RESERVED)
         return regions
 
     def is_reserved(self, page: int, count: int = 1) -> bool:

@@ -51,6 +51,9 @@ class Observer:
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """The hypervisor is about to copy from or to guest memory on behalf of `vcpu`."""
 
+    def guest_written(self) -> None:
+        """The bytes of the last `guest_copy` that writes are in memory now, and nothing has run since."""
+
     def step(self, step: AppliedStep) -> None:
         """A step of an effect is about to be applied."""
 

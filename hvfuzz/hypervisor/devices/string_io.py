@@ -1,6 +1,7 @@
 """REP INS and REP OUTS: move elements between a port and guest memory, in bursts.
 
-Each element is checked with the privileges of the guest's current ring, since the copy itself has supervisor rights.
+Each element is translated once, with the rights of the guest's current ring: user code that may execute INS or OUTS
+cannot access its kernel's memory.
 A fault leaves RCX and RSI or RDI at the element that could not be moved, so that the instruction can be restarted
 (SDM Vol. 1, 7.3.9.2).
 """
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.abi.limits import STRING_BURST
 from hvfuzz.hypervisor.memory import guest_access
-from hvfuzz.machine.addresses import READ, SIZE_MASK, U64, WRITE
-from hvfuzz.machine.cpu.faults import GuestFault, Vector
+from hvfuzz.machine.addresses import SIZE_MASK, U64, WRITE
+from hvfuzz.machine.cpu.faults import GuestFault
 from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI
 from hvfuzz.machine.mmu.paging import RFLAGS_DF
 
@@ -54,17 +55,17 @@ def move(hv: StringIo, vcpu: VCpu, gva: int) -> GuestFault | None:
     vmcs = vcpu.vmcs
     width = vmcs.width
     device, offset = device_at(hv, vcpu)
-    # Without this check, user code that may execute INS or OUTS could access its kernel's memory.
-    fault = guest_access.refusal(hv, vcpu, gva, width, READ if vmcs.write else WRITE)
-    if fault is not None:
-        return fault
     if vmcs.write:
-        data = guest_access.copy_from_guest(hv, vcpu, gva, width)
-        if data is None:
-            return GuestFault(Vector.GP)
+        data = guest_access.fetch_operand(hv, vcpu, gva, width)
+        if isinstance(data, GuestFault):
+            return data
         if device is not None:
             device.port_write(offset, width, int.from_bytes(data, "little"))
         return None
+    # Locate the element before the port is read: a read may change the device.
+    element = guest_access.operand(hv, vcpu, gva, width, WRITE)
+    if isinstance(element, GuestFault):
+        return element
     value = SIZE_MASK[width] if device is None else device.port_read(offset, width)
-    guest_access.copy_to_guest(hv, vcpu, gva, value.to_bytes(width, "little"))
+    guest_access.write_operand(hv, vcpu, element, value.to_bytes(width, "little"))
     return None

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
 
+Operand = list[tuple[int, int, int]]
+"""(gva, hpa, bytes) of the part of an operand in each page."""
 LOW_HALF_END = 1 << 47
 """First address above the lower canonical half (SDM Vol. 1, 3.3.7.1)."""
 
@@ -71,23 +73,6 @@ def writable(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bool:
     return guest_range_ok(gva, size) and raw_writable(hv, vcpu, gva, size)
 
 
-def refusal(hv: GuestMemory, vcpu: VCpu, gva: int, size: int, access: int) -> GuestFault | None:
-    """The exception that the guest's own access would raise, at its current privilege level; None if it would succeed.
-
-    Ask before a copy that emulates a guest instruction: the copy itself runs with supervisor rights.
-    """
-    if not guest_range_ok(gva, size):
-        return GuestFault(Vector.GP)
-    try:
-        for start, _ in _pieces(gva, size):
-            hv.machine.mmu.translate(vcpu, start, access, vcpu.cpl != 0)
-    except GuestFault as fault:
-        return fault
-    except EptViolation:
-        return GuestFault(Vector.GP)
-    return None
-
-
 def raw_copy_from_guest(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | None:
     """`copy_from_guest` of a range that the caller has checked; addresses wrap modulo 2^64."""
     if size == 0:
@@ -126,7 +111,7 @@ def raw_copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> boo
         hpa = translate_for(hv, vcpu, gva, WRITE)
         if hpa is None:
             return False
-        _put_piece(hv, vcpu, gva, hpa, data)
+        write_at(hv, vcpu, gva, hpa, data)
         return True
     # Translate every page before writing the first byte: a guest never sees half of a result.
     targets = []
@@ -137,7 +122,7 @@ def raw_copy_to_guest(hv: GuestMemory, vcpu: VCpu, gva: int, data: bytes) -> boo
         targets.append((start, hpa, length))
     done = 0
     for start, hpa, length in targets:
-        _put_piece(hv, vcpu, start, hpa, data[done : done + length])
+        write_at(hv, vcpu, start, hpa, data[done : done + length])
         done += length
     return True
 
@@ -168,11 +153,73 @@ def translate_for(hv: GuestMemory, vcpu: VCpu, gva: int, access: int) -> int | N
         return None
 
 
+# Operands of an instruction that the hypervisor emulates.
+
+
+def operand(hv: GuestMemory, vcpu: VCpu, gva: int, size: int, access: int) -> Operand | GuestFault:
+    """Where the operand of the guest's own instruction lies, or the exception that the access raises.
+
+    It is translated once, with the rights of the guest's ring. Who translates again, to copy, may come to another
+    page: another vCPU may have changed the tables, and a copy with a supervisor's rights would follow them.
+    """
+    if not guest_range_ok(gva, size):
+        return GuestFault(Vector.GP)
+    pieces = []
+    for start, length in _pieces(gva, size):
+        hpa = translate_as_guest(hv, vcpu, start, access)
+        if isinstance(hpa, GuestFault):
+            return hpa
+        pieces.append((start, hpa, length))
+    return pieces
+
+
+def translate_as_guest(hv: GuestMemory, vcpu: VCpu, gva: int, access: int) -> int | GuestFault:
+    """Hpa of `gva` with the rights of the guest's ring, or the exception: #GP(0) where stage 2 refuses the access."""
+    translate = hv.machine.mmu.translate
+    user = vcpu.cpl != 0
+    try:
+        return translate(vcpu, gva, access, user)
+    except (GuestFault, EptViolation):
+        pass
+    try:
+        return translate(vcpu, gva, access, user)  # The fault may be spurious, see `translate_for`.
+    except GuestFault as fault:
+        return fault
+    except EptViolation:
+        return GuestFault(Vector.GP)
+
+
+def fetch_operand(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | GuestFault:
+    """Fetch the operand of the guest's own instruction, or return the exception that its read raises."""
+    hv.machine.fetches.before()
+    pieces = operand(hv, vcpu, gva, size, READ)
+    if isinstance(pieces, GuestFault):
+        return pieces
+    return b"".join([read_at(hv, vcpu, start, hpa, length) for start, hpa, length in pieces])
+
+
+def write_operand(hv: GuestMemory, vcpu: VCpu, pieces: Operand, data: bytes) -> None:
+    """Write `data` to an operand that `operand` has located for a write."""
+    done = 0
+    for start, hpa, length in pieces:
+        write_at(hv, vcpu, start, hpa, data[done : done + length])
+        done += length
+
+
 def _fetch_piece(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | None:
-    """Read bytes that lie within one page."""
+    """Translate, then read bytes that lie within one page."""
     hpa = translate_for(hv, vcpu, gva, READ)
-    if hpa is None:
-        return None
+    return None if hpa is None else read_at(hv, vcpu, gva, hpa, size)
+
+
+def locate(hv: GuestMemory, vcpu: VCpu, gva: int, access: int) -> int | None:
+    """Hpa of `gva` for several copies within its page, as `translate_for`; this is one fetch, which can be raced."""
+    hv.machine.fetches.before()
+    return translate_for(hv, vcpu, gva, access)
+
+
+def read_at(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, size: int) -> bytes:
+    """Read bytes that lie within one page, which the caller has translated."""
     machine = hv.machine
     machine.clock.cycles += Cost.COPY_PER_64B * ((size + 63) >> 6)
     machine.fetches.log.append((vcpu.id, gva, hpa, size))
@@ -182,8 +229,8 @@ def _fetch_piece(hv: GuestMemory, vcpu: VCpu, gva: int, size: int) -> bytes | No
     return machine.memory.read(hpa, size)
 
 
-def _put_piece(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, data: bytes) -> None:
-    """Write bytes that lie within one page."""
+def write_at(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, data: bytes) -> None:
+    """Write bytes that lie within one page, which the caller has translated."""
     machine = hv.machine
     machine.clock.cycles += Cost.COPY_PER_64B * ((len(data) + 63) >> 6)
     hv.host.observer.guest_copy(vcpu, gva, hpa, len(data), True)
@@ -191,6 +238,7 @@ def _put_piece(hv: GuestMemory, vcpu: VCpu, gva: int, hpa: int, data: bytes) -> 
         hv.host.write(hpa, data)
     else:
         machine.memory.write(hpa, data)
+    hv.host.observer.guest_written()
 
 
 def _pieces(gva: int, size: int) -> Iterator[tuple[int, int]]:

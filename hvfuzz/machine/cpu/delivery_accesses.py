@@ -29,8 +29,9 @@ class TakenOver(Exception):
 def read_table(cpu: CpuState, gva: int, size: int) -> bytes:
     """Read `size` bytes of the IDT or the TSS: implicit supervisor-mode accesses (SDM Vol. 3A, 4.6).
 
-    Raises GuestFault, TakenOver.
+    A fetch: another vCPU may store to the table just before. Raises GuestFault, TakenOver.
     """
+    cpu.machine.fetches.before()
     data = b""
     for hpa, length in _pieces(cpu, gva & U64, size, READ, True):
         try:

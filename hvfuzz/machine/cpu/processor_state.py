@@ -8,6 +8,7 @@ from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.cpu.faults import GuestFault
 from hvfuzz.machine.cpu.registers import REGISTERS, RFLAGS
 from hvfuzz.machine.cpu.vmcs import Vmcs
+from hvfuzz.machine.fetches import Fetches
 from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import eptp_of
 from hvfuzz.machine.mmu.stage1 import Mmu
@@ -56,6 +57,9 @@ class Platform(Protocol):
 
     @property
     def mmu(self) -> Mmu: ...
+
+    @property
+    def fetches(self) -> Fetches: ...
 
     exit_handler: ExitHandler
     access_observer: AccessObserver | None

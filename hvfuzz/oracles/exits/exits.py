@@ -124,6 +124,11 @@ class Exits(Oracle):
         """Check a memory access by a device."""
         self._registers.reached(initiator, hpa, size, access)
 
+    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """Check the rights of a copy that belongs to an instruction of the guest."""
+        if vcpu.vmcs.reason is IO:
+            self._ports.copied(vcpu, gva, hpa)
+
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Record the device that a `device.*` call names: the call may start or reset it."""
         if args is not None and declaration.name.startswith("device."):

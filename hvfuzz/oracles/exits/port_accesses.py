@@ -22,16 +22,24 @@ if TYPE_CHECKING:
 class PortIo:
     """Follows the port accesses on one machine; `report` takes a rule and a message."""
 
-    __slots__ = ("_models", "_report", "_scene")
+    __slots__ = ("_models", "_report", "_scene", "_wrong_page")
 
     def __init__(self, scene: Scene, models: DeviceModels, report: Callable[[str, str], None]) -> None:
         self._scene: Final = scene
         self._models: Final = models
         self._report: Final = report
+        self._wrong_page = False
+        """Whether the burst has accessed a page that the guest's instruction may not access."""
 
     def started(self) -> None:
         """Called when an exit for port I/O begins."""
+        self._wrong_page = False
         self._models.port_exit_started()
+
+    def copied(self, vcpu: VCpu, gva: int, hpa: int) -> None:
+        """Check the rights of a copy of an INS or OUTS, which is about to be made."""
+        if vcpu.vmcs.string and string_transfers.wrong_page(self._scene.machine, vcpu, gva, hpa):
+            self._wrong_page = True
 
     def expect(self, vcpu: VCpu, expected: list[Any]) -> None:
         """Apply the access to `expected`, the registers at the exit, and compare the device models."""
@@ -50,6 +58,8 @@ class PortIo:
         vmcs, calls = vcpu.vmcs, self._scene.calls
         device, offset = self._models.at_port(vcpu.domain, vcpu.vmcs.port)
         wrong = string_transfers.judge(self._scene.machine, calls, vcpu, device, offset, expected)
+        if self._wrong_page and not wrong:
+            wrong = f"ring {vcpu.cpl} of dom{vcpu.domain} accesses a page that it may not access"
         if wrong:
             self._report("string", f"{'OUTS' if vmcs.write else 'INS'}: {wrong}")
         calls.abandon()

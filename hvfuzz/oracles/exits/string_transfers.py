@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.limits import STRING_BURST
-from hvfuzz.machine.addresses import PAGE_SHIFT, READ, SIZE_MASK, U64, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, SIZE_MASK, U64, WRITE
 from hvfuzz.machine.cpu.faults import Vector
 from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI
 from hvfuzz.machine.mmu.ept import EP4TA
-from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE, CR4_SMAP, RFLAGS_DF
-from hvfuzz.oracles.shadow.guest_walk import leads
+from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE, RFLAGS_DF, PageFaultCode
+from hvfuzz.oracles.shadow.guest_walk import arrivals, leads, pages_of
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
@@ -33,8 +33,7 @@ def judge(
     at the exit; this changes them to those with which the guest should resume.
     """
     vmcs = vcpu.vmcs
-    if calls.copying is not None:
-        calls.written()
+    calls.guest_written()
     width = vmcs.width
     register = RSI if vmcs.write else RDI
     step = -width if expected[RFLAGS] & RFLAGS_DF else width
@@ -57,8 +56,6 @@ def judge(
             device.port_write(port, width, element)
         elif not vmcs.write and element != (device.port_read(port, width) if device is not None else SIZE_MASK[width]):
             return f"element {at // width} is {element:#x}, not the value of the port"
-    if vcpu.cpl and any(not _for_user(machine, vcpu, gva) for gva in places):
-        return f"ring {vcpu.cpl} of dom{vcpu.domain} accesses a supervisor page"
     return _judge_end(machine, vcpu, start + step * done & U64, done == most)
 
 
@@ -69,16 +66,33 @@ def _judge_end(machine: Machine, vcpu: VCpu, gva: int, complete: bool) -> str:
         return "" if complete else "ends before the count and the burst limit, without an exception"
     if complete or fault.vector not in FAULTS:
         return f"injects {fault}"
-    # Supervisor code without SMAP may access every page that its tables map.
-    free = not vcpu.cpl and not vcpu.cr4 & CR4_SMAP
-    access = READ if vcpu.vmcs.write else WRITE
-    if free and leads(machine, vcpu, gva, vcpu.vmcs.width, access):
+    # The exit ends with the exception: nothing has changed the tables since.
+    write, width = not vcpu.vmcs.write, vcpu.vmcs.width
+    access, pages = WRITE if write else READ, pages_of(vcpu)
+    if leads(machine, vcpu, gva, width, access, pages=pages):
         return f"injects {fault} at {gva:#x}, which the guest can access"
+    if fault.vector == Vector.PF:
+        first = min(width, PAGE_SIZE - (gva & PAGE_MASK))
+        wrong = gva + first & U64 if leads(machine, vcpu, gva, first, access, pages=pages) else gva
+        if fault.address != wrong:
+            return f"injects {fault} with CR2 {fault.address:#x}; the access fails at {wrong:#x}"
+        by = (PageFaultCode.W if write else 0) | (PageFaultCode.U if vcpu.cpl else 0)
+        if fault.error & (PageFaultCode.W | PageFaultCode.U) != by:
+            return f"injects {fault}: the error code names another access"
     return ""
 
 
-def _for_user(machine: Machine, vcpu: VCpu, gva: int) -> bool:
-    """Whether the page of `gva` is a user page, by the cached translation that the transfer used."""
+def wrong_page(machine: Machine, vcpu: VCpu, gva: int, hpa: int) -> bool:
+    """Whether the instruction of `vcpu` may not access the page at `hpa` through `gva`, at the time of the copy.
+
+    The copy of a part of the element follows the translation at once. Later, its bytes may have changed the tables.
+    """
+    pages = pages_of(vcpu)
+    if pages is None:
+        return False
+    access = READ if vcpu.vmcs.write else WRITE
     pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
     entry = machine.tlb.combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT))
-    return entry is None or entry[2]
+    if entry is not None and entry[0] | gva & PAGE_MASK == hpa and entry[1] & access:
+        return entry[2] is not pages
+    return hpa not in arrivals(machine, vcpu, gva, access, pages=pages)

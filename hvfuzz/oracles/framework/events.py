@@ -53,6 +53,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         # Accesses by the hypervisor.
         "host_access": Event("hpa, size, write", "the hypervisor is about to access its own mapping of memory"),
         "guest_copy": Event("vcpu, gva, hpa, size, write", "the hypervisor is about to copy from or to guest memory"),
+        "guest_written": Event(
+            "", "the bytes of the last `guest_copy` that writes are in memory, and nothing ran since"
+        ),
         "invalid_copy": Event("vcpu, gva, hpa, size, write", "a `guest_copy` at an address that no guest may name"),
         "foreign_copy": Event(
             "vcpu, gva, hpa, size, write", "a `guest_copy` that is not within one frame owned by the caller's domain"

@@ -38,6 +38,7 @@ PASSED_ON: Final = (
     "block_freed",
     "host_access",
     "guest_copy",
+    "guest_written",
     "step",
     "stepped",
     "preemption_point",
@@ -269,7 +270,7 @@ class OracleSuite(Observer):
         """See `Observer`."""
         calls = self._calls
         if calls.copying is not None:
-            calls.written()
+            calls.guest_written()
         if self._shadowed and (self._written or self._refilled or calls.applied or self.shadow.stored):
             self._follow()
         call = calls.current

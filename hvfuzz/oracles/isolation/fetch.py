@@ -14,6 +14,7 @@ from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.run.interpreter import HostBusy
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD, WRITE
 from hvfuzz.machine.cpu.registers import RAX, Reg, Saved
+from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.cpu.vmx_transitions import Reentered
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
@@ -31,6 +32,7 @@ CPL: Final = int(Saved.CPL)
 RDI: Final = int(Reg.RDI)
 ENTRY: Final = struct.Struct("<QQQQ")
 """Entry of a multicall: number, address of the struct, status, result."""
+EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
 MULTICALL: Final = BY_NAME["multicall"].number
 ARRAY_MAX: Final = 512
 """Bytes of the longest array of any call; used where the declaration gives no bound."""
@@ -60,8 +62,14 @@ class Fetch(Oracle):
         self._privileged = tuple(config.privileged for config in scene.world.domains)
         self._calls = scene.calls
         self._tlb = scene.machine.tlb
+        self._reached = (NO_GVA, 0)
+        """(page, frame) of the last copy of this exit whose translation is right by the guest's tables."""
 
     # Exits.
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """Forget where the last exit has copied."""
+        self._reached = (NO_GVA, 0)
 
     def reentrant_exit(self, vcpu: VCpu) -> None:
         """Report the inner exit."""
@@ -152,7 +160,11 @@ class Fetch(Oracle):
         if gva == NO_GVA or not valid_range(gva, size):
             return
         tlb = self._tlb
-        if hpa not in arrivals(self.scene.machine, vcpu, gva, WRITE if write else READ):
+        place = gva >> PAGE_SHIFT, hpa >> PAGE_SHIFT
+        if hpa in arrivals(self.scene.machine, vcpu, gva, WRITE if write else READ):
+            self._reached = place
+        elif vcpu.vmcs.reason is not EPT_VIOLATION or place != self._reached:
+            # The ring of queued writes is translated once for its three copies, and may be a table for itself.
             # All pages of a copy are translated before the first is written, and that one may be a table for the next.
             # A full cache may have held another translation until the last page was looked up.
             fullest = max(len(tlb.combined), len(tlb.structures.combined))

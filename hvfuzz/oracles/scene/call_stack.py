@@ -76,7 +76,7 @@ class CallStack:
         self.idle: RunningCall = RunningCall(None, None, None, [], 0, 0)
         self.current: RunningCall = self.idle
         self.copying: tuple[int, int, int] | None = None
-        """(gva, hpa, size) of the last announced write: its bytes are in memory at the next event."""
+        """(gva, hpa, size) of an announced write whose bytes are not in memory yet."""
         self.worked = False
         """A step was applied, or an exit other than a hypercall was handled, in the present op."""
         self.applied = False
@@ -114,7 +114,7 @@ class CallStack:
     def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> RunningCall:
         """Push a call that starts; its struct was already copied."""
         if self.copying is not None:
-            self.written()
+            self.guest_written()
         outer = self.current
         reads = outer.reads
         start = outer.mark
@@ -140,7 +140,7 @@ class CallStack:
         return int.from_bytes(entries[ENTRY_SIZE * done + WORD :][:WORD], "little")
 
     def finished(self, status: int, result: int) -> None:
-        """Pop the innermost call. `written` must have been called before."""
+        """Pop the innermost call. `guest_written` must have been called before."""
         self.ended = (status, result)
         call = self.current
         outer = call.outer
@@ -155,7 +155,7 @@ class CallStack:
     def step(self, step: Any) -> None:
         """A step is about to be applied. It may be a call within a multicall."""
         if self.copying is not None:
-            self.written()
+            self.guest_written()
         call = self.current
         call.mark = len(call.reads)
         call.applied = self.applied = self.worked = True
@@ -172,7 +172,7 @@ class CallStack:
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Note the copy, with the bytes that it reads."""
         if self.copying is not None:
-            self.written()
+            self.guest_written()
         if write:
             self.copying = (gva, hpa, size)
             self.current.targets += (hpa >> PAGE_SHIFT,)
@@ -188,8 +188,11 @@ class CallStack:
         if gva == NO_GVA:
             self.current.touched.append((write, hpa, size))
 
-    def written(self) -> None:
-        """Note the bytes of the last announced write, which are in memory now."""
+    def guest_written(self) -> None:
+        """Note the bytes of the announced write, at once: a later walk may set flags in them, a device change them.
+
+        A faulty hypervisor may not tell that a write is done. Then the next event comes here, as does the exit's end.
+        """
         if self.copying is None:
             return
         gva, hpa, size = self.copying

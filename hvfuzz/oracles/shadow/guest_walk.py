@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PHYSICAL_RESERVED, READ, WRITE, is_canonical
+from hvfuzz.machine.cpu.registers import RFLAGS
 from hvfuzz.machine.mmu.ept import (
     ADDRESS,
     EP4TA,
@@ -23,7 +24,21 @@ from hvfuzz.machine.mmu.ept import (
     RIGHTS,
     MemoryType,
 )
-from hvfuzz.machine.mmu.paging import CR0_WP, CR3_PCID, CR4_PCIDE, EFER_NXE, NX, PS, RW, A, D, P
+from hvfuzz.machine.mmu.paging import (
+    CR0_WP,
+    CR3_PCID,
+    CR4_PCIDE,
+    CR4_SMAP,
+    EFER_NXE,
+    NX,
+    PS,
+    RFLAGS_AC,
+    RW,
+    US,
+    A,
+    D,
+    P,
+)
 from hvfuzz.oracles.contract.spec import valid_range
 
 if TYPE_CHECKING:
@@ -41,10 +56,12 @@ PAT_OF_LARGE: Final = 1 << 12
 """PAT bit of a large stage-1 leaf: neither part of the address nor reserved."""
 
 
-def leads(machine: Machine, vcpu: VCpu, gva: int, size: int, access: int, flags: bool = True) -> bool:
+def leads(
+    machine: Machine, vcpu: VCpu, gva: int, size: int, access: int, flags: bool = True, pages: bool | None = None
+) -> bool:
     """Whether the host can access these bytes on behalf of the vCPU, by the TLB or by the tables.
 
-    `flags`: see `guest_virtual`.
+    `flags`, `pages`: see `guest_virtual`.
     """
     if not valid_range(gva, size):
         return False
@@ -52,14 +69,16 @@ def leads(machine: Machine, vcpu: VCpu, gva: int, size: int, access: int, flags:
     pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
     for page in range(gva >> PAGE_SHIFT, (gva + size - 1 >> PAGE_SHIFT) + 1):
         cached = combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, page))
-        if cached is not None and cached[1] & access == access:
+        if cached is not None and cached[1] & access == access and pages in (None, cached[2]):
             continue
-        if not any(True for _ in arrivals(machine, vcpu, page << PAGE_SHIFT, access, flags)):
+        if not any(True for _ in arrivals(machine, vcpu, page << PAGE_SHIFT, access, flags, pages)):
             return False
     return True
 
 
-def arrivals(machine: Machine, vcpu: VCpu, gva: int, access: int, flags: bool = True) -> Iterator[int]:
+def arrivals(
+    machine: Machine, vcpu: VCpu, gva: int, access: int, flags: bool = True, pages: bool | None = None
+) -> Iterator[int]:
     """The results of `guest_virtual` from the root, and from each table on the way that a cached entry names."""
     pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
     cached = machine.tlb.structures.combined
@@ -69,27 +88,43 @@ def arrivals(machine: Machine, vcpu: VCpu, gva: int, access: int, flags: bool = 
             below = cached.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, level, gva >> PAGE_SHIFT + 9 * (level - 1)))
             if below is None:
                 continue
-        hpa = guest_virtual(machine.memory, vcpu, gva, access, flags, below)
+        hpa = guest_virtual(machine.memory, vcpu, gva, access, flags, below, pages)
         if hpa is not None:
             yield hpa
 
 
+def pages_of(vcpu: VCpu) -> bool | None:
+    """Which pages the guest's own instructions may access: user pages (True), others (False), or both (None).
+
+    User pages in ring 3; in ring 0 all, but with SMAP only the others unless RFLAGS.AC is set (SDM Vol. 3A, 4.6.1).
+    """
+    if vcpu.cpl:
+        return True
+    return False if vcpu.cr4 & CR4_SMAP and not vcpu.regs[RFLAGS] & RFLAGS_AC else None
+
+
 def guest_virtual(
-    memory: PhysicalMemory, vcpu: VCpu, gva: int, access: int, flags: bool = True, below: CombinedTable | None = None
+    memory: PhysicalMemory,
+    vcpu: VCpu,
+    gva: int,
+    access: int,
+    flags: bool = True,
+    below: CombinedTable | None = None,
+    pages: bool | None = None,
 ) -> int | None:
     """The Hpa of a supervisor's READ or WRITE at `gva`, ignoring SMAP; None if a stage refuses the access.
 
     Without `flags`, accessed and dirty flags count as set. With `below`, the walk starts at the table that this cached
-    entry names, with the write access that the entries above it gave.
+    entry names, with the rights that the entries above it gave. `pages`: see `pages_of`; True makes it a user's access.
     """
     if not is_canonical(gva):
         return None
     # Format of the entries and reserved bits: SDM Vol. 3A, 4.5.
     reserved = PHYSICAL_RESERVED | (0 if vcpu.efer & EFER_NXE else NX)
-    top, known, table, writable = TOP, None, vcpu.cr3 & ADDRESS, True
+    top, known, table, writable, of_user = TOP, None, vcpu.cr3 & ADDRESS, True, True
     if below is not None:
         known, table, _, above, _, top = below
-        top, writable = top - 1, bool(above & RW)
+        top, writable, of_user = top - 1, bool(above & RW), bool(above & US)
     marked: dict[int, int] = {}
     """Hpa of an entry -> flags that this walk sets in it: a guest can use one table at several levels of a walk."""
     for level in range(top, 0, -1):
@@ -111,9 +146,12 @@ def guest_virtual(
             return None
         # CR0.WP decides whether a supervisor may write to read-only pages (SDM Vol. 3A, 4.6.1).
         writable = writable and bool(entry & RW)
+        of_user = of_user and bool(entry & US)
+        if leaf and pages not in (None, of_user):
+            return None
         wanted = A
         if leaf and access & WRITE:
-            if not writable and vcpu.cr0 & CR0_WP:
+            if not writable and (pages or vcpu.cr0 & CR0_WP):
                 return None
             wanted |= D
         # Setting a flag writes to the entry, which stage 2 must allow (SDM Vol. 3A, 4.8).

@@ -41,11 +41,23 @@ def test_writes_are_queued_in_order(hv: Hypervisor) -> None:
     assert not any(ring(hv, 2)), "each domain has its own"
 
 
-def test_a_full_ring_loses_and_a_drained_one_goes_round(hv: Hypervisor) -> None:
-    for value in range(SLOTS + 3):
-        write(hv, 0, 8, value)
+def read(hv: Hypervisor, offset: int, size: int = 8) -> int:
+    return hv.domains[1].vcpus[0].load(Gva(WINDOW + offset), size)
+
+
+def test_a_full_ring_loses_nothing_and_a_drained_one_goes_round(hv: Hypervisor) -> None:
+    for value in range(SLOTS - 1):
+        write(hv, 0, 8, value + 1)
     page = ring(hv)
     assert HEADER.unpack_from(page) == (0, SLOTS - 1)
+    assert read(hv, 0) == 0, "all are queued"
+    write(hv, 0, 8, 0x1122334455667788)
+    write(hv, 0x1A, 2, 0xABCDEF)
+    write(hv, 0x1C, 1, 5)
+    write(hv, 0x20, 8, 6)
+    assert [read(hv, offset) for offset in (0, 8, 16, 24, 32)] == [0x1122334455667788, 0, 0, 0x5CDEF0000, 0]
+    assert read(hv, 4, 2) == 0x3344
+    assert ring(hv) == page
     set_indices(hv, 5, SLOTS - 1)
     write(hv, 0, 8, 0x77)
     assert HEADER.unpack_from(ring(hv)) == (5, 0)
@@ -58,10 +70,11 @@ def test_an_index_that_is_none_is_not_followed(hv: Hypervisor, last: int) -> Non
     before = ring(hv)
     write(hv, 0, 8, 0x77)
     assert ring(hv) == before
+    assert read(hv, 0) == 0x77
 
 
 @pytest.mark.parametrize("bits", [0, P])
-def test_a_ring_out_of_reach_costs_the_write_and_nothing_else(hv: Hypervisor, bits: int) -> None:
+def test_a_ring_out_of_reach_gets_nothing_and_the_write_is_performed(hv: Hypervisor, bits: int) -> None:
     """Unmapped, or read-only with CR0.WP."""
     entry = guest_address(hv.domains[1], PT_KERNEL_GFN, 8 * COALESCED_GFN)
     hv.machine.memory.store64(entry, hv.machine.memory.load64(entry) & ~(P | RW) | bits)
@@ -70,6 +83,21 @@ def test_a_ring_out_of_reach_costs_the_write_and_nothing_else(hv: Hypervisor, bi
     write(hv, 0, 8, 0x77)
     assert not any(ring(hv))
     assert vcpu.pending_fault is None
+    assert read(hv, 0) == 0x77
+
+
+def test_the_ring_is_translated_once(hv: Hypervisor) -> None:
+    """The ring is the table that maps it, and the entry takes it out of reach: the index still follows the entry."""
+    domain = hv.domains[1]
+    table = guest_address(domain, PT_KERNEL_GFN)
+    hv.machine.tlb.set_capacity(0)
+    # The entry at slot 10 ends with the word that maps the page of the ring.
+    set_table = 8 * COALESCED_GFN
+    hv.machine.memory.store64(table + set_table, PT_KERNEL_GFN << PAGE_SHIFT | 0x63)
+    slot = (set_table - HEADER.size) // ENTRY.size
+    hv.machine.memory.write(table, HEADER.pack(0, slot))
+    write(hv, 0, 8, 0x77)
+    assert hv.machine.memory.read(table, 8) == HEADER.pack(0, slot + 1)
 
 
 def test_reads_give_nothing(hv: Hypervisor) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_START, MMIO_BASE, UART_PORT, USER_BASE
+from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_START, MMIO_BASE, PT_USER_GFN, UART_PORT, USER_BASE
 from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.core.boot import guest_address
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
+from hvfuzz.machine.addresses import PAGE_SIZE
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RIP, RSI
 from hvfuzz.machine.cpu.vcpu import VCpu
@@ -115,3 +117,40 @@ def test_where_no_argument_may_lie(vcpu: VCpu, gva: int) -> None:
         with pytest.raises(GuestFault) as raised:
             instruction(UART_PORT, 1, gva, 1)
         assert (raised.value.vector, raised.value.error) == (Vector.GP, 0)
+
+
+def test_a_page_that_another_vcpu_remaps_is_not_read_with_the_rights_of_the_kernel(hv: Hypervisor, vcpu: VCpu) -> None:
+    """The element is translated once, after the race: by then, the page is the kernel's."""
+    hv.machine.tlb.set_capacity(0)
+    vcpu.regs[RFLAGS] |= IOPL
+    vcpu.cpl = 3
+    entry = guest_address(hv.domains[1], PT_USER_GFN, 8)
+    fetches = hv.machine.fetches
+    fetches.reset()
+    fetches.arm(0, lambda: hv.machine.memory.store64(entry, 0x50003))
+    with pytest.raises(GuestFault) as raised:
+        vcpu.outs(UART_PORT, 1, USER_BASE + 0x1000, 1)
+    assert (raised.value.vector, raised.value.error) == (Vector.PF, 5)
+    assert not hv.domains[1].devices.by_name["uart"].transmitted
+
+
+def test_an_element_over_a_page_border_is_stored_whole_or_not_at_all(hv: Hypervisor, vcpu: VCpu) -> None:
+    end = USER_BASE + 16 * 0x1000
+    put(vcpu, end - 2, bytes(2))
+    with pytest.raises(GuestFault) as raised:
+        vcpu.ins(0x80, 4, end - 2, 1)
+    assert (raised.value.vector, raised.value.address) == (Vector.PF, end)
+    assert get(vcpu, end - 2, 2) == bytes(2)
+
+
+def test_a_fault_of_a_stale_table_is_not_the_guests(hv: Hypervisor, vcpu: VCpu) -> None:
+    """The processor may use a cached table that the guest has replaced; the fault that follows is spurious."""
+    put(vcpu, USER_BASE, b"a")
+    memory, domain = hv.machine.memory, hv.domains[1]
+    old, new = guest_address(domain, PT_USER_GFN), guest_address(domain, 0x51)
+    memory.copy(new, old, PAGE_SIZE)
+    memory.store64(old, 0)
+    memory.store64(guest_address(domain, PT_USER_GFN - 1, 8 * (USER_BASE >> 21)), 0x51067)
+    hv.machine.tlb.combined.clear()
+    vcpu.outs(UART_PORT, 1, USER_BASE, 1)
+    assert bytes(domain.devices.by_name["uart"].transmitted) == b"a"

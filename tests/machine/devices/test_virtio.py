@@ -460,3 +460,46 @@ class TestHostileDrivers:
             assert 0 <= page < PAGES
             assert (iova + size - 1) // PAGE_SIZE == page != NONE
             assert page != READ_ONLY or access == READ
+
+
+@given(
+    make=st.sampled_from((VirtioBlk, VirtioNet)),
+    features=st.integers(0, 15),
+    size=st.sampled_from((1, 2, 4, 8, 16)),
+    rings=st.lists(st.one_of(st.integers(0, 0x3000), st.integers(0, U64), st.just(U64 - 7)), min_size=3, max_size=3),
+    words=st.lists(
+        st.one_of(st.integers(0, 4), st.integers(0, 0x3000), st.integers(0, U64), st.just(1 << 48 | 1 << 32 | 16)),
+        min_size=1,
+        max_size=160,
+    ),
+    log=st.integers(0, U64),
+)
+def test_arbitrary_bytes_in_rings_end_in_service_or_reset(
+    make: type[VirtioDevice], features: int, size: int, rings: list[int], words: list[int], log: int
+) -> None:
+    """Whatever the rings hold, wherever they lie: no exception leaves the device."""
+    board = Board(make)
+    optional = (EVENT_IDX, INDIRECT_DESC, LOG_ALL, 0)
+    asked = sum(bit for number, bit in enumerate(optional) if features >> number & 1)
+    board.up(VERSION_1 | asked & board.read(Register.DEVICE_FEATURES), size)
+    board.write(Register.DEVICE_STATUS, 0)
+    board.write(Register.DEVICE_STATUS, 3)
+    board.write(Register.DRIVER_FEATURES, VERSION_1 | asked & board.read(Register.DEVICE_FEATURES))
+    board.write(Register.LOG_BASE, log)
+    board.write(Register.DEVICE_STATUS, 3 | FEATURES_OK)
+    for queue in range(len(board.device.queues)):
+        board.write(Register.QUEUE_SELECT, queue)
+        board.write(Register.QUEUE_SIZE, size)
+        for register, value in zip(
+            (Register.QUEUE_DESC, Register.QUEUE_DRIVER, Register.QUEUE_DEVICE), rings, strict=True
+        ):
+            board.write(register, value)
+        board.write(Register.QUEUE_ENABLE, 1)
+    board.write(Register.DEVICE_STATUS, UP)
+    data = b"".join(word.to_bytes(8, "little") for word in words)
+    for page in range(3):
+        board.put(page * PAGE_SIZE, (data * (PAGE_SIZE // len(data) + 1))[:PAGE_SIZE])
+    for queue in range(len(board.device.queues)):
+        board.write(Register.NOTIFY, queue)
+    assert board.read(Register.DEVICE_STATUS) in (UP, UP | NEEDS_RESET)
+    assert all(0 <= word <= U64 for word in board.device.registers)

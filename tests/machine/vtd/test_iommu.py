@@ -677,3 +677,38 @@ def test_every_outcome_is_that_of_a_table_state_since_the_last_invalidation(
             platform.iommu.invalidate_iotlb(DID if name == "domain" else None)
             for states in allowed.values():
                 del states[:-1]
+
+
+@given(
+    words=st.lists(
+        st.one_of(
+            st.integers(0, (1 << 64) - 1),
+            st.builds(
+                lambda frame, low: frame << 12 | low, st.integers(0, 0x10), st.sampled_from((0, 1, 2, 3, 0x83, 9))
+            ),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    root=st.integers(0, 0xF),
+    bdf=st.integers(0, 0xFFFF),
+    iova=st.one_of(st.integers(0, (1 << 64) - 1), st.integers(0, 0xFFFF)),
+    access=st.sampled_from((READ, WRITE)),
+)
+def test_arbitrary_tables_translate_or_are_a_fault(
+    words: list[int], root: int, bdf: int, iova: int, access: int
+) -> None:
+    """Root, context and second-level entries of any bytes, in memory or beyond: an address, or a DmaFault."""
+    memory = PhysicalMemory(1 << 16)
+    for at in range((1 << 16) // 8):
+        memory.store64(8 * at, words[at * 7 % len(words)])
+    iommu = Iommu(memory, Clock())
+    iommu.enable(root << 12)
+    try:
+        hpa = iommu.translate(bdf, iova, access)
+    except DmaFault as fault:
+        blocked = fault.iova
+    else:
+        blocked = iova
+        assert hpa >= 0
+    assert blocked == iova

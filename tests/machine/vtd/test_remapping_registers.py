@@ -522,3 +522,29 @@ def test_any_writes_are_undone_by_a_snapshot(writes: list[tuple[int, int]]) -> N
     snapshot.restore()
     assert [board.read(offset) for offset in range(0, 0x300, 4)] == before
     assert (len(board.iommu.context_cache), len(board.iommu.iotlb)) == (1, 4)
+
+
+@given(
+    base=st.one_of(st.just(QUEUE), st.integers(0, (1 << 64) - 1)),
+    tail=st.integers(0, (1 << 64) - 1),
+    words=st.lists(
+        st.one_of(
+            st.sampled_from((0x11, 0x21, 0x31, 0x12, 0x22, 0x32, 0x25, 0x35, 1 << 63)), st.integers(0, (1 << 64) - 1)
+        ),
+        min_size=2,
+        max_size=64,
+    ),
+)
+def test_arbitrary_descriptors_are_performed_or_stop_the_queue(base: int, tail: int, words: list[int]) -> None:
+    """Wherever the queue lies and whatever it holds, no exception leaves the IOMMU, and the head stays in the queue."""
+    board = Board()
+    board.cache((BDF, 1))
+    for at, word in enumerate(words):
+        board.memory.store64(QUEUE + 8 * at, word)
+    board.write(Register.IQA, base, 8)
+    board.write(Register.GCMD, QIE)
+    board.write(Register.IQT, tail, 8)
+    board.write(Register.IQT, len(words) // 2 * 16, 8)
+    queue = board.iommu.queue
+    assert 0 <= queue.head < queue.entries
+    assert queue.head == queue.tail or board.iommu.log.queue_error

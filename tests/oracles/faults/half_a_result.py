@@ -11,7 +11,7 @@ def replacement(hv, vcpu, gva, data):
         hpa = guest_access.translate_for(hv, vcpu, start, 2)
         if hpa is None:
             return False
-        guest_access._put_piece(hv, vcpu, start, hpa, data[done : done + length])
+        guest_access.write_at(hv, vcpu, start, hpa, data[done : done + length])
         done += length
     return True
 

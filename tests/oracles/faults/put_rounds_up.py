@@ -4,7 +4,7 @@ from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.clock import Cost
 
-ORIGINAL = guest_access._put_piece
+ORIGINAL = guest_access.write_at
 
 STALE = b"\x5a" * 64
 
@@ -19,7 +19,7 @@ def replacement(hv, vcpu, gva, hpa, data):
 
 BUG = Bug(
     name="put-rounds-up",
-    replaces="hvfuzz.hypervisor.memory.guest_access:_put_piece",
+    replaces="hvfuzz.hypervisor.memory.guest_access:write_at",
     replacement=replacement,
     findings=("host_memory/unannounced/memory.exchange",),
     trigger="""\

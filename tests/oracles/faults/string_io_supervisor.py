@@ -3,13 +3,13 @@
 from hvfuzz.bugs import Bug
 
 
-def replacement(hv, vcpu, gva, size, access):
-    return None
+def replacement(hv, vcpu, gva, access):
+    return hv.machine.mmu.translate(vcpu, gva, access, False, False)
 
 
 BUG = Bug(
     name="string-io-supervisor",
-    replaces="hvfuzz.hypervisor.memory.guest_access:refusal",
+    replaces="hvfuzz.hypervisor.memory.guest_access:translate_as_guest",
     replacement=replacement,
     findings=("exits/string/outs",),
     trigger="""\

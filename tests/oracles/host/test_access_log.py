@@ -84,7 +84,7 @@ REMOVE_PAGE = RemovePage.apply
     ("holder", "name", "wrong", "lines"),
     [
         (copy, "copy_bytes", copy_words, (COPY,)),
-        (guest_access, "_put_piece", put_more, (EXCHANGE,)),
+        (guest_access, "write_at", put_more, (EXCHANGE,)),
         (dma_submit.DmaBatch, "requests", fetch_again, BATCH),
         (PopulatePage, "apply", look_and_write, (POPULATE,)),
         (RemovePage, "apply", scrub_neighbour, (DECREASE,)),

@@ -137,3 +137,4 @@ def copy_bytes(hv: Hypervisor, vcpu: VCpu, source: int, dest: int, length: int) 
     machine = hv.machine
     machine.clock.cycles += Cost.COPY_PER_64B * ((length + 63) >> 6)
     machine.memory.copy(dest, source, length)
+    observer.guest_written()

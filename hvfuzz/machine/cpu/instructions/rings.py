@@ -145,6 +145,7 @@ def _pop(cpu: CpuState, gva: int, size: int) -> bytes:
     # #AC (SDM Vol. 3A, 6.15, interrupt 17).
     if cpu.cpl and cpu.cr0 & paging.CR0_AM and cpu.regs[RFLAGS] & paging.RFLAGS_AC and gva & 7:
         refuse(cpu, Vector.AC)
+    cpu.machine.fetches.before()
     data = b""
     observer = cpu.machine.access_observer
     while len(data) < size:
