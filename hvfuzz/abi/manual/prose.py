@@ -212,13 +212,12 @@ def device_models() -> str:
         - `TIMER_EXPIRED` counts the deadlines that were met, modulo 2^64; any write sets it to 0.
         - `TIMER_PORT` is the number of the port that gets the event. If the domain has no such port then, nobody does.
 
-        A write to the page of coalesced writes is not emulated: the hypervisor appends it to a ring in guest
-        memory, at guest physical address {boot.COALESCED_GFN << PAGE_SHIFT:#x}, which it accesses through the
-        guest's direct map, with the page tables of the writing vCPU. The ring has two indices of 32 bits,
-        `first` and `last`, and 16 entries of 24 bytes: address (64 bits), length, padding (32 bits each), data
-        (64 bits). The entry goes to `last`, which then moves on, modulo 16. The guest moves `first` on. The
-        ring is full if `last` is just before `first`, so that one entry is always free; it is invalid if `last`
-        is 16 or more.
+        A write to the page of coalesced writes is not emulated: the hypervisor appends it to a ring in guest memory, at
+        guest physical address {boot.COALESCED_GFN << PAGE_SHIFT:#x}, which it accesses through the guest's direct map,
+        with the page tables of the writing vCPU. The ring has two indices of 32 bits, `first` and `last`, and 16
+        entries of 24 bytes: address (64 bits), length, padding (32 bits each), data (64 bits). The entry goes to
+        `last`, which then moves on, modulo 16. The guest moves `first` on. The ring is full if `last` is just before
+        `first`, so that one entry is always free; it is invalid if `last` is 16 or more.
 
         No write is lost. If the ring is full, invalid or not writable, the write is performed at once, on the registers
         of the page: four words of 64 bits, from offset 0 on. They are zero at boot. A queued write does not change

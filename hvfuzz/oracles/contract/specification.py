@@ -97,8 +97,9 @@ class Specification(Oracle):
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Judge what happened before the call: polls time out and APIC timers interrupt when an exit begins."""
-        if self._polls or self._polling or self._traps.counted:
+        if self._polls or self._polling or self._traps.counted or self._traps.due:
             self._polling = bool(self._polls)
+            self._traps.judge_polls()
             self._traps.judge_runs()
         if args is not None and declaration.name in WRITING:
             self._dispatch.note_unwritable(vcpu, declaration)
@@ -193,12 +194,8 @@ class Specification(Oracle):
             self._calls.current.touched.append((access == WRITE, hpa, size))
 
     def exit_started(self, vcpu: VCpu) -> None:
-        """Note the polls that have timed out, and expire timers."""
+        """End the polls that have timed out, and expire timers."""
         self._traps.exit_started()
-
-    def exit_finished(self, vcpu: VCpu) -> None:
-        """Report polls that should be over."""
-        self._traps.exit_finished()
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Judge an exit that is not a hypercall."""

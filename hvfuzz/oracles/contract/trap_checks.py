@@ -41,7 +41,6 @@ class TrapChecks:
         "_clock",
         "_comparison",
         "_domains",
-        "_due",
         "_polls",
         "_report",
         "_state",
@@ -49,6 +48,7 @@ class TrapChecks:
         "_timers",
         "_vcpus",
         "counted",
+        "due",
     )
 
     def __init__(
@@ -75,37 +75,45 @@ class TrapChecks:
         self._timers: list[TimerModel] = []
         self._timed = False
         """Whether a timer was written to since the reset: until then none can expire."""
-        self._due: list[VCpu] = []
-        """The vCPUs whose poll had timed out when the present exit began."""
+        self.due: list[VCpu] = []
+        """The vCPUs whose poll the present exit must end before it is handled, until that is judged."""
         self.reset()
 
     def reset(self) -> None:
         """Forget everything since the snapshot, at which no timer is armed."""
-        self._due = []
+        self.due = []
         self._timers = [TimerModel() for _ in self._domains]
         self._timed = False
 
     def exit_started(self) -> None:
-        """Note the polls that have timed out, and expire timers: both happen when an exit begins."""
+        """End the polls that have timed out, then expire timers: both happen when an exit begins."""
         cycles = self._clock.cycles
         self.counted = bool(self._apic_timers)
-        self._due = [polling for polling in self._vcpus if polling.runnable == POLLING and self._timed_out(polling)]
+        self.due = [polling for polling in self._vcpus if polling.runnable == POLLING and self._timed_out(polling)]
+        for polling in self.due:
+            set_run(self._state, polling.domain, polling.index, RunState.RUNNABLE)
         if self._timed:
             for number, timer in enumerate(self._timers):
                 if timer.due(cycles):
                     self._end_polls(cycles)
                     expired(self._state, number, timer.read(PORT, WIDTH))
 
-    def exit_finished(self) -> None:
-        """Report the vCPUs that still poll although their time was over when the exit began."""
-        for polling in self._due:
+    def judge_polls(self) -> None:
+        """Report the vCPUs that still poll although their time was over when the exit began.
+
+        A hypercall is judged after that: the result of `sched.kick` tells whether a vCPU still polls.
+        """
+        for polling in self.due:
             if polling.runnable == POLLING:
                 text = f"vCPU {polling.index} of dom{polling.domain} polls on although its time is over"
                 self._report("change", text)
+                self._state["vcpu", polling.domain, polling.index] = RunState.POLLING
+        self.due = []
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Judge the exit: it may change run states, a timer, and how often the clock was read."""
         vmcs = vcpu.vmcs
+        self.judge_polls()
         if vmcs.reason is EPT_VIOLATION:
             self._write_timer(vcpu)
         if vmcs.reason is HLT:

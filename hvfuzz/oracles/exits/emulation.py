@@ -6,6 +6,7 @@ nothing itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine.addresses import U64
@@ -49,7 +50,7 @@ LOW: Final = 0xFFFF_FFFF
 class Emulation:
     """Follows the exits of one machine that emulate an instruction."""
 
-    __slots__ = ("_calls", "_clock", "_offset", "_shadow", "_window", "apics")
+    __slots__ = ("_calls", "_clock", "_offset", "_offsets", "_shadow", "_vcpus", "_window", "_written", "apics")
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._shadow: Final = shadow
@@ -57,13 +58,30 @@ class Emulation:
         self._clock: Final = scene.machine.clock
         self._window = ClockWindow(0, 0)
         self._offset = 0
+        """The TSC offset that the vCPU of the present exit must have had when the exit began."""
+        self._vcpus: Final = scene.machine.vcpus
+        self._offsets: list[int] = []
+        """The TSC offset of each vCPU, by id, at the snapshot."""
+        self._written: dict[int, int] = {}
+        """Id of a vCPU -> its TSC offset, if it has changed since."""
         self.apics: Final = Apics(scene)
 
+    def attach(self) -> None:
+        """Take the current state as correct."""
+        self._offsets = [vcpu.vmcs.tsc_offset for vcpu in self._vcpus]
+        self.apics.attach()
+        self.reset()
+
+    def reset(self) -> None:
+        """Follow the machine's reset to its snapshot."""
+        self._written.clear()
+        self.apics.reset()
+
     def started(self, vcpu: VCpu) -> None:
-        """Record clock reads and TSC offset when an exit other than a hypercall begins."""
+        """Record clock reads when an exit other than a hypercall begins, and find the TSC offset."""
         domain = self._shadow.domains[vcpu.domain]
         self._window = ClockWindow(domain.clock_window, domain.clock_reads)
-        self._offset = vcpu.vmcs.tsc_offset
+        self._offset = self._written.get(vcpu.id, self._offsets[vcpu.id])
         vmcs = vcpu.vmcs
         if vmcs.reason is CR_ACCESS or (vmcs.reason in ACCESSES and FIRST_MSR <= vmcs.leaf < END):
             self.apics.touched = True
@@ -98,14 +116,23 @@ class Emulation:
         """The clock after the exit: the time at its start, plus the wait for a clock read."""
         return self._reading().cycles if reads_clock(vcpu) else self._calls.cycles
 
-    def offset(self, vcpu: VCpu) -> int:
-        """The TSC offset that `vcpu` should have after the exit (SDM Vol. 3C, 25.6.5)."""
+    def wrong_offset(self, vcpu: VCpu) -> bool:
+        """Whether `vcpu` has a wrong TSC offset after its exit (SDM Vol. 3C, 25.6.5). The present one is adopted."""
         vmcs = vcpu.vmcs
-        if vmcs.reason is not WRMSR or vmcs.leaf != TSC:
-            return self._offset
-        left = self._calls.left
-        value: int = (left[RAX] & LOW) | (left[RDX] & LOW) << 32
-        return value - rounded(self._calls.cycles) & U64
+        expected = self._offset
+        if vmcs.reason is WRMSR and vmcs.leaf == TSC:
+            left = self._calls.left
+            value: int = (left[RAX] & LOW) | (left[RDX] & LOW) << 32
+            expected = value - rounded(self._calls.cycles) & U64
+        if vmcs.tsc_offset != self._offset:
+            self._written[vcpu.id] = vmcs.tsc_offset
+        return vmcs.tsc_offset != expected
+
+    def wrong_offsets(self) -> Iterator[VCpu]:
+        """The vCPUs whose TSC offset has changed without their doing."""
+        for vcpu, base in zip(self._vcpus, self._offsets, strict=True):
+            if vcpu.vmcs.tsc_offset != self._written.get(vcpu.id, base):
+                yield vcpu
 
     def _reading(self) -> Reading:
         return counter_read(self._window, self._calls.cycles)

@@ -53,7 +53,7 @@ class Exits(Oracle):
         "model": "the state of a device model changes as in the real device, and only by accesses of its own domain",
         "ring": "a queued write goes to the slot that the ring's indices give, fetched once and if valid",
         "others": "an exit does not change vCPUs, serial ports and devices that it does not concern",
-        "control": "no exit changes EPTP, VPID, intercepts or MSR bitmap of a vCPU, or disables the IOMMU",
+        "control": "no exit changes EPTP, VPID, intercepts, MSR bitmap or another vCPU's TSC, or disables the IOMMU",
         "call": "a VMCALL makes exactly one call, which completes; no other exit makes a call or copies guest memory",
         "string": "INS and OUTS move the elements that count and address give, with the privileges of the guest's ring",
         "interrupt": "an APIC changes only by its own domain's vCPUs, and a deliverable interrupt ends a HLT",
@@ -83,7 +83,7 @@ class Exits(Oracle):
         self._root = self._iommu.root_table
         self._registers.attach()
         self._models.attach()
-        self._emulation.apics.attach()
+        self._emulation.attach()
         self._bystanders.attach([domain.devices.by_name["uart"] for domain in self.shadow.domains])
 
     def reset(self) -> None:
@@ -91,13 +91,14 @@ class Exits(Oracle):
         self._registers.reset()
         self._models.reset()
         self._bystanders.reset()
-        self._emulation.apics.reset()
+        self._emulation.reset()
 
     def audit(self) -> None:
         """Check state that is not compared at every exit: device models, APICs, MSR bitmaps."""
         self._models.judge(self.report)
-        for text in self._emulation.apics.differences():
-            self.report("interrupt", text)
+        self._judge_apics()
+        for vcpu in self._emulation.wrong_offsets():
+            self._misplaced(vcpu)
         if self._bitmaps() != self._bitmap:
             self.report("control", "an MSR bitmap changed")
 
@@ -133,7 +134,13 @@ class Exits(Oracle):
             self._ports.copied(vcpu, gva, hpa)
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
-        """Record the device that a `device.*` call names: the call may start or reset it."""
+        """Record the device that a `device.*` call names: the call may start or reset it.
+
+        The APIC timers have advanced before the exit is handled: `sched.kick` tells whether one has ended a HLT.
+        """
+        apics = self._emulation.apics
+        if apics.touched and apics.tick(self._calls.cycles):
+            self._judge_apics()
         if args is not None and declaration.name.startswith("device."):
             number = getattr(args, "device", None)
             if number is not None:
@@ -167,8 +174,7 @@ class Exits(Oracle):
         if vcpu.pending_fault is not None and reason not in FAULTING:
             self.report("fault", f"{reason.name} injects {vcpu.pending_fault}")
         if self._emulation.apics.touched:
-            for text in self._emulation.apics.differences():
-                self.report("interrupt", text)
+            self._judge_apics()
         idle = calls.idle
         if idle.reads or idle.writes or idle.touched or calls.copying is not None:
             self._miscalled(f"guest memory copied in {reason.name}, outside of a call")
@@ -196,6 +202,15 @@ class Exits(Oracle):
                 self.report(rule, text)
         else:
             self._bystanders.acted(calls.acting)
+
+    def _judge_apics(self) -> None:
+        """Report every wrong APIC."""
+        for text in self._emulation.apics.differences():
+            self.report("interrupt", text)
+
+    def _misplaced(self, vcpu: VCpu) -> None:
+        """Report the TSC offset of `vcpu`."""
+        self.report("control", f"the TSC offset of a vCPU of dom{vcpu.domain} is {vcpu.vmcs.tsc_offset:#x}")
 
     def _miscalled(self, text: str) -> None:
         """Report `text` under `call`, and discard the recorded calls, so that the next exit starts afresh."""
@@ -227,8 +242,8 @@ class Exits(Oracle):
         if reason in FAULTING and (fault is not None if done else not _is_gp(fault)):
             subject = f" of {vmcs.leaf:#x}" if reason in ACCESSES else ""
             self.report("fault", f"{reason.name}{subject} injects {fault}")
-        if vmcs.tsc_offset != emulation.offset(vcpu):
-            self.report("control", f"the TSC offset of a vCPU of dom{vcpu.domain} is {vmcs.tsc_offset:#x}")
+        if emulation.wrong_offset(vcpu):
+            self._misplaced(vcpu)
 
 
 def _is_gp(fault: GuestFault | None) -> bool:

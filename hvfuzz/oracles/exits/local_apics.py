@@ -69,13 +69,14 @@ class Apics:
         flags = vcpu.vmcs.saved[RFLAGS] if vcpu.in_root else vcpu.regs[RFLAGS]
         return apic.deliverable(self.words(vcpu), bool(flags & RFLAGS_IF))
 
-    def tick(self, cycles: int) -> None:
-        """Advance the timers for an exit that began at `cycles`."""
+    def tick(self, cycles: int) -> bool:
+        """Advance the timers for an exit that began at `cycles`. Whether a tick has begun since the last exit."""
         passed = cycles // CLOCK_TICK - self._tick
         if passed:
             self._tick += passed
             for known in self._known:
                 apic.pass_ticks(known, passed)
+        return bool(passed)
 
     def read(self, vcpu: VCpu, index: int) -> int | None:
         """Expected value of RDMSR of APIC MSR `index`; None for #GP(0)."""

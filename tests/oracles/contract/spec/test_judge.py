@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from hvfuzz.abi.limits import TIME_SLICE
 from hvfuzz.abi.status import Status
 from hvfuzz.oracles.contract.spec import Observed, valid_range
 
@@ -70,7 +71,7 @@ def test_large_pages_are_in_order(bench: Any) -> None:
 
 def test_calls_that_need_no_frame_take_none(bench: Any) -> None:
     frame: Any = (1000,)
-    assert verdict(bench, bench.call("sched.yield"), Observed(OK, fresh=frame, cycles=1 << 20)) == "fresh"
+    assert verdict(bench, bench.call("sched.yield"), Observed(OK, fresh=frame, cycles=TIME_SLICE)) == "fresh"
     assert verdict(bench, bench.call("grant.revoke"), Observed(Status.NO_GRANT, fresh=frame)) == "fresh"
 
 
@@ -144,7 +145,7 @@ def test_every_word_is_fetched_once(bench: Any) -> None:
     touched = ((False, first, 8), (True, first, 8)) * 2
     assert verdict(bench, call, Observed(OK, 2, touched=touched)) is None
     call = bench.call("sched.yield", fetched=[header])
-    assert verdict(bench, call, Observed(OK, cycles=1 << 20)) == "fetched"
+    assert verdict(bench, call, Observed(OK, cycles=TIME_SLICE)) == "fetched"
 
 
 def test_a_yield_takes_a_slice(bench: Any) -> None:

@@ -38,7 +38,7 @@ def counter_read(latest: ClockWindow, cycles: int) -> Reading:
 
 
 def clock_read(state: State, call: Call, evidence: Evidence) -> Expected:
-    """Return the clock at some time within the call, rounded down; at most 8 times in a window."""
+    """Return the clock at some time within the call, rounded down; a domain's reads in a window are limited."""
     observed = evidence.observed
     key = ("clock_window", call.caller)
     latest: ClockWindow = state.get(key) or ClockWindow(-1, 0)
