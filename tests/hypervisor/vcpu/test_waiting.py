@@ -43,9 +43,13 @@ class Pair:
 
     def call(self, vcpu: VCpu, name: str, /, **fields: int | tuple[int, ...]) -> int:
         """Make a call that succeeds; its result."""
-        status, result = self._call(self.hv, vcpu, name, **fields)
+        status, result = self.raw(vcpu, name, **fields)
         assert status is Status.OK
         return result
+
+    def raw(self, vcpu: VCpu, name: str, /, **fields: int | tuple[int, ...]) -> tuple[Status, int]:
+        """Make a call; status and result."""
+        return self._call(self.hv, vcpu, name, **fields)
 
     def shut_down(self) -> None:
         """A triple fault of the waiter."""
@@ -162,3 +166,55 @@ def test_the_table_of_the_manual_has_the_same_ways() -> None:
     assert {name.partition(",")[0] for name in WAYS_TO_WAIT} | {"a clock read after the last of the window"} == {
         wait.strip("`") for wait in waits
     }
+    columns = {
+        "an event": {"event.send", "event.send, another port", "timer", "timer, another port", "timer, no such port"},
+        "`event.close` of a port": {name for name in WAYS_TO_WAKE if name.startswith("event.close")},
+        "time-out": {"time-out"},
+        "an interrupt": {name for name in WAYS_TO_WAKE if name.startswith("IPI")},
+        "`sched.kick`": {"sched.kick"},
+    }
+    assert WAITS[0][1:] == tuple(columns)
+    for wait in ("sched.block", "sched.poll", "HLT", STOPPED):
+        same = POLLS if wait in POLLS else {wait}
+        ends = [any(WAYS_TO_WAKE[name][1] & same for name in names) for names in columns.values()]
+        (row,) = (row for row in WAITS if row[0].strip("`") == wait)
+        assert ends == [cell != "-" for cell in row[1:]]
+
+
+@pytest.mark.parametrize("wait", WAYS_TO_WAIT)
+def test_an_error_interrupt_ends_halt_alone(pair: Pair, wait: str) -> None:
+    """The APIC's error entry, on the waiter's timer interrupt of an illegal vector."""
+    state, begin = WAYS_TO_WAIT[wait]
+    pair.waiter.wrmsr(MSR + 0x37, 0x61)
+    pair.waiter.wrmsr(MSR + 0x32, 5)
+    pair.waiter.wrmsr(MSR + 0x38, 1)
+    begin(pair)
+    assert pair.waiter.runnable == state
+    pair.pass_time()
+    assert pair.waiter.runnable == (RunState.RUNNABLE if wait in ("HLT", SHORT) else state)
+
+
+def test_no_vcpu_begins_to_wait_for_a_pending_event(pair: Pair) -> None:
+    pair.call(pair.stranger, "event.send", port=1)
+    assert pair.raw(pair.waiter, "sched.block") == (Status.AGAIN, 0)
+    assert pair.call(pair.waiter, "sched.poll", ports=(PORT, 1), count=2, timeout=LONG) == 2
+    pair.waiter.hlt()
+    assert pair.waiter.runnable == RunState.RUNNABLE
+    pair.call(pair.waiter, "sched.poll", ports=(PORT,), count=1, timeout=LONG)
+    assert pair.waiter.runnable == RunState.POLLING, "that port is not pending"
+
+
+def test_no_vcpu_halts_that_can_take_an_interrupt(pair: Pair) -> None:
+    pair.waiter.wrmsr(MSR + 0x3F, 0x41)
+    pair.waiter.hlt()
+    assert pair.waiter.runnable == RunState.RUNNABLE
+    pair.waiter.cli()
+    pair.waiter.hlt()
+    assert pair.waiter.runnable == RunState.HALTED
+
+
+def test_an_event_passes_over_a_vcpu_that_polls_another_port(pair: Pair) -> None:
+    pair.call(pair.waiter, "sched.poll", ports=(PORT,), count=1, timeout=LONG)
+    pair.sibling.hlt()
+    pair.call(pair.stranger, "event.send", port=1)
+    assert (pair.waiter.runnable, pair.sibling.runnable) == (RunState.POLLING, RunState.RUNNABLE)
