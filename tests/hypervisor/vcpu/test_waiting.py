@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -11,8 +12,10 @@ from hvfuzz.abi.boot import DIRECT_MAP, MMIO_BASE, MMIO_SIZE, TIMER
 from hvfuzz.abi.limits import CLOCK_READS, CLOCK_WINDOW
 from hvfuzz.abi.manual.timekeeping import WAITS
 from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.core.boot import guest_address
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-from hvfuzz.machine.addresses import Gva
+from hvfuzz.hypervisor.hypercalls import ABI
+from hvfuzz.machine.addresses import PAGE_SIZE, Gva
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu.processor_state import RunState
 from hvfuzz.machine.cpu.vcpu import VCpu
@@ -23,6 +26,9 @@ LONG: Final = 1 << 40
 PORT: Final = 0
 """A port of dom1, whose peer dom2 has as its port 0. Port 1 is another one, with peer 1."""
 MSR: Final = 0x800
+ENTRIES: Final = 0x40
+"""A page of the guest for the entries of a multicall, and their structs."""
+ENTRIES_AT: Final = DIRECT_MAP + ENTRIES * PAGE_SIZE
 PAGE: Final = DIRECT_MAP + MMIO_BASE + TIMER * MMIO_SIZE
 
 
@@ -50,6 +56,17 @@ class Pair:
     def raw(self, vcpu: VCpu, name: str, /, **fields: int | tuple[int, ...]) -> tuple[Status, int]:
         """Make a call; status and result."""
         return self._call(self.hv, vcpu, name, **fields)
+
+    def together(self, vcpu: VCpu, *calls: tuple[str, tuple[int, ...]]) -> list[int]:
+        """Make calls in one exit; their results."""
+        domain, memory = self.hv.domains[vcpu.domain], self.hv.machine.memory
+        for number, (name, values) in enumerate(calls):
+            declaration = ABI.by_name[name]
+            at = ENTRIES_AT + 0x800 + 0x80 * number
+            memory.write(guest_address(domain, ENTRIES, at % PAGE_SIZE), declaration.layouts[2].encode(values))
+            memory.write(guest_address(domain, ENTRIES, 32 * number), struct.pack("<4Q", declaration.number, at, 0, 0))
+        self.call(vcpu, "multicall", entries=ENTRIES_AT, count=len(calls))
+        return [memory.words[guest_address(domain, ENTRIES, 32 * n + 24) >> 3] for n in range(len(calls))]
 
     def shut_down(self) -> None:
         """A triple fault of the waiter."""
@@ -218,3 +235,23 @@ def test_an_event_passes_over_a_vcpu_that_polls_another_port(pair: Pair) -> None
     pair.sibling.hlt()
     pair.call(pair.stranger, "event.send", port=1)
     assert (pair.waiter.runnable, pair.sibling.runnable) == (RunState.POLLING, RunState.RUNNABLE)
+
+
+def test_no_deadline_is_met_within_an_exit(pair: Pair) -> None:
+    pair.call(pair.waiter, "sched.poll", ports=(PORT,), count=1, timeout=1)
+    assert pair.together(pair.sibling, ("sched.yield", ()), ("sched.yield", ()), ("sched.kick", (0,)))[2] == 1
+    pair.call(pair.waiter, "sched.poll", ports=(PORT,), count=1, timeout=1)
+    pair.together(pair.sibling, ("sched.yield", ()), ("sched.yield", ()))
+    assert pair.together(pair.sibling, ("sched.kick", (0,))) == [0], "the next exit ends it"
+
+
+def test_the_last_wait_of_a_multicall_decides(pair: Pair) -> None:
+    pair.hv.machine.memory.write(guest_address(pair.hv.domains[1], ENTRIES, 0x700), PORT.to_bytes(4, "little"))
+    poll = ("sched.poll", (ENTRIES_AT + 0x700, 1, LONG))
+    block: tuple[str, tuple[int, ...]] = ("sched.block", ())
+    for calls, state in (((block, poll), RunState.POLLING), ((poll, block), RunState.BLOCKED)):
+        pair.together(pair.waiter, *calls)
+        assert pair.waiter.runnable == state
+        pair.call(pair.sibling, "sched.kick", vcpu=0)
+        assert pair.together(pair.waiter, *calls, ("sched.kick", (0,)))[2] == 1
+        assert pair.waiter.runnable == RunState.RUNNABLE, "what ends a wait ends it between the calls"

@@ -9,6 +9,7 @@ Two laws hold for each way, and for sets of ways together:
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, cycle
@@ -18,6 +19,7 @@ import pytest
 
 from hvfuzz.abi.boot import DIRECT_MAP, MMIO_BASE, MMIO_SIZE, TIMER, WORLDS_BY_NAME
 from hvfuzz.abi.limits import CLOCK_GRAIN, CLOCK_READS, CLOCK_TICK, CLOCK_VALUES, CLOCK_WINDOW
+from hvfuzz.abi.manual.timekeeping import WAYS
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.boot import boot
 from hvfuzz.hypervisor.vcpu.guest_clock import reads_in
@@ -45,9 +47,10 @@ NO_PORT: Final = 99
 
 
 class Look(NamedTuple):
-    """What a guest sees, and when the exit begins that decides it, which is not always the one that shows it."""
+    """What a guest sees, and when it is decided: at the beginning of an exit, or from `begin` until `end`."""
 
     begin: int
+    end: int
     way: str
     value: int
 
@@ -90,9 +93,10 @@ class Watch:
         assert status in (Status.OK, Status.AGAIN)
         return result if status is Status.OK else None
 
-    def see(self, way: str, value: int, begin: int | None = None) -> None:
-        """Note what the guest sees, which the exit that began at `begin` has decided: by default the last one."""
-        self.seen.append(Look(self.begin if begin is None else begin, way, value))
+    def see(self, way: str, value: int, begin: int | None = None, end: int | None = None) -> None:
+        """Note what the guest sees. By default, the beginning of the last exit has decided it."""
+        begin = self.begin if begin is None else begin
+        self.seen.append(Look(begin, begin if end is None else end, way, value))
 
     def register(self, vcpu: VCpu, offset: int) -> int:
         """Read a register of the timer."""
@@ -142,8 +146,23 @@ reader("RDTSC", lambda watch: watch.looker.rdtsc())
 reader("RDTSCP", lambda watch: watch.looker.rdtscp())
 reader("RDMSR of TSC", lambda watch: watch.looker.rdmsr(TSC))
 READS: Final = frozenset(PROBES)
+REFUSAL: Final = "refusal of time.clock_read"
 NOTHING: Final = frozenset({"PPR", "ISR"})
 """Ways that tell no time at all: no interrupt is ever in service, since none is delivered."""
+
+
+@probe(REFUSAL)
+def _refusal(watch: Watch) -> Iterator[None]:
+    """Each window ends the refusals of the one before; the call itself takes time before it looks at the clock."""
+    ended, refused = 0, False
+    while True:
+        value = watch.call(watch.looker, "time.clock_read")
+        if value is not None:
+            watch.see("time.clock_read", value)
+        before, refused = refused, value is None
+        ended += before and not refused
+        watch.see(REFUSAL, ended, end=watch.clock.cycles)
+        yield
 
 
 @probe("end of sched.poll")
@@ -345,7 +364,7 @@ SETS: Final = {
     "kicks": ["RDTSC", "TIMER_EXPIRED", "result of sched.kick", "current count, periodic", "events of another domain"],
     "interrupts": ["RDTSCP", "TIMER_DELAY", "IRR", "HLT, ended or skipped by an interrupt"],
     "errors": ["RDMSR of TSC", "event, by sched.block or its end", "ESR", "current count, DIVIDE changed"],
-    "halts": ["time.clock_read", "event, by HLT or its end", "PPR"],
+    "halts": [REFUSAL, "event, by HLT or its end", "PPR"],
     "waits": ["RDTSC", "event that ends sched.poll", "current count, DIVIDE changed"],
 }
 """Ways that do not hinder each other: a pending event, for one, ends all HLT."""
@@ -371,7 +390,7 @@ def moments(seen: Sequence[Look]) -> Counter[int]:
     for look in seen:
         before = last.get(look.way, look)
         if look.value != before.value:
-            changes.append((look.begin, before.begin))
+            changes.append((look.end, before.begin))
         last[look.way] = look
     told: Counter[int] = Counter()
     latest = -1
@@ -392,7 +411,7 @@ def budget(seen: Sequence[Look]) -> tuple[int, int, int]:
 @pytest.mark.parametrize("way", PROBES)
 def test_each_way_keeps_to_the_budget(guest_call: GuestCall, way: str) -> None:
     told, reads, _ = budget(looked(Watch(guest_call), way))
-    assert reads == (CLOCK_READS if way in READS else 0)
+    assert reads == (CLOCK_READS if way in READS or way == REFUSAL else 0)
     assert told <= TICKS
     assert (told == 0) == (way in READS | NOTHING)
 
@@ -411,6 +430,13 @@ def test_the_sets_have_every_way() -> None:
     assert {way for ways in SETS.values() for way in ways} == set(PROBES)
 
 
+def test_each_name_in_the_table_of_the_manual_has_a_probe() -> None:
+    names = {name for row in WAYS[1:] for name in re.findall(r"[\w.]+", row[0]) if name.isupper() or "." in name}
+    assert "IRR" in names
+    assert "sched.kick" in names
+    assert {name for name in names if not any(name in way for way in PROBES)} == {"APIC"}
+
+
 def in_ticks(low: int, gap: int) -> Callable[[int], int]:
     """Three exits in each tick: the first `low` after its beginning, then `gap` apart."""
     number = count()
@@ -422,7 +448,7 @@ def test_times_within_a_tick_are_never_seen(guest_call: GuestCall, way: str) -> 
     shown = []
     for low, gap in ((0, 1300), (1, 5000), (700, 2500), (9000, 3000), (12000, 1500)):
         seen = looked(Watch(guest_call, in_ticks(low, gap)), way)
-        shown.append([(look.begin // CLOCK_TICK, look.value) for look in seen])
+        shown.append([(look.begin // CLOCK_TICK, look.value) for look in seen if look.way not in READS])
     assert shown[1:] == shown[:-1]
     assert (len({value for _, value in shown[0]}) > 1) == (way in TELLING)
 
