@@ -145,7 +145,8 @@ def other_exits() -> str:
           it (see Time). When `time.clock_read` would return `AGAIN`, the vCPU waits until the next window begins
           instead.
         - **RDMSR, WRMSR**: the MSRs of a guest's own system calls, segments and paging do not exit.
-          - `TSC` reads as RDTSC does. A write sets the value from which the vCPU's counter goes on.
+          - `TSC` reads as RDTSC does. A write sets the value from which the vCPU's counter goes on: its offset is the
+            value less the clock in whole grains. A write is not counted; only a counted read shows its time.
           - `APIC_BASE`, `MISC_ENABLE`, `MTRRcap`, `MTRRdefType`, `ARCH_CAPABILITIES` and `XAPIC_DISABLE_STATUS` are
             constant. The first two accept a write of the value that they have.
           - `0x800` to `0xbff` are the vCPU's local APIC, which is locked in x2APIC mode. It has an ID (the number of

@@ -26,7 +26,11 @@ WAYS: Final = (
         "ticks",
         "not counted",
     ),
-    ("the APIC timer: its current count, and its interrupts in IRR, which end HLT", "ticks", "not counted"),
+    (
+        "the APIC timer: its current count, its interrupts in IRR, which end HLT, and its errors in ESR",
+        "ticks",
+        "not counted",
+    ),
 )
 WAITS: Final = (
     ("it waits by", "an event", "`event.close` of a port", "time-out", "an interrupt", "`sched.kick`"),
@@ -54,9 +58,10 @@ def _time() -> str:
         - **grains** of {CLOCK_GRAIN} cycles: the result of a counted read,
         - **ticks** of {CLOCK_TICK} cycles: everything else that depends on time.
 
-        In each **window** of {CLOCK_WINDOW} cycles (window n begins at n * {CLOCK_WINDOW}) a domain learns at most
-        {CLOCK_VALUES} values of the clock: the {ticks} ticks, and {CLOCK_READS} counted reads, which all its vCPUs
-        share.
+        In each **window** of {CLOCK_WINDOW} cycles (window n begins at n * {CLOCK_WINDOW}) a domain learns by itself at
+        most {CLOCK_VALUES} values of the clock: the {ticks} ticks, and {CLOCK_READS} counted reads, which all its vCPUs
+        share. The ticks are the same for all domains, so events of another domain can tell only what that domain has
+        read.
         """)
     deadlines = cleandoc(f"""
         A **deadline** of n cycles that is set in tick t lies in tick t + ceil(n / {CLOCK_TICK}). It is met when a VM

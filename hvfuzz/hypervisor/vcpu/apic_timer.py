@@ -1,8 +1,8 @@
 """The timer of a local APIC, one-shot and periodic (SDM Vol. 3A, 11.5.4).
 
-It counts ticks of the clock: its interrupt, which nothing counts, would else be a finer clock than a guest may read.
-`hv.apic_timers` says when each running count reaches zero; a count that does not run is zero. Every divide value
-divides a tick, so the distance to that time is a whole count at the beginning of each tick.
+It counts ticks of the clock: its count, interrupts and errors, which nothing meters, would else be a finer clock than a
+guest may read. `hv.apic_timers` says when each running count reaches zero; a count that does not run is zero. Every
+divide value divides a tick, so the distance to that time is a whole count at the beginning of each tick.
 """
 
 from __future__ import annotations
