@@ -242,7 +242,7 @@ def test_a_later_signal_ends_at_once(number: signal.Signals, heard_by_children: 
             process.send_signal(number)
         assert process.stdout.readline() == "patient\n"
         process.send_signal(number)
-        assert process.wait(timeout=20) == -number
+        assert process.wait(timeout=600) == -number
 
 
 @pytest.mark.parametrize("number", SIGNALS)

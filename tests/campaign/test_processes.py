@@ -158,7 +158,7 @@ def test_a_harness_runs_by_itself(tmp_path: Path, name: str) -> None:
         text=True,
         cwd=tmp_path,
         check=False,
-        timeout=100,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert "FINDING" not in done.stderr

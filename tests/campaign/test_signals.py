@@ -66,7 +66,7 @@ def test_a_report_is_written_whatever_signal_comes_when(tmp_path: Path, phase: s
             wait_for_process(out, "hvfuzz.campaign.confirm")
         process.send_signal(number)
         process.send_signal(number)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=600)
     assert (process.returncode, errors) == (128 + number, "")
     report = json.loads((out / "report.json").read_text())
     assert (out / "report.md").is_file()

@@ -62,7 +62,7 @@ def piped(*arguments: object, lines: int) -> tuple[int, str]:
             process.stdout.readline()
         process.stdout.close()
         errors = process.stderr.read()
-        return process.wait(timeout=60), errors
+        return process.wait(timeout=600), errors
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
