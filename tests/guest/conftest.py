@@ -1,5 +1,7 @@
 """Fixtures of the guest tests: a small ABI, the real one, and a strategy of well-formed programs."""
 
+import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
@@ -221,3 +223,25 @@ def _values(kind: Kind, index: int) -> st.SearchStrategy[Value]:
     if kind.consumes is not None and index:
         return numbers | st.integers(0, index - 1).map(Ref)
     return numbers
+
+
+@pytest.fixture
+def calls_of() -> Callable[[Callable[[], object]], int]:
+    """calls_of(work) returns how many Python functions work() calls: a measure that no load of the machine changes."""
+
+    def counted(work: Callable[[], object]) -> int:
+        calls = 0
+
+        def count(_frame: object, event: str, _argument: object) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            work()
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    return counted

@@ -1,6 +1,6 @@
 """The byte form: any bytes decode to a program, and every program has one encoding."""
 
-import sys
+from collections.abc import Callable
 from random import Random
 from typing import Final
 
@@ -93,22 +93,9 @@ def test_no_bytes_are_the_empty_program(known: Catalogue) -> None:
     assert decode(b"", known) == Program(0, ())
 
 
-def test_decoding_is_cheap_enough_for_a_fuzzer(known: Catalogue) -> None:
-    """Counted in calls of Python functions, which no other load on the machine changes."""
+def test_decoding_is_cheap_enough_for_a_fuzzer(known: Catalogue, calls_of: Callable[..., int]) -> None:
     rng = Random(1)
     inputs = [encode(decode(rng.randbytes(400), known), known) for _ in range(200)]
     ops = sum(len(decode(each, known).ops) for each in inputs)
-    calls = 0
-
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        for each in inputs:
-            decode(each, known)
-    finally:
-        sys.setprofile(before)
+    calls = calls_of(lambda: [decode(each, known) for each in inputs])
     assert 1 < calls / ops < CALLS_OF_AN_OP, calls / ops
