@@ -119,7 +119,7 @@ class _Driver:
             sink = self._session.sink
             sink.progress(self._session.progress())
             status = sink.ended()
-            atexit._run_exitfuncs()  # such as one that saves what a coverage tool has measured
+            _save_measurements()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
@@ -170,6 +170,16 @@ def _report_failure(data: bytes) -> bytes:
     """
     traceback.print_exc()
     return data
+
+
+def _save_measurements() -> None:
+    """Do what a process does at its end, since this one ends at once: functions of atexit, data of coverage.py."""
+    coverage = sys.modules.get("coverage")
+    current = None if coverage is None else coverage.Coverage.current()
+    if current is not None:
+        current.stop()
+        current.save()
+    atexit._run_exitfuncs()
 
 
 def _files_in(folder: Path) -> int:

@@ -10,12 +10,22 @@ import pytest
 from hvfuzz.bugs import Bug
 from hvfuzz.guest.format.text import parse
 from hvfuzz.hypervisor.hypercalls import sched
+from hvfuzz.hypervisor.vcpu import apic
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.stack_limit import ALLOWANCE, StackLimit, stack_depth
 from hvfuzz.targets.target import Run
 
 PROGRAM = "# hvp 1\nworld pair\nsched.block(dom1)\n"
 BLOCK = "hvfuzz.hypervisor.hypercalls.sched:Block.check"
+
+
+ERRORS = """\
+# hvp 1
+world pair
+wrmsr(dom1, index=X2APIC_SVR, value=0x1ff)
+wrmsr(dom1, index=0x837, value=3)
+wrmsr(dom1, index=X2APIC_SELF_IPI, value=5)
+"""
 
 
 class Silent(Exception):
@@ -107,6 +117,43 @@ def test_a_recursion_has_one_name_at_any_depth(replacement: Callable[..., Any]) 
             results.append((run.findings, run.trace.digest()))
     assert results[0] == results[1] == results[2]
     assert [finding.identity for finding in results[0][0]] == ["host_memory/exception:RecursionError/sched.block"]
+
+
+def recurse_in_an_error(hv: Any, vcpu: Any, error: int) -> None:
+    """Note an error of the local APIC, and accept the interrupt of its LVT entry without a look at the vector."""
+    apic.put(hv, vcpu, apic.ERRORS, apic.get(hv, vcpu, apic.ERRORS) | error)
+    apic.accept(hv, vcpu, apic.get(hv, vcpu, apic.LVT_ERROR) & 0xFF)
+
+
+def test_a_recursion_through_devices_and_oracles_has_one_name() -> None:
+    """XSA-462: an error interrupt with an illegal vector is an error itself. Each depth ends at another function."""
+    bug = Bug("recursion", "hvfuzz.hypervisor.vcpu.apic:fail", recurse_in_an_error)
+    with EmulatedTarget(bug) as target:
+        program = parse(ERRORS, target.catalogue)
+        results = [at_depth(depth, lambda: target.run(program)) for depth in (10, *range(200, 220), 600)]
+    assert {finding.identity for run in results for finding in run.findings} == {
+        "host_memory/exception:RecursionError/wrmsr"
+    }
+    assert len({(run.findings, run.trace.digest()) for run in results}) == 1
+
+
+def test_the_end_of_the_stack_in_an_oracle_is_no_fault_of_the_oracle() -> None:
+    """The recursion begins at one of many depths, so that some end in an oracle that observes the host."""
+    begun = []
+
+    def fail(hv: Any, vcpu: Any, error: int) -> None:
+        if begun:
+            recurse_in_an_error(hv, vcpu, error)
+        else:
+            begun.append(vcpu)
+            at_depth(depth, lambda: recurse_in_an_error(hv, vcpu, error))
+
+    with EmulatedTarget(Bug("recursion", "hvfuzz.hypervisor.vcpu.apic:fail", fail)) as target:
+        program = parse(ERRORS, target.catalogue)
+        for depth in range(40):
+            begun.clear()
+            identities = [finding.identity for finding in target.run(program).findings]
+            assert identities == ["host_memory/exception:RecursionError/wrmsr"], depth
 
 
 def test_the_limit_is_measured_from_where_it_is_entered() -> None:
