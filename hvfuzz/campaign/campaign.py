@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Generator
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -13,11 +13,10 @@ from hvfuzz.campaign.confirm import ReportedFinding, confirm_all, unconfirmed
 from hvfuzz.campaign.deaths import UNKNOWN, judge_deaths
 from hvfuzz.campaign.report import Summary, quantity, write_report
 from hvfuzz.campaign.seed_corpus import remove_damaged_units
-from hvfuzz.campaign.workers.pool import Pool, PoolError, WorkerInternalError
+from hvfuzz.campaign.workers.pool import Pool, PoolError
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.campaign.workers.worker_handle import Discovery
-from hvfuzz.engines.atomic_file import write_atomically
 
 
 class Campaign:
@@ -49,11 +48,6 @@ class Campaign:
                     yield
                     if self.stop.requested():
                         break
-        except WorkerInternalError as error:
-            self.error, self.internal_error_seen = str(error), True
-            with suppress(OSError):
-                write_atomically(self.out / "broken.hvp", error.program.encode(), durable=True)
-                self.error += f"; the program is {self.out / 'broken.hvp'}"
         except PoolError as error:
             self.error = str(error)
         except OSError as error:
@@ -72,6 +66,8 @@ class Campaign:
         lost = remove_damaged_units(units)
         if lost:
             self._fail(f"{units}: {quantity(lost, 'new input')} could not be written whole; is the disk full?")
+        if pool.broken:
+            self._note_broken(notices)
         progress = pool.progress()
         summary = Summary(
             harness=job.harness,
@@ -123,6 +119,18 @@ class Campaign:
                 reason = reasons[finding.identity] or f"cannot write to {self.out}"
                 notices.append(f"{reason}; the program for {finding.identity} is in the summary only")
         return findings
+
+    def _note_broken(self, notices: list[str]) -> None:
+        """Note the programs in which hvfuzz itself failed: the first in `error`, all in `notices`."""
+        broken = list(self.pool.broken.values())
+        self.internal_error_seen = True
+        for each in broken:
+            place = f"the program is {each.file}" if each.file is not None else f"the program is:\n{each.text}"
+            notices.append(f"internal error: {each.message}; {place}")
+        first = broken[0]
+        where = first.file or "in the report"
+        number = quantity(len(broken), "internal error")
+        self._fail(f"{number}; please report: {first.message}; the program is {where}")
 
     def _fail(self, error: str) -> None:
         """Note an error beside those before it."""

@@ -4,6 +4,7 @@ The only module that imports atheris. It uses two undocumented functions, `_rese
 `_Counters` only; without them the engine warns and runs without state feedback.
 """
 
+import atexit
 import os
 import pkgutil
 import random
@@ -21,6 +22,7 @@ import hvfuzz.hypervisor
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Feedback, Job, Session
 from hvfuzz.engines.libfuzzer_units import Units
+from hvfuzz.guest.format.binary import longest_program
 from hvfuzz.guest.format.dictionary import dictionary
 from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import crossover, mutate
@@ -37,7 +39,7 @@ CROSSOVERS: Final = 0.2
 USUAL_OPS: Final = 40
 """Mutation makes no program longer than this, unless it was longer already."""
 MAX_BYTES: Final = 4096
-"""Greatest size of a unit."""
+"""Mutation makes no unit longer than this, unless it was longer already."""
 NO_TIMEOUT: Final = 1_000_000
 """libFuzzer's timeout in seconds. The target's watchdog reports ops that do not end. Atheris takes 0 as 1 second."""
 
@@ -117,6 +119,7 @@ class _Driver:
             sink = self._session.sink
             sink.progress(self._session.progress())
             status = sink.ended()
+            _save_measurements()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
@@ -127,6 +130,7 @@ class _Driver:
         """libFuzzer's custom mutator; the result is canonical, so all units of the corpus are."""
         rng = self._rng
         rng.seed(seed)
+        limit = min(limit, max(MAX_BYTES, len(data)))
         try:
             return self._mutated(data, limit, rng)
         except Exception:
@@ -148,6 +152,7 @@ class _Driver:
         """libFuzzer's custom crossover; libFuzzer asks for it every other time, so most calls mutate instead."""
         rng = self._rng
         rng.seed(seed)
+        limit = min(limit, max(MAX_BYTES, len(left), len(right)))
         try:
             if rng.random() >= CROSSOVERS:
                 return self._mutated(left, limit, rng)
@@ -165,6 +170,16 @@ def _report_failure(data: bytes) -> bytes:
     """
     traceback.print_exc()
     return data
+
+
+def _save_measurements() -> None:
+    """Do what a process does at its end, since this one ends at once: functions of atexit, data of coverage.py."""
+    coverage = sys.modules.get("coverage")
+    current = None if coverage is None else coverage.Coverage.current()
+    if current is not None:
+        current.stop()
+        current.save()
+    atexit._run_exitfuncs()
 
 
 def _files_in(folder: Path) -> int:
@@ -212,7 +227,8 @@ class AtherisEngine:
             "hvfuzz",
             f"-seed={job.seed & 0x7FFF_FFFF or 1}",
             f"-dict={words}",
-            f"-max_len={MAX_BYTES}",
+            # libFuzzer cuts off the rest of a longer seed or unit without a word.
+            f"-max_len={longest_program(units.catalogue)}",
             "-len_control=0",
             f"-use_value_profile={int(job.feedback is not Feedback.STATE)}",
             # Reloads depend on the clock. Without other workers there is nothing to load, and runs stay deterministic.

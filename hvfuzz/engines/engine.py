@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,10 @@ PROGRESS_SECONDS: Final = 0.25
 """Least time between two progress reports."""
 AUDIT_EVERY: Final = 256
 """A session audits one run in 256; a replay of a finding is always audited."""
+
+
+MAX_BROKEN: Final = 32
+"""Most internal errors that a session reports, each of another identity."""
 
 
 class EngineError(Exception):
@@ -65,7 +70,7 @@ class Sink(Protocol):
         ...
 
     def broke(self, error: Exception, program: Program) -> None:
-        """hvfuzz failed, not the emulated host, while it ran `program`."""
+        """hvfuzz failed, not the emulated host, while it ran `program`. Called once for each `error_key`."""
         ...
 
     def ended(self) -> int:
@@ -99,6 +104,14 @@ class Job(NamedTuple):
 def program_key(data: bytes) -> str:
     """A short name for the program encoded as `data`."""
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+def error_key(error: BaseException) -> str:
+    """Identity of an internal error: its type, and the function that raised it."""
+    place = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        place = f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_qualname}"
+    return f"{type(error).__name__} in {place}"
 
 
 class Engine(Protocol):
@@ -139,6 +152,9 @@ class Session:
         self._start: float | None = None
         self._next_report = 0.0
         self._stopped = False
+        self._errors: Final[set[str]] = set()
+        self.broken = 0
+        """Programs in which hvfuzz itself failed."""
 
     def stop(self) -> None:
         """Make the next `run` raise `BudgetSpent`; may be called from a signal handler."""
@@ -174,8 +190,14 @@ class Session:
         except Exception as error:
             if current is not None:
                 current.end()
-            self.sink.broke(error, program)
-            raise
+            # One program is set aside; what the others find must not depend on it.
+            self.runs = runs + 1
+            name = error_key(error)
+            self.broken += 1
+            if name not in self._errors and len(self._errors) < MAX_BROKEN:
+                self._errors.add(name)
+                self.sink.broke(error, program)
+            return Run(Trace(), (), (), 0)
         if current is not None:
             current.end()
         self.runs = runs + 1

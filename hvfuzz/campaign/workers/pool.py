@@ -12,9 +12,16 @@ from typing import Any, Final
 from hvfuzz.campaign.workers.child_process import launch_child, signal_name
 from hvfuzz.campaign.workers.stall import Stall
 from hvfuzz.campaign.workers.worker import WorkerJob
-from hvfuzz.campaign.workers.worker_handle import Death, Discovery, WorkerHandle, death_of
+from hvfuzz.campaign.workers.worker_handle import (
+    BrokenProgram,
+    Death,
+    Discovery,
+    WorkerHandle,
+    broken_program,
+    death_of,
+)
 from hvfuzz.engines.current_program import CurrentProgram
-from hvfuzz.engines.engine import Progress, program_key
+from hvfuzz.engines.engine import MAX_BROKEN, Progress, program_key
 
 MAX_EARLY_DEATHS: Final = 3
 """Give up after this many workers in a row died before their first run."""
@@ -34,14 +41,6 @@ POLL_SECONDS: Final = 0.1
 
 class PoolError(Exception):
     """The campaign cannot continue: a worker reported an error, or workers keep dying."""
-
-
-class WorkerInternalError(PoolError):
-    """The campaign cannot continue because hvfuzz itself raised an exception while it ran `program` (text form)."""
-
-    def __init__(self, message: str, program: str) -> None:
-        super().__init__(f"internal error; please report it: {message}")
-        self.program = program
 
 
 class Pool:
@@ -66,6 +65,8 @@ class Pool:
         self._avoid: tuple[str, ...] = ()
         self.discoveries: Final[dict[str, Discovery]] = {}
         self.deaths: Final[list[Death]] = []
+        self.broken: Final[dict[str, BrokenProgram]] = {}
+        """By identity: programs in which hvfuzz itself failed."""
         self.notices: Final[list[str]] = []
         """Warnings for the user, such as a worker that was killed and replaced."""
 
@@ -88,7 +89,7 @@ class Pool:
                 self._end_overdue()
                 self._end_stalled()
                 yield
-            if not self.progress().runs and not self.discoveries and not self.deaths:
+            if not (self.progress().runs or self.discoveries or self.deaths or self.broken):
                 raise PoolError(
                     f"no program ran: {self.notices[-1] if self.notices else 'the workers had none to run'}"
                 )
@@ -190,7 +191,10 @@ class Pool:
         elif kind == "error":
             raise PoolError(event["message"])
         elif kind == "broke":
-            raise WorkerInternalError(f"{event['message']} (details in {worker.log})", event["text"])
+            if self._start is None:
+                self._start = time.monotonic()
+            if event["identity"] not in self.broken and len(self.broken) < MAX_BROKEN:
+                self.broken[event["identity"]] = broken_program(event["message"], event["text"], self._job.out)
 
     def _end_overdue(self) -> None:
         """Stop all workers when the time of the job is over, and kill those that do not stop."""

@@ -1,9 +1,9 @@
 """A worker process: runs one engine on one target, and reports events to its parent.
 
 Events: {"event": "progress", runs, ops, seconds, features, corpus, last_new},
-{"event": "finding", identity, message, file, text, runs, seconds, error}, {"event": "error", message} if the job or
-the machine is at fault, {"event": "broke", message, text} for an internal error of hvfuzz, {"event": "done"} as the
-last event of a worker that ends in order.
+{"event": "finding", identity, message, file, text, runs, seconds, error}, {"event": "error", message} if the job
+or the machine is at fault, {"event": "broke", identity, message, text} for an internal error of hvfuzz, and last
+{"event": "done"} from a worker that ends in order.
 """
 
 import signal
@@ -21,9 +21,19 @@ from hvfuzz.campaign.seed_corpus import seed_bytes
 from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, start_child
 from hvfuzz.engines.all_engines import load_engine
 from hvfuzz.engines.current_program import CurrentProgram
-from hvfuzz.engines.engine import PROGRESS_SECONDS, BudgetSpent, EngineError, Feedback, Job, Progress, Session
+from hvfuzz.engines.engine import (
+    PROGRESS_SECONDS,
+    BudgetSpent,
+    EngineError,
+    Feedback,
+    Job,
+    Progress,
+    Session,
+    error_key,
+)
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
+from hvfuzz.oracles.framework.fault_origin import fault_line
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
@@ -91,8 +101,8 @@ class _ParentSink:
 
     def broke(self, error: Exception, program: Program) -> None:
         traceback.print_exception(error)
-        message = f"{type(error).__name__}: {error}"
-        self.channel.send({"event": "broke", "message": message, "text": render(program)})
+        event = {"event": "broke", "identity": error_key(error), "message": fault_line(error), "text": render(program)}
+        self.channel.send(event)
 
     def progress(self, progress: Progress) -> None:
         self.channel.send({"event": "progress", **progress._asdict()})

@@ -61,6 +61,27 @@ def death_of(worker: int, how: str, rule: str, data: bytes, out: Path, runs: int
     return Death(how, rule, text, file, worker, runs, seconds)
 
 
+class BrokenProgram(NamedTuple):
+    """A program in which hvfuzz itself failed."""
+
+    message: str
+    text: str
+    """The program in text form."""
+    file: str | None
+    """Path of the program; None if it could not be saved."""
+
+
+def broken_program(message: str, text: str, out: str) -> BrokenProgram:
+    """Describe an internal error, and set its program aside below the folder `out`."""
+    path = Path(out) / "broken" / f"{program_key(text.encode())}{SUFFIX}"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, text.encode(), durable=True)
+    except OSError:
+        return BrokenProgram(message, text, None)
+    return BrokenProgram(message, text, str(path))
+
+
 class WorkerHandle:
     """One process, its latest figures, and the incomplete last line of its output (`pending`)."""
 

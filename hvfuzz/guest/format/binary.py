@@ -54,6 +54,11 @@ class _Codec:
 _codec = lru_cache(maxsize=8)(_Codec)
 
 
+def longest_program(catalogue: Catalogue) -> int:
+    """A bound on the bytes of any program."""
+    return 1 + MAX_OPS * len(_codec(catalogue).zeros)
+
+
 def decode(data: bytes, catalogue: Catalogue) -> Program:
     """The program that `data` encodes: as text if it starts like one and parses, else as bytes. Never raises."""
     if data.startswith(TEXT_STARTS):

@@ -14,7 +14,7 @@ from hvfuzz.hypervisor.core.observer import SILENT, Observer
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.framework.access_filter import AccessFilter
 from hvfuzz.oracles.framework.all_oracles import make_close_watchers, make_oracles
-from hvfuzz.oracles.framework.fault_origin import raised_by_an_oracle
+from hvfuzz.oracles.framework.fault_origin import fault_line, raised_by_an_oracle
 from hvfuzz.oracles.framework.finding_log import AUDIT, FindingLog
 from hvfuzz.oracles.framework.listeners import nothing
 from hvfuzz.oracles.framework.oracle import Oracle
@@ -220,12 +220,12 @@ class OracleSuite(Observer):
             self._oracle_failed(error)
         self._log.auditing = False
 
-    def _oracle_failed(self, error: Exception) -> None:
+    def _oracle_failed(self, error: BaseException) -> None:
         """An oracle raised `error`: see the class."""
         if not self.findings:
             if not self._planted:
                 raise error
-            self._log.report("specification", "state", f"an oracle can make no sense of the state: {error!r}")
+            self._log.report("specification", "state", f"an oracle can make no sense of the state: {fault_line(error)}")
         self._dead = True
 
     # The hypervisor.
@@ -246,7 +246,7 @@ class OracleSuite(Observer):
         self._calls.exiting = NO_DOMAIN
         self._handling = False
 
-    def host_exception(self, fault: Exception) -> None:
+    def host_exception(self, fault: BaseException) -> None:
         """`fault` escaped from the hypervisor's code, which is dead from now on.
 
         If an oracle raised it, it says nothing about the hypervisor: see the class.

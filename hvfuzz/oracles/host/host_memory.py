@@ -16,6 +16,7 @@ from hvfuzz.hypervisor.memory.frames import STATE_SHIFT, FrameState
 from hvfuzz.hypervisor.memory.table_pool import POISON
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.physical_memory import ZERO_PAGE
+from hvfuzz.oracles.framework.fault_origin import fault_text
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.host.heap_headers import CONTROL, OUTSIDE_HEADER, HeapHeaders
 from hvfuzz.oracles.scene.scene import Scene
@@ -213,7 +214,7 @@ class HostMemory(Oracle):
 
     def host_exception(self, fault: BaseException) -> None:
         """Report the exception. The rule names the kind of fault, and never a number."""
-        text = str(fault)
+        text = fault_text(fault)
         if not isinstance(fault, HostFault):
             self.report(f"exception:{type(fault).__name__}", text)
         elif text.startswith("array"):

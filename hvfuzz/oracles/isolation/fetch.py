@@ -19,6 +19,7 @@ from hvfuzz.machine.cpu.vmx_transitions import Reentered
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.oracles.contract.spec import BY_NAME, valid_range
+from hvfuzz.oracles.framework.fault_origin import fault_text
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes
 from hvfuzz.oracles.scene.scene import Scene
@@ -78,7 +79,7 @@ class Fetch(Oracle):
     def host_exception(self, fault: BaseException) -> None:
         """The vCPU, or the interpreter, refuses an exit from within another one by these exceptions."""
         if isinstance(fault, (HostBusy, Reentered)):
-            self.report("re-entrancy", str(fault) or "a vCPU exits while another exit is being handled")
+            self.report("re-entrancy", fault_text(fault) or "a vCPU exits while another exit is being handled")
 
     # Calls.
 

@@ -1,5 +1,6 @@
 """One booted world of the emulated hypervisor: machine, hypervisor and oracles, restored before every run."""
 
+import _thread
 import hashlib
 from collections.abc import Callable
 from typing import Final
@@ -18,6 +19,7 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu.ept import is_valid_eptp
 from hvfuzz.machine.snapshot import Snapshot
+from hvfuzz.oracles.framework.fault_origin import fault_text, is_interrupt
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.framework.suite import OracleSuite
 from hvfuzz.targets.emulated.state_features import StateFeatures
@@ -49,6 +51,7 @@ class System:
         self.features: Final = StateFeatures(self.machine, self.hypervisor)
         self.observer: Final = observer
         self.watchdog: Final = watchdog
+        self._planted: Final = planted
         observers: tuple[Observer, ...] = (self.features,) if observer is None else (self.features, observer)
         self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers, planted=planted)
         self.suite.attach()
@@ -74,7 +77,11 @@ class System:
                 handle_exit(vcpu)
                 if vcpu.eptp != eptps[vcpu.id] and not is_valid_eptp(vcpu.eptp):
                     raise VmEntryFailure(INVALID_CONTROL)  # VM entry would raise it where no code handles it
-            except Exception as fault:  # whatever stopped the host: an oracle classifies it
+            except Hang:
+                raise
+            except BaseException as fault:  # whatever stopped the host: an oracle classifies it
+                if is_interrupt(fault):
+                    raise
                 self.suite.host_exception(fault)
                 raise HostStopped from fault
             finally:
@@ -90,8 +97,7 @@ class System:
         self.features.reset()
 
     def run(self, program: Program, audit: bool, digest: bool) -> Run:
-        """Run `program` from the booted state; see `Target.run`."""
-        self.restore()
+        """Run `program` after `restore`; see `Target.run`."""
         if self._watched:
             self.suite.watch_closely(audit)
         suite, features, observer, watchdog = self.suite, self.features, self.observer, self.watchdog
@@ -99,6 +105,7 @@ class System:
             observer.begin()
         watched, vcpus = self._watched, self._vcpus
         at = 0
+        threads = _thread._count()
 
         def before(index: int, op: Op) -> None:
             nonlocal at
@@ -126,23 +133,36 @@ class System:
                     # After a host fault the machine is in the middle of a change: an audit would report false errors.
                     suite.audit()
         except Hang:
-            return self._hung(program.ops[at], at)
+            message = f"the host did not finish the op within {watchdog.limit:.0f} s of processor time"
+            return self._cut_short(Finding("work", "hang", program.ops[at].kind.name, message, at), "an op did not end")
+        except BaseException as fault:
+            # The host has left the machine, or a register, in a state in which nothing goes on.
+            if not self._planted or is_interrupt(fault):
+                raise
+            rule = f"exception:{type(fault).__name__}"
+            operation = program.ops[at].kind.name if program.ops else "boot"
+            message = f"the machine cannot go on after what the host did: {fault_text(fault)}"
+            return self._cut_short(Finding("host_memory", rule, operation, message, at), "the machine cannot go on")
+        if _thread._count() > threads:
+            message = "the host started a thread, which runs beside its vCPUs"
+            return self._cut_short(
+                Finding("host_memory", "thread", program.ops[at].kind.name, message, at), "the host started a thread"
+            )
         if observer is not None:
             observer.findings(suite.findings)
         if digest:
             trace.final = self.memory_digest()
         return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes))
 
-    def _hung(self, op: Op, index: int) -> Run:
-        """The result of a run whose op number `index` did not end."""
+    def _cut_short(self, finding: Finding, why: str) -> Run:
+        """The result of a run that ended within the op of `finding`, because of `why`."""
         trace = Trace()
-        trace.stopped = "an op did not end"
-        message = f"the host did not finish the op within {self.watchdog.limit:.0f} s of processor time"
-        finding = Finding("work", "hang", op.kind.name, message, index)
-        findings = (*self.suite.findings, finding)
+        trace.stopped = why
+        known = {each.identity for each in self.suite.findings}
+        findings = (*self.suite.findings, *(() if finding.identity in known else (finding,)))
         if self.observer is not None:
             self.observer.findings(findings)
-        return Run(trace, findings, tuple(self.features.hits), index + 1)
+        return Run(trace, findings, tuple(self.features.hits), finding.op + 1)
 
     def memory_digest(self) -> str:
         """SHA-256 of the frames written since boot, each with its number, in ascending order."""

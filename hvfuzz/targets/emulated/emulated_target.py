@@ -11,8 +11,10 @@ from hvfuzz.guest.program.program import Program
 from hvfuzz.guest.run.trace import Trace
 from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.hypercalls import ABI
+from hvfuzz.oracles.framework.fault_origin import fault_text, is_interrupt
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.booted_system import System
+from hvfuzz.targets.emulated.stack_limit import StackLimit
 from hvfuzz.targets.emulated.watchdog import LIMIT, Hang, Watchdog
 from hvfuzz.targets.run_observer import RunObserver
 from hvfuzz.targets.target import Run
@@ -21,10 +23,14 @@ MEMORY_SIZE: Final = 16 << 20
 """Bytes of host memory, by default."""
 
 
-def _dead_at_boot(fault: Exception) -> Run:
+HOST: Final = ("hvfuzz.hypervisor.", "hvfuzz.machine.")
+"""Packages of the emulated host. A bug planted elsewhere is one of hvfuzz itself."""
+
+
+def _dead_at_boot(fault: BaseException) -> Run:
     """The result of a program on a hypervisor that a planted bug stops at boot."""
     rule = "fault" if isinstance(fault, HostFault) else f"exception:{type(fault).__name__}"
-    return _stopped_at_boot(Finding("host_memory", rule, "boot", str(fault), -1))
+    return _stopped_at_boot(Finding("host_memory", rule, "boot", fault_text(fault), -1))
 
 
 def _stopped_at_boot(finding: Finding) -> Run:
@@ -56,14 +62,16 @@ class EmulatedTarget:
         self._oracles: Final = oracles
         self._observer: Final = observer
         self._watchdog: Final = Watchdog(hang_seconds)
+        self._limit: Final = StackLimit()
         self._systems: Final[dict[int, System]] = {}
+        self._host_planted: Final = bug is not None and bug.replaces.startswith(HOST)
         self._planted: Final[AbstractContextManager[None]] = nullcontext() if bug is None else Plant(bug)
 
     def system(self, world: int) -> System:
         """The booted system of world number `world`."""
         system = self._systems.get(world)
         if system is None:
-            with self._planted, self._watchdog:
+            with self._limit, self._planted, self._watchdog:
                 system = System(
                     WORLDS[world],
                     self._memory_size,
@@ -71,7 +79,7 @@ class EmulatedTarget:
                     self._oracles,
                     self._observer,
                     self._watchdog,
-                    planted=self.bug is not None,
+                    planted=self._host_planted,
                 )
             self._systems[world] = system
         return system
@@ -80,14 +88,23 @@ class EmulatedTarget:
         """Execute `program` from the booted state of its world; see `Target.run`."""
         try:
             system = self.system(program.world)
-        except Exception as fault:
-            if self.bug is None:
-                raise
-            return _dead_at_boot(fault)
         except Hang:
             message = f"the host did not boot within {self._watchdog.limit:.0f} s of processor time"
             return _stopped_at_boot(Finding("work", "hang", "boot", message, -1))
-        with self._planted:
+        except BaseException as fault:
+            if not self._host_planted or is_interrupt(fault):
+                raise
+            return _dead_at_boot(fault)
+        with self._limit, self._planted:
+            try:
+                system.restore()
+            except Exception:
+                if not self._host_planted:
+                    raise
+                # The last program has broken more than what a snapshot holds, such as the attributes of an object.
+                del self._systems[program.world]
+                system = self.system(program.world)
+                system.restore()
             return system.run(program, audit, digest)
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """The files in harnesses/, run with libFuzzer's command line."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+from hvfuzz.campaign.workers.libfuzzer_flags import REFUSED, SUPPORTED, parse_flags
+from hvfuzz.engines.engine import EngineError
 
 pytest.importorskip("atheris")
 
@@ -103,6 +107,7 @@ def test_an_internal_error_is_shown_with_its_program(tmp_path: Path) -> None:
     assert done.returncode == 70
     assert f"hvfuzz: internal error in this program:\n{CRASH.read_text()}" in done.stderr
     assert "ZeroDivisionError: oracles divide by zero" in done.stderr
+    assert "1 internal error" in done.stderr.splitlines()[-1]
 
 
 def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
@@ -117,3 +122,72 @@ def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert "programs" in errors.splitlines()[-1]
     assert "Traceback" not in errors
+
+
+def test_no_runs_run_the_seeds_and_end_in_order(tmp_path: Path) -> None:
+    done = run(tmp_path / "out", "-runs=0", CRASH.parent, bug="xsa-221")
+    assert done.returncode == 1, done.stderr
+    assert "hvfuzz: FINDING host_memory/null/sched.poll: " in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("hvfuzz: ran ")
+
+
+DEADLY = '''"""A host that ends its process."""
+import os, signal
+from hvfuzz.bugs import Bug
+
+def end(*args):
+    """End the process."""
+    END
+
+BUG = Bug("deadly", "hvfuzz.hypervisor.hypercalls.sched:Poll.check", end)
+'''
+
+
+@pytest.mark.parametrize(
+    ("end", "rule"), [("os._exit(0)", "exit:0"), ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV")]
+)
+@pytest.mark.parametrize("arguments", [(CRASH,), (CRASH.parent, "-runs=50")])
+def test_the_end_of_the_process_is_a_finding(
+    end: str, rule: str, arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "deadly.py"
+    path.write_text(DEADLY.replace("END", end))
+    done = run(tmp_path / "out", *arguments, bug=str(path))
+    assert done.returncode == 1, done.stderr
+    assert f"hvfuzz: FINDING host_process/{rule}/sched.poll: " in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("hvfuzz: ended early")
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["-dict=/dev/null", "-artifact_prefix=nosuch/", "-seed=abc", "-nonsense=1", "-stop_file=F", "-dict", "--runs=5"],
+)
+def test_a_flag_that_does_nothing_is_refused(argument: str, tmp_path: Path) -> None:
+    done = run(tmp_path / "out", argument, CRASH)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hvfuzz: -")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("argument", ["-h", "--help", "-help=1"])
+def test_help_is_printed(argument: str, tmp_path: Path) -> None:
+    done = run(tmp_path / "out", argument)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "-max_total_time" in done.stdout
+
+
+def test_every_flag_of_libfuzzer_is_supported_or_refused() -> None:
+    script = "import atheris, sys; atheris.Setup(['x', '-help=1'], lambda data: None); atheris.Fuzz()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    names = re.findall(r"^ ([a-z0-9_]+) *\t", done.stdout + done.stderr, re.MULTILINE)
+    assert len(names) > 70
+    assert not set(SUPPORTED) & set(REFUSED)
+    assert set(SUPPORTED) | set(REFUSED) == set(names)
+    for name in names:
+        if name in SUPPORTED:
+            parse_flags([f"-{name}=1"])
+            with pytest.raises(EngineError, match="expected a number"):
+                parse_flags([f"-{name}=abc"])
+        else:
+            with pytest.raises(EngineError, match=f"-{name} is not supported; ..."):
+                parse_flags([f"-{name}=1"])
