@@ -2,6 +2,7 @@
 
 import hashlib
 import heapq
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ class Entry(NamedTuple):
 def seed_folders(harness: str, given: Iterable[Path] = ()) -> list[str]:
     """Absolute paths of the seeds for `harness`: those in `given`, else the folder corpus/`harness` if it exists."""
     usual = Path("corpus") / harness
-    return [str(folder.resolve()) for folder in given] or [str(path.resolve()) for path in (usual,) if path.is_dir()]
+    return [os.path.realpath(path) for path in given] or [os.path.realpath(path) for path in (usual,) if path.is_dir()]
 
 
 def seed_files(folders: Iterable[Path]) -> list[Path]:

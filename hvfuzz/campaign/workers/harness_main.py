@@ -19,6 +19,7 @@ from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record
 from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import passed_over, seed_bytes
+from hvfuzz.campaign.visible_text import prepare_streams, print_error, visible
 from hvfuzz.engines.all_engines import load_engine
 from hvfuzz.engines.engine import BudgetSpent, EngineError, Job, Progress, Session
 from hvfuzz.guest.format.text import render
@@ -55,7 +56,7 @@ class _TerminalSink:
             place = f"saved to {self.store.save(record, program)}"
         except OSError as error:
             place = f"cannot write {error.filename}: {error.strerror}; the program is:\n{render(program)}"
-        print(f"hvfuzz: FINDING {finding.identity}: {finding.message}\n  {place}", file=sys.stderr, flush=True)
+        print(visible(f"hvfuzz: FINDING {finding.identity}: {finding.message}\n  {place}"), file=sys.stderr, flush=True)
 
     def broke(self, error: Exception, program: Program) -> None:
         print(f"hvfuzz: internal error in this program:\n{render(program)}", file=sys.stderr, flush=True)
@@ -98,7 +99,7 @@ def _fuzz(harness: str, flags: list[str], paths: list[Path], out: Path, bug: str
     with EmulatedTarget(planted) as target:
         seeds = seed_bytes(paths, target.catalogue, passed)
         if (notice := passed_over(passed)) is not None:
-            print(f"hvfuzz: warning: {notice}", file=sys.stderr)
+            print_error(f"warning: {notice}")
         job = Job(
             find_harness(harness),
             seeds,
@@ -132,16 +133,17 @@ def main(harness: str, argv: Sequence[str]) -> None:
     """
     flags = [argument for argument in argv[1:] if argument.startswith("-")]
     paths = [Path(argument) for argument in argv[1:] if not argument.startswith("-")]
-    out = Path(os.environ.get("HVFUZZ_OUT", "out")).resolve()
+    prepare_streams()
     try:
+        out = Path(os.path.realpath(os.environ.get("HVFUZZ_OUT", "out")))
         status = _fuzz(harness, flags, paths, out, os.environ.get("HVFUZZ_BUG"))
     except (BugError, EngineError, ProgramFileError) as error:
-        print(f"hvfuzz: {error}", file=sys.stderr)
+        print_error(str(error))
         status = EXIT_BAD_INPUT
     except OSError as error:
-        print(f"hvfuzz: {error.filename}: {error.strerror}", file=sys.stderr)
+        print_error(f"{error.filename or 'current folder'}: {error.strerror}")
         status = EXIT_BAD_INPUT
     except Exception as error:  # not Python's default status 1, which means a finding
-        print(f"hvfuzz: {record_internal_error(error)}", file=sys.stderr)
+        print_error(record_internal_error(error))
         status = EXIT_INTERNAL
     sys.exit(status)

@@ -80,6 +80,8 @@ class EmulatedTarget:
         """Execute `program` from the booted state of its world; see `Target.run`."""
         try:
             system = self.system(program.world)
+        except OSError:
+            raise  # this machine has too little memory for the emulated one; no bug asks the system for anything
         except Exception as fault:
             if self.bug is None:
                 raise
