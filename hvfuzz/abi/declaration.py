@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import keyword
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform, get_args, get_type_hints
@@ -12,6 +13,10 @@ from hvfuzz.abi.kinds import kind_of
 from hvfuzz.abi.layout import Field, Layout, LayoutError
 from hvfuzz.abi.status import Status
 from hvfuzz.abi.versions import CURRENT, MIN, VERSIONS
+
+if sys.flags.optimize > 1:
+    print("hvfuzz: Python runs with -OO or PYTHONOPTIMIZE=2, which removes the contract's text; use 1", file=sys.stderr)
+    raise SystemExit(2)
 
 __all__ = ["Call", "Declaration", "DeclarationError", "Field", "Plan", "Since", "declaration_of", "hypercall"]
 

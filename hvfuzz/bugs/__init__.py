@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from difflib import get_close_matches
@@ -28,7 +29,7 @@ def _from_file(path: Path) -> Bug:
     if spec is None or spec.loader is None:
         raise BugError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    folder = str(path.resolve().parent)
+    folder = os.path.dirname(os.path.realpath(path))
     sys.path.append(folder)  # last, so that a file can import its neighbours but not shadow an installed module
     try:
         spec.loader.exec_module(module)

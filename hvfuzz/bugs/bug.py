@@ -40,6 +40,18 @@ class Bug:
     trigger: str = ""
     story: str = ""
 
+    def __post_init__(self) -> None:
+        """Check the types, since a bug file is a user's. Raises TypeError or ValueError, which name the field."""
+        for name in ("name", "replaces", "title", "advisory", "trigger", "story"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is not a string")
+        if not self.name:
+            raise ValueError("name is empty")
+        if not isinstance(self.difficulty, int):
+            raise TypeError("difficulty is not a whole number")
+        if not isinstance(self.findings, tuple) or not all(isinstance(each, str) for each in self.findings):
+            raise TypeError("findings is not a tuple of strings")
+
     @property
     def oracle(self) -> str:
         """The oracle that the bug demonstrates; "" if `findings` is empty."""

@@ -51,6 +51,8 @@ class ForkedTarget:
         self._marker: Final = _OpMarker()
         self._inner: Final = EmulatedTarget(bug, observer=self._marker)
         self._booted: Final[set[int]] = set()
+        self.ended = False
+        """Whether the last program ended its process, or blocked it."""
 
     @property
     def catalogue(self) -> Catalogue:
@@ -59,9 +61,10 @@ class ForkedTarget:
 
     def run(self, program: Program, *, audit: bool = True, digest: bool = False) -> Run:
         """Execute `program` in a new process; see `Target.run`. Raises RuntimeError if hvfuzz itself fails there."""
+        self.ended = False
         world = program.world
         if world not in self._booted:
-            run = self._fork(lambda: _nothing(self._inner, world), program)
+            run = self._fork(lambda: self._inner.run(program._replace(ops=()), audit=False), program)  # only boots
             if run.trace.stopped:
                 return run
             self._inner.system(world)  # booted once, and inherited by the processes from here on
@@ -94,6 +97,7 @@ class ForkedTarget:
 
     def _ended(self, program: Program, code: int, stall: Stall | None) -> Run:
         """The result of a program whose process ended with `code`, or had to be killed because of `stall`."""
+        self.ended = True
         (index,) = _INDEX.unpack_from(self._marker.shared)
         operation = "boot" if index == AT_BOOT else program.ops[index].kind.name
         if stall is not None:
@@ -121,10 +125,17 @@ class ForkedTarget:
         self.close()
 
 
-def _nothing(target: EmulatedTarget, world: int) -> Run:
-    """Boot a world and run nothing on it."""
-    target.system(world)
-    return Run(Trace(), (), (), 0)
+def deadly_run(program: Program, bug: Bug | None) -> Run | None:
+    """Run `program` in a process of its own; returns that run if it ended or blocked the process, else None.
+
+    A command that runs programs in its own process asks this first: it would end with the program, without a word.
+    """
+    with ForkedTarget(bug) as target:
+        try:
+            run = target.run(program, audit=False)
+        except RuntimeError:  # an error of hvfuzz, which the command itself reports
+            return None
+        return run if target.ended else None
 
 
 def _run_child(work: Callable[[], Run], writer: int, parent: int) -> NoReturn:

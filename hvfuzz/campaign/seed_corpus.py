@@ -2,6 +2,7 @@
 
 import hashlib
 import heapq
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from hvfuzz.targets.target import Target
 UNIT_NAME: Final = re.compile("[0-9a-f]{40}")
 UNIT_WRITE_SECONDS: Final = 0.1
 """libFuzzer takes far less time than this to write a unit."""
+NAMED: Final = 20
+"""Files that a notice names for each reason."""
 T = TypeVar("T")
 
 
@@ -33,7 +36,7 @@ class Entry(NamedTuple):
 def seed_folders(harness: str, given: Iterable[Path] = ()) -> list[str]:
     """Absolute paths of the seeds for `harness`: those in `given`, else the folder corpus/`harness` if it exists."""
     usual = Path("corpus") / harness
-    return [str(folder.resolve()) for folder in given] or [str(path.resolve()) for path in (usual,) if path.is_dir()]
+    return [os.path.realpath(path) for path in given] or [os.path.realpath(path) for path in (usual,) if path.is_dir()]
 
 
 def seed_files(folders: Iterable[Path]) -> list[Path]:
@@ -88,14 +91,19 @@ def _read_all(
 
 
 def passed_over(passed: Sequence[ProgramFileError]) -> str | None:
-    """One notice that names all files that were passed over, by reason; None if there are none."""
+    """One notice that names the files that were passed over, by reason; None if there are none."""
     if not passed:
         return None
     reasons: dict[str, list[str]] = {}
     for error in passed:
         reasons.setdefault(error.reason, []).append(str(error.path))
-    named = "; ".join(f"{reason}: {', '.join(paths)}" for reason, paths in reasons.items())
+    named = "; ".join(f"{reason}: {_some(paths)}" for reason, paths in reasons.items())
     return f"passed over {len(passed)} {'file' if len(passed) == 1 else 'files'} in folders of programs: {named}"
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = len(paths) - NAMED
+    return ", ".join(paths[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def remove_damaged_units(folder: Path) -> int:

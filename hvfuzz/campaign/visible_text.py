@@ -1,6 +1,7 @@
 """Text from outside (paths, names, messages) made fit to print, and commands that a shell takes as they are printed."""
 
 import io
+import os
 import shlex
 import sys
 from collections.abc import Iterable
@@ -64,14 +65,37 @@ def _shell_word(word: str, encoding: str) -> str:
 
 
 def prepare_streams() -> None:
-    """Make standard output and error write an escape for each character that their encoding lacks."""
+    """Open the standard streams that are closed; make output and error write an escape for what they cannot encode.
+
+    Else the next file that this process or a worker opens would take the number of a closed stream, and get its text.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if _is_closed(number):
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is `number`
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
+def _is_closed(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return True
+    return False
+
+
 def print_error(message: str) -> None:
-    """Print one line "hvfuzz: message" to standard error, after everything on standard output."""
+    """Print one line "hvfuzz: message" to standard error, after everything on standard output.
+
+    Where standard error cannot be written, only the exit status can tell: this must not change it.
+    """
     with suppress(OSError, ValueError, AttributeError):  # closed, full, or none at all
         sys.stdout.flush()
-    print(f"hvfuzz: {one_line(message)}", file=sys.stderr)
+    try:
+        print(f"hvfuzz: {one_line(message)}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        with suppress(OSError):  # nor must what is left in the buffer, at the end of the interpreter
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

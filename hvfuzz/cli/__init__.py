@@ -113,6 +113,13 @@ def _user_errors() -> tuple[type[Exception], ...]:
     )
 
 
+def _is_for_the_user(error: Exception) -> bool:
+    try:
+        return isinstance(error, _user_errors())
+    except Exception:  # a broken installation: what is imported there failed before, which is `error`
+        return False
+
+
 def _fail(message: str, status: int) -> NoReturn:
     print_error(message)
     sys.exit(status)
@@ -179,6 +186,6 @@ def main() -> NoReturn:
         name = _place_of_errors() if error.filename is None else os.fsdecode(error.filename)
         _fail(f"{name}: {error.strerror or error}", EXIT_BAD_INPUT)
     except Exception as error:
-        if isinstance(error, _user_errors()):
+        if _is_for_the_user(error):
             _fail(str(error), EXIT_BAD_INPUT)
         _fail(record_internal_error(error), EXIT_INTERNAL)

@@ -9,7 +9,7 @@ from hvfuzz.abi.manual.document import render
 from hvfuzz.campaign.visible_text import print_error
 from hvfuzz.cli.options import PATH, Command, json_option, option, refuse_both
 from hvfuzz.cli.screen import command_line, write_json, write_text
-from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.engines.atomic_file import write_output
 from hvfuzz.hypervisor.hypercalls import ABI
 
 
@@ -44,7 +44,7 @@ def command(write: Path | None, check: Path | None, as_json: bool) -> None:
         return
     text = render(ABI)
     if write is not None:
-        write_atomically(write, text.encode())
+        write_output(write, text.encode())
     elif check is not None:
         if check.read_bytes() != text.encode():
             print_error(f"{check} is out of date; update it with: {command_line('abi', '--write', check)}")

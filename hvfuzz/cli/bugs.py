@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 
 from hvfuzz.bugs import Bug, BugError, Plant, find_bug, known_bugs
+from hvfuzz.campaign.forked_target import ForkedTarget
 from hvfuzz.cli.options import Group, json_option
 from hvfuzz.cli.screen import Screen, write_json, write_text
 from hvfuzz.guest.format.scanner import TextError
@@ -97,7 +98,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
     width = max(len(bug.name) for bug in bugs)
     rows: list[dict[str, Any]] = []
     for bug in bugs:
-        faulty, clean = findings_of(bug, planted=True), findings_of(bug, planted=False)
+        faulty, clean = findings_of(bug, planted=True, apart=True), findings_of(bug, planted=False)
         good = behaves(bug, faulty, clean)
         rows.append({"bug": bug.name, "good": good, "expected": bug.findings, "faulty": faulty, "clean": clean})
         mark = "[green]ok[/]  " if good else "[bold red]BAD[/] "
@@ -121,11 +122,15 @@ def _verdict(bug: Bug, faulty: list[str], clean: list[str]) -> str:
     return "; ".join(parts)
 
 
-def findings_of(bug: Bug, *, planted: bool) -> list[str]:
-    """Run the trigger of `bug`, with the bug planted or not; returns the identities found. Raises `BugError`."""
+def findings_of(bug: Bug, *, planted: bool, apart: bool = False) -> list[str]:
+    """Run the trigger of `bug`, with the bug planted or not; returns the identities found. Raises `BugError`.
+
+    With `apart`, the trigger may end its process: it has one of its own, which needs a caller with a single thread.
+    """
     if not bug.trigger:
         return []
-    with EmulatedTarget(bug if planted else None) as target:
+    build = bug if planted else None
+    with ForkedTarget(build) if apart else EmulatedTarget(build) as target:
         try:
             program = parse(bug.trigger, target.catalogue)
         except TextError as error:

@@ -13,6 +13,8 @@ from hvfuzz.campaign.visible_text import one_line, print_error
 from hvfuzz.cli.figure_table import FigureTable
 from hvfuzz.cli.options import PATH, Group, json_option, option
 from hvfuzz.cli.screen import Screen, write_json, write_text
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import HARNESSES, find_harness
 
@@ -107,12 +109,15 @@ def add(files: tuple[Path, ...], harness: str, root: Path, as_json: bool) -> Non
     Seeds are stored as text under their own name. A name that a different program uses is an error.
     """
     name = find_harness(harness).name
-    with EmulatedTarget() as target:
-        paths = [str(seed_corpus.add(file, root / name, target.catalogue)) for file in files]
-    if as_json:
-        write_json(paths)
-    else:
-        write_text("\n".join(map(one_line, paths)))
+    paths: list[str] = []
+    try:
+        for file in files:
+            paths.append(str(seed_corpus.add(file, root / name, catalogue(ABI))))
+    finally:  # those before one that cannot be added are there
+        if as_json:
+            write_json(paths)
+        elif paths:
+            write_text("\n".join(map(one_line, paths)))
 
 
 @command.command(

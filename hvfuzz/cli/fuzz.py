@@ -162,7 +162,7 @@ def command(
     if engine == "replay" and not seeds:
         where = f"there are none in {', '.join(map(str, corpora))}" if corpora else "name some with --corpus"
         raise EngineError(f"engine 'replay' needs seeds; {where}")
-    out = out.resolve()
+    out = Path(os.path.realpath(out))  # `Path.resolve` raises RuntimeError at a loop of links
     _check_apart_from_seeds(out, harness, folders)
     _check_writable(out)
     job = WorkerJob(

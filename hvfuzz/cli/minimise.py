@@ -1,11 +1,13 @@
 """`hvfuzz minimise`: reduces a program to the smallest one that still shows a finding."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
-from hvfuzz.campaign.findings import record_beside
+from hvfuzz.campaign.findings import RECORD, record_beside
+from hvfuzz.campaign.forked_target import ForkedTarget, deadly_run
 from hvfuzz.campaign.minimise.minimiser import minimise
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
 from hvfuzz.campaign.report import quantity
@@ -13,9 +15,11 @@ from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option, seconds_range
 from hvfuzz.cli.repro import bug_for
 from hvfuzz.cli.screen import Screen, write_json, write_text
-from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.engines.atomic_file import write_output
 from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
+from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 
@@ -54,8 +58,10 @@ def command(
     Ctrl-C stops early and keeps the smallest program so far. Exits with 2 if FILE does not show the finding.
     """
     console = Screen(stderr=True)
-    with StopSignal() as stop, EmulatedTarget(bug_for(file, bug)) as target:
-        program = read_program(file, target.catalogue)
+    planted = bug_for(file, bug)
+    program = read_program(file, catalogue(ABI))
+    deadly = deadly_run(program, planted) is not None
+    with StopSignal() as stop, ForkedTarget(planted) if deadly else EmulatedTarget(planted) as target:
         identities = [finding.identity for finding in target.run(program).findings]
         if not identities:
             raise ProgramFileError(file, "the program shows no finding; does it need --bug?")
@@ -63,17 +69,22 @@ def command(
             shown = ", ".join(identities)
             raise ProgramFileError(file, f"the program does not show {identity!r}; it shows {shown}")
         record = record_beside(file)
-        known = record.identity if record is not None and record.identity in identities else identities[0]
-        kept = identity or known
+        kept = identity or (identities[0] if record is None else record.identity)
+        if kept not in identities:
+            shown = ", ".join(identities)
+            where = f"that {RECORD} names; it shows {shown} (choose one with --identity)"
+            raise ProgramFileError(file, f"the program does not show {kept!r}, {where}")
         before = len(program.ops)
         tried = 0
 
         def show_progress(smaller: Program, count: int) -> None:
             nonlocal tried
             tried = count
-            status.update(f"minimising: {quantity(len(smaller.ops), 'op')} after {quantity(count, 'program')}")
+            if status is not None:
+                status.update(f"minimising: {quantity(len(smaller.ops), 'op')} after {quantity(count, 'program')}")
 
-        with console.status("minimising") as status:
+        # A process with a spinner has a second thread, and must not fork.
+        with nullcontext() if deadly else console.status("minimising") as status:
             program = minimise(
                 program,
                 kept,
@@ -85,7 +96,7 @@ def command(
     text = render(program)
     if output is not None:
         try:
-            write_atomically(output, text.encode(), durable=True)
+            write_output(output, text.encode())
         except OSError:
             write_text(text, end="")  # keep the result of minutes of work
             raise

@@ -15,8 +15,19 @@ from hvfuzz.guest.format.scanner import shown
 MAX_SEED: Final = 2**31 - 1
 MAX_DIGITS: Final = 40
 TEN_YEARS: Final = 10 * 365.25 * 86400
-PATH: Final = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Path(click.Path):
+    """A path that is not empty: `Path` would take "" (often a shell's unset variable) for the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("a path cannot be empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH: Final = _Path(path_type=Path)
 
 
 def _number(text: Any) -> Any:
@@ -27,7 +38,9 @@ def _number(text: Any) -> Any:
 
 
 class Whole(click.IntRange):
-    """A range of whole numbers."""
+    """A range of whole numbers that calls itself a whole number in error messages."""
+
+    name = "whole number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(_number(value), param, ctx)

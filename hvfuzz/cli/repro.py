@@ -9,14 +9,16 @@ from rich.markup import escape
 
 from hvfuzz.bugs import Bug, find_bug, recorded_bug
 from hvfuzz.campaign.findings import RECORD, record_beside
-from hvfuzz.campaign.forked_target import ORACLE, ForkedTarget
-from hvfuzz.campaign.program_files import read_program
+from hvfuzz.campaign.forked_target import deadly_run
+from hvfuzz.campaign.program_files import ProgramFileError, read_program
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
 from hvfuzz.cli.screen import Screen, write_json
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.guest.program.program import Program
+from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
-from hvfuzz.targets.target import Target
 
 NO_BUG: Final = "none"
 
@@ -39,12 +41,11 @@ def style_of(line: str) -> str:
     return "bold red" if "! FINDING" in line else "" if line.lstrip().startswith("=") else "dim"
 
 
-def _target(file: Path, bug: Bug | None, recorder: TraceRecorder | None) -> Target:
-    """The target for the program in `file`; one that is known to end its process runs in another, and has no trace."""
-    record = record_beside(file)
-    if record is not None and record.identity.startswith(f"{ORACLE}/"):
-        return ForkedTarget(bug)
-    return EmulatedTarget(bug, observer=recorder)
+def refuse_deadly(file: Path, program: Program, bug: Bug | None) -> None:
+    """Raise `ProgramFileError` if `program`, of `file`, ends or blocks the process that runs it."""
+    death = deadly_run(program, bug)
+    if death is not None:
+        raise ProgramFileError(file, f"{death.trace.stopped} (hvfuzz repro reports it as a finding)")
 
 
 @click.command(
@@ -69,9 +70,11 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
     planted = bug_for(file, bug)
     console = Screen()
     recorder = TraceRecorder() if show_trace else None
-    with _target(file, planted, recorder) as target:
-        program = read_program(file, target.catalogue)
-        run = target.run(program, digest=True)
+    program = read_program(file, catalogue(ABI))
+    run = deadly_run(program, planted)  # which has no trace
+    if run is None:
+        with EmulatedTarget(planted, observer=recorder) as target:
+            run = target.run(program, digest=True)
     if as_json:
         document: dict[str, Any] = {
             "file": str(file),

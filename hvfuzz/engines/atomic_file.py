@@ -1,6 +1,7 @@
 """Atomic file writes: a reader, or a crash, finds either all of the new contents or none."""
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,29 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)  # the name that the user knows, not the temporary one
+        raise
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write `data` to the file that a user names, as a shell would write to it; an OSError names `path`.
+
+    A link stays, and its target is written. A device or a pipe, such as /dev/stdout, is written to: renaming a file
+    over it would replace it. Any other file is written atomically and durably.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    try:
+        if stat.S_ISREG(mode):
+            write_atomically(Path(os.path.realpath(path)), data, durable=True)
+        else:
+            with path.open("wb", buffering=0) as file:
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
+    except OSError as error:
+        error.filename = str(path)
         raise
 
 

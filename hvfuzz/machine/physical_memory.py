@@ -75,7 +75,11 @@ class PhysicalMemory:
         self.frames: int = size >> PAGE_SHIFT
         # Anonymous and private: the kernel supplies zero pages on demand, so untouched memory is free, and a forked
         # worker has its own copy.
-        self._raw = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            self._raw = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            error.filename = f"{size >> 10:,} KiB of emulated memory"  # what a message names
+            raise
         self.data: memoryview = memoryview(self._raw)
         self.words: memoryview = self.data.cast("Q")
         self.dirty: set[int] = set()

@@ -155,3 +155,10 @@ def test_a_unit_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("hvfuzz.campaign.seed_corpus.time.sleep", lambda seconds: path.write_bytes(b"unit"))
     assert remove_damaged_units(tmp_path) == 0
     assert path.read_bytes() == b"unit"
+
+
+def test_a_notice_of_many_files_stays_short() -> None:
+    notice = passed_over([ProgramFileError(Path(f"seeds/{number}"), "the file is empty") for number in range(3000)])
+    assert notice is not None
+    assert notice.startswith("passed over 3000 files in folders of programs: the file is empty: seeds/0, seeds/1, ")
+    assert notice.endswith(", seeds/19 and 2,980 more")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -177,3 +178,82 @@ def test_output_that_cannot_be_written_is_told() -> None:
         )
     assert done.returncode == 2
     assert done.stderr == "hvfuzz: output: No space left on device\n"
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    """A device like /dev/full."""
+    path = tmp_path / "full"
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+    except PermissionError:
+        pytest.skip("devices need rights that we do not have here")
+    return path
+
+
+def test_output_goes_into_a_device_and_does_not_replace_it(device: Path) -> None:
+    for arguments in (
+        ("abi", "--write", device),
+        ("minimise", CRASH, "-o", device),
+        ("walk", CRASH, "--op", 0, "--gva", "0x40000", "--svg", device),
+    ):
+        assert_one_line(hvfuzz(*arguments), str(device), "No space left on device")
+        assert stat.S_ISCHR(device.stat().st_mode), arguments
+
+
+def test_output_goes_through_a_link_which_stays(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    for _ in range(2):  # the target is missing, then there
+        assert hvfuzz("abi", "--write", link).returncode == 0
+        assert link.is_symlink()
+        assert target.read_text() == (ROOT / "ABI.md").read_text()
+    done = hvfuzz("abi", "--write", "/dev/stdout")
+    assert (done.returncode, done.stdout) == (0, target.read_text())
+
+
+def test_a_loop_of_links_is_told(tmp_path: Path) -> None:
+    loop, other = tmp_path / "loop", tmp_path / "other"
+    loop.symlink_to(other)
+    other.symlink_to(loop)
+    assert_one_line(hvfuzz("fuzz", "--runs", 5, "--out", loop), str(loop), "File exists")
+    for arguments in (("abi", "--write", loop), ("minimise", CRASH, "-o", loop)):
+        assert_one_line(hvfuzz(*arguments), str(loop), "Too many levels of symbolic links")
+        assert loop.is_symlink()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_error_that_cannot_be_told_keeps_its_status(tmp_path: Path) -> None:
+    """A traceback would have status 1, which means a finding."""
+    harness = ROOT / "harnesses" / "fuzz_dma.py"
+    for command in (
+        ("-m", "hvfuzz.cli", "repro", tmp_path / "nothing"),
+        ("-m", "hvfuzz.cli", "fuzz", "--runs", "x"),
+        (harness, tmp_path / "nothing"),
+    ):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            done = subprocess.run([sys.executable, *map(str, command)], stderr=full, cwd=ROOT, check=False)
+        assert done.returncode == 2, command
+
+
+def test_too_little_memory_is_neither_a_finding_nor_our_error(tmp_path: Path) -> None:
+    """A machine without room for a second emulated memory: an error of this machine, with a bug planted and without."""
+    crash = tmp_path / "bare.hvp"
+    crash.write_text("# hvp 1\nworld bare\nevent.alloc(dom0, remote=dom0)\n")
+    script = (
+        "import mmap, sys\n"
+        "def full(*_arguments, **_flags): raise OSError(12, 'Cannot allocate memory')\n"
+        "from hvfuzz.machine import physical_memory\n"
+        "from hvfuzz.targets.emulated.emulated_target import EmulatedTarget\n"
+        "from hvfuzz.bugs import find_bug\n"
+        "from hvfuzz.guest.format.text import parse\n"
+        "physical_memory.mmap.mmap = full\n"
+        "for bug in (None, find_bug('xsa-100')):\n"
+        "    target = EmulatedTarget(bug)\n"
+        "    try: target.run(parse(open(sys.argv[1]).read(), target.catalogue))\n"
+        "    except OSError as error: print(error.filename)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(crash)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.stdout, done.stderr) == ("16,384 KiB of emulated memory\n" * 2, "")

@@ -1,6 +1,7 @@
 """Every command says the same on a terminal that is narrow, low, dumb, without colour or without UTF-8."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -204,3 +205,20 @@ def test_closed_streams_are_no_internal_error() -> None:
         assert done.returncode == status
     done = subprocess.run(["bash", "-c", f"{sys.executable} -m hvfuzz.cli repro x >&- 2>&-"], cwd=ROOT, check=False)
     assert done.returncode == 2
+
+
+def test_a_campaign_with_closed_streams_has_its_status(tmp_path: Path) -> None:
+    """Files that are opened must not take the numbers of the closed streams: output would go into them."""
+    crash = next((ROOT / "crashes").glob("*@xsa-221")) / "program.hvp"
+    for number, redirection in enumerate((">&-", "<&- >&- 2>&-")):
+        out = tmp_path / str(number)
+        line = f"{sys.executable} -m hvfuzz.cli fuzz --engine replay --corpus {crash} --bug xsa-221 --out {out}"
+        done = subprocess.run(
+            ["bash", "-c", f"{line} {redirection}"],
+            cwd=ROOT,
+            check=False,
+            capture_output=True,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (1, b"", b""), redirection
+        assert list(out.glob("findings/*/program.hvp"))
+        assert json.loads((out / "report.json").read_text())["runs"] == 1

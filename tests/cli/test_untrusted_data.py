@@ -82,6 +82,7 @@ READS = {
     ("hvfuzz/campaign/report.py", "read_bytes"): "a report that was just written, copied",
     ("hvfuzz/campaign/seed_corpus.py", "read_bytes"): "test_a_program_that_is_python_is_not_run",
     ("hvfuzz/campaign/workers/child_process.py", "loads"): "a job of our own process",
+    ("hvfuzz/campaign/visible_text.py", "open"): "/dev/null; nothing is read",
     ("hvfuzz/campaign/workers/child_process.py", "open"): "a log; nothing is read",
     ("hvfuzz/campaign/workers/pool.py", "loads"): "events of our own process",
     ("hvfuzz/campaign/workers/stall.py", "read_bytes"): "the kernel's figures of a process: numbers and a letter",

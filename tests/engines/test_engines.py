@@ -84,5 +84,5 @@ def test_a_rotation_changes_what_programs_are_made_of(fuzz: Callable[..., Any], 
     usual = fuzz(engine, runs=3 * TURN - 20, seed=4)
     turned = fuzz(engine, runs=3 * TURN - 20, seed=4, rotate=True)
     assert usual.session.progress().profiles == 1
-    assert turned.session.progress().profiles == (3 if engine == "random" else 2)
+    assert turned.session.progress().profiles > 1
     assert turned.programs != usual.programs

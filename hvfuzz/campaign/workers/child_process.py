@@ -132,9 +132,12 @@ def signal_name(number: int) -> str:
 
 def exit_with_error(channel: Channel, error: Exception) -> NoReturn:
     """Send the parent an error that the user can act on, and exit."""
-    if isinstance(error, OSError):
-        message = f"{error.filename or 'output'}: {error.strerror}"
-    else:
-        message = str(error)
-    channel.send({"event": "error", "message": message})
+    channel.send({"event": "error", "message": message_of(error)})
     sys.exit(EXIT_ERROR)
+
+
+def message_of(error: Exception) -> str:
+    """One line for an error that the user can act on; that of the system says what it is about."""
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {error.strerror}"
+    return "out of memory" if isinstance(error, MemoryError) else str(error)

@@ -21,6 +21,7 @@ from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record
 from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import passed_over, seed_bytes
+from hvfuzz.campaign.visible_text import prepare_streams, print_error, visible
 from hvfuzz.campaign.workers.child_process import die_with_parent, signal_name
 from hvfuzz.campaign.workers.libfuzzer_flags import HarnessFlags, flags_help, parse_flags
 from hvfuzz.engines.all_engines import load_engine
@@ -61,7 +62,7 @@ def _tell(finding: Finding, program: Program, bug: str | None, progress: Progres
         place = f"saved to {store.save(record, program)}"
     except OSError as error:
         place = f"cannot write {error.filename}: {error.strerror}; the program is:\n{render(program)}"
-    print(f"hvfuzz: FINDING {finding.identity}: {finding.message}\n  {place}", file=sys.stderr, flush=True)
+    print(visible(f"hvfuzz: FINDING {finding.identity}: {finding.message}\n  {place}"), file=sys.stderr, flush=True)
 
 
 class _TerminalSink:
@@ -82,7 +83,7 @@ class _TerminalSink:
     def broke(self, error: Exception, program: Program) -> None:
         self.broken += 1
         print(f"hvfuzz: internal error in this program:\n{render(program)}", file=sys.stderr)
-        print(f"hvfuzz: {record_internal_error(error)}", file=sys.stderr, flush=True)
+        print_error(record_internal_error(error))
 
     def progress(self, progress: Progress) -> None:
         self.last = progress
@@ -115,7 +116,7 @@ def _fuzz(harness: str, flags: HarnessFlags, paths: list[Path], out: Path, bug: 
     with EmulatedTarget(planted) as target:
         seeds = seed_bytes(paths, target.catalogue, passed)
         if (notice := passed_over(passed)) is not None:
-            print(f"hvfuzz: warning: {notice}", file=sys.stderr)
+            print_error(f"warning: {notice}")
         job = Job(
             find_harness(harness),
             seeds,
@@ -146,13 +147,13 @@ def _run(harness: str, flags: HarnessFlags, paths: list[Path], out: Path, bug: s
     try:
         return _fuzz(harness, flags, paths, out, bug, state)
     except (BugError, EngineError, ProgramFileError) as error:
-        print(f"hvfuzz: {error}", file=sys.stderr)
+        print_error(str(error))
         status = EXIT_BAD_INPUT
     except OSError as error:
-        print(f"hvfuzz: {error.filename}: {error.strerror}", file=sys.stderr)
+        print_error(f"{error.filename or 'current folder'}: {error.strerror}")
         status = EXIT_BAD_INPUT
     except Exception as error:  # not Python's default status 1, which means a finding
-        print(f"hvfuzz: {record_internal_error(error)}", file=sys.stderr)
+        print_error(record_internal_error(error))
         status = EXIT_INTERNAL
     state.set(ENDED)
     return status
@@ -177,7 +178,7 @@ def _wait(child: int, out: Path, bug: str | None, state: _Shared) -> int:
     how = f"was killed by {signal_name(-code)}" if code < 0 else f"exited with status {code}"
     data = state.program.read()
     if data is None:
-        print(f"hvfuzz: the process that fuzzes {how} before it had finished", file=sys.stderr)
+        print_error(f"the process that fuzzes {how} before it had finished")
         return int(state.has(FOUND)) or EXIT_INTERNAL
     with ForkedTarget(None if bug is None else find_bug(bug)) as target:
         program = decode(data, target.catalogue)
@@ -186,7 +187,7 @@ def _wait(child: int, out: Path, bug: str | None, state: _Shared) -> int:
     finding = Finding(ORACLE, rule, "unknown", f"the process {how} while it ran this program", 0)
     deadly = next((each for each in findings if each.oracle == ORACLE), finding)
     _tell(deadly, program, bug, Progress(0, 0, 0.0, 0, 0, 0.0), FindingStore(out / "findings"))
-    print(f"hvfuzz: ended early: the process that fuzzes {how}", file=sys.stderr)
+    print_error(f"ended early: the process that fuzzes {how}")
     return 1
 
 
@@ -198,17 +199,21 @@ def main(harness: str, argv: Sequence[str]) -> None:
 
     The fuzzing is done in a child process: whatever ends it, this one still prints a last line and has the status.
     """
+    prepare_streams()
     arguments = argv[1:]
     try:
         flags = parse_flags([argument for argument in arguments if argument.startswith("-")])
+        out = Path(os.path.realpath(os.environ.get("HVFUZZ_OUT", "out")))
     except EngineError as error:
-        print(f"hvfuzz: {error}", file=sys.stderr)
+        print_error(str(error))
+        sys.exit(EXIT_BAD_INPUT)
+    except OSError as error:
+        print_error(f"{error.filename or 'current folder'}: {error.strerror}")
         sys.exit(EXIT_BAD_INPUT)
     if flags.help:
         print(flags_help())
         sys.exit(0)
     paths = [Path(argument) for argument in arguments if not argument.startswith("-")]
-    out = Path(os.environ.get("HVFUZZ_OUT", "out")).resolve()
     bug = os.environ.get("HVFUZZ_BUG")
     state = _Shared()
     parent = os.getpid()

@@ -6,6 +6,7 @@ or the machine is at fault, {"event": "broke", identity, message, text} for an i
 {"event": "done"} from a worker that ends in order.
 """
 
+import os
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from hvfuzz.bugs import BugError, find_bug
 from hvfuzz.campaign.findings import FindingStore, record_of
 from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.seed_corpus import seed_bytes
-from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, start_child
+from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, message_of, start_child
 from hvfuzz.engines.all_engines import load_engine
 from hvfuzz.engines.current_program import CurrentProgram
 from hvfuzz.engines.engine import (
@@ -67,7 +68,7 @@ class WorkerJob(NamedTuple):
 
 def bug_argument(bug: str) -> str:
     """Convert the --bug argument for a worker: a name stays, a path becomes absolute."""
-    return str(Path(bug).resolve()) if bug.endswith(".py") else bug
+    return os.path.realpath(bug) if bug.endswith(".py") else bug
 
 
 class _ParentSink:
@@ -101,6 +102,9 @@ class _ParentSink:
 
     def broke(self, error: Exception, program: Program) -> None:
         traceback.print_exception(error)
+        if isinstance(error, OSError | MemoryError):  # this machine has too little of something: no fault of hvfuzz
+            self.channel.send({"event": "error", "message": message_of(error)})
+            return
         event = {"event": "broke", "identity": error_key(error), "message": fault_line(error), "text": render(program)}
         self.channel.send(event)
 

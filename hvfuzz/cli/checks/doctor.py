@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
@@ -14,6 +13,7 @@ from rich.markup import escape
 
 from hvfuzz.bugs import known_bugs
 from hvfuzz.campaign.report import quantity
+from hvfuzz.campaign.seed_corpus import seed_folders
 from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bugs import behaves, findings_of
@@ -61,7 +61,6 @@ def _bugs() -> Iterator[Check]:
 
 def _campaign(engine: str, bug: str | None, runs: int) -> Pool:
     with tempfile.TemporaryDirectory(prefix="hvfuzz-doctor-") as folder:
-        corpus = Path("corpus/hypercalls").resolve()
         job = WorkerJob(
             harness="hypercalls",
             engine=engine,
@@ -71,7 +70,7 @@ def _campaign(engine: str, bug: str | None, runs: int) -> Pool:
             bug=bug,
             feedback="state",
             out=folder,
-            seeds=[str(corpus)] if corpus.is_dir() and bug is None else [],
+            seeds=seed_folders("hypercalls") if bug is None else [],
         )
         pool = Pool(job, 1)
         for _ in pool.run():

@@ -12,9 +12,11 @@ from rich.text import Text
 
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.cli.options import PATH, Command, json_option, option, refuse_without_effect, replay_bug_option
-from hvfuzz.cli.repro import bug_for
+from hvfuzz.cli.repro import bug_for, refuse_deadly
 from hvfuzz.cli.screen import Screen, write_json
 from hvfuzz.guest.format.text import render_op
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.machine.clock import Cost
 from hvfuzz.targets.emulated.cycle_account import KINDS, CycleAccount, OpCost
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
@@ -58,8 +60,10 @@ def command(file: Path | None, as_table: bool, bug: str | None, as_json: bool) -
     if file is not None:
         planted = bug_for(file, bug)
         costs = CycleAccount(render_op)
+        program = read_program(file, catalogue(ABI))
+        refuse_deadly(file, program, planted)
         with EmulatedTarget(planted, oracles=frozenset(), observer=costs) as target:
-            stopped = target.run(read_program(file, target.catalogue), audit=False).trace.stopped
+            stopped = target.run(program, audit=False).trace.stopped
         total: Counter[str] = Counter()
         for op in costs.ops:
             total.update(op.kinds)

@@ -11,12 +11,15 @@ from rich.text import Text
 from hvfuzz.campaign.program_files import read_program
 from hvfuzz.cli.inspect.walk_svg import draw, summary
 from hvfuzz.cli.options import PATH, Command, Whole, json_option, option, replay_bug_option
-from hvfuzz.cli.repro import bug_for
+from hvfuzz.cli.repro import bug_for, refuse_deadly
 from hvfuzz.cli.screen import Screen, write_json
+from hvfuzz.engines.atomic_file import write_output
 from hvfuzz.guest.format.op_parser import BASES
 from hvfuzz.guest.format.scanner import shown, to_number
 from hvfuzz.guest.format.text import render_op
+from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Actor, Program
+from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.machine.addresses import U64, is_canonical
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
@@ -93,18 +96,20 @@ def command(
     that the walk starts from and the table it continues with. Exits with 1 if the translation faults.
     """
     planted = bug_for(file, bug)
+    program = read_program(file, catalogue(ABI))
+    if index >= len(program.ops):
+        last = f"the ops of {file} are 0 to {len(program.ops) - 1}" if program.ops else f"{file} has no ops"
+        raise click.UsageError(f"no op {index}: {last}")
+    before = program._replace(ops=program.ops[:index])
+    refuse_deadly(file, before, planted)
     with EmulatedTarget(planted, oracles=frozenset()) as target:
-        program = read_program(file, target.catalogue)
-        if index >= len(program.ops):
-            last = f"the ops of {file} are 0 to {len(program.ops) - 1}" if program.ops else f"{file} has no ops"
-            raise click.UsageError(f"no op {index}: {last}")
-        run = target.run(program._replace(ops=program.ops[:index]), audit=False)
+        run = target.run(before, audit=False)
         if run.trace.stopped:
             raise click.ClickException(f"{file}: the program stops before op {index}: {run.trace.stopped}")
         vcpu = _vcpu(target.system(program.world).machine.vcpus, program, index, who)
         done = walk(vcpu, gva, access, user=True if user else None, cold=cold)
     if svg is not None:
-        svg.write_text(draw(done), encoding="utf-8")
+        write_output(svg, draw(done).encode())
     if as_json:
         legs = [
             leg._asdict()

@@ -88,6 +88,8 @@ class EmulatedTarget:
         """Execute `program` from the booted state of its world; see `Target.run`."""
         try:
             system = self.system(program.world)
+        except OSError:
+            raise  # this machine has too little memory for the emulated one; no bug asks the system for anything
         except Hang:
             message = f"the host did not boot within {self._watchdog.limit:.0f} s of processor time"
             return _stopped_at_boot(Finding("work", "hang", "boot", message, -1))
