@@ -44,7 +44,7 @@ FORMS = {
     "N": "0",
     "OTHER_PYTHON": ".venv/bin/python",
     "my_bug.py": "hvfuzz/bugs/ipc/xsa_224.py",
-    "stage1\\|ept\\|vtd": "stage1",
+    "stage1\\|ept\\|ring\\|vtd": "stage1",
 }
 
 
