@@ -152,11 +152,12 @@ def test_an_event_wakes_the_lowest_vcpu_that_waits(hv: Hypervisor, one: VCpu, tw
     assert second.runnable == RunState.RUNNABLE
 
 
-def test_a_halted_vcpu_sleeps_through_events(hv: Hypervisor, one: VCpu, two: VCpu, guest_call: GuestCall) -> None:
+def test_an_event_ends_a_halt(hv: Hypervisor, one: VCpu, two: VCpu, guest_call: GuestCall) -> None:
     port, _ = connect(hv, guest_call, one, two)
     two.hlt()
-    guest_call(hv, one, "event.send", port=port)
     assert two.runnable == RunState.HALTED
+    guest_call(hv, one, "event.send", port=port)
+    assert two.runnable == RunState.RUNNABLE
 
 
 def test_a_poll_wakes_for_its_ports_only(hv: Hypervisor, one: VCpu, two: VCpu, guest_call: GuestCall) -> None:

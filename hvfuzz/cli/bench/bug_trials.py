@@ -10,10 +10,8 @@ import click
 
 from hvfuzz.bugs import Bug, BugError, Plant, find_bug, known_bugs
 from hvfuzz.campaign.bench.trials import Spread, Trial, Trials, spread
-from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import seed_folders
-from hvfuzz.campaign.visible_text import print_error
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import bug_argument
 from hvfuzz.cli.bench.benchmark_job import benchmark_job
@@ -125,10 +123,6 @@ def bugs(
         write_json({**document, "interrupted": stop.requested(), "bugs": rows})
     else:
         _print_bugs(rows)
-    idle = sum(trial.found is None and not trial.runs for trial in measured.done)
-    if idle and not stop.status:
-        print_error(f"{quantity(idle, 'trial')} ran no program in {seconds:g} s; give them more --time")
-        sys.exit(EXIT_BAD_INPUT)
     sys.exit(stop.status)
 
 
