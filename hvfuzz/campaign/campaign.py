@@ -74,6 +74,7 @@ class Campaign:
             engine=job.engine,
             feedback=job.feedback,
             bug=None if job.bug is None else find_bug(job.bug).name,
+            bug_file=job.bug if job.bug is not None and job.bug.endswith(".py") else None,
             seed=job.seed,
             workers=self.workers,
             runs=progress.runs,

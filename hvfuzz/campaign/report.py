@@ -39,6 +39,15 @@ class Summary(NamedTuple):
     findings: Sequence[ReportedFinding]
     error: str | None = None
     """Why the campaign ended early, or what it could not do; None if all went well."""
+    bug_file: str | None = None
+    """The Python file that the user planted as the bug; None for a bug of the package, or none."""
+
+    def replay(self, file: str) -> tuple[str, ...]:
+        """The arguments of `hvfuzz` that replay the program in `file`.
+
+        A bug of the user's own is named again: the record of a finding must not choose a Python file to run.
+        """
+        return ("repro", file, *(() if self.bug_file is None else ("--bug", self.bug_file)))
 
     def headline(self) -> str:
         """The result in a few words; a campaign that failed, or ran nothing, does not count as clean."""
@@ -77,7 +86,7 @@ def render_report(summary: Summary) -> str:
         if finding.file is None:
             lines += ["The program could not be saved:", ""]
         else:
-            lines += [f"Reproduce it with `{shell_line(('hvfuzz', 'repro', finding.file))}`:", ""]
+            lines += [f"Reproduce it with `{shell_line(('hvfuzz', *summary.replay(finding.file)))}`:", ""]
         lines += ["```", finding.text.rstrip("\n"), "```", ""]
     if summary.notices:
         lines += ["## Warnings", "", *(f"* {notice}" for notice in summary.notices)]

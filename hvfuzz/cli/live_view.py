@@ -184,7 +184,7 @@ def print_summary(console: Screen, summary: Summary, out: Path, report: Path | N
         console.print(f"  {finding.message}", markup=False, soft_wrap=True)
         console.print(f"  {quantity(finding.ops, 'op')}, found after {quantity(finding.runs, 'program')}", style="dim")
         if finding.file is not None:
-            line = command_line("repro", short_path(Path(finding.file)))
+            line = command_line(*summary.replay(short_path(Path(finding.file))))
             console.print(f"  {line}", markup=False, soft_wrap=True)
         else:
             console.print(finding.text, markup=False, soft_wrap=True)

@@ -62,6 +62,7 @@ STARTS = {
     ("hvfuzz/campaign/bench/trace_equality.py", "Popen"): "test_no_process_imports_from_the_current_folder",
     ("hvfuzz/campaign/forked_target.py", "fork"): "the same program goes on; nothing is imported or executed",
     ("hvfuzz/campaign/workers/child_process.py", "Popen"): "test_no_process_imports_from_the_current_folder",
+    ("hvfuzz/campaign/workers/harness_main.py", "fork"): "the same program goes on; nothing is imported or executed",
     (
         "hvfuzz/references/bochs/emulator.py",
         "Popen",
@@ -315,3 +316,28 @@ def test_a_checkout_on_pythonpath_is_what_its_processes_run(tmp_path: Path) -> N
         python_command("told", "a", "b c"), env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == f"{ROOT / 'hvfuzz' / '__init__.py'} ['a', 'b c']"
+
+
+def test_the_printed_command_names_a_bug_of_ones_own_again(tmp_path: Path) -> None:
+    """The record alone must not choose the file to run, so without it the command would be refused."""
+    bug = tmp_path / "my bug.py"
+    bug.write_text(
+        "from dataclasses import replace\nfrom hvfuzz.bugs import find_bug\n"
+        "BUG = replace(find_bug('xsa-221'), name='own')\n"
+    )
+    seed = tmp_path / "seed.hvp"
+    seed.write_text(find_bug("xsa-221").trigger)
+    arguments = ("fuzz", "--engine", "replay", "--corpus", seed, "--bug", bug, "--out", tmp_path / "out")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "hvfuzz.cli", *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 1, done.stderr
+    report = (tmp_path / "out" / "report.md").read_text()
+    printed = [line.strip() for line in done.stdout.splitlines() if " repro " in line]
+    assert printed
+    assert "--bug" in report
+    shown = subprocess.run(
+        ["bash", "-c", printed[0]], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert "with bug own" in shown.stdout
