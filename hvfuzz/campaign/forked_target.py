@@ -27,6 +27,9 @@ ORACLE: Final = "host_process"
 AT_BOOT: Final = -1
 IDLE_SECONDS: Final = 5.0
 """Kill a run that waits this long: a host only computes."""
+OP_SECONDS: Final = 15.0
+"""Kill a run whose op uses this much processor time. The target's watchdog ends an op after a few seconds, but not one
+that catches every exception, or that is a single call of C code."""
 POLL_SECONDS: Final = 0.1
 _INDEX: Final = struct.Struct("<q")
 
@@ -80,7 +83,7 @@ class ForkedTarget:
             _run_child(work, writer, parent)
         os.close(writer)
         try:
-            data, stall = _receive(reader, child)
+            data, stall = _receive(reader, child, self._op)
         finally:
             os.close(reader)
             _, status = os.waitpid(child, 0)
@@ -95,10 +98,15 @@ class ForkedTarget:
             return Run(trace, tuple(Finding(*fields) for fields in findings), (), ops)
         return self._ended(program, code, stall)
 
+    def _op(self) -> int:
+        """The number of the op under way."""
+        (index,) = _INDEX.unpack_from(self._marker.shared)
+        return int(index)
+
     def _ended(self, program: Program, code: int, stall: Stall | None) -> Run:
         """The result of a program whose process ended with `code`, or had to be killed because of `stall`."""
         self.ended = True
-        (index,) = _INDEX.unpack_from(self._marker.shared)
+        index = self._op()
         operation = "boot" if index == AT_BOOT else program.ops[index].kind.name
         if stall is not None:
             finding = Finding("work", "hang", operation, f"the process of the host {stall.why}", index)
@@ -159,9 +167,10 @@ def _run_child(work: Callable[[], Run], writer: int, parent: int) -> NoReturn:
         os._exit(status if isinstance(status, int) else 1)
 
 
-def _receive(reader: int, child: int) -> tuple[bytes, Stall | None]:
-    """The output of process `child` up to its end; kills it if it stalls."""
-    watch = StallWatch(child, IDLE_SECONDS)
+def _receive(reader: int, child: int, op: Callable[[], int]) -> tuple[bytes, Stall | None]:
+    """The output of process `child`, which performs op number `op()`, up to its end; kills it if it stalls."""
+    watch = StallWatch(child, IDLE_SECONDS, OP_SECONDS)
+    last = op()
     data = b""
     looked = time.monotonic()
     while True:
@@ -173,6 +182,9 @@ def _receive(reader: int, child: int) -> tuple[bytes, Stall | None]:
         now = time.monotonic()
         if now - looked >= POLL_SECONDS:
             looked = now
+            if op() != last:
+                last = op()
+                watch.progressed()
             stall = watch.look()
             if stall is not None:
                 os.kill(child, signal.SIGKILL)

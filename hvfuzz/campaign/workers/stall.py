@@ -27,11 +27,13 @@ class Stall(NamedTuple):
 class StallWatch:
     """Watches process `pid`: call `progressed` when it tells of progress, and `look` several times a second.
 
-    `idle_seconds` is the limit for a process that uses no processor time; None: `IDLE_SECONDS`.
+    `idle_seconds` is the limit for a process that uses no processor time, `busy_seconds` that on the processor time
+    between two steps of progress; None: `IDLE_SECONDS`, `BUSY_SECONDS`.
     """
 
-    def __init__(self, pid: int, idle_seconds: float | None = None) -> None:
+    def __init__(self, pid: int, idle_seconds: float | None = None, busy_seconds: float | None = None) -> None:
         self._pid: Final = pid
+        self._busy: Final = busy_seconds
         self._limit: Final = IDLE_SECONDS if idle_seconds is None else idle_seconds
         self._looked = time.monotonic()
         self._idle = 0.0
@@ -62,7 +64,7 @@ class StallWatch:
             stopped = state in "Tt"
             return Stall(f"{'was stopped by a signal' if stopped else 'did nothing'} for {self._idle:.0f} s", stopped)
         busy = cpu - self._cpu_at_progress
-        if busy >= BUSY_SECONDS:
+        if busy >= (BUSY_SECONDS if self._busy is None else self._busy):
             return Stall(f"made no progress in {busy:.0f} s of processor time")
         return None
 
