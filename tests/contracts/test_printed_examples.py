@@ -1,5 +1,7 @@
 """Every command in README.md, and every example of --help, runs as it is printed in a fresh clone.
 
+Of the examples that run campaigns and that README.md lacks, only the words are checked: they take minutes.
+
 Only amounts of work are changed: see `SHORTER` and `BOUNDED`. `make test` is left out: it runs this test. What the
 README gives as a form, with words such as FILE, runs with the files of `FORMS`.
 """
@@ -7,6 +9,7 @@ README gives as a form, with words such as FILE, runs with the files of `FORMS`.
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,7 +84,10 @@ def readme_forms() -> Iterator[str]:
             yield " ".join(words)
 
 
-PRINTED = list(dict.fromkeys([*readme_blocks(), *readme_forms(), *help_examples()]))
+LONG = ("hvfuzz bench", "hvfuzz corpus", "hvfuzz doctor", "hvfuzz fuzz")
+README_LINES = list(dict.fromkeys([*readme_blocks(), *readme_forms()]))
+PRINTED = list(dict.fromkeys([*README_LINES, *(line for line in help_examples() if not line.startswith(LONG))]))
+PARSED = [line for line in dict.fromkeys(help_examples()) if line.startswith(LONG) and line not in README_LINES]
 
 
 def shortened(line: str) -> str:
@@ -137,8 +143,8 @@ def shell(clone: Path, line: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_commands_are_found() -> None:
-    assert len(PRINTED) > 50
-    assert {"make fuzz", "hvfuzz doctor", "hvfuzz fuzz"} <= set(PRINTED)
+    assert len([*PRINTED, *PARSED]) > 50
+    assert {"make fuzz", "hvfuzz doctor"} <= set(PRINTED)
     assert any(line.startswith(".venv/bin/hvfuzz fuzz --bug") for line in PRINTED)
     assert any("harnesses/" in line for line in PRINTED)
 
@@ -148,6 +154,20 @@ def test_only_the_amount_of_work_changes() -> None:
     assert shortened("hvfuzz fuzz --runs 500 --json > x") == "hvfuzz fuzz --runs 500 --json > x"
     assert shortened("hvfuzz bench bugs xsa-78 --trials 5") == "hvfuzz bench bugs xsa-78 --trials 1 --time 20"
     assert shortened("hvfuzz abi | head -40") == "hvfuzz abi | head -40"
+
+
+@pytest.mark.parametrize("line", PARSED)
+def test_an_example_is_a_command_line(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("corpus", "crashes", "hvfuzz"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "out" / "corpus" / "hypercalls").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    name, *words = shlex.split(re.split(" [|>]", line)[0])[1:]
+    command = importlib.import_module(f"hvfuzz.cli.{hvfuzz.cli.COMMANDS[name]}").command
+    while isinstance(command, click.Group):
+        name, *words = words
+        command = command.commands[name]
+    command.make_context(name, words)  # raises UsageError
 
 
 @pytest.mark.parametrize("line", PRINTED)
