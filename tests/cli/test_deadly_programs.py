@@ -29,18 +29,19 @@ sched.yield(dom1)
 sched.poll(dom1, ports=[5], count=1, timeout=0)
 """
 ENDS = (
-    ("raise SystemExit(0)", "host_process/exit:0"),
+    ("os._exit(0)", "host_process/exit:0"),
     ("os._exit(3)", "host_process/exit:3"),
     ("os.kill(os.getpid(), signal.SIGKILL)", "host_process/SIGKILL"),
-    ("raise KeyboardInterrupt", "host_process/exit:1"),
-    ("raise BaseException('no error')", "host_process/exit:1"),
+    ("raise SystemExit(0)", "host_memory/exception:SystemExit"),
+    ("raise KeyboardInterrupt", "host_memory/exception:KeyboardInterrupt"),
+    ("raise BaseException('no error')", "host_memory/exception:BaseException"),
 )
 
 
 def hvfuzz(*arguments: object) -> "subprocess.CompletedProcess[str]":
     """Run a command in a separate process."""
     command = [sys.executable, "-m", "hvfuzz.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=600)
 
 
 def write(folder: Path, end: str, rule: str) -> tuple[Path, Path]:
