@@ -38,12 +38,12 @@ fuzz-nightly: $(STAMP) ## Fuzz HARNESS for TIME seconds with JOBS workers, as th
 	$(BIN)/hvfuzz fuzz $(HARNESS) --rotate --time $(TIME) --workers $(JOBS) --out out
 
 test: $(STAMP) ## Run the whole test suite with JOBS processes.
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # The pipe hides the exit status of the report, so the last line checks the total again.
 coverage: $(STAMP) ## Run the tests with coverage of hvfuzz/; list the files below 90 %, fail if the total is.
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(JOBS)
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal
 	$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report | awk '$$1 == "TOTAL" || $$4 + 0 < 90'
 	@$(BIN)/coverage report --format=total
@@ -52,7 +52,7 @@ check: $(STAMP) ## Check format, lint, types and tests, as before a commit.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(STAMP) ## Format all files and fix lint errors.
 	$(BIN)/ruff format .

@@ -7,6 +7,7 @@ import pytest
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.bugs import find_bug
+from hvfuzz.engines.hypothesis import ROUND
 from hvfuzz.guest.format.binary import encode
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.grammar.weight_profiles import TURN
@@ -79,10 +80,10 @@ def test_the_state_machine_makes_long_dependent_histories(fuzz: Callable[..., An
     assert len(dependent) > len(histories)
 
 
-@pytest.mark.parametrize("engine", ["random", "hypothesis"])
-def test_a_rotation_changes_what_programs_are_made_of(fuzz: Callable[..., Any], engine: str) -> None:
-    usual = fuzz(engine, runs=3 * TURN - 20, seed=4)
-    turned = fuzz(engine, runs=3 * TURN - 20, seed=4, rotate=True)
+@pytest.mark.parametrize(("engine", "runs"), [("random", 2 * TURN), ("hypothesis", ROUND + 40)])
+def test_a_rotation_changes_what_programs_are_made_of(fuzz: Callable[..., Any], engine: str, runs: int) -> None:
+    usual = fuzz(engine, runs=runs, seed=4)
+    turned = fuzz(engine, runs=runs, seed=4, rotate=True)
     assert usual.session.progress().profiles == 1
     assert turned.session.progress().profiles > 1
     assert turned.programs != usual.programs
