@@ -9,7 +9,7 @@ from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.format.scanner import TextError
 from hvfuzz.guest.format.text import MAGIC, TEXT_STARTS, parse
 from hvfuzz.guest.program.ops import Catalogue
-from hvfuzz.guest.program.program import Program
+from hvfuzz.guest.program.program import MAX_OPS, Program
 
 SUFFIX: Final = ".hvp"
 MAX_FILE: Final = 1 << 20
@@ -37,7 +37,10 @@ def read_program(path: Path, catalogue: Catalogue) -> Program:
     if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # no canonical bytes: the first is the number of a world
         raise ProgramFileError(path, "text in UTF-16; save it as UTF-8")
     program = decode(data, catalogue)
-    if encode(program, catalogue) != data:
+    canonical = encode(program, catalogue)
+    if canonical != data:
+        if len(program.ops) == MAX_OPS and data.startswith(canonical):
+            raise ProgramFileError(path, f"it has more than {MAX_OPS} ops")
         raise ProgramFileError(
             path, f"not a program (expected text that begins with '{MAGIC}1', or the fuzzer's byte form)"
         )

@@ -16,6 +16,7 @@ import click
 
 import hvfuzz
 from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, EXIT_PIPE, record_internal_error
+from hvfuzz.campaign.memory_limit import limit_memory
 from hvfuzz.campaign.visible_text import prepare_streams, print_error
 
 COMMANDS: Final = MappingProxyType(
@@ -156,6 +157,7 @@ def _run() -> None:
 def main() -> NoReturn:
     """Run a command; turn any exception into one line on standard error and an exit status."""
     prepare_streams()
+    limit_memory()
     try:
         _run()
         sys.exit(0)
@@ -185,6 +187,8 @@ def main() -> NoReturn:
             _abandon_output()
         name = _place_of_errors() if error.filename is None else os.fsdecode(error.filename)
         _fail(f"{name}: {error.strerror or error}", EXIT_BAD_INPUT)
+    except MemoryError:
+        _fail("out of memory", EXIT_BAD_INPUT)
     except Exception as error:
         if _is_for_the_user(error):
             _fail(str(error), EXIT_BAD_INPUT)

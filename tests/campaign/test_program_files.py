@@ -9,6 +9,7 @@ from hvfuzz.campaign.program_files import MAX_FILE, ProgramFileError, read_progr
 from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.guest.program.program import MAX_OPS
 from hvfuzz.hypervisor.hypercalls import ABI
 
 CATALOGUE = catalogue(ABI)
@@ -55,6 +56,15 @@ def test_what_is_no_program_gets_one_clear_line(data: bytes, message: str, tmp_p
         assert message in str(raised.value)
         assert str(raised.value).startswith(str(path))
         assert "\n" not in str(raised.value)
+
+
+def test_bytes_beyond_the_last_op_are_not_ignored(tmp_path: Path) -> None:
+    """The decoder ignores them, as an engine needs; a file that a person names would lose its end without a word."""
+    data = encode(parse(GOOD, CATALOGUE), CATALOGUE)
+    path = tmp_path / "long"
+    path.write_bytes(data[:1] + data[1:] * (MAX_OPS + 1))
+    with pytest.raises(ProgramFileError, match=f"it has more than {MAX_OPS} ops"):
+        read_program(path, CATALOGUE)
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ ENDS = (
     ("os._exit(0)", "host_process/exit:0"),
     ("os._exit(3)", "host_process/exit:3"),
     ("os.kill(os.getpid(), signal.SIGKILL)", "host_process/SIGKILL"),
+    ("return [bytearray(1 << 28) for _ in range(64)]", "host_memory/exception:MemoryError"),
     ("raise SystemExit(0)", "host_memory/exception:SystemExit"),
     ("raise KeyboardInterrupt", "host_memory/exception:KeyboardInterrupt"),
     ("raise BaseException('no error')", "host_memory/exception:BaseException"),

@@ -56,7 +56,7 @@ def test_a_hang_is_a_finding_of_each_command(run: Run, tmp_path: Path, program: 
     done = run("bugs", "verify", bug)
     assert (done.status, finding in done.out) == (0, True)
     done = run("cost", program, "--bug", bug)
-    assert "stopped early" in done.out
+    assert (done.status, "stopped early" in done.out) == (1, True)
     done = run("minimise", program, "--bug", bug, "--output", tmp_path / "small.hvp")
     assert done.status == 0
     assert finding in done.out + done.err

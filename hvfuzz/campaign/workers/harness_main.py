@@ -18,6 +18,7 @@ from hvfuzz.bugs import BugError, find_bug
 from hvfuzz.campaign.findings import FindingStore, record_of
 from hvfuzz.campaign.forked_target import ORACLE, ForkedTarget
 from hvfuzz.campaign.internal_error import EXIT_BAD_INPUT, EXIT_INTERNAL, record_internal_error
+from hvfuzz.campaign.memory_limit import limit_memory
 from hvfuzz.campaign.program_files import ProgramFileError
 from hvfuzz.campaign.report import quantity
 from hvfuzz.campaign.seed_corpus import passed_over, seed_bytes
@@ -200,6 +201,7 @@ def main(harness: str, argv: Sequence[str]) -> None:
     The fuzzing is done in a child process: whatever ends it, this one still prints a last line and has the status.
     """
     prepare_streams()
+    limit_memory()
     arguments = argv[1:]
     try:
         flags = parse_flags([argument for argument in arguments if argument.startswith("-")])

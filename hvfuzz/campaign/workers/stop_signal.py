@@ -7,7 +7,17 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Final, Self
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    # Whatever else would end the process without a report: Ctrl-\, a limit on processor time, and other tools' signals.
+    signal.SIGQUIT,
+    signal.SIGXCPU,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+)
 PATIENCE_SECONDS: Final = 10.0
 """Signals this soon after the first belong to the same request: `timeout` sends two at once, people press Ctrl-C twice.
 Everything that follows a signal (stopping children, writing the report) takes less time than that."""
@@ -15,7 +25,7 @@ SHOW_CURSOR: Final = b"\x1b[?25h"
 
 
 class StopSignal:
-    """Context in which the first SIGINT, SIGTERM or SIGHUP is stored in `signal`.
+    """Context in which the first of `SIGNALS` is stored in `signal`.
 
     More signals change nothing until `PATIENCE_SECONDS` later; one after that kills the process, in case it hangs.
     """

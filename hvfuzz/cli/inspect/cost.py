@@ -1,5 +1,6 @@
 """`hvfuzz cost`: the virtual cycles that a program takes, by op and by kind of event, and the cost table."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,6 +78,8 @@ def command(file: Path | None, as_table: bool, bug: str | None, as_json: bool) -
                 console.print(f"the program stopped early: {stopped}", style="yellow", soft_wrap=True)
     if as_json:
         write_json(document)
+    if document.get("stopped"):
+        sys.exit(1)  # a host that stops is a finding; `hvfuzz repro` names it
 
 
 def _show(console: Screen, ops: list[OpCost], total: Counter[str]) -> None:

@@ -88,7 +88,7 @@ class EmulatedTarget:
         """Execute `program` from the booted state of its world; see `Target.run`."""
         try:
             system = self.system(program.world)
-        except OSError:
+        except (OSError, MemoryError):
             raise  # this machine has too little memory for the emulated one; no bug asks the system for anything
         except Hang:
             message = f"the host did not boot within {self._watchdog.limit:.0f} s of processor time"
