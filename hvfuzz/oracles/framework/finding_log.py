@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from hvfuzz.oracles.framework.finding import Finding
@@ -11,6 +12,10 @@ BOOT: Final = "boot"
 """Operation of a finding from before the first op."""
 AUDIT: Final = "audit"
 """Operation of a finding of the audit, and the name of the oracle that then reports it."""
+SCENE: Final = "scene"
+"""Name, in `FindingLog.failed`, of what all oracles rely on: the call stack, the access filter, the shadow."""
+_ASIDES: Final = re.compile(r" \([^()]*\)")
+"""State and counts of a frame: they may change between an op and the audit."""
 UNKNOWN_CALL: Final = "vmcall"
 """Operation of a finding during a call of an unknown number."""
 
@@ -18,12 +23,16 @@ UNKNOWN_CALL: Final = "vmcall"
 class FindingLog:
     """Collects what oracles report. `op` and `operation` say what the program is doing."""
 
-    __slots__ = ("_calls", "_seen", "auditing", "findings", "op", "operation")
+    __slots__ = ("_calls", "_failed", "_seen", "_told", "auditing", "findings", "op", "operation")
 
     def __init__(self, calls: CallStack) -> None:
         self._calls: Final = calls
         self.findings: list[Finding] = []
         self._seen: dict[tuple[str, str, str], None] = {}
+        self._told: dict[tuple[str, str, str], None] = {}
+        """(oracle, rule, message without its parentheses) of everything that oracles reported before the audit."""
+        self._failed: dict[str, None] = {}
+        """The oracles that raised an exception in this run."""
         self.op = -1
         """Index of the present op."""
         self.operation = BOOT
@@ -35,6 +44,8 @@ class FindingLog:
         """Forget the findings; the list that `findings` was stays as it is."""
         self.findings = []
         self._seen.clear()
+        self._told.clear()
+        self._failed.clear()
         self.op = -1
         self.operation = BOOT
         self.auditing = False
@@ -43,18 +54,31 @@ class FindingLog:
         """Forget the findings, in the middle of a run."""
         self.findings.clear()
         self._seen.clear()
+        self._told.clear()
+        self._failed.clear()
+
+    def failed(self, oracle: str, fault: str) -> None:
+        """`oracle` raised an exception. It is reported once, and what the oracle says from now on is not trusted."""
+        if oracle not in self._failed:
+            self.report("specification", "state", f"the oracle {oracle} can make no sense of the state: {fault}")
+            self._failed[oracle] = None
 
     def report(self, oracle: str, rule: str, message: str) -> None:
         """Keep the finding if it is the first of its identity. During a call, the call is its operation."""
+        if oracle in self._failed or SCENE in self._failed:
+            return
         operation = self.operation
         calls = self._calls
         call = calls.current
         if call is not calls.idle:
             operation = UNKNOWN_CALL if call.declaration is None else call.declaration.name
+        told = oracle, rule, _ASIDES.sub("", message)
         if self.auditing and oracle != AUDIT:
-            if any(seen[:2] == (oracle, rule) for seen in self._seen):
-                return
+            if told in self._told:
+                return  # an oracle has said so when it happened
             oracle, rule = AUDIT, f"{oracle}.{rule}"
+        else:
+            self._told[told] = None
         key = (oracle, rule, operation)
         if key not in self._seen:
             self._seen[key] = None

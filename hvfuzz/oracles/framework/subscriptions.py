@@ -6,28 +6,31 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from hvfuzz.hypervisor.core.observer import Observer
-from hvfuzz.oracles.framework.listeners import FRAME_EVENTS, Listener, nothing, together
+from hvfuzz.oracles.framework.listeners import FRAME_EVENTS, Failed, Listener, nothing, together
 
 
 class Subscriptions:
     """Finds the listeners of each event among `watchers`, `close_watchers` and `observers`, in that order.
 
-    `page_written` listens to `host_access` if nothing else does: the shadow must know of pages written as a whole.
+    Watchers have the name under which `failed` hears of their exceptions. `page_written` listens to `host_access` if
+    nothing else does: the shadow must know of pages written as a whole.
     """
 
-    __slots__ = ("_close_watchers", "_observers", "_page_written", "_watchers")
+    __slots__ = ("_close_watchers", "_failed", "_observers", "_page_written", "_watchers")
 
     def __init__(
         self,
-        watchers: Sequence[Any],
-        close_watchers: Sequence[Any],
+        watchers: Sequence[tuple[str, Any]],
+        close_watchers: Sequence[tuple[str, Any]],
         observers: Sequence[Observer],
         page_written: Listener | None,
+        failed: Failed,
     ) -> None:
         self._watchers: Final = watchers
         self._close_watchers: Final = close_watchers
         self._observers: Final = observers
         self._page_written: Final = page_written
+        self._failed: Final = failed
 
     def of(self, event: str, *, then: str = "", closely: bool = False) -> Listener:
         """The function to call at `event`; it also calls the close watchers, if `closely`.
@@ -36,12 +39,18 @@ class Subscriptions:
         """
         watchers = [*self._watchers, *self._close_watchers] if closely else self._watchers
         events = (event, then) if then else (event,)
-        listeners = [listener for watcher in watchers for each in events if (listener := _listener(watcher, each))]
+        listeners: list[tuple[str | None, Listener]] = [
+            (name, listener)
+            for name, watcher in watchers
+            for each in events
+            if (listener := _listener(watcher, each)) is not None
+        ]
         if event == "host_access" and not listeners and self._page_written is not None:
-            listeners = [self._page_written]
+            listeners = [(None, self._page_written)]
         if hasattr(Observer, event):
-            listeners += [listener for observer in self._observers if (listener := _listener(observer, event))]
-        return together(event, listeners)
+            heard = [_listener(observer, event) for observer in self._observers]
+            listeners += [(None, listener) for listener in heard if listener is not None]
+        return together(event, listeners, self._failed)
 
 
 def _listener(watcher: Any, event: str) -> Listener | None:

@@ -15,7 +15,7 @@ from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.framework.access_filter import AccessFilter
 from hvfuzz.oracles.framework.all_oracles import make_close_watchers, make_oracles
 from hvfuzz.oracles.framework.fault_origin import fault_line, raised_by_an_oracle
-from hvfuzz.oracles.framework.finding_log import AUDIT, FindingLog
+from hvfuzz.oracles.framework.finding_log import AUDIT, SCENE, FindingLog
 from hvfuzz.oracles.framework.listeners import nothing
 from hvfuzz.oracles.framework.oracle import Oracle
 from hvfuzz.oracles.framework.subscriptions import Subscriptions
@@ -57,8 +57,9 @@ class OracleSuite(Observer):
     `findings` has the first finding of each identity, in order. `observers` get the hypervisor's events as well.
     VM exits must go through `handle_exit`.
 
-    An oracle that raises an exception on a broken state is not news. On an unbroken state it is a finding if a bug is
-    `planted`, and else an internal error, which is raised.
+    An oracle that raises an exception can make no sense of what the hypervisor did. That is a finding if a bug is
+    `planted` or something was found before; it is silent for the rest of the run, and the other oracles go on. Else it
+    is an internal error, which is raised.
     """
 
     __snapshot_leaf__ = True
@@ -96,10 +97,11 @@ class OracleSuite(Observer):
         """Make the functions that are called at each event."""
         listeners = Subscriptions(
             # The call stack comes first: the oracles may ask which call runs.
-            [self._calls, access_filter, *self.oracles.values()] if self.oracles else [],
-            self._close_watchers,
+            [(SCENE, self._calls), (SCENE, access_filter), *self.oracles.items()] if self.oracles else [],
+            [(watcher.oracle, watcher) for watcher in self._close_watchers],
             observers,
             self.shadow.host_access if self._shadowed else None,
+            self._oracle_failed,
         )
         self._passed_on = {
             closely: {event: listeners.of(event, closely=closely) for event in PASSED_ON} for closely in (False, True)
@@ -191,20 +193,14 @@ class OracleSuite(Observer):
     def op_finished(self) -> None:
         """The op and its races are done."""
         if not self._dead:
-            try:
-                if self._written or self._refilled or self._calls.applied or self.shadow.stored:
-                    self._follow()
-                self._op_finished[self._closely]()
-            except Exception as error:
-                self._oracle_failed(error)
+            if self._written or self._refilled or self._calls.applied or self.shadow.stored:
+                self._follow()
+            self._op_finished[self._closely]()
 
     def program_finished(self) -> None:
         """The last op is done; only `audit` and `reset` may follow."""
         if not self._dead:
-            try:
-                self._follow()
-            except Exception as error:
-                self._oracle_failed(error)
+            self._follow()
 
     def audit(self) -> None:
         """Let each oracle check the whole state. What only this check sees is a finding of the oracle `audit`."""
@@ -213,20 +209,22 @@ class OracleSuite(Observer):
         self._log.operation = AUDIT
         self._calls.current = self._calls.idle
         self._log.auditing = AUDIT in self.oracles
-        try:
-            for oracle in self.oracles.values():
+        for name, oracle in self.oracles.items():
+            try:
                 oracle.audit()
-        except Exception as error:
-            self._oracle_failed(error)
+            except Exception as error:
+                self._oracle_failed(name, error)
         self._log.auditing = False
 
-    def _oracle_failed(self, error: BaseException) -> None:
-        """An oracle raised `error`: see the class."""
-        if not self.findings:
-            if not self._planted:
-                raise error
-            self._log.report("specification", "state", f"an oracle can make no sense of the state: {fault_line(error)}")
-        self._dead = True
+    def _oracle_failed(self, oracle: str, error: BaseException) -> None:
+        """A listener of `oracle` raised `error`: see the class."""
+        if isinstance(error, RecursionError) and self._handling:
+            raise error  # The host may have used up the stack: `host_exception` decides.
+        if not self.findings and not self._planted:
+            raise error
+        if oracle == SCENE:
+            self._dead = True
+        self._log.failed(oracle, fault_line(error))
 
     # The hypervisor.
 
@@ -252,7 +250,9 @@ class OracleSuite(Observer):
         If an oracle raised it, it says nothing about the hypervisor: see the class.
         """
         if raised_by_an_oracle(fault):
-            self._oracle_failed(fault)
+            self._handling = False
+            self._dead = True
+            self._oracle_failed(SCENE, fault)
             return
         for oracle in self.oracles.values():
             oracle.host_exception(fault)
@@ -290,6 +290,10 @@ class OracleSuite(Observer):
     def _follow(self) -> None:
         """Bring the shadow up to date, and tell the oracles what changed."""
         if self._shadowed:
-            change = self.shadow.update()
+            try:
+                change = self.shadow.update()
+            except Exception as error:
+                self._oracle_failed(SCENE, error)
+                return
             if change is not None:
                 self._shadow_changed(change)

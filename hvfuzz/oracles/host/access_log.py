@@ -15,9 +15,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.machine.addresses import PAGE_SHIFT
+from hvfuzz.machine.addresses import PAGE_SHIFT, WORD
 from hvfuzz.machine.physical_memory import PhysicalMemory
-from hvfuzz.oracles.host.hooked_hardware import HookedWords, hooked_memory
+from hvfuzz.oracles.host.hooked_hardware import HookedView, hooked_memory
 from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class AccessLog:
         self._scene: Final = scene
         self._memory: Final = scene.machine.memory
         self._calls: Final = scene.calls
-        self._hooked: Final = hooked_memory(self._check)
+        self._hooked: Final = hooked_memory(self._check, self._asked_by_the_host)
         self._announced = [NOTHING] * KEPT
         """(first byte, end, write, valid for one access only), the latest last."""
 
@@ -52,7 +52,7 @@ class AccessLog:
         memory, host = self._memory, self._scene.hypervisor.host
         memory.__class__ = self._hooked if on else PhysicalMemory
         # The host keeps its own references for reading and writing single words.
-        host.words = HookedWords(memory.words, self._check) if on else memory.words
+        host.words = HookedView(memory.words, WORD, self._check) if on else memory.words
         host.store64 = memory.store64
 
     def reset(self) -> None:
@@ -71,12 +71,19 @@ class AccessLog:
         self._announced.append((hpa, hpa + size, write, once))
         del self._announced[0]
 
+    def _asked_by_the_host(self) -> bool:
+        """Whether the code that asks for a property of memory is the hypervisor's."""
+        asking = sys._getframe(2).f_globals.get("__name__", "")
+        return self._calls.exiting != NO_DOMAIN and not asking.startswith(NOT_THE_HOST)
+
     def _check(self, hpa: int, size: int, write: bool) -> None:
         """Check an access that is about to be made by the caller of the method that called this."""
         if self._calls.exiting == NO_DOMAIN or not size:
             return
         if sys._getframe(2).f_globals.get("__name__", "").startswith(NOT_THE_HOST):
             return
+        if hpa < 0 or hpa + size > self._memory.size:
+            return  # The access itself fails.
         for at, (first, end, way, once) in enumerate(self._announced):
             if way == write and first <= hpa and hpa + size <= end:
                 if once:

@@ -20,33 +20,58 @@ from hvfuzz.oracles.shadow.changes import DMA
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORD_SHIFT: Final = 3
 EVERYTHING: Final = -1
 """Sentinel for a space or a page: all of them."""
 
 
-class HookedWords:
-    """Words of memory to read; calls `check`(hpa, size, write) before each read."""
+class HookedView:
+    """Memory as a sequence of units of `unit` bytes; calls `check`(hpa, size, write) before each access."""
 
-    __slots__ = ("_check", "_words")
+    __slots__ = ("_check", "_unit", "_view")
 
-    def __init__(self, words: memoryview, check: Callable[[int, int, bool], None]) -> None:
-        self._words: Final = words
+    def __init__(self, view: memoryview, unit: int, check: Callable[[int, int, bool], None]) -> None:
+        self._view: Final = view
+        self._unit: Final = unit
         self._check: Final = check
 
-    def __getitem__(self, word: int) -> int:
-        self._check(word << WORD_SHIFT, WORD, False)
-        value: int = self._words[word]
-        return value
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, place: int | slice) -> Any:
+        self._check(*self._range(place), False)
+        return self._view[place]
+
+    def __setitem__(self, place: int | slice, value: Any) -> None:
+        self._check(*self._range(place), True)
+        self._view[place] = value
+
+    def _range(self, place: int | slice) -> tuple[int, int]:
+        """(hpa, size) of the units at `place`."""
+        units = range(len(self._view))[place] if isinstance(place, slice) else range(place, place + 1)
+        return units.start * self._unit, len(units) * self._unit
 
 
-def hooked_memory(check: Callable[[int, int, bool], None]) -> type[PhysicalMemory]:
-    """A class of memory that calls `check`(hpa, size, write) before each access."""
+def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], bool]) -> type[PhysicalMemory]:
+    """A class of memory that calls `check`(hpa, size, write) before each access.
+
+    `data` and `words` are hooked for a caller for whom `hooked`() is true: hardware reads its tables through them.
+    """
+    view: Any = vars(PhysicalMemory)
+    data, words = view["data"].__get__, view["words"].__get__
+
+    def hooked_data(memory: PhysicalMemory) -> Any:
+        return HookedView(data(memory), 1, check) if hooked() else data(memory)
+
+    def hooked_words(memory: PhysicalMemory) -> Any:
+        return HookedView(words(memory), WORD, check) if hooked() else words(memory)
 
     class HookedMemory(PhysicalMemory):
         """See `hooked_memory`."""
 
         __slots__ = ()
+
+        data: Any = property(hooked_data, view["data"].__set__)
+        words: Any = property(hooked_words, view["words"].__set__)
 
         def load64(self, hpa: int) -> int:
             check(hpa, WORD, False)

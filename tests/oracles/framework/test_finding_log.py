@@ -31,3 +31,14 @@ def test_a_call_within_a_batch_gives_its_name(rig: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(Stage2, "flush", lambda _self: None)
     rig.run(LOAD, "multicall(dom1, count=1)", "memory.decrease(dom1, first=0x50, count=1)")
     assert [finding.identity for finding in rig.suite.findings] == ["stale/tlb/memory.decrease"]
+
+
+def test_the_audit_tells_what_another_finding_of_the_rule_does_not(rig: Any) -> None:
+    """An oracle has seen one frame when it happened; it has missed the other one."""
+    log = rig.suite._log
+    log.report("recount", "maps", "frame 0x1 (OWNED, dom1, maps 1) is mapped twice")
+    log.auditing = True
+    log.report("recount", "maps", "frame 0x1 (FREE, no owner, maps 0) is mapped twice")
+    assert rig.rules == ["recount/maps"]
+    log.report("recount", "maps", "frame 0x2 (OWNED, dom1, maps 1) is mapped twice")
+    assert rig.rules == ["recount/maps", "audit/recount.maps"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
-from hvfuzz.guest.run.interpreter import HostStopped
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.memory.stage2 import Stage2
 from hvfuzz.oracles.framework.listeners import nothing
+from hvfuzz.oracles.isolation.ownership import Ownership
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CATALOGUE = catalogue(ABI)
@@ -73,24 +72,55 @@ def test_same_program_same_findings(rigs: Any, monkeypatch: pytest.MonkeyPatch) 
         assert used.suite.findings == fresh.suite.findings
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_an_oracle_that_fails(rig: Any, monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
-    """On a clean hypervisor it is an internal error and is raised; on a broken one it must not stop the campaign."""
-    if broken:
-        rig.poke(rig.word(rig.frame(1, 0x50)), 0xFF)
-    found = rig.rules
-    oracle: dict[str, Any] = {"__name__": "hvfuzz.oracles.fake"}
-    exec("def fail(*_):\n    raise KeyError('ours')", oracle)
-    monkeypatch.setattr(rig.suite, "_shadow_changed", oracle["fail"])
-    actions: tuple[Callable[[], object], ...] = (
-        lambda: rig.run("memory.populate(dom1, first=0x1f0, count=1)"),
-        lambda: rig.poke(rig.word(rig.frame(1, 0x51)), 0xFF),
-    )
-    for action in actions:
-        if broken:
-            with suppress(HostStopped):
-                action()
-        else:
-            with pytest.raises(KeyError, match="ours"):
-                action()
-    assert rig.rules == found
+def broken_from_now_on(monkeypatch: pytest.MonkeyPatch, oracle: type, event: str) -> None:
+    """Let `oracle` raise an exception at `event`."""
+    namespace: dict[str, Any] = {"__name__": "hvfuzz.oracles.fake"}
+    exec("def fail(*_):\n    raise KeyError('ours')", namespace)
+    monkeypatch.setattr(oracle, event, namespace["fail"])
+
+
+ACTIONS: tuple[Callable[[Any], object], ...] = (
+    lambda rig: rig.run("memory.populate(dom1, first=0x1f0, count=1)"),
+    lambda rig: rig.poke(rig.word(rig.frame(1, 0x51)), 0xFF),
+)
+"""Both change the shadow: within a call, and at the end of an op."""
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_oracle_that_fails_on_a_clean_hypervisor(
+    rigs: Any, monkeypatch: pytest.MonkeyPatch, action: Callable[[Any], object]
+) -> None:
+    broken_from_now_on(monkeypatch, Ownership, "shadow_changed")
+    rig = rigs()
+    with pytest.raises(KeyError, match="ours"):
+        action(rig)
+
+
+def test_an_oracle_that_fails_on_a_broken_hypervisor(rigs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so once; the host and the other oracles go on, in this run and in the audit."""
+    broken_from_now_on(monkeypatch, Ownership, "foreign_copy")
+    broken_from_now_on(monkeypatch, Ownership, "shadow_changed")
+    rig = rigs()
+    rig.during(lambda: rig.suite._log.report("ownership", "free", "something was found before"))
+    trace = rig.run("memory.populate(dom1, first=0x1f0, count=1)", "memory.populate(dom1, first=0x1f1, count=1)")
+    assert not trace.stopped
+    assert [outcome.status for outcome in trace.outcomes] == [0, 0]
+    assert rig.rules == ["ownership/free", "specification/state"]
+    assert "the oracle ownership can make no sense of the state: KeyError" in rig.suite.findings[1].message
+    rig.poke(rig.word(rig.frame(1, 0x51)), 0xFF)
+    assert "recount/maps" in rig.rules
+    assert [rule for rule in rig.rules if rule.startswith("ownership")] == ["ownership/free"]
+
+
+def test_a_shadow_that_fails_ends_the_judgement(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.during(lambda: rig.suite._log.report("ownership", "free", "something was found before"))
+
+    def fail() -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(type(rig.shadow), "update", lambda shadow: fail())
+    for action in ACTIONS:
+        action(rig)
+    rig.suite.audit()
+    assert rig.rules == ["ownership/free", "specification/state"]
+    assert "scene" in rig.suite.findings[1].message
