@@ -1,7 +1,9 @@
-"""Faults of the hypervisor, one per file in `faults/`, in the form of planted bugs: the oracles find each of them.
+"""Faults of the hypervisor, one per file, in the form of planted bugs: the oracles find each of them.
 
 They test the oracles and are not a benchmark for fuzzers: some are found only in audited runs, such as replays.
-`findings` names the first finding. A new fault goes here only together with an oracle that finds it.
+`findings` names the first finding. A new fault goes to `faults/` only together with an oracle that finds it. Those in
+`adversary/` were written by an author who had not seen the oracles; where `findings` is empty, no oracle is known to
+find the fault.
 """
 
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from hvfuzz.guest.format.text import parse
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 FAULTS = sorted(Path(__file__).with_name("faults").glob("*.py"))
+ADVERSARY = sorted(Path(__file__).with_name("adversary").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def clean() -> Iterator[EmulatedTarget]:
         yield target
 
 
-@pytest.mark.parametrize("path", FAULTS, ids=lambda path: str(path.stem))
+@pytest.mark.parametrize("path", FAULTS + ADVERSARY, ids=lambda path: str(path.stem))
 def test_the_fault_is_seen_and_the_clean_build_is_silent(path: Path, clean: EmulatedTarget) -> None:
     bug: Bug = find_bug(str(path))
     program = parse(bug.trigger, clean.catalogue)
@@ -31,6 +34,13 @@ def test_the_fault_is_seen_and_the_clean_build_is_silent(path: Path, clean: Emul
     with EmulatedTarget(bug) as faulty:
         findings = faulty.run(program).findings
     assert [finding.identity for finding in findings[:1]] == list(bug.findings)
+
+
+def test_how_many_of_an_independent_author_are_found() -> None:
+    """The measure of the oracles; a fault that is found gets its `findings`, and the number falls."""
+    unseen = [path.stem for path in ADVERSARY if not find_bug(str(path)).findings]
+    assert len(ADVERSARY) >= 60
+    assert len(unseen) <= 21, unseen
 
 
 def test_they_are_many_and_of_all_parts() -> None:

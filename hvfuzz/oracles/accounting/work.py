@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from hvfuzz.abi.limits import BUCKETS, CONSOLE
+from hvfuzz.abi.limits import BUCKETS, CONSOLE, TIME_SLICE
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.oracles.accounting.growth import UART_LIMIT
@@ -32,6 +32,10 @@ OWN_BOUNDS: Final = {"grant.unmap": 800}
 GROWING: Final = ("console.", "sched.")
 """Prefixes of calls that store something other than frames, grants and ports in the host."""
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
+TIME_BOUND: Final = 400_000
+"""Bound of the cycles that one exit takes, beside the time slices that its caller gives up: about four times the
+maximum of legal calls on the clean hypervisor. Audited runs know the time of each call exactly: see `cycles`."""
+YIELD: Final = "sched.yield"
 IO: Final = ExitReason.IO
 
 
@@ -44,6 +48,8 @@ class Work(Oracle):
         "preemption": "the work between two preemption points stays within a bound",
         "heap": "the hypervisor has at most its heap pages at boot, plus one for each event bucket",
         "growth": "what a domain can store in the host stays within its limit",
+        "time": "an exit takes the time of what it does, and no more",
+        "turns": "the lines that run between two preemption points stay within a bound, whatever they touch",
         "hang": "the host returns from every op (reported by the target, by processor time)",
     }
 
@@ -51,11 +57,22 @@ class Work(Oracle):
         super().__init__(scene, shadow)
         self._counter = scene.hypervisor.host.work
         self._calls = scene.calls
+        self._clock = scene.machine.clock
         self._heap_bound = 0
+        self._slices = 0
+        """Time slices given up in the present exit."""
 
     def attach(self) -> None:
         """Compute the bound of heap pages: each domain may allocate all its buckets."""
         self._heap_bound = self.shadow.state_counts[HYPERVISOR] + BUCKETS * len(self.shadow.domains)
+
+    def reset(self) -> None:
+        """Forget the last exit."""
+        self._slices = 0
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """No time slice is given up yet."""
+        self._slices = 0
 
     def preemption_point(self) -> None:
         """Check the work since the last preemption point."""
@@ -86,12 +103,16 @@ class Work(Oracle):
             self._check(declaration, units)
         if declaration is not None and declaration.name.startswith(GROWING):
             self._check_growth(vcpu.domain)
+            self._slices += declaration.name == YIELD
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """Check the work since the last preemption point, or since the start of the exit."""
         units = self._counter.units - self._calls.since
         if units > LONG_BOUND:
             self.report("preemption", f"{units} words or elements touched in one exit, bound {LONG_BOUND}")
+        cycles = self._clock.cycles - self._calls.cycles
+        if cycles > TIME_BOUND + self._slices * TIME_SLICE:
+            self.report("time", f"an exit of dom{vcpu.domain} takes {cycles} cycles, bound {TIME_BOUND}")
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Check the buffers of a serial port."""

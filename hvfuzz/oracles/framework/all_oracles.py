@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from hvfuzz.oracles.accounting.cycles import Cycles
 from hvfuzz.oracles.accounting.growth import Growth
 from hvfuzz.oracles.accounting.recount import Recount
+from hvfuzz.oracles.accounting.turns import Turns
 from hvfuzz.oracles.accounting.work import Work
 from hvfuzz.oracles.contract.specification import Specification
 from hvfuzz.oracles.exits.exits import Exits
@@ -36,7 +38,7 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Audit,
 )
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-CLOSE_WATCHERS: Final = (AccessLog, FlushOrder, Growth)
+CLOSE_WATCHERS: Final = (AccessLog, FlushOrder, Growth, Cycles, Turns)
 """Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names."""
 
 
@@ -50,6 +52,6 @@ def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] 
 
 def make_close_watchers(
     scene: Scene, shadow: PageTableShadow, oracles: Mapping[str, Oracle]
-) -> list[AccessLog | FlushOrder | Growth]:
+) -> list[AccessLog | FlushOrder | Growth | Cycles | Turns]:
     """The close watchers that belong to these oracles."""
     return [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]

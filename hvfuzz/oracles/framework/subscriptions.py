@@ -8,6 +8,32 @@ from typing import Any, Final
 from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.oracles.framework.listeners import FRAME_EVENTS, Failed, Listener, nothing, together
 
+PASSED_ON: Final = (
+    "frame_allocated",
+    "frame_freed",
+    "block_allocated",
+    "block_freed",
+    "host_access",
+    "guest_copy",
+    "guest_written",
+    "step",
+    "stepped",
+    "preemption_point",
+)
+"""Events of `Observer` at which the suite itself has nothing to do: the listeners are its methods."""
+OWN: Final = (
+    "op_finished",
+    "exit_started",
+    "trap_started",
+    "exit_finished",
+    "reentrant_exit",
+    "call_started",
+    "unusual_copies",
+    "shadow_changed",
+    "call_finished",
+)
+"""Events that the suite raises itself, by a method of that name after an underscore."""
+
 
 class Subscriptions:
     """Finds the listeners of each event among `watchers`, `close_watchers` and `observers`, in that order.
@@ -31,6 +57,14 @@ class Subscriptions:
         self._observers: Final = observers
         self._page_written: Final = page_written
         self._failed: Final = failed
+
+    def methods(self, *, closely: bool) -> dict[str, Listener]:
+        """Name of each method of the suite that calls listeners -> that method; close watchers hear it if `closely`."""
+        return {
+            **{event: self.of(event, closely=closely) for event in PASSED_ON},
+            **{f"_{event}": self.of(event, closely=closely) for event in OWN},
+            "_trap_finished": self.of("exit_finished", then="trap_finished", closely=closely),
+        }
 
     def of(self, event: str, *, then: str = "", closely: bool = False) -> Listener:
         """The function to call at `event`; it also calls the close watchers, if `closely`.

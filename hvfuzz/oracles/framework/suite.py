@@ -16,7 +16,7 @@ from hvfuzz.oracles.framework.access_filter import AccessFilter
 from hvfuzz.oracles.framework.all_oracles import make_close_watchers, make_oracles
 from hvfuzz.oracles.framework.fault_origin import fault_line, raised_by_an_oracle
 from hvfuzz.oracles.framework.finding_log import AUDIT, SCENE, FindingLog
-from hvfuzz.oracles.framework.listeners import nothing
+from hvfuzz.oracles.framework.listeners import Listener, nothing
 from hvfuzz.oracles.framework.oracle import Oracle
 from hvfuzz.oracles.framework.subscriptions import Subscriptions
 from hvfuzz.oracles.scene.call_stack import NO_DOMAIN, CallStack
@@ -31,19 +31,6 @@ if TYPE_CHECKING:
     from hvfuzz.machine.machine import Machine
     from hvfuzz.oracles.framework.finding import Finding
 
-PASSED_ON: Final = (
-    "frame_allocated",
-    "frame_freed",
-    "block_allocated",
-    "block_freed",
-    "host_access",
-    "guest_copy",
-    "guest_written",
-    "step",
-    "stepped",
-    "preemption_point",
-)
-"""Events of `Observer` at which the suite itself has nothing to do."""
 VMCALL: Final = ExitReason.VMCALL
 STRUCT_PIECES: Final = 2
 """Copies in which a struct is fetched: header, body."""
@@ -63,6 +50,17 @@ class OracleSuite(Observer):
     """
 
     __snapshot_leaf__ = True
+    # What `_subscribe` makes of OWN.
+    _op_finished: Listener
+    _exit_started: Listener
+    _trap_started: Listener
+    _exit_finished: Listener
+    _trap_finished: Listener
+    _reentrant_exit: Listener
+    _call_started: Listener
+    _unusual_copies: Listener
+    _shadow_changed: Listener
+    _call_finished: Listener
 
     def __init__(
         self,
@@ -103,25 +101,13 @@ class OracleSuite(Observer):
             self.shadow.host_access if self._shadowed else None,
             self._oracle_failed,
         )
-        self._passed_on = {
-            closely: {event: listeners.of(event, closely=closely) for event in PASSED_ON} for closely in (False, True)
-        }
+        self._events = {closely: listeners.methods(closely=closely) for closely in (False, True)}
         self._pass_on()
         access_filter.invalid_copy = listeners.of("invalid_copy")
         access_filter.foreign_copy = listeners.of("foreign_copy")
         access_filter.dma_or_foreign_access = listeners.of("dma_or_foreign_access")
         access_filter.guest_load = listeners.of("guest_load")
         self._memory_access = listeners.of("memory_access")
-        self._call_started = listeners.of("call_started")
-        self._unusual_copies = listeners.of("unusual_copies")
-        self._call_finished = listeners.of("call_finished")
-        self._shadow_changed = listeners.of("shadow_changed")
-        self._exit_started = listeners.of("exit_started")
-        self._exit_finished = listeners.of("exit_finished")
-        self._trap_started = listeners.of("trap_started")
-        self._trap_finished = listeners.of("exit_finished", then="trap_finished")
-        self._reentrant_exit = listeners.of("reentrant_exit")
-        self._op_finished = {closely: listeners.of("op_finished", closely=closely) for closely in (False, True)}
 
     @property
     def findings(self) -> list[Finding]:
@@ -151,9 +137,9 @@ class OracleSuite(Observer):
         host.observer = self
 
     def _pass_on(self) -> None:
-        """Replace methods of this observer by the functions that call the listeners."""
-        for event, listener in self._passed_on[self._closely].items():
-            setattr(self, event, listener)
+        """Let the functions that call the listeners be the methods of this observer."""
+        for name, listener in self._events[self._closely].items():
+            setattr(self, name, listener)
 
     def attach(self) -> None:
         """Start to watch the machine as it is now: this state is the base that `reset` returns to."""
@@ -195,7 +181,7 @@ class OracleSuite(Observer):
         if not self._dead:
             if self._written or self._refilled or self._calls.applied or self.shadow.stored:
                 self._follow()
-            self._op_finished[self._closely]()
+            self._op_finished()
 
     def program_finished(self) -> None:
         """The last op is done; only `audit` and `reset` may follow."""

@@ -86,6 +86,8 @@ class FlushOrder:
 
     def _flush(self, space: int, page: int) -> None:
         self._now += 1
+        if page == EVERYTHING:
+            self._scene.calls.flushes += 1
         self._flushed[space, page] = self._now
 
     def step(self, step: Any) -> None:

@@ -1,4 +1,4 @@
-"""Hooked hardware: memory that reports each access before it happens, and caches that report each flush.
+"""Hooked hardware: memory that reports each access before it happens, caches each flush, a clock each charge.
 
 An object gets its hooks by changing its class, and loses them the same way. The reason is not speed, since testing for
 a hook in each access of memory would cost 0.1 % of a run: this way the machine holds no code for being watched.
@@ -8,9 +8,11 @@ These classes only report; they make no judgement. Faults they raise belong to t
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORD
+from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.physical_memory import PhysicalMemory
@@ -19,6 +21,7 @@ from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 EVERYTHING: Final = -1
 """Sentinel for a space or a page: all of them."""
@@ -107,6 +110,19 @@ def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], 
             super().copy(dst, src, n)
 
     return HookedMemory
+
+
+def hooked_clock(charged: Callable[[FrameType, int], None]) -> type[Clock]:
+    """A class of clocks that call `charged`(frame of the code, cycles added). Setting a clock back is no charge."""
+    slot: Any = vars(Clock)["cycles"]
+
+    def set_cycles(clock: Clock, cycles: int) -> None:
+        added = cycles - slot.__get__(clock)
+        slot.__set__(clock, cycles)
+        if added > 0:
+            charged(sys._getframe(1), added)
+
+    return type("HookedClock", (Clock,), {"__slots__": (), "cycles": property(slot.__get__, set_cycles)})
 
 
 def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], int]) -> tuple[type[Tlb], type[Iommu]]:

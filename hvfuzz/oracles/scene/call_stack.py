@@ -49,6 +49,7 @@ class CallStack:
         "cycles",
         "ended",
         "exiting",
+        "flushes",
         "idle",
         "left",
         "since",
@@ -69,6 +70,8 @@ class CallStack:
         """The clock at the start of the exit."""
         self.acting: tuple[tuple[int, int], ...] | None = None
         """(domain, index) of the vCPUs that may act in the present op; None: any of them."""
+        self.flushes: int = 0
+        """Flushes of whole address spaces in the present exit; counted in audited runs only."""
         self.since: int = 0
         """Work units of the host at its last preemption point."""
         self.ended: tuple[int, int] = (0, 0)
@@ -95,6 +98,7 @@ class CallStack:
         self.acting = None
         self.worked = False
         self.ended = (0, 0)
+        self.flushes = 0
 
     def abandon(self) -> None:
         """Forget the running calls, and what was copied outside of a call."""

@@ -31,6 +31,7 @@ BUG = Bug(
     title="a guest reads the local APIC of the control domain: vcpu->index for vcpu->id",
     replaces="hvfuzz.hypervisor.vcpu.msr:read",
     replacement=read,
+    findings=("exits/registers/rdmsr",),
     story=__doc__,
     trigger="""\
 # hvp 1

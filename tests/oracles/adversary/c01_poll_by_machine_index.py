@@ -19,6 +19,7 @@ BUG = Bug(
     title="sched.poll stops a vCPU of another domain: the index in the domain is taken for that in the machine",
     replaces="hvfuzz.hypervisor.hypercalls.sched:PollPorts.apply",
     replacement=apply,
+    findings=("specification/vcpu/sched.poll",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -30,6 +30,7 @@ BUG = Bug(
     title="a result that crosses a page runs into the next host frame, which is another guest's",
     replaces="hvfuzz.hypervisor.memory.guest_access:raw_copy_to_guest",
     replacement=raw_copy_to_guest,
+    findings=("ownership/copy/memory.exchange",),
     story=__doc__,
     trigger="""\
 # hvp 1

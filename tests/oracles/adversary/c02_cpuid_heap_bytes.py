@@ -34,6 +34,7 @@ BUG = Bug(
     title="CPUID leaves that do not exist return 16 bytes of the hypervisor's heap",
     replaces="hvfuzz.hypervisor.core.exits:cpuid",
     replacement=cpuid,
+    findings=("exits/registers/cpuid",),
     story=__doc__,
     trigger="""\
 # hvp 1

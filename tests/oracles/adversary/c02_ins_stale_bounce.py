@@ -42,6 +42,7 @@ BUG = Bug(
     title="INS from an unused port gives the register that another domain read last",
     replaces="hvfuzz.hypervisor.devices.string_io:move",
     replacement=move,
+    findings=("exits/string/ins",),
     story=__doc__,
     trigger="""\
 # hvp 1

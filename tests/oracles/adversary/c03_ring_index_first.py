@@ -33,6 +33,7 @@ BUG = Bug(
     title="the index of a ring announces an entry that is not there yet",
     replaces="hvfuzz.hypervisor.devices.coalesced_mmio:Window._queue",
     replacement=queue,
+    findings=("exits/ring/mmio_write",),
     story=__doc__,
     trigger="""\
 # hvp 1

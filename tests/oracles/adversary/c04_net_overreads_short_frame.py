@@ -43,6 +43,7 @@ BUG = Bug(
     title="a network card reads beyond a short buffer, and sends what it finds",
     replaces="hvfuzz.machine.devices.virtio.net:VirtioNet.serve",
     replacement=serve,
+    findings=("exits/dma/mmio_write",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -31,6 +31,7 @@ BUG = Bug(
     title="a network card writes to buffers that the driver gave it only to read",
     replaces="hvfuzz.machine.devices.virtio.net:VirtioNet._receive",
     replacement=receive,
+    findings=("exits/dma/mmio_write",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -30,6 +30,7 @@ BUG = Bug(
     title="CR2 names the page before the one that faults",
     replaces="hvfuzz.hypervisor.memory.guest_access:operand",
     replacement=operand,
+    findings=("exits/string/outs",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -43,6 +43,7 @@ BUG = Bug(
     title="an INS that faults has written the first half of its element, and read its port",
     replaces="hvfuzz.hypervisor.devices.string_io:move",
     replacement=move,
+    findings=("exits/string/ins",),
     story=__doc__,
     trigger="""\
 # hvp 1

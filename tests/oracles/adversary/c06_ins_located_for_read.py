@@ -39,6 +39,7 @@ BUG = Bug(
     title="INS writes to pages that may only be read, those granted read-only included",
     replaces="hvfuzz.hypervisor.devices.string_io:move",
     replacement=move,
+    findings=("ownership/copy/ins",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -33,6 +33,7 @@ BUG = Bug(
     title="with IOPL 3 a process's INS and OUTS reach the memory of its kernel",
     replaces="hvfuzz.hypervisor.memory.guest_access:translate_as_guest",
     replacement=translate_as_guest,
+    findings=("exits/string/outs",),
     story=__doc__,
     trigger="""\
 # hvp 1

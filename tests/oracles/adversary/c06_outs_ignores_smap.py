@@ -33,6 +33,7 @@ BUG = Bug(
     title="OUTS in ring 0 reads user pages despite SMAP",
     replaces="hvfuzz.hypervisor.memory.guest_access:translate_as_guest",
     replacement=translate_as_guest,
+    findings=("exits/string/outs",),
     story=__doc__,
     trigger="""\
 # hvp 1

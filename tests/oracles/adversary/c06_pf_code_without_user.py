@@ -33,6 +33,7 @@ BUG = Bug(
     title="the page fault of a process's OUTS is reported as the kernel's",
     replaces="hvfuzz.hypervisor.memory.guest_access:translate_as_guest",
     replacement=translate_as_guest,
+    findings=("exits/string/outs",),
     story=__doc__,
     trigger="""\
 # hvp 1

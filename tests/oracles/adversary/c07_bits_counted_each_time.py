@@ -33,6 +33,7 @@ BUG = Bug(
     title="each frame that is allocated costs a loop over all frames of the machine",
     replaces="hvfuzz.hypervisor.memory.allocator:Allocator._claim",
     replacement=claim,
+    findings=("work/turns/memory.populate",),
     story=__doc__,
     trigger="""\
 # hvp 1

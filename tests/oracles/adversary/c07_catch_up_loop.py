@@ -38,6 +38,7 @@ BUG = Bug(
     title="the periodic timer is advanced period by period, as often as the guest likes",
     replaces="hvfuzz.hypervisor.vcpu.apic_timer:expire",
     replacement=expire,
+    findings=("work/turns/cpuid",),
     story=__doc__,
     trigger="""\
 # hvp 1

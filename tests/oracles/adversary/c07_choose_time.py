@@ -33,6 +33,7 @@ BUG = Bug(
     title="how long an allocation takes tells how much memory other domains use",
     replaces="hvfuzz.hypervisor.memory.allocator:Allocator.choose",
     replacement=choose,
+    findings=("work/time/memory.populate",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -22,6 +22,7 @@ BUG = Bug(
     title="how long a flush takes tells what other domains have in the TLB",
     replaces="hvfuzz.hypervisor.memory.stage2:Stage2.flush",
     replacement=flush,
+    findings=("work/time/memory.decrease",),
     story=__doc__,
     trigger="""\
 # hvp 1

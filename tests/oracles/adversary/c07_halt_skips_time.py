@@ -30,6 +30,7 @@ BUG = Bug(
     title="a guest that halts moves everybody's clock to its own deadline",
     replaces="hvfuzz.hypervisor.core.exits:hlt",
     replacement=hlt,
+    findings=("exits/clock/hlt",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -28,6 +28,7 @@ BUG = Bug(
     title="a clock read beyond the quota stops the machine for a whole window more",
     replaces="hvfuzz.hypervisor.vcpu.guest_clock:read_clock",
     replacement=read_clock,
+    findings=("exits/registers/rdtsc",),
     story=__doc__,
     trigger="""\
 # hvp 1

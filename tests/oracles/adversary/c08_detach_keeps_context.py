@@ -20,6 +20,7 @@ BUG = Bug(
     title="a device that was reassigned still accesses the memory of its last owner",
     replaces="hvfuzz.hypervisor.memory.dma:ContextTables.flush",
     replacement=flush,
+    findings=("stale/context/device.deassign",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -26,6 +26,7 @@ BUG = Bug(
     title="a device keeps its access to a page whose loan is over",
     replaces="hvfuzz.hypervisor.memory.dma:DmaMap.release",
     replacement=release,
+    findings=("stale/iotlb/grant.unmap",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -23,6 +23,7 @@ BUG = Bug(
     title="unmapped device pages stay in the IOTLB: a page number is passed as an address",
     replaces="hvfuzz.hypervisor.memory.dma:DmaMap.flush",
     replacement=flush,
+    findings=("stale/iotlb/device.dma_unmap",),
     story=__doc__,
     trigger="""\
 # hvp 1

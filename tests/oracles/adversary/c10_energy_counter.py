@@ -36,6 +36,7 @@ BUG = Bug(
     advisory="XSA-351, CVE-2020-28368",
     replaces="hvfuzz.hypervisor.vcpu.msr:read",
     replacement=read,
+    findings=("exits/fault/rdmsr",),
     story=__doc__,
     trigger="""\
 # hvp 1

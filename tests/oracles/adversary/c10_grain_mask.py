@@ -20,6 +20,7 @@ BUG = Bug(
     title="the clock that guests read is exact: the wrong mask rounds it",
     replaces="hvfuzz.hypervisor.vcpu.guest_clock:quantised",
     replacement=quantised,
+    findings=("specification/result/time.clock_read",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -24,6 +24,7 @@ BUG = Bug(
     title="a limit tells how many frames of the machine are free",
     replaces="hvfuzz.hypervisor.hypercalls.discovery:Limits.check",
     replacement=check,
+    findings=("specification/result/discovery.limits",),
     story=__doc__,
     trigger="""\
 # hvp 1

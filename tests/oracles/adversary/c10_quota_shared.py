@@ -28,6 +28,7 @@ BUG = Bug(
     title="a clock read is refused if other domains have read the clock",
     replaces="hvfuzz.hypervisor.hypercalls.time:ClockRead.check",
     replacement=check,
+    findings=("specification/status/time.clock_read",),
     story=__doc__,
     trigger="""\
 # hvp 1

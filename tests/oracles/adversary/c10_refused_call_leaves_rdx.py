@@ -34,6 +34,7 @@ BUG = Bug(
     title="a refused call returns a register of another guest",
     replaces="hvfuzz.hypervisor.core.dispatch:vmcall",
     replacement=vmcall,
+    findings=("exits/registers/grant.revoke",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -35,6 +35,7 @@ BUG = Bug(
     title="uninitialised padding in a ring entry carries another domain's register to a guest",
     replaces="hvfuzz.hypervisor.devices.coalesced_mmio:Window._queue",
     replacement=queue,
+    findings=("exits/ring/mmio_write",),
     story=__doc__,
     trigger="""\
 # hvp 1

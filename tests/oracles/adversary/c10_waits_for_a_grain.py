@@ -31,6 +31,7 @@ BUG = Bug(
     title="a guest reads its counter in each grain, at its edge",
     replaces="hvfuzz.hypervisor.vcpu.guest_clock:read_clock",
     replacement=read_clock,
+    findings=("exits/registers/rdtsc",),
     story=__doc__,
     trigger="# hvp 1\nworld pair\n" + "rdtsc(dom1)\n" * 10,
 )

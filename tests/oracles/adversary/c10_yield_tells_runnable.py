@@ -21,6 +21,7 @@ BUG = Bug(
     title="how long a yield takes tells whether other domains are idle",
     replaces="hvfuzz.hypervisor.hypercalls.sched:EndSlice.apply",
     replacement=apply,
+    findings=("specification/time/sched.yield",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -22,6 +22,7 @@ BUG = Bug(
     title="a deadline that is met to the cycle passes unnoticed",
     replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.expire",
     replacement=expire,
+    findings=("specification/change/cpuid",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -23,6 +23,7 @@ BUG = Bug(
     title="the APIC error interrupt of a guest is raised in the control domain",
     replaces="hvfuzz.hypervisor.vcpu.apic:fail",
     replacement=fail,
+    findings=("exits/interrupt/wrmsr",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -24,6 +24,7 @@ BUG = Bug(
     title="an event is spent on a vCPU that runs, and the one that waits sleeps on",
     replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.event",
     replacement=event,
+    findings=("specification/vcpu/event.send",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -36,6 +36,7 @@ BUG = Bug(
     title="a logical IPI reaches the vCPUs of every domain",
     replaces="hvfuzz.hypervisor.vcpu.apic:targets",
     replacement=targets,
+    findings=("exits/interrupt/wrmsr",),
     story=__doc__,
     trigger="""\
 # hvp 1

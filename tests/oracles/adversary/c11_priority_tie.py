@@ -27,6 +27,7 @@ BUG = Bug(
     title="an interrupt of the processor's own priority class is taken",
     replaces="hvfuzz.hypervisor.vcpu.apic:pending",
     replacement=pending,
+    findings=("specification/change/wrmsr",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -35,6 +35,7 @@ BUG = Bug(
     title="a protection that splits two large pages with one table page left stops the host",
     replaces="hvfuzz.hypervisor.hypercalls.memory.protect:Protect.check",
     replacement=check,
+    findings=("host_memory/exception:HostBug/memory.protect",),
     story=__doc__,
     trigger="""\
 # hvp 1

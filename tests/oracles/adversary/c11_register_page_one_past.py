@@ -29,6 +29,7 @@ BUG = Bug(
     title="a load from the page behind the last device reads beyond the list of devices",
     replaces="hvfuzz.hypervisor.core.exits:emulated_device",
     replacement=emulated_device,
+    findings=("host_memory/exception:IndexError/load",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -32,6 +32,7 @@ BUG = Bug(
     title="a hypercall at the end of the lower half returns to the start of the upper half",
     replaces="hvfuzz.hypervisor.core.dispatch:vmcall",
     replacement=vmcall,
+    findings=("exits/registers/sched.yield",),
     story=__doc__,
     trigger="""\
 # hvp 1

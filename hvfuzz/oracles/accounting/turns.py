@@ -1,0 +1,92 @@
+"""Counts the lines that the hypervisor's code runs between two preemption points. Helper of the oracle `work`.
+
+Work units count accesses to memory and arrays. A loop that touches neither keeps the host busy as well: its turns are
+counted line by line, which is slow, so in audited runs only.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.oracles.scene.scene import Scene
+    from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
+
+LINES: Final = 30_000
+"""Lines that may run between two preemption points, whatever they do, and"""
+LINES_PER_UNIT: Final = 60
+"""for each unit of work: about four times what legal calls need on the clean hypervisor."""
+NOT_THE_HOST: Final = ("hvfuzz.machine.", "hvfuzz.oracles.", "hvfuzz.guest.", "hvfuzz.targets.", "hvfuzz.abi.")
+"""Packages whose lines are not counted: hardware, guests and oracles work while the hypervisor does."""
+
+
+class Turns:
+    """Traces the code that handles an exit, and reports the rule `turns` of the oracle."""
+
+    __snapshot_leaf__ = True
+    __slots__ = ("_lines", "_report", "_tracing", "_units", "_work")
+    oracle = "work"
+
+    def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
+        self._report: Final = scene.report
+        self._work: Final = scene.hypervisor.host.work
+        self._tracing = False
+        self._units = 0
+        self._lines = 0
+
+    def hook(self, on: bool) -> None:
+        """Trace the exits from now on, or no longer."""
+        self._stop()
+
+    def reset(self) -> None:
+        """Forget the last exit, which may have ended in an exception."""
+        self._stop()
+        self._lines = self._units = 0
+
+    def _stop(self) -> None:
+        if self._tracing:
+            self._tracing = False
+            sys.settrace(None)
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """Count from zero. A debugger or a measurement of coverage that traces already keeps its hook."""
+        self._lines = 0
+        self._units = self._work.units
+        if sys.gettrace() is None:
+            self._tracing = True
+            sys.settrace(self._call)
+
+    def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        """Decide whether the lines of a called function count."""
+        module: str = frame.f_globals.get("__name__", "")
+        if module.startswith(NOT_THE_HOST) or module.partition(".")[0] in sys.stdlib_module_names:
+            return None
+        return self._line
+
+    def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        """Count a line."""
+        if event == "line":
+            self._lines += 1
+        return self._line
+
+    def preemption_point(self) -> None:
+        """Check what ran since the last one."""
+        self._check("")
+
+    def exit_finished(self, vcpu: VCpu) -> None:
+        """Check what ran since the last preemption point."""
+        self._stop()
+        self._check(f" of an exit for {vcpu.vmcs.reason.name}")
+
+    def _check(self, where: str) -> None:
+        units = self._work.units - self._units
+        bound = LINES + LINES_PER_UNIT * units
+        if self._lines > bound:
+            text = f"the hypervisor runs {self._lines} lines{where} without a preemption point"
+            self._report(self.oracle, "turns", f"{text}, for {units} units of work; the bound is {bound}")
+        self._lines = 0
+        self._units += units
