@@ -1,0 +1,44 @@
+"""The judged survivors still exist as they were judged, and a small sample of mutants is judged as it was."""
+
+from pathlib import Path
+
+import pytest
+
+from hvfuzz.campaign.bench.mutants.generation import find_mutant
+from hvfuzz.campaign.bench.mutants.judging import KILLED, judge
+from hvfuzz.campaign.bench.mutants.module_source import ModuleSource
+from hvfuzz.campaign.bench.mutants.reach import NamedProgram, Reach
+from hvfuzz.campaign.bench.mutants.survivors import SUFFIX, edit_of, read_survivor
+from hvfuzz.campaign.program_files import read_program
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+
+FOLDER = Path(__file__).with_name("mutants")
+ROOT = Path(__file__).parents[2]
+FILES = sorted(FOLDER.iterdir())
+#: (mutant, program that reaches it, oracle): of each kind one that an oracle must notice.
+SAMPLE: tuple[tuple[str, str, str], ...] = ()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
+def test_a_judged_survivor_is_still_the_same_edit(file: Path) -> None:
+    assert file.suffix == SUFFIX
+    record = read_survivor(file)
+    assert file.name == record.file_name
+    mutant = find_mutant(record.id)
+    assert record.edit == edit_of(mutant.diff(ModuleSource(mutant.path).bytes))
+
+
+@pytest.fixture(scope="module")
+def booted() -> EmulatedTarget:
+    return EmulatedTarget(mutated=True)
+
+
+@pytest.mark.parametrize(("identity", "name", "oracle"), SAMPLE, ids=str)
+def test_the_corpus_kills_it(identity: str, name: str, oracle: str, booted: EmulatedTarget) -> None:
+    mutant = find_mutant(identity)
+    first, last = mutant.lines
+    named = NamedProgram(name, read_program(ROOT / name, booted.catalogue))
+    lines = {mutant.path: frozenset(range(first, last + 1))}
+    # As if it were reached at boot, so that each has a machine of its own.
+    result = judge(mutant, Reach([named], lines, [lines], [1]), booted, 0, 0)
+    assert (result.verdict, result.finding.partition("/")[0]) == (KILLED, oracle)
