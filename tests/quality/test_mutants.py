@@ -15,8 +15,56 @@ from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 FOLDER = Path(__file__).with_name("mutants")
 ROOT = Path(__file__).parents[2]
 FILES = sorted(FOLDER.iterdir())
-#: (mutant, program that reaches it, oracle): of each kind one that an oracle must notice.
-SAMPLE: tuple[tuple[str, str, str], ...] = ()
+#: (mutant, program that reaches it, oracle that must notice it first), of most kinds.
+SAMPLE = (
+    (
+        "hypervisor/hypercalls/grant/entries.py:RevokeGrant.apply:early-return:5",
+        "corpus/hypercalls/race-grant-revoked-while-mapped.hvp",
+        "recount",
+    ),
+    ("hypervisor/memory/dma.py:ContextTables.flush:early-return:2", "corpus/dma/two-devices.hvp", "stale"),
+    (
+        "hypervisor/memory/stage2.py:Stage2.unmap:drop-call:2",
+        "corpus/hypercalls/race-grant-revoked-while-mapped.hvp",
+        "stale",
+    ),
+    (
+        "machine/mmu/stage1.py:Mmu.translate:off-by-one:5",
+        "crashes/host_memory--hole--memory.exchange@xsa-212/program.hvp",
+        "ownership",
+    ),
+    (
+        "hypervisor/hypercalls/device/dma_map.py:DmaMap.check:drop-check:5",
+        "corpus/dma/peer-to-peer.hvp",
+        "specification",
+    ),
+    (
+        "hypervisor/hypercalls/grant/mappings.py:unmap_side:negate:1",
+        "crashes/recount--pins--grant.unmap@xsa-224/program.hvp",
+        "ownership",
+    ),
+    ("hypervisor/hypercalls/grant/copy.py:Copy.check:swap:8", "corpus/hypercalls/grant-copy.hvp", "ownership"),
+    (
+        "hypervisor/core/dispatch.py:commit_long:last-iteration:1",
+        "corpus/hypercalls/race-grant-revoked-while-mapped.hvp",
+        "specification",
+    ),
+    (
+        "hypervisor/memory/allocator.py:Allocator._claim:drop-count:2",
+        "corpus/hypercalls/race-grant-revoked-while-mapped.hvp",
+        "recount",
+    ),
+    (
+        "hypervisor/core/dispatch.py:vmcall:drop-store:2",
+        "corpus/hypercalls/race-grant-revoked-while-mapped.hvp",
+        "exits",
+    ),
+    (
+        "hypervisor/core/dispatch.py:fetch_arguments:fetch-twice:1",
+        "corpus/hypercalls/race-grant-revoked-while-mapped.hvp",
+        "fetch",
+    ),
+)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))

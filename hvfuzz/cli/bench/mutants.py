@@ -234,9 +234,8 @@ def _finish_one(judgements: list[Judgement], known: dict[str, Survivor], as_json
 
 
 def _print_scores(rows: dict[str, Score]) -> None:
-    table = FigureTable(
-        "file", "by corpus", "by fuzzing", "survived", "not reached", "internal", "equivalent", "not supported", "score"
-    )
+    killed, alive = ("by corpus", "by fuzzing", "exceptions"), ("survived", "not reached", "internal")
+    table = FigureTable("file", *killed, *alive, "equivalent", "not supported", "score")
     for name, row in rows.items():
         share = "-" if row.share is None else f"{row.share:.1%}"
         table.add_row(name, *(f"{figure:,}" for figure in row), share)

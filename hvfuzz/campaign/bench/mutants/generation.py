@@ -1,6 +1,6 @@
 """All mutants of the hypervisor and of the MMU, TLB and IOMMU, in a fixed order, and samples of them."""
 
-import random
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -77,10 +77,10 @@ def all_mutants(patterns: Sequence[str] = ()) -> list[Mutant]:
 def sample(mutants: Sequence[Mutant], count: int | None, seed: int) -> list[Mutant]:
     """`count` mutants chosen at random (None: all), in a random order, so that a run cut short is a sample, too.
 
-    A larger sample with the same seed begins with the smaller one.
+    Each mutant's place depends on the seed and its id only. So a larger sample begins with the smaller one, and a
+    change of the source leaves the sample as it was, but for the mutants that come or go.
     """
-    chosen = list(mutants)
-    random.Random(seed).shuffle(chosen)
+    chosen = sorted(mutants, key=lambda mutant: hashlib.sha256(f"{seed}:{mutant.id}".encode()).digest())
     return chosen if count is None else chosen[:count]
 
 

@@ -173,9 +173,12 @@ def early_return(source: ModuleSource, function: Function, places: Sequence[Plac
     if any(isinstance(node, ast.Return) and node.value is not None for node, _ in places):
         return
     for statement in function.body[1:]:
-        if not isinstance(statement, Function | ast.ClassDef | ast.Return | ast.Raise | ast.Assert):
+        text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)  # of an attribute
+        if not text and not isinstance(statement, Function | ast.ClassDef | ast.Return | ast.Raise | ast.Assert):
+            first = source.text(statement).partition("\n")[0]
             start, _ = source.span(statement)
-            yield Edit(start, start, f"return\n{' ' * statement.col_offset}", head(statement))
+            after = f"return\n{' ' * statement.col_offset}{first}"
+            yield Edit(start, start + len(first.encode()), after, head(statement))
 
 
 def last_iteration(source: ModuleSource, function: Function, places: Sequence[Place]) -> Iterator[Edit]:

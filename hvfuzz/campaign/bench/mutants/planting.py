@@ -5,10 +5,13 @@ function and changes its code, so methods bound long ago, properties, tables of 
 booted already have it as well; and nothing has to be known about how the function is reached.
 """
 
+from __future__ import annotations
+
 import gc
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import _lru_cache_wrapper
 from types import CodeType, FunctionType, ModuleType
 from typing import Final
 
@@ -79,6 +82,16 @@ def _same(old: CodeType, new: CodeType) -> bool:
     return True
 
 
+def _caches(functions: list[FunctionType]) -> list[_lru_cache_wrapper[object]]:
+    """The caches of results that one of `functions` has computed."""
+    changed = {id(function) for function in functions}
+    return [
+        item
+        for item in gc.get_objects()
+        if type(item) is _lru_cache_wrapper and id(getattr(item, "__wrapped__", None)) in changed
+    ]
+
+
 def _functions(changed: dict[_Key, CodeType], file: str) -> list[tuple[FunctionType, CodeType]]:
     found = []
     for item in gc.get_objects():
@@ -107,10 +120,15 @@ def planted_mutant(mutant: Mutant, source: ModuleSource) -> Iterator[None]:
         old = function.__code__
         if old.co_freevars != code.co_freevars or (old.co_flags ^ code.co_flags) & KEPT_FLAGS:
             raise Unsupported("the function refers to other variables of an outer function, or is a generator no more")
+    caches = _caches([function for function, _ in exchanged])
     try:
         for function, code in exchanged:
             function.__code__ = code
+        for cache in caches:
+            cache.cache_clear()
         yield
     finally:
         for function, old in originals:
             function.__code__ = old
+        for cache in caches:
+            cache.cache_clear()

@@ -9,6 +9,7 @@ from hvfuzz.campaign.bench.mutants.survivors import EQUIVALENT, Survivor
 
 ALL = "all files"
 CRITICAL_FILES = "isolation-critical files"
+EXCEPTION = "host_memory/exception:"
 
 
 class Score(NamedTuple):
@@ -16,6 +17,8 @@ class Score(NamedTuple):
 
     by_corpus: int = 0
     by_fuzzing: int = 0
+    exceptions: int = 0
+    """How many of those ended in an exception of the host, such as a TypeError: that takes no clever oracle."""
     survived: int = 0
     """Without those that are equivalent."""
     not_reached: int = 0
@@ -48,7 +51,10 @@ class Score(NamedTuple):
 def score_of(judgement: Judgement, judged: Mapping[str, Survivor]) -> Score:
     """The figures of one mutant; `judged` are the survivors that people have looked at, by id."""
     if judgement.verdict == KILLED:
-        return Score(by_corpus=1) if judgement.by == BY_CORPUS else Score(by_fuzzing=1)
+        exceptions = int(judgement.finding.startswith(EXCEPTION))
+        if judgement.by == BY_CORPUS:
+            return Score(by_corpus=1, exceptions=exceptions)
+        return Score(by_fuzzing=1, exceptions=exceptions)
     if judgement.verdict == UNSUPPORTED:
         return Score(unsupported=1)
     if judgement.verdict == INTERNAL:

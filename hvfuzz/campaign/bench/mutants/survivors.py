@@ -58,8 +58,12 @@ class Survivor(NamedTuple):
 
 
 def edit_of(diff: str) -> tuple[str, ...]:
-    """The lines of `diff` that it takes away or adds."""
-    return tuple(line for line in diff.splitlines() if line[:1] in ("-", "+"))
+    """The lines of `diff` that it takes away or adds; where it only adds, the line before which, too."""
+    lines = diff.splitlines()
+    changed = [at for at, line in enumerate(lines) if line[:1] in ("-", "+")]
+    following = changed[-1] + 1 if changed else len(lines)
+    only_adds = not any(lines[at].startswith("-") for at in changed)
+    return tuple(lines[at] for at in (*changed, *([following] if only_adds and following < len(lines) else [])))
 
 
 def survivor(mutant: Mutant, verdict: str = OPEN, why: str = "") -> Survivor:

@@ -104,7 +104,7 @@ def test_a_mutant_that_nothing_reaches_goes_to_fuzzing(
 def test_a_mutant_that_changes_nothing_is_not_supported(
     status_lost: Mutant, reach: Reach, booted: EmulatedTarget
 ) -> None:
-    result = judge(status_lost._replace(after=""), reach, booted, 3, 1)
+    result = judge(status_lost._replace(after=status_lost.before), reach, booted, 3, 1)
     assert (result.verdict, result.programs) == (UNSUPPORTED, 0)
     assert "the same" in result.message
 

@@ -82,6 +82,11 @@ def counts(n):
     return [each + 1 for each in range(n)]
 
 
+@functools.lru_cache(8)
+def kept(n):
+    return n + 3
+
+
 MADE = maker(1)
 DEAF = deaf("outer")
 THING = Thing(4)
@@ -119,6 +124,7 @@ def mutant(identity: str) -> tuple[Mutant, ModuleSource]:
         ("Base.limit:off-by-one:1", "BOUND()", 15, 16),
         ("maker.inner:off-by-one:1", "MADE(1)", 101, 102),
         ("maker.inner:off-by-one:1", "maker(1)(1)", 101, 102),
+        ("kept:off-by-one:1", "kept(1)", 4, 5),
         ("turns:off-by-one:2", "list(turns(2))", [1, 0], [1]),
         ("counts:off-by-one:1", "counts(2)", [1, 2], [2, 3]),
     ],

@@ -14,6 +14,7 @@ from hvfuzz.campaign.bench.mutants.survivors import (
     HOLE,
     OPEN,
     Survivor,
+    edit_of,
     read_survivor,
     read_survivors,
     record_survivors,
@@ -87,6 +88,12 @@ def test_a_survivor_is_recorded_and_read(tmp_path: Path, mutants: list[Mutant]) 
     assert read_survivors(tmp_path / "nowhere") == {}
 
 
+def test_an_edit_is_what_changes_and_where() -> None:
+    assert edit_of(" a\n-b\n+c\n d") == ("-b", "+c")
+    assert edit_of(" a\n+return\n b\n c") == ("+return", " b")
+    assert edit_of(" a\n+return") == ("+return",)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -108,7 +115,7 @@ def test_the_score_leaves_out_what_is_equivalent(mutants: list[Mutant]) -> None:
     ports = [each for each in mutants if each.path.endswith("event_channels.py")]
     judgements = [
         judgement(grants[0], KILLED, by="corpus"),
-        judgement(grants[1], KILLED, by="fuzzing"),
+        judgement(grants[1], KILLED, by="fuzzing")._replace(finding="host_memory/exception:TypeError/grant.map"),
         judgement(grants[2], SURVIVED),
         judgement(grants[3], SURVIVED),
         judgement(grants[4], UNSUPPORTED),
@@ -122,8 +129,8 @@ def test_the_score_leaves_out_what_is_equivalent(mutants: list[Mutant]) -> None:
     }
     rows = scores(judgements, judged)
     assert list(rows) == ["hypervisor/ipc/event_channels.py", "hypervisor/ipc/grants.py", CRITICAL_FILES, ALL]
-    assert rows["hypervisor/ipc/grants.py"] == rows[CRITICAL_FILES] == Score(1, 1, 1, 0, 0, 1, 1)
-    assert rows["hypervisor/ipc/event_channels.py"] == Score(1, 0, 1, 1, 1, 0, 0)
+    assert rows["hypervisor/ipc/grants.py"] == rows[CRITICAL_FILES] == Score(1, 1, 1, 1, 0, 0, 1, 1)
+    assert rows["hypervisor/ipc/event_channels.py"] == Score(1, 0, 0, 1, 1, 1, 0, 0)
     assert rows[CRITICAL_FILES].share == 2 / 3
     assert rows[ALL].share == 3 / 6
     assert Score().share is None
