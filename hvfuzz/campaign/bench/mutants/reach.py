@@ -24,6 +24,9 @@ from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
+EXECUTED: Final = ("machine", "abi", "guest", "hypervisor", "oracles", "targets")
+"""Folders of the package on which it depends what a program executes."""
+
 Lines = Mapping[str, frozenset[int]]
 """Executed lines, by file (relative to the package)."""
 
@@ -172,8 +175,9 @@ def _plain(lines: Lines) -> dict[str, list[int]]:
 
 def _digest(programs: Sequence[NamedProgram]) -> str:
     digest = hashlib.sha256(sys.version.encode())
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for folder in EXECUTED:
+        for path in sorted((PACKAGE / folder).rglob("*.py")):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     for name, program in programs:
         digest.update(f"{name}\0{render(program)}\0".encode())
     return digest.hexdigest()
