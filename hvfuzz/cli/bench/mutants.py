@@ -178,7 +178,8 @@ def _judge(
             if judgement is not None:
                 file.append(judgement)
                 judgements.append(judgement)
-                bar.print_result(_line(judgement))
+                if len(waiting) > 1:  # a single one is the result of the command
+                    bar.print_result(_line(judgement))
             killed = sum(each.verdict == KILLED for each in judgements[before:])
             done = len(judgements) - before
             bar.show(done, f"{done:,} of {quantity(len(waiting), 'mutant')}, {killed:,} killed")
