@@ -94,6 +94,7 @@ def cli() -> None:
 def _user_errors() -> tuple[type[Exception], ...]:
     """Exceptions whose message is for the user: bad input, or something missing on this machine."""
     from hvfuzz.bugs import BugError
+    from hvfuzz.campaign.bench.mutants.generation import MutantError
     from hvfuzz.campaign.bench.trace_equality import TraceError
     from hvfuzz.campaign.findings import FindingFileError
     from hvfuzz.campaign.program_files import ProgramFileError
@@ -111,6 +112,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
         EngineError,
         ReferenceError,
         HarnessError,
+        MutantError,
     )
 
 

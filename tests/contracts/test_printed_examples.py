@@ -24,7 +24,7 @@ import hvfuzz.cli
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CRASH = "crashes/host_memory--null--sched.poll@xsa-221/program.hvp"
-SHORTER = {"--ops": 2000, "--programs": 20, "--cases": 20, "--trials": 1, "--rounds": 3}
+SHORTER = {"--sample": 2, "--ops": 2000, "--programs": 20, "--cases": 20, "--trials": 1, "--rounds": 3}
 """Option -> the value that it gets if it has a greater one."""
 BOUNDED = {
     "hvfuzz fuzz": "--runs 60",

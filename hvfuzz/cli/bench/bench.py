@@ -1,4 +1,4 @@
-"""`hvfuzz bench`: measures speed, detection and determinism on this machine."""
+"""`hvfuzz bench`: measures speed, detection, determinism and oracles on this machine."""
 
 import sys
 import tempfile
@@ -14,6 +14,7 @@ from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bench.bug_trials import bugs
 from hvfuzz.cli.bench.false_alarms import clean
+from hvfuzz.cli.bench.mutants import mutants
 from hvfuzz.cli.bench.traces import traces
 from hvfuzz.cli.figure_table import FigureTable
 from hvfuzz.cli.options import Group, Whole, json_option, option, seconds_range, seed_option
@@ -25,16 +26,17 @@ from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 @click.group(
     "bench",
     cls=Group,
-    short_help="Measure speed, bug detection, false alarms and determinism.",
+    short_help="Measure speed, bug detection, false alarms, determinism and oracles.",
     examples=(
         "hvfuzz bench speed",
         "hvfuzz bench bugs xsa-212 xsa-222 --trials 5",
         "hvfuzz bench clean --ops 1000000",
         "hvfuzz bench traces --programs 10000",
+        "hvfuzz bench mutants --sample 100",
     ),
 )
 def command() -> None:
-    """Measure speed, bug detection, false alarms and determinism on this machine."""
+    """Measure speed, bug detection, false alarms, determinism and oracles on this machine."""
 
 
 @command.command(
@@ -151,3 +153,4 @@ def _engine(feedback: Feedback, seconds: float, seed: int, folders: list[str]) -
 command.add_command(bugs)
 command.add_command(clean)
 command.add_command(traces)
+command.add_command(mutants)

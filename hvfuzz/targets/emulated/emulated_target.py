@@ -44,7 +44,8 @@ class EmulatedTarget:
 
     `oracles` names the oracles to run (None: all; the empty set: none). `observer` gets the events of each run. An op,
     or a boot with a planted bug, that takes more than `hang_seconds` of processor time is a finding. A world is booted
-    when it is first used.
+    when it is first used. With `mutated`, the caller has changed the code of the host: what it raises is a finding, as
+    with a planted bug.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class EmulatedTarget:
         oracles: frozenset[str] | None = None,
         observer: RunObserver | None = None,
         hang_seconds: float = LIMIT,
+        mutated: bool = False,
     ) -> None:
         self.catalogue: Final = catalogue(ABI)
         self.bug: Final = bug
@@ -64,7 +66,7 @@ class EmulatedTarget:
         self._watchdog: Final = Watchdog(hang_seconds)
         self._limit: Final = StackLimit()
         self._systems: Final[dict[int, System]] = {}
-        self._host_planted: Final = bug is not None and bug.replaces.startswith(HOST)
+        self._host_planted: Final = mutated or (bug is not None and bug.replaces.startswith(HOST))
         self._planted: Final[AbstractContextManager[None]] = nullcontext() if bug is None else Plant(bug)
 
     def system(self, world: int) -> System:
