@@ -48,8 +48,6 @@ class DeviceModels:
         """Second models, by domain and name."""
         self._timed: list[SecondModel] = []
         """Second models with a deadline."""
-        self._copied: list[tuple[int, SecondModel]] = []
-        """(domain, second model) of those that override `port_exit_started`."""
         self._used = True
         """Whether any model may differ from its power-on state."""
 
@@ -62,11 +60,8 @@ class DeviceModels:
         """Set every second model to its power-on state."""
         if self._used:
             self._seconds = [{each.name: each(self._clock) for each in self._classes} for _ in self._domains]
-            every = [(domain, each) for domain, models in enumerate(self._seconds) for each in models.values()]
-            self._timed = [each for _, each in every if type(each).expire is not SecondModel.expire]
-            self._copied = [
-                pair for pair in every if type(pair[1]).port_exit_started is not SecondModel.port_exit_started
-            ]
+            every = [each for models in self._seconds for each in models.values()]
+            self._timed = [each for each in every if type(each).expire is not SecondModel.expire]
             self._used = False
 
     def exit_started(self) -> None:
@@ -76,10 +71,8 @@ class DeviceModels:
                 second.expire()
 
     def port_exit_started(self) -> None:
-        """Let the second models copy their subjects, as an exit for port I/O begins."""
+        """An exit for port I/O begins, which may change any model."""
         self._used = True
-        for domain, second in self._copied:
-            second.port_exit_started(self._domains[domain].devices.by_name[second.name])
 
     def at_port(self, domain: int, port: int) -> tuple[SecondModel | None, int]:
         """(second model at `port` of the domain or None, offset among its ports)."""
@@ -107,7 +100,7 @@ class DeviceModels:
             for name, second in models.items():
                 difference = second.difference(domain.devices.by_name[name])
                 if difference:
-                    report(second.rule, f"device model {name} of dom{domain.id}: {difference}")
+                    report("model", f"device model {name} of dom{domain.id}: {difference}")
 
     def judge(self, report: Report) -> None:
         """Report differences of registers and of memory."""
