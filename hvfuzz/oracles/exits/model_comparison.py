@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.hypervisor.devices.device_model import AREA, memory_offsets
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, SIZE_MASK
 from hvfuzz.oracles.exits.models.second_model import SecondModel
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.scene.scene import Scene
 
+AREA: Final = 0x100
+"""Bytes of host memory for all models of one domain."""
+ALIGNMENT: Final = 0x40
+"""Alignment of the memory of each model in its domain's area, in the order of the models."""
+FIRST_AREA: Final = 0x40
+"""Offset of domain 0's area in the bounce buffer, which begins with the two words of register data."""
 Report = Callable[[str, str], None]
 """Takes a rule and a message."""
 
@@ -36,8 +41,12 @@ class DeviceModels:
             port: (placement.name, at) for placement in placements for at, port in enumerate(placement.ports)
         }
         self._pages: Final = {placement.page: placement.name for placement in placements if placement.page >= 0}
-        self._offsets: Final = memory_offsets(hypervisor.models)
-        self._first: Final = hypervisor.model_memory(0)
+        self._offsets: Final[dict[str, int]] = {}
+        end = 0
+        for each in self._classes:
+            self._offsets[each.name] = end
+            end += -(-len(each(scene.machine.clock).memory()) // ALIGNMENT) * ALIGNMENT
+        self._first: Final = hypervisor.bounce + FIRST_AREA
         self._size: Final = PAGE_SIZE - (self._first & PAGE_MASK)
         self._read: Final = scene.machine.memory.read
         self._domains: Final = hypervisor.domains

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hvfuzz.abi.boot import DEVICES, VIRTIO_BLK, VIRTIO_NET, WORLDS_BY_NAME
 from hvfuzz.guest.format.text import parse
 from hvfuzz.hypervisor.core.boot import boot
+from hvfuzz.hypervisor.devices import device_model
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.devices import dma_engine, pci_function, register_windows
 from hvfuzz.machine.devices.virtio import blk, net, register_map, virtqueue
 from hvfuzz.machine.vtd.legacy_mode import INTERRUPT_RANGE
 from hvfuzz.oracles.exits.functions import (
     copy_engine,
-    device_activity,
     dma_path,
     second_function,
     virtio_card,
@@ -24,6 +24,8 @@ from hvfuzz.oracles.exits.functions import (
     virtqueues,
 )
 from hvfuzz.oracles.exits.functions.device_activity import DeviceActivity
+from hvfuzz.oracles.exits.model_comparison import ALIGNMENT, AREA, FIRST_AREA
+from hvfuzz.oracles.scene import device_windows
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 Register = register_map.Register
@@ -122,9 +124,11 @@ def test_the_layouts_are_those_of_the_machine() -> None:
     assert (virtio_card.LONGEST, virtio_card.ONE_BUFFER) == (net.MAX_FRAME, net.RECEIVED)
     assert (copy_engine.MOST, copy_engine.IDENTITY) == (dma_engine.MAX_LENGTH, dma_engine.DMA_ENGINE_ID)
     assert second_function.WIDTHS == pci_function.ACCESS_SIZES
-    assert second_function.WINDOWS == register_windows.REGISTERS_BASE
-    assert device_activity.WINDOWS_END == register_windows.REGISTERS_LIMIT
+    assert device_windows.FIRST_WINDOW == register_windows.REGISTERS_BASE
+    assert device_windows.WINDOWS_END == register_windows.REGISTERS_LIMIT
     assert dma_path.INTERRUPTS == INTERRUPT_RANGE
+    assert (AREA, ALIGNMENT) == (device_model.AREA, device_model.ALIGNMENT)
+    assert HYPERVISOR.bounce + FIRST_AREA == HYPERVISOR.model_memory(0)
 
 
 @pytest.mark.parametrize("number", [VIRTIO_BLK, VIRTIO_NET])

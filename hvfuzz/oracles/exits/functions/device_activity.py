@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, WRITE
 from hvfuzz.oracles.exits.functions.all_functions import second_functions
-from hvfuzz.oracles.exits.functions.second_function import WINDOWS, Access, SecondFunction, Steps
+from hvfuzz.oracles.exits.functions.second_function import Access, SecondFunction, Steps
+from hvfuzz.oracles.scene.device_windows import FIRST_WINDOW, WINDOWS_END
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.scene.scene import Scene
-
-WINDOWS_END: Final = 0xFEC0_0000
-"""End of the host physical addresses of registers."""
 
 
 class DeviceActivity:
@@ -189,7 +187,7 @@ class DeviceActivity:
         """Report an access that the models do not make."""
         self.lost = True
         self._used = True
-        if access == WRITE and WINDOWS <= hpa < WINDOWS_END:
+        if access == WRITE and FIRST_WINDOW <= hpa < WINDOWS_END:
             self._reached(hpa)
         number = self._number(initiator)
         name = f"{'a function' if number < 0 else self._subjects[number].name}"

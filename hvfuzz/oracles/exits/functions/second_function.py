@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias, TypeVa
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, SIZE_MASK, U64, WRITE
 from hvfuzz.oracles.exits.functions.dma_path import INTERRUPTS
+from hvfuzz.oracles.scene.device_windows import FIRST_WINDOW
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.exits.functions.dma_path import DmaPath
 
 WIDTHS: Final = (1, 2, 4, 8)
 """Bytes of an access to registers; it must be naturally aligned (ABI.md, EPT violation)."""
-WINDOWS: Final = 0xFEB0_0000
-"""Host physical address of the registers of function 0; each further function has the next page."""
 
 
 class Access(NamedTuple):
@@ -60,7 +59,7 @@ class Bus:
 
     def at(self, hpa: int) -> SecondFunction | None:
         """The function whose registers are at `hpa`, or None."""
-        number = hpa - WINDOWS >> PAGE_SHIFT
+        number = hpa - FIRST_WINDOW >> PAGE_SHIFT
         return self.functions[number] if 0 <= number < len(self.functions) else None
 
     def read_registers(self, hpa: int, size: int) -> bytes:
