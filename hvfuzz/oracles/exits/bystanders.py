@@ -31,7 +31,7 @@ class Bystanders:
         self._base: tuple[Any, ...] = ([], [])
 
     def attach(self, uarts: Sequence[Any]) -> None:
-        """Take the current state as correct; `uarts` are the serial ports, by domain."""
+        """Take the current state, which `booted_vcpus` checks, as the base; `uarts` are the serial ports, by domain."""
         self._uarts[:] = uarts
         self._base = (
             [_copy(vcpu) for vcpu in self._vcpus],

@@ -68,7 +68,7 @@ class Emulation:
         self.apics: Final = Apics(scene)
 
     def attach(self) -> None:
-        """Take the current state as correct."""
+        """Take the current state, which `booted_vcpus` checks, as the base."""
         self._offsets = [vcpu.vmcs.tsc_offset for vcpu in self._vcpus]
         self.apics.attach()
         self.reset()

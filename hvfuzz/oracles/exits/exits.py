@@ -16,6 +16,7 @@ from hvfuzz.machine.cpu.registers import RAX, RDX, REGISTERS, RFLAGS, RIP, Reg, 
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu.paging import RFLAGS_RF
+from hvfuzz.oracles.exits import booted_vcpus
 from hvfuzz.oracles.exits.bystanders import Bystanders
 from hvfuzz.oracles.exits.device_calls import CopyCalls
 from hvfuzz.oracles.exits.emulation import ACCESSES, Emulation
@@ -82,12 +83,14 @@ class Exits(Oracle):
         self._copies: Final = CopyCalls(scene, self._activity)
 
     def attach(self) -> None:
-        """Take the current state as correct."""
+        """Check the booted state against the world, and take it as the base."""
+        for rule, text in booted_vcpus.faults(self.scene, self._emulation.apics):
+            self.report(rule, text)
         self._intercepts = [vcpu.vmcs.intercepts for vcpu in self._vcpus]
         self._bitmap = self._bitmaps()
         self._root = self._iommu.root_table
         self._activity.attach()
-        self._models.attach()
+        self._models.attach(self.report)
         self._emulation.attach()
         self._bystanders.attach([domain.devices.by_name["uart"] for domain in self.shadow.domains])
 

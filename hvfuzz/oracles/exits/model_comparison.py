@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, SIZE_MASK
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, SIZE_MASK, WORD
 from hvfuzz.oracles.exits.models.second_model import SecondModel
 
 if TYPE_CHECKING:
@@ -60,10 +60,23 @@ class DeviceModels:
         self._used = True
         """Whether any model may differ from its power-on state."""
 
-    def attach(self) -> None:
-        """Record the memory of the booted machine."""
-        self._base = self._read(self._first, self._size)
+    def attach(self, report: Report) -> None:
+        """Check that every domain has models of its own, in their power-on state, with canary words between them."""
         self.reset()
+        first = self._first & ~PAGE_MASK
+        secret = self._read(first, WORD)
+        self._base = secret * (self._size // WORD)
+        owners: dict[int, int] = {}
+        for domain in self._domains:
+            for model in domain.devices.by_name.values():
+                owner = owners.setdefault(id(model), domain.id)
+                if owner != domain.id:
+                    report("model", f"dom{domain.id} has the device model {model.placement.name} of dom{owner}")
+            places = {port: (domain.devices.by_name[name], at) for port, (name, at) in self._ports.items()}
+            pages = {page: domain.devices.by_name[name] for page, name in self._pages.items()}
+            if places != dict(domain.devices.by_port) or pages != dict(domain.devices.by_page):
+                report("model", f"the ports or pages of the device models of dom{domain.id} lead to other models")
+        self.judge(report)
 
     def reset(self) -> None:
         """Set every second model to its power-on state."""

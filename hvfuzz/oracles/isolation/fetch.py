@@ -90,7 +90,7 @@ class Fetch(Oracle):
             self._judge_asked(declaration, pieces)
         if args is None:
             return
-        ring = vcpu.cpl or self._calls.left[CPL]
+        ring = vcpu.cpl or vcpu.vmcs.saved[CPL]
         if ring:
             self.report("privilege", f"{declaration.name} was accepted from ring {ring} of dom{vcpu.domain}")
         if declaration.privileged and not self._privileged[vcpu.domain]:

@@ -37,6 +37,6 @@ BUG = Bug(
     advisory="CVE-2024-8612",
     replaces="hvfuzz.machine.devices.virtio.blk:VirtioBlk._answer",
     replacement=replacement,
-    findings=("exits/answer/mmio_write",),
+    findings=("exits/dma/mmio_write",),
     trigger=program(MAP, initialise(), block_request(GET_ID, (0x41000, 0x200, DEVICE_WRITES)), NOTIFY),
 )

@@ -22,6 +22,7 @@ class DeviceActivity:
     """What the functions of one machine do, and should do; `report` takes a rule and a message."""
 
     __slots__ = (
+        "_base",
         "_data",
         "_past",
         "_report",
@@ -42,6 +43,8 @@ class DeviceActivity:
         self._report: Final = report
         self._subjects: Final = scene.machine.devices
         self._data: Final = scene.machine.memory.data
+        self._base: list[tuple[list[int], bytes]] = []
+        """Registers and internal memory of each function after boot."""
         self._steps: Steps[None] | None = None
         """What is still to be done."""
         self.due: Access | None = None
@@ -54,7 +57,7 @@ class DeviceActivity:
         self._touched: dict[SecondFunction, None] = {}
         """Functions whose registers this activity may change."""
         self._used = False
-        """Whether a function may differ from its power-on state."""
+        """Whether a function may differ from the base."""
 
     @property
     def functions(self) -> list[SecondFunction]:
@@ -62,16 +65,17 @@ class DeviceActivity:
         return list(self.bus.functions)
 
     def attach(self) -> None:
-        """Every function must be in its power-on state (operation `boot`)."""
+        """Every function must be in its power-on state (operation `boot`). The present state is the base."""
         self.compare("device", "after boot")
-        self._used = True
-        self.reset()
+        self._base = [(list(function.registers), bytes(function.private)) for function in self.bus.functions]
+        self._used = False
+        self._forget()
 
     def reset(self) -> None:
-        """Return to the power-on state."""
+        """Return to the base."""
         if self._used:
-            for function in self.bus.functions:
-                function.reset()
+            for function, (registers, private) in zip(self.bus.functions, self._base, strict=True):
+                function.restore(registers, private)
             self._used = False
         self._forget()
 
@@ -140,8 +144,7 @@ class DeviceActivity:
             broken = rule if function in self._touched or not self._touched else "others"
             if not self.lost or function not in self._touched:
                 self._report(broken, f"{where}: {_difference(function, registers, bytes(private))}")
-            function.registers[:] = registers
-            function.private[:] = private
+            function.restore(registers, private)
 
     def _forget(self) -> None:
         self._steps = self.due = self._written = None

@@ -89,8 +89,12 @@ class SecondFunction:
 
     def reset(self) -> None:
         """Return to the power-on state; nothing of the last owner remains."""
-        self.registers[:] = self.power_on
-        self.private[:] = bytes(len(self.private))
+        self.restore(self.power_on, bytes(len(self.private)))
+
+    def restore(self, registers: Sequence[int], private: bytes | bytearray) -> None:
+        """Return to this state, in which no write is in progress."""
+        self.registers[:] = registers
+        self.private[:] = private
         self._busy = False
 
     def read(self, offset: int, width: int) -> int:
