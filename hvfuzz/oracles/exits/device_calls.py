@@ -8,6 +8,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from hvfuzz.machine.addresses import U64
 from hvfuzz.oracles.exits.functions.copy_engine import CopyEngine
 
 if TYPE_CHECKING:
@@ -28,13 +29,15 @@ COUNT: Final = 8
 class CopyCalls:
     """Follows the calls of one machine that use or reset a function."""
 
-    __slots__ = ("_active", "_activity", "_call", "_calls", "_steps")
+    __slots__ = ("_active", "_activity", "_call", "_calls", "_copies", "_steps")
 
     def __init__(self, scene: Scene, activity: DeviceActivity) -> None:
         self._calls: Final = scene.calls
         self._activity: Final = activity
         self._call: RunningCall | None = None
         """The call to which the last step belonged."""
+        self._copies: list[tuple[int, int, int]] = []
+        """The copies that it asks for."""
         self._steps = 0
         """How many steps of it have begun."""
         self._active = ""
@@ -50,6 +53,7 @@ class CopyCalls:
             return
         if call is not self._call:
             self._call, self._steps = call, 0
+            self._copies = [] if self._active == DEASSIGN else copies(call)
         number = self._steps
         self._steps += 1
         args = call.args
@@ -59,9 +63,9 @@ class CopyCalls:
         elif self._active == DEASSIGN:
             self._activity.cleared(args.device)
         else:
-            engine, copy = functions[args.device], self._copy(call, number)
-            if copy is not None and isinstance(engine, CopyEngine):
-                self._activity.begin(engine, engine.submitted(*copy))
+            engine = functions[args.device]
+            if number < len(self._copies) and isinstance(engine, CopyEngine):
+                self._activity.begin(engine, engine.submitted(*self._copies[number]))
 
     def stepped(self) -> None:
         """The step was applied."""
@@ -69,15 +73,21 @@ class CopyCalls:
             self._activity.end("device", self._active)
             self._active = ""
 
-    @staticmethod
-    def _copy(call: RunningCall, number: int) -> tuple[int, int, int] | None:
-        """(source, target, length) of copy `number` of the call, by what the call has read; None if there is none."""
-        args = call.args
-        if call.declaration is not None and call.declaration.name == SUBMIT:
-            return (args.from_, args.to, args.length) if not number else None
-        ring = b"".join([data for _, data in call.reads])
-        place = COUNT + COPY.size * number
-        if len(ring) < place + COPY.size:
-            return None
-        source, target, length = COPY.unpack_from(ring, place)
-        return source, target, length
+
+def copies(call: RunningCall) -> list[tuple[int, int, int]]:
+    """(source, target, length) of each copy that the call asks for, by what it has read at the places of its ring.
+
+    Which reads it made, and how often, is a question of the oracle `fetch`.
+    """
+    args = call.args
+    if call.declaration is not None and call.declaration.name == SUBMIT:
+        return [(args.from_, args.to, args.length)]
+    read = {gva + at & U64: byte for gva, data in call.reads for at, byte in enumerate(data)}
+    found = []
+    place = args.ring + COUNT
+    while all((place + at) & U64 in read for at in (0, COPY.size - 1)):
+        words = bytes(read.get(place + at & U64, 0) for at in range(COPY.size))
+        source, target, length = COPY.unpack(words)
+        found.append((source, target, length))
+        place += COPY.size
+    return found
