@@ -32,16 +32,9 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.framework.finding import Finding
 
 PASSED_ON: Final = (
-    "frame_allocated",
-    "frame_freed",
-    "block_allocated",
-    "block_freed",
-    "host_access",
-    "guest_copy",
-    "guest_written",
-    "step",
-    "stepped",
-    "preemption_point",
+    *("frame_allocated", "frame_freed", "block_allocated", "block_freed"),
+    *("host_access", "guest_copy", "guest_written"),
+    *("step", "stepped", "preemption_point"),
 )
 """Events of `Observer` at which the suite itself has nothing to do."""
 VMCALL: Final = ExitReason.VMCALL
