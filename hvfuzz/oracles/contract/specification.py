@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import WRITE
 from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.oracles.contract import booted_cells
 from hvfuzz.oracles.contract.abstraction import Abstraction
 from hvfuzz.oracles.contract.cell_changes import CellChanges, Cells
 from hvfuzz.oracles.contract.cell_comparison import CellComparison
@@ -81,8 +82,14 @@ class Specification(Oracle):
         self._traps = TrapChecks(self.scene, self._domains, self._changes, self._comparison, self.report)
 
     def attach(self) -> None:
-        """Take the present machine as the base: it is right by definition."""
-        self._start(State(self.scene.machine.memory.frames, self._abstraction.cells().items()))
+        """Check the booted machine against its world, and take it as the base."""
+        cells, frames = self._abstraction.cells(), self.scene.machine.memory.frames
+        for rule, text in booted_cells.faults(self.scene.world, cells, frames):
+            self.report(rule, text)
+        for domain, privileged in zip(self._domains, self._privileged, strict=True):
+            if domain.privileged != privileged:
+                self.report("privilege", f"after boot dom{domain.id} is {'un' if privileged else ''}privileged")
+        self._start(State(frames, cells.items()))
         self._changes.attach()
         self.reset()
 

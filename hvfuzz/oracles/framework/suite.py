@@ -142,12 +142,20 @@ class OracleSuite(Observer):
             setattr(self, name, listener)
 
     def attach(self) -> None:
-        """Start to watch the machine as it is now: this state is the base that `reset` returns to."""
+        """Check the booted machine, and start to watch it: this state is the base that `reset` returns to.
+
+        What is wrong is a finding of each run, with the operation `boot`.
+        """
         self.machine.memory.written.clear()
         if self._shadowed:
             self.shadow.attach()
         for oracle in self.oracles.values():
             oracle.attach()
+        # What holds at all times holds after boot. The oracle `audit` only compares two shadows, and the first is new.
+        for name, oracle in self.oracles.items():
+            if name != AUDIT:
+                self._audit(name, oracle)
+        self._log.booted()
         self._listen()
         self.machine.access_observer = None if self._memory_access is nothing else self._memory_access
 
@@ -196,11 +204,14 @@ class OracleSuite(Observer):
         self._calls.current = self._calls.idle
         self._log.auditing = AUDIT in self.oracles
         for name, oracle in self.oracles.items():
-            try:
-                oracle.audit()
-            except Exception as error:
-                self._oracle_failed(name, error)
+            self._audit(name, oracle)
         self._log.auditing = False
+
+    def _audit(self, name: str, oracle: Oracle) -> None:
+        try:
+            oracle.audit()
+        except Exception as error:
+            self._oracle_failed(name, error)
 
     def _oracle_failed(self, oracle: str, error: BaseException) -> None:
         """A listener of `oracle` raised `error`: see the class."""

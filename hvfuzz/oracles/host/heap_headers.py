@@ -33,14 +33,22 @@ class HeapHeaders:
         self._control = b""
 
     def attach(self) -> None:
-        """Read the control area and the headers of all heap pages: this is the base."""
+        """Read the control area and the headers of all heap pages: this is the base.
+
+        Each heap page of the booted hypervisor has a secret word of its own.
+        """
+        secrets: dict[bytes, int] = {}
         scene, frames = self._scene, self._memory.frames
         self._control = self._memory.read(CONTROL_AREA, PAGE_SIZE)
         # The control area and the frame table lie at fixed places, below the heap.
         heap = scene.frame_words + frames + WORDS_PER_PAGE - 1 >> 9
         for hfn in range(heap, frames):
             if scene.owner_and_state[hfn] >> 8 == HYPERVISOR:
-                self._headers[hfn] = self._read(hfn)
+                self._headers[hfn] = header = self._read(hfn)
+                secret = header[HEAP_CANARY : HEAP_CANARY + WORD]
+                other = secrets.setdefault(secret, hfn)
+                if not any(secret) or other != hfn:
+                    self._report("header", f"heap page {hfn:#x} has no secret word of its own in its header after boot")
         self._headers.rebase()
 
     def reset(self) -> None:

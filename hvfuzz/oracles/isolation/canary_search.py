@@ -10,6 +10,8 @@ from hvfuzz.oracles.shadow.rewindable import ShadowMap
 HEAP: Final = -1
 """Owner of the secrets of the hypervisor's heap pages."""
 HALF: Final = 1 << 32
+CANARY_BITS: Final = 1 << 63 | 1 << 31
+"""Set in every canary, so that a small number is never one by chance."""
 
 
 class Canaries:

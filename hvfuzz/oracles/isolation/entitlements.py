@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.devices.register_windows import window_at
+from hvfuzz.oracles.scene.device_windows import FIRST_FRAME
 from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
@@ -100,5 +100,6 @@ class Entitlements:
 
     def has_registers(self, number: int, hfn: int) -> bool:
         """Whether the frame number stands for the registers of a device of the domain."""
-        device = window_at(self._scene.machine, hfn << PAGE_SHIFT)
-        return device is not None and self._shadow.device_domain(device.bdf) == number
+        devices = self._scene.machine.devices
+        at = hfn - FIRST_FRAME
+        return 0 <= at < len(devices) and self._shadow.device_domain(devices[at].bdf) == number

@@ -164,7 +164,7 @@ class Fetch(Oracle):
         place = gva >> PAGE_SHIFT, hpa >> PAGE_SHIFT
         if hpa in arrivals(self.scene.machine, vcpu, gva, WRITE if write else READ):
             self._reached = place
-        elif vcpu.vmcs.reason is not EPT_VIOLATION or place != self._reached:
+        elif self._calls.exit.reason is not EPT_VIOLATION or place != self._reached:
             # The ring of queued writes is translated once for its three copies, and may be a table for itself.
             # All pages of a copy are translated before the first is written, and that one may be a table for the next.
             # A full cache may have held another translation until the last page was looked up.

@@ -173,12 +173,12 @@ class Ownership(Oracle):
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """If an EPT violation was emulated as an access to registers, the device must be the domain's."""
-        vmcs = vcpu.vmcs
-        if vmcs.reason is not EPT_VIOLATION or vmcs.gpa not in MMIO_WINDOW:
+        fields = self._calls.exit
+        if fields.reason is not EPT_VIOLATION or fields.gpa not in MMIO_WINDOW:
             return
         # With a fault or a shutdown pending, nothing was emulated.
-        if vcpu.pending_fault is None and not is_shutdown(vcpu):
-            number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
+        if vcpu.pending_fault is None and not is_shutdown(fields):
+            number = (fields.gpa - MMIO_BASE) // MMIO_SIZE
             if self.shadow.device_domain(self.scene.machine.devices[number].bdf) != vcpu.domain:
                 self.report(
                     "mmio", f"the hypervisor emulates an access by dom{vcpu.domain} to the registers of device {number}"

@@ -15,7 +15,8 @@ from hvfuzz.machine.cpu.registers import RAX, RCX, RDX, Reg
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.isolation.canary_search import HALF, HEAP, Canaries, owner_name
+from hvfuzz.oracles.isolation import booted_memory
+from hvfuzz.oracles.isolation.canary_search import CANARY_BITS, HALF, HEAP, Canaries, owner_name
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 RBX: Final = int(Reg.RBX)
-CANARY_BITS: Final = 1 << 63 | 1 << 31
-"""Set in every canary, so that a small number is never one by chance."""
 OWNED: Final = int(FrameState.OWNED)
 HYPERVISOR: Final = int(FrameState.HYPERVISOR)
 NOT_A_DOMAIN: Final = 0xFE
@@ -41,7 +40,7 @@ class Secrets(Oracle):
         "register": "no exit leaves a secret, or half of one, in a register",
         "copied": "what the hypervisor copies to a guest holds no secret of another owner",
         "canary": "a frame that is given to a domain holds no secret of another owner",
-        "residue": "a frame that is given to a domain is zero",
+        "residue": "a frame that is given to a domain is zero; after boot it holds what the contract says",
         "device": "a device that changes hands is as after power-on: nothing of its last user is left",
     }
 
@@ -61,7 +60,9 @@ class Secrets(Oracle):
         """Bdf of each device -> its registers and its memory after power-on."""
 
     def attach(self) -> None:
-        """Learn the secrets of the booted system."""
+        """Learn the secrets of the booted system, and check what the memory of each domain holds."""
+        for rule, text in booted_memory.faults(self.scene, self.shadow):
+            self.report(rule, text)
         hypervisor = self.scene.hypervisor
         for domain in self.shadow.domains:
             self._canaries.learn(domain.canary, domain.id)

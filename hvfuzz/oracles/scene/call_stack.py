@@ -15,6 +15,7 @@ from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, WORD
 from hvfuzz.machine.cpu.registers import Reg, Saved
 from hvfuzz.machine.physical_memory import BusError
 from hvfuzz.oracles.contract.spec.calls.multicall import ENTRY_SIZE, NO_NUMBER, OUTCOME
+from hvfuzz.oracles.scene.exit_fields import NO_EXIT, ExitFields, exit_fields
 from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes, EndedCall, RunningCall
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class CallStack:
         "current",
         "cycles",
         "ended",
+        "exit",
         "exiting",
         "flushes",
         "idle",
@@ -64,6 +66,8 @@ class CallStack:
         self._work: Final = hypervisor.host.work
         self.exiting: int = NO_DOMAIN
         """The domain whose exit is being handled, or NO_DOMAIN."""
+        self.exit: ExitFields = NO_EXIT
+        """The exit information, as it was before the hypervisor handled the exit."""
         self.left: list[Any] = []
         """What the exit saved (`vmcs.saved`), as it was before the hypervisor handled it."""
         self.cycles: int = 0
@@ -108,6 +112,7 @@ class CallStack:
     def exit_started(self, vcpu: VCpu) -> None:
         """Note the state at the start of the exit."""
         self.exiting = vcpu.domain
+        self.exit = exit_fields(vcpu.vmcs)
         self.left = left = vcpu.vmcs.saved.copy()
         if left[MSRS]:
             left[MSRS] = left[MSRS].copy()  # The handler could change it in place.
