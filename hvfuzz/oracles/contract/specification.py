@@ -46,6 +46,7 @@ class Specification(Oracle):
     shadowed = True
     rules: ClassVar[Rules] = {
         "dispatch": "dispatch refuses the calls that the contract says, with the status that it says",
+        "args": "a call runs with the arguments in the struct that was fetched for it",
         "status": "the status is one that the contract allows",
         "result": "the result is what the contract says",
         "fetched": "the call reads only the guest memory that the contract names, in its order",
@@ -123,6 +124,8 @@ class Specification(Oracle):
             self._comparison.adopt(actual, blocks, vcpu.domain)  # A call that the specification lacks so far.
             return
         else:
+            if expected is not None:
+                self._judge_arguments(expected, args)
             mismatch = self._judge(vcpu, running, declaration.name, expected, status, result)
         if mismatch is None:
             if actual or blocks or state.touched:
@@ -130,6 +133,13 @@ class Specification(Oracle):
         else:
             self.report(mismatch.rule, mismatch.message)
             self._comparison.adopt(actual, blocks, vcpu.domain)
+
+    def _judge_arguments(self, expected: Any, args: Any) -> None:
+        """Compare the arguments that the hypervisor announced with the decoded struct: other oracles believe them."""
+        for name, value in zip(expected._fields, expected, strict=True):
+            given = getattr(args, name, None)
+            if given != value:
+                self.report("args", f"{name} is {given} where the struct that was fetched says {value}")
 
     def _judge(
         self, vcpu: VCpu, running: RunningCall, name: str, args: Any, status: Any, result: int

@@ -48,7 +48,7 @@ class Exits(Oracle):
         "registers": "an exit changes only the registers that its reason allows, to the values of the contract",
         "entry": "VM entry accepts the guest state that an exit leaves",
         "fault": "an access that stage 2 refuses is emulated, or injects #GP(0), as the contract says",
-        "device": "a guest's write to a register of its own device sets that register, and no other",
+        "device": "a guest's write to a register of its own device sets that register, and no other; a load sets none",
         "dma": "a virtio device accesses only the bytes that its queues name, each buffer in its direction",
         "model": "the state of a device model changes as in the real device, and only by accesses of its own domain",
         "ring": "a queued write goes to the slot that the ring's indices give, fetched once and if valid",

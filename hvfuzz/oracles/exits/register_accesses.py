@@ -135,8 +135,14 @@ class Registers:
             if model is not None:
                 self._expect_model(vcpu, model, expected)
             elif device is not None and not vmcs.write:
-                # Reading a register changes nothing, so it can be read again.
-                expected[RAX] = device.mmio_read(vmcs.operand & MMIO_SIZE - 1, vmcs.width)
+                offset = vmcs.operand & MMIO_SIZE - 1
+                if number < DMA_ENGINES:
+                    expected[RAX] = _read(self._devices[number], offset, vmcs.width)
+                else:
+                    # Reading a register changes nothing, so it can be read again.
+                    expected[RAX] = device.mmio_read(offset, vmcs.width)
+                if device.registers != self._devices[number]:
+                    self._report("device", f"a load by dom{vcpu.domain} at {offset:#x} changes {device.name}")
             if fault is not None:
                 self._report("fault", f"an access to dom{vcpu.domain}'s own device injects {fault}")
             elif vmcs.write and model is None:
@@ -193,6 +199,13 @@ class Registers:
         if any(want not in (None, word) for want, word in zip(wanted, registers, strict=False)):
             text = f"dom{vcpu.domain} writes {vmcs.width} bytes at {offset:#x} of device {number}"
             self._report("device", f"{text}: registers are {registers}, expected {wanted}")
+
+
+def _read(registers: list[int], offset: int, width: int) -> int:
+    """Expected value of a load from a DMA engine: its own registers, and zero beyond them and for other accesses."""
+    if width not in ACCESS_SIZES or offset & width - 1 or offset >> 3 >= len(registers):
+        return 0
+    return registers[offset >> 3] >> ((offset & 7) << 3) & SIZE_MASK[width]
 
 
 def _written(registers: list[int], offset: int, width: int, value: int) -> Sequence[int | None]:

@@ -8,6 +8,20 @@ from typing import Any, Final
 from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.oracles.framework.listeners import FRAME_EVENTS, Listener, nothing, together
 
+PASSED_ON: Final = (
+    "frame_allocated",
+    "frame_freed",
+    "block_allocated",
+    "block_freed",
+    "host_access",
+    "guest_copy",
+    "guest_written",
+    "step",
+    "stepped",
+    "preemption_point",
+)
+"""Events of `Observer` that are passed on as they are, except for the vCPU of a copy: see `principal.attribution`."""
+
 
 class Subscriptions:
     """Finds the listeners of each event among `watchers`, `close_watchers` and `observers`, in that order.

@@ -18,8 +18,9 @@ from hvfuzz.oracles.framework.fault_origin import fault_line, raised_by_an_oracl
 from hvfuzz.oracles.framework.finding_log import AUDIT, FindingLog
 from hvfuzz.oracles.framework.listeners import nothing
 from hvfuzz.oracles.framework.oracle import Oracle
-from hvfuzz.oracles.framework.subscriptions import Subscriptions
-from hvfuzz.oracles.scene.call_stack import NO_DOMAIN, CallStack
+from hvfuzz.oracles.framework.subscriptions import PASSED_ON, Subscriptions
+from hvfuzz.oracles.principal.attribution import Attribution
+from hvfuzz.oracles.scene.call_stack import CallStack
 from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
@@ -31,19 +32,6 @@ if TYPE_CHECKING:
     from hvfuzz.machine.machine import Machine
     from hvfuzz.oracles.framework.finding import Finding
 
-PASSED_ON: Final = (
-    "frame_allocated",
-    "frame_freed",
-    "block_allocated",
-    "block_freed",
-    "host_access",
-    "guest_copy",
-    "guest_written",
-    "step",
-    "stepped",
-    "preemption_point",
-)
-"""Events of `Observer` at which the suite itself has nothing to do."""
 VMCALL: Final = ExitReason.VMCALL
 STRUCT_PIECES: Final = 2
 """Copies in which a struct is fetched: header, body."""
@@ -76,6 +64,7 @@ class OracleSuite(Observer):
         self.machine: Final = machine
         self.hypervisor: Final = hypervisor
         self._calls: Final = CallStack(machine, hypervisor)
+        self._attribution: Final = Attribution(self._calls)
         self._log: Final = FindingLog(self._calls)
         scene = Scene(machine, hypervisor, world, self._calls, self._log.report)
         self.shadow: Final = PageTableShadow(scene)
@@ -101,9 +90,12 @@ class OracleSuite(Observer):
             observers,
             self.shadow.host_access if self._shadowed else None,
         )
+        self._attribution.misnamed = listeners.of("misnamed")
         self._passed_on = {
             closely: {event: listeners.of(event, closely=closely) for event in PASSED_ON} for closely in (False, True)
         }
+        for passed_on in self._passed_on.values():
+            passed_on["guest_copy"] = self._attribution.copies_for(passed_on["guest_copy"])
         self._pass_on()
         access_filter.invalid_copy = listeners.of("invalid_copy")
         access_filter.foreign_copy = listeners.of("foreign_copy")
@@ -186,7 +178,7 @@ class OracleSuite(Observer):
         self._log.op = index
         self._log.operation = operation
         self._calls.acting = acting
-        self._calls.exiting = NO_DOMAIN  # The last exit may have ended in an exception.
+        self._calls.exit_ended()  # The last exit may have ended in an exception.
 
     def op_finished(self) -> None:
         """The op and its races are done."""
@@ -243,7 +235,7 @@ class OracleSuite(Observer):
             self._trap_started(vcpu)
             exits.handle_exit(self.hypervisor, vcpu)
             self._trap_finished(vcpu)
-        self._calls.exiting = NO_DOMAIN
+        self._calls.exit_ended()
         self._handling = False
 
     def host_exception(self, fault: BaseException) -> None:
@@ -262,13 +254,17 @@ class OracleSuite(Observer):
         """Defined here because `Host.watch` looks at the class; `_pass_on` replaces it in each instance."""
 
     def call_started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> None:
-        """See `Observer`."""
+        """See `Observer`. All listeners are told the vCPU whose exit it is, whatever name the hypervisor gives."""
+        if vcpu is not self._calls.principal:
+            vcpu = self._attribution.judged("call", vcpu, "starts a call")
         self._calls.started(vcpu, declaration, args)
         self._call_started(vcpu, declaration, args)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
-        """See `Observer`."""
+        """See `Observer`, and `call_started`."""
         calls = self._calls
+        if vcpu is not calls.principal:
+            vcpu = self._attribution.judged("call", vcpu, "ends a call")
         if calls.copying is not None:
             calls.guest_written()
         if self._shadowed and (self._written or self._refilled or calls.applied or self.shadow.stored):
