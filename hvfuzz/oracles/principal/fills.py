@@ -2,7 +2,7 @@
 
 The guest's tables may change after that, and the entry stays right until the guest flushes it. So this is the moment at
 which the oracle's own walker can tell whether an entry is right. An entry that no walk has made is translated anew when
-the hypervisor copies by it. Helper of the oracle `fetch`: it reports `fetch/translated` and `principal/translation`.
+the hypervisor copies by it. Helper of the oracle `principal`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Fills:
 
     __snapshot_leaf__ = True
     __slots__ = ("_calls", "_filled", "_hooked", "_machine", "_owners", "_scene", "_tables")
-    oracle = "fetch"
+    oracle = "principal"
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
@@ -77,7 +77,7 @@ class Fills:
             named = f"vCPU {vcpu.index} of dom{vcpu.domain}" if vcpu in self._machine.vcpus else "no vCPU"
             whose = f"vCPU {principal.index} of dom{principal.domain}"
             text = f"in an exit of {whose}, the hypervisor translates {gva:#x} by the tables of {named}"
-            self._scene.report("principal", "translation", text)
+            self._scene.report(self.oracle, "translation", text)
 
     def walked(self, key: CombinedKey, gva: int, access: int, start: Any, hpa: int) -> None:
         """A walk for `gva`, from the cached table `start` or from the root, has come to `hpa` and was cached."""
@@ -114,7 +114,7 @@ class Fills:
 
     def _report_entry(self, vcpu: VCpu, gva: int, hpa: int, why: str) -> None:
         text = f"gva {gva:#x} of vCPU {vcpu.index} of dom{vcpu.domain} is cached as {hpa:#x}: {why}"
-        self._scene.report(self.oracle, "translated", text)
+        self._scene.report(self.oracle, "cached", text)
 
 
 def _key(vcpu: VCpu, gva: int) -> CombinedKey:

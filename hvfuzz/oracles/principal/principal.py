@@ -38,6 +38,7 @@ class Principal(Oracle):
         "step": "a step changes the vCPU whose exit it is, or its domain; other ones only where the call says so",
         "injection": "an exit gives no exception, saved state or register to another vCPU than the one that has exited",
         "translation": "the hypervisor translates by the tables of the vCPU whose exit it is",
+        "cached": "a translation that is cached for a vCPU is what its own tables give at that time",
     }
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
