@@ -8,6 +8,7 @@ cell that changed in the machine, must be equal on both sides. So a missing effe
 from __future__ import annotations
 
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.status import Status
@@ -23,6 +24,8 @@ from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hvfuzz.oracles.scene.running_call import RunningCall
     from hvfuzz.oracles.shadow.changes import Change
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
@@ -71,6 +74,8 @@ class Specification(Oracle):
         self._domains: Final = shadow.domains
         self._privileged: Final = tuple(config.privileged for config in scene.world.domains)
         self._polls: Final = scene.hypervisor.scheduler.polls
+        self._getters: Final[dict[type, Callable[[Any], tuple[Any, ...]]]] = {}
+        """Class of arguments -> what reads them, and the class, from the announced ones."""
         self._polling = False
         """Whether a vCPU polled when run states were last compared."""
         self._start(State(scene.machine.memory.frames))
@@ -124,7 +129,7 @@ class Specification(Oracle):
             self._comparison.adopt(actual, blocks, vcpu.domain)  # A call that the specification lacks so far.
             return
         else:
-            if expected is not None:
+            if expected:  # Some calls have no arguments.
                 self._judge_arguments(expected, args)
             mismatch = self._judge(vcpu, running, declaration.name, expected, status, result)
         if mismatch is None:
@@ -136,10 +141,16 @@ class Specification(Oracle):
 
     def _judge_arguments(self, expected: Any, args: Any) -> None:
         """Compare the arguments that the hypervisor announced with the decoded struct: other oracles believe them."""
-        for name, value in zip(expected._fields, expected, strict=True):
-            given = getattr(args, name, None)
-            if given != value:
-                self.report("args", f"{name} is {given} where the struct that was fetched says {value}")
+        kind = type(expected)
+        getter = self._getters.get(kind)
+        if getter is None:
+            getter = self._getters[kind] = attrgetter(*expected._fields, "__class__")
+        # The class makes the result a tuple even for a single field.
+        if getter(args)[:-1] != expected:
+            for name, value in zip(expected._fields, expected, strict=True):
+                given = getattr(args, name)
+                if given != value:
+                    self.report("args", f"{name} is {given} where the struct that was fetched says {value}")
 
     def _judge(
         self, vcpu: VCpu, running: RunningCall, name: str, args: Any, status: Any, result: int

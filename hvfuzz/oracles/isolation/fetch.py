@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.run.interpreter import HostBusy
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64, WORD
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64, WORD, WRITE
 from hvfuzz.machine.cpu.registers import RAX, Reg, Saved
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.cpu.vmx_transitions import Reentered
@@ -20,7 +20,7 @@ from hvfuzz.oracles.contract.spec import BY_NAME, valid_range
 from hvfuzz.oracles.framework.fault_origin import fault_text
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.principal.copy_ends import CopyEnds
-from hvfuzz.oracles.principal.translations import Translations
+from hvfuzz.oracles.principal.translations import Translations, tlb_key
 from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes
 from hvfuzz.oracles.scene.scene import Scene
 
@@ -62,6 +62,7 @@ class Fetch(Oracle):
         self._privileged = tuple(config.privileged for config in scene.world.domains)
         self._calls = scene.calls
         self._translations = Translations(scene)
+        self._cached = scene.machine.tlb.combined
         self._ends = CopyEnds(scene, shadow)
         self._reached = (NO_GVA, 0)
         """(page, frame) of the last copy of this exit whose translation is right by the guest's tables."""
@@ -154,11 +155,20 @@ class Fetch(Oracle):
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Check the translation of a copy. Nearly always the TLB holds it."""
         translations = self._translations
+        key = tlb_key(vcpu, gva)
+        entry = self._cached.get(key)
         if gva == NO_GVA:
             self._judge_end(vcpu, hpa, write)
-        elif not translations.cached(vcpu, gva, hpa, write) and valid_range(gva, size):
+        elif (
+            entry is None
+            or entry[0] | gva & PAGE_MASK != hpa
+            or (write and not entry[1] & WRITE)
+            or not (translations.known(key, entry) or translations.counts(vcpu, gva, hpa, write, key, entry))
+        ) and valid_range(gva, size):
             self._judge_translation(vcpu, gva, hpa, write)
-        translations.copied(vcpu, gva, size, write)
+        if write and not gva + size & PAGE_MASK:
+            translations.page_filled(vcpu, gva, size)
+        translations.keep()
 
     def _judge_translation(self, vcpu: VCpu, gva: int, hpa: int, write: bool) -> None:
         """Compare with the guest's tables. Invalid addresses are judged by `unvalidated`."""

@@ -10,11 +10,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, WRITE
-from hvfuzz.machine.mmu.ept import EP4TA
-from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
+from hvfuzz.machine.addresses import PAGE_MASK, READ, WRITE
 from hvfuzz.machine.mmu.paging_cache import SHIFTS
 from hvfuzz.machine.mmu.stage1 import Mmu
+from hvfuzz.oracles.principal.translations import tlb_key
 from hvfuzz.oracles.shadow.guest_walk import arrivals, guest_tables, guest_virtual
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class Fills:
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Translate anew if the TLB has an entry for the copy that was never judged."""
-        key = _key(vcpu, gva)
+        key = tlb_key(vcpu, gva)
         entry = self._machine.tlb.combined.get(key)
         if entry is None or entry[0] | gva & PAGE_MASK != hpa or self._filled.get(key) is entry:
             return
@@ -115,11 +114,6 @@ class Fills:
     def _report_entry(self, vcpu: VCpu, gva: int, hpa: int, why: str) -> None:
         text = f"gva {gva:#x} of vCPU {vcpu.index} of dom{vcpu.domain} is cached as {hpa:#x}: {why}"
         self._scene.report(self.oracle, "cached", text)
-
-
-def _key(vcpu: VCpu, gva: int) -> CombinedKey:
-    """The key of the TLB entry for `gva`."""
-    return vcpu.vpid, vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT
 
 
 def _hooked_mmu(fills: Fills) -> type[Mmu]:

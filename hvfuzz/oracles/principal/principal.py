@@ -6,6 +6,7 @@ Who has exited is known from the machine. What the hypervisor announces is compa
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.machine.cpu.registers import REGISTERS, RFLAGS, Reg, Saved
@@ -24,8 +25,10 @@ OTHER_VCPU: Final = ("sched.kick",)
 """Calls whose steps change another vCPU of the caller's domain."""
 OPERANDS: Final = ("domain", "vcpu")
 """Operands of a step that name whom it changes. A vCPU without a domain is given by its number in the machine."""
-State = tuple[list[Any], list[int]]
-"""What the last exit of a vCPU saved, and its registers."""
+_registers_of: Final = attrgetter("regs")
+_saved_of: Final = attrgetter("vmcs.saved")
+_fault_of: Final = attrgetter("pending_fault")
+_copied: Final = list.copy
 
 
 class Principal(Oracle):
@@ -46,12 +49,18 @@ class Principal(Oracle):
         self._calls: Final = scene.calls
         self._vcpus: Final = scene.machine.vcpus
         self._fetches: Final = scene.machine.fetches
-        self._before: list[State] = []
-        """What each vCPU had at the start of the exit, by id."""
+        self._saved: list[list[Any]] = []
+        """What the last exit of each vCPU has left in its VMCS, by id."""
+        self._registers: list[list[int]] = []
+        """The registers of each vCPU at the start of the exit, by id."""
         self._armed = 0
         """The fetch that was to be raced at the start of the exit."""
         self._operands: Final[dict[type, tuple[str, ...]]] = {}
         """Class of a step -> those of its operands that name whom it changes."""
+
+    def attach(self) -> None:
+        """Note what each vCPU has."""
+        self.reset()
 
     def misnamed(self, rule: str, vcpu: VCpu, deed: str) -> None:
         """Report a copy or a call in another name."""
@@ -85,23 +94,41 @@ class Principal(Oracle):
 
     # What other vCPUs get.
 
-    def exit_started(self, vcpu: VCpu) -> None:
+    def reset(self) -> None:
         """Note what each vCPU has."""
+        self._saved = [_copy(each.vmcs.saved) for each in self._vcpus]
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """Note the registers of each vCPU. Between exits, only the one that exits has saved anything."""
+        self._saved[vcpu.id] = vcpu.vmcs.saved
+        self._registers = list(map(_copied, map(_registers_of, self._vcpus)))
         self._armed = self._fetches.trigger
-        self._before = [(_copy(each.vmcs.saved), each.regs.copy()) for each in self._vcpus]
 
     def exit_finished(self, vcpu: VCpu) -> None:
-        """Compare what the other vCPUs have with what they had."""
-        for each, (saved, registers) in zip(self._vcpus, self._before, strict=True):
-            if each is vcpu:
-                continue
-            if each.pending_fault is not None:
-                self._injected(vcpu, each, f"the exception {each.pending_fault}")
-            if each.vmcs.saved != saved and (self._fetches.trigger == self._armed or _was_changed(each)):
-                self._injected(vcpu, each, f"the saved state {_difference(each.vmcs.saved, saved)}")
-            # A race has another vCPU run in the middle of the exit.
-            if each.regs != registers and self._fetches.trigger == self._armed:
-                self._injected(vcpu, each, f"the registers {_difference(each.regs, registers)}")
+        """Compare what the other vCPUs have with what they had. Nearly always all of them have just that."""
+        vcpus, saved = self._vcpus, self._saved
+        if (
+            any(map(_fault_of, vcpus))
+            or list(map(_saved_of, vcpus)) != saved
+            or list(map(_registers_of, vcpus)) != self._registers
+        ):
+            for each in vcpus:
+                if each is not vcpu:
+                    self._compare(vcpu, each)
+        saved[vcpu.id] = _copy(vcpu.vmcs.saved)
+
+    def _compare(self, principal: VCpu, other: VCpu) -> None:
+        """Compare what one other vCPU has with what it had. A race has a vCPU run in the middle of the exit."""
+        saved, registers = self._saved[other.id], self._registers[other.id]
+        raced = self._fetches.trigger != self._armed
+        if other.pending_fault is not None:
+            self._injected(principal, other, f"the exception {other.pending_fault}")
+        if other.vmcs.saved != saved:
+            if not raced or _was_changed(other):
+                self._injected(principal, other, f"the saved state {_difference(other.vmcs.saved, saved)}")
+            self._saved[other.id] = _copy(other.vmcs.saved)
+        if other.regs != registers and not raced:
+            self._injected(principal, other, f"the registers {_difference(other.regs, registers)}")
 
     def _injected(self, principal: VCpu, other: VCpu, what: str) -> None:
         """Report something given to another vCPU."""

@@ -8,7 +8,7 @@ The TLB is no witness by itself, since the hypervisor fills it by its own transl
 The same holds for the cached entries that name tables.
 
 A full cache evicts entries while the hypervisor looks up the pages of a copy. Therefore the caches are copied at each
-event if they are nearly full. And all pages of a result are looked up before the first one is written, so that where
+event if they are crowded. And all pages of a result are looked up before the first one is written, so that where
 the second one leads is found out before the first copy, whose bytes may be a page table.
 Helper of the oracle `fetch`; reports nothing itself.
 """
@@ -46,6 +46,7 @@ class Translations:
         "_before",
         "_before_tables",
         "_calls",
+        "_capacity",
         "_fetches",
         "_kept",
         "_kept_tables",
@@ -64,43 +65,48 @@ class Translations:
         self._before_tables: dict[CombinedTableKey, CombinedTable] = {}
         """The paging-structure cache at the start of the exit."""
         self._kept: dict[CombinedKey, CombinedEntry] = {}
-        """The TLB at the last event, if a cache was nearly full."""
+        """The TLB at the last event, if a cache was crowded, or at the start of the exit."""
         self._kept_tables: dict[CombinedTableKey, CombinedTable] = {}
-        """The paging-structure cache at the last event, if a cache was nearly full."""
+        """The paging-structure cache at that time."""
         self._next: tuple[int, tuple[int, ...]] = (NO_GVA, ())
         """(start of a page, where it led) when the page before it was about to be written to its end."""
+        self._capacity = 0
+        """The capacity of the caches at the start of the exit."""
         self._armed = NO_TRIGGER
         """The fetch that was to be raced at the start of the exit."""
 
     def exit_started(self) -> None:
         """Note what is cached: the guest's own accesses have filled it."""
-        self._before = self._tlb.combined.copy()
-        self._before_tables = self._tlb.structures.combined.copy()
+        tlb = self._tlb
+        self._kept = self._before = tlb.combined.copy()
+        self._kept_tables = self._before_tables = tlb.structures.combined.copy()
+        self._capacity = tlb.capacity
         self._armed = self._fetches.trigger
         self._next = (NO_GVA, ())
-        self.keep()
 
-    def keep(self) -> None:
-        """Copy the caches if entries may be evicted before the next event."""
+    @property
+    def crowded(self) -> bool:
+        """Whether entries may be evicted before the next event, or a race has just made the caches smaller."""
         tlb = self._tlb
         room = tlb.capacity - MARGIN
-        if len(tlb.combined) > room or len(tlb.structures.combined) > room:
-            self._kept, self._kept_tables = tlb.combined.copy(), tlb.structures.combined.copy()
-        elif self._kept or self._kept_tables:
-            self._kept, self._kept_tables = {}, {}
+        return len(tlb.combined) > room or len(tlb.structures.combined) > room or tlb.capacity != self._capacity
 
-    def cached(self, vcpu: VCpu, gva: int, hpa: int, write: bool) -> bool:
-        """Whether the TLB leads from `gva` to `hpa`, by an entry that counts. Nearly always it does."""
-        key = self._key(vcpu, gva)
-        entry = self._tlb.combined.get(key)
-        if entry is None or entry[0] | gva & PAGE_MASK != hpa or (write and not entry[1] & WRITE):
-            return False
-        if self._before.get(key) is entry or self._changed:
-            return True
-        if hpa not in self._present(vcpu, gva, WRITE if write else READ):
-            return False
-        self._before[key] = entry
+    def keep(self) -> None:
+        """Copy the caches, if they are crowded."""
+        if self.crowded:
+            self._kept, self._kept_tables = self._tlb.combined.copy(), self._tlb.structures.combined.copy()
+
+    def counts(self, vcpu: VCpu, gva: int, hpa: int, write: bool, key: CombinedKey, entry: CombinedEntry) -> bool:
+        """Whether the `entry` of the TLB for `key`, which leads to `hpa` but is not `known`, counts."""
+        if not self._changed:
+            if hpa not in self._present(vcpu, gva, WRITE if write else READ):
+                return False
+            self._before[key] = entry
         return True
+
+    def known(self, key: CombinedKey, entry: CombinedEntry) -> bool:
+        """Whether the TLB had this entry at the start of the exit, or it was found right since."""
+        return self._before.get(key) is entry
 
     @property
     def _changed(self) -> bool:
@@ -123,16 +129,15 @@ class Translations:
             return True
         return hpa in self._kept_places(vcpu, gva, WRITE if write else READ)
 
-    def copied(self, vcpu: VCpu, gva: int, size: int, write: bool) -> None:
-        """After the judgement of a copy, before its bytes move: find where the next page of a result leads."""
+    def page_filled(self, vcpu: VCpu, gva: int, size: int) -> None:
+        """Before the bytes of a write move: find where the next page of a result leads, if it has one."""
         end = gva + size
-        if write and not end & PAGE_MASK and gva != NO_GVA and valid_range(gva, size + 1):
-            entry = self._tlb.combined.get(self._key(vcpu, end))
+        if valid_range(gva, size + 1):
+            entry = self._tlb.combined.get(tlb_key(vcpu, end))
             places = [*self._present(vcpu, end, WRITE), *self._kept_places(vcpu, end, WRITE)]
             if entry is not None and entry[1] & WRITE:
                 places.append(entry[0])
             self._next = (end, tuple(places))
-        self.keep()
 
     def _present(self, vcpu: VCpu, gva: int, access: int) -> Iterator[int]:
         """Where `gva` leads by the tables, from the root and from each table that a cached entry which counts names."""
@@ -142,14 +147,14 @@ class Translations:
     def _kept_places(self, vcpu: VCpu, gva: int, access: int) -> list[int]:
         """Where `gva` leads by the caches as they were at the last event."""
         places: list[int] = []
-        if not self._kept and not self._kept_tables:
+        if not self.crowded:
             return places
-        entry = self._kept.get(self._key(vcpu, gva))
+        entry = self._kept.get(tlb_key(vcpu, gva))
         if entry is not None and entry[1] & access == access:
             places.append(entry[0] | gva & PAGE_MASK)
         return [*places, *arrivals(self._machine, vcpu, gva, access, tables=self._kept_tables)]
 
-    @staticmethod
-    def _key(vcpu: VCpu, gva: int) -> CombinedKey:
-        """The key of the TLB entry for `gva`."""
-        return vcpu.vpid, vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT
+
+def tlb_key(vcpu: VCpu, gva: int) -> CombinedKey:
+    """The key of the TLB entry that an access of `vcpu` at `gva` would use."""
+    return vcpu.vpid, vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT
