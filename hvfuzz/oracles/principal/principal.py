@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
-MSRS: Final = int(Saved.MSRS)
 OTHER_DOMAIN: Final = ("event.send", "device.assign")
 """Calls whose steps change another domain than the caller's: the peer of a port, the new owner of a device."""
 OTHER_VCPU: Final = ("sched.kick",)
@@ -50,7 +49,7 @@ class Principal(Oracle):
         self._vcpus: Final = scene.machine.vcpus
         self._fetches: Final = scene.machine.fetches
         self._saved: list[list[Any]] = []
-        """What the last exit of each vCPU has left in its VMCS, by id."""
+        """What the last exit of each vCPU has left in its VMCS, by id; its MSRs are those that its guest now writes."""
         self._registers: list[list[int]] = []
         """The registers of each vCPU at the start of the exit, by id."""
         self._armed = 0
@@ -96,7 +95,7 @@ class Principal(Oracle):
 
     def reset(self) -> None:
         """Note what each vCPU has."""
-        self._saved = [_copy(each.vmcs.saved) for each in self._vcpus]
+        self._saved = [each.vmcs.saved.copy() for each in self._vcpus]
 
     def exit_started(self, vcpu: VCpu) -> None:
         """Note the registers of each vCPU. Between exits, only the one that exits has saved anything."""
@@ -115,7 +114,7 @@ class Principal(Oracle):
             for each in vcpus:
                 if each is not vcpu:
                     self._compare(vcpu, each)
-        saved[vcpu.id] = _copy(vcpu.vmcs.saved)
+        saved[vcpu.id] = vcpu.vmcs.saved.copy()
 
     def _compare(self, principal: VCpu, other: VCpu) -> None:
         """Compare what one other vCPU has with what it had. A race has a vCPU run in the middle of the exit."""
@@ -126,21 +125,13 @@ class Principal(Oracle):
         if other.vmcs.saved != saved:
             if not raced or _was_changed(other):
                 self._injected(principal, other, f"the saved state {_difference(other.vmcs.saved, saved)}")
-            self._saved[other.id] = _copy(other.vmcs.saved)
+            self._saved[other.id] = other.vmcs.saved.copy()
         if other.regs != registers and not raced:
             self._injected(principal, other, f"the registers {_difference(other.regs, registers)}")
 
     def _injected(self, principal: VCpu, other: VCpu, what: str) -> None:
         """Report something given to another vCPU."""
         self.report("injection", f"an exit of {_name(principal)} gives {_name(other)} {what}")
-
-
-def _copy(saved: list[Any]) -> list[Any]:
-    """A copy that later changes in place do not reach."""
-    copy = saved.copy()
-    if copy:
-        copy[MSRS] = copy[MSRS].copy()
-    return copy
 
 
 def _was_changed(vcpu: VCpu) -> bool:
