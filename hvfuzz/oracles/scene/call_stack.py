@@ -54,6 +54,7 @@ class CallStack:
         "flushes",
         "idle",
         "left",
+        "principal",
         "since",
         "worked",
     )
@@ -68,6 +69,8 @@ class CallStack:
         """The domain whose exit is being handled, or NO_DOMAIN."""
         self.exit: ExitFields = NO_EXIT
         """The exit information, as it was before the hypervisor handled the exit."""
+        self.principal: VCpu | None = None
+        """The vCPU whose exit is being handled, as the machine tells it: on its behalf the hypervisor acts."""
         self.left: list[Any] = []
         """What the exit saved (`vmcs.saved`), as it was before the hypervisor handled it."""
         self.cycles: int = 0
@@ -98,7 +101,7 @@ class CallStack:
         """Return to a state without exit, call or copies."""
         self.abandon()
         self.applied = False
-        self.exiting = NO_DOMAIN
+        self.exit_ended()
         self.acting = None
         self.worked = False
         self.ended = (0, 0)
@@ -110,7 +113,8 @@ class CallStack:
         self.copying = None
 
     def exit_started(self, vcpu: VCpu) -> None:
-        """Note the state at the start of the exit."""
+        """Note whose exit it is, and the state at its start."""
+        self.principal = vcpu
         self.exiting = vcpu.domain
         self.exit = exit_fields(vcpu.vmcs)
         self.left = left = vcpu.vmcs.saved.copy()
@@ -119,6 +123,11 @@ class CallStack:
         self.since = self._work.units
         self.cycles = self._clock.cycles
         self.idle.begun = 0
+
+    def exit_ended(self) -> None:
+        """No exit is being handled any more."""
+        self.principal = None
+        self.exiting = NO_DOMAIN
 
     def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> RunningCall:
         """Push a call that starts; its struct was already copied."""
