@@ -13,8 +13,8 @@ from hvfuzz.oracles.exits.exits import Exits
 from hvfuzz.oracles.framework.audit import Audit
 from hvfuzz.oracles.framework.oracle import Oracle
 from hvfuzz.oracles.host.access_log import AccessLog
-from hvfuzz.oracles.host.flush_order import FlushOrder
 from hvfuzz.oracles.host.host_memory import HostMemory
+from hvfuzz.oracles.host.host_writes import EACH, HostWrites
 from hvfuzz.oracles.isolation.fetch import Fetch
 from hvfuzz.oracles.isolation.ownership import Ownership
 from hvfuzz.oracles.isolation.secrets import Secrets
@@ -36,8 +36,9 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Audit,
 )
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-CLOSE_WATCHERS: Final = (AccessLog, FlushOrder, Growth)
-"""Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names."""
+CLOSE_WATCHERS: Final = (AccessLog, HostWrites, Growth)
+"""Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names, or of
+several."""
 
 
 def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] | None) -> dict[str, Oracle]:
@@ -50,6 +51,13 @@ def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] 
 
 def make_close_watchers(
     scene: Scene, shadow: PageTableShadow, oracles: Mapping[str, Oracle]
-) -> list[AccessLog | FlushOrder | Growth]:
+) -> list[AccessLog | HostWrites | Growth]:
     """The close watchers that belong to these oracles."""
-    return [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]
+    watchers: list[AccessLog | HostWrites | Growth] = []
+    if AccessLog.oracle in oracles:
+        watchers.append(AccessLog(scene, shadow))
+    if not oracles.keys().isdisjoint(EACH):
+        watchers.append(HostWrites(scene, shadow, oracles))
+    if Growth.oracle in oracles:
+        watchers.append(Growth(scene, shadow))
+    return watchers

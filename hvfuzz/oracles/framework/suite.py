@@ -114,7 +114,7 @@ class OracleSuite(Observer):
         self._memory_access = listeners.of("memory_access")
         self._call_started = listeners.of("call_started")
         self._unusual_copies = listeners.of("unusual_copies")
-        self._call_finished = listeners.of("call_finished")
+        self._call_finished = {closely: listeners.of("call_finished", closely=closely) for closely in (False, True)}
         self._shadow_changed = listeners.of("shadow_changed")
         self._exit_started = listeners.of("exit_started")
         self._exit_finished = listeners.of("exit_finished")
@@ -254,8 +254,8 @@ class OracleSuite(Observer):
             self._dead = True
             self._oracle_failed(SCENE, fault)
             return
-        for oracle in self.oracles.values():
-            oracle.host_exception(fault)
+        for watcher in (*self.oracles.values(), *(self._close_watchers if self._closely else ())):
+            watcher.host_exception(fault)
         self._dead = True
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:
@@ -284,7 +284,7 @@ class OracleSuite(Observer):
             or struct[0][0] + len(struct[0][1]) != struct[1][0]
         ):
             self._unusual_copies(vcpu, declaration, args)
-        self._call_finished(vcpu, declaration, args, status, result, reason)
+        self._call_finished[self._closely](vcpu, declaration, args, status, result, reason)
         calls.finished(status, result)
 
     def _follow(self) -> None:

@@ -8,18 +8,22 @@ These classes only report; they make no judgement. Faults they raise belong to t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORD
+from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.vtd.iommu import Iommu
 from hvfuzz.oracles.shadow.changes import DMA
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+Flush = Callable[[int, int], None]
+"""Called with (space, page) for each page that an invalidation covers; either may be EVERYTHING."""
+FlushContext = Callable[[int | None, int | None, int], None]
+"""Called with the arguments of `Iommu.invalidate_context`."""
+Caches = tuple[type[Tlb], type[Iommu]]
 EVERYTHING: Final = -1
 """Sentinel for a space or a page: all of them."""
 
@@ -109,8 +113,8 @@ def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], 
     return HookedMemory
 
 
-def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], int]) -> tuple[type[Tlb], type[Iommu]]:
-    """Classes of TLB and IOMMU that call `flush`(space, page) for each page that an invalidation covers."""
+def hooked_caches(flush: Flush, flush_context: FlushContext, space_of: Callable[[int], int]) -> Caches:
+    """Classes of TLB and IOMMU that report each invalidation of translations and of context entries."""
 
     class HookedTlb(Tlb):
         """See `hooked_caches`."""
@@ -132,7 +136,21 @@ def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], i
                 flush(space, page)
             super().invalidate_iotlb(did, iova, order)
 
+        def invalidate_context(self, bdf: int | None = None, did: int | None = None, *, ignore: int = 0) -> None:
+            flush_context(bdf, did, ignore)
+            super().invalidate_context(bdf, did, ignore=ignore)
+
     return HookedTlb, HookedIommu
+
+
+def hooked_device(kind: type[Device], about_to_reset: Callable[[Device], None]) -> type[Device]:
+    """A class of devices of that kind that calls `about_to_reset`(device) before the host resets it."""
+
+    def reset(device: Device) -> None:
+        about_to_reset(device)
+        kind.reset(device)
+
+    return type(f"Hooked{kind.__name__}", (kind,), {"__slots__": (), "reset": reset, "__doc__": "See `hooked_device`."})
 
 
 def _pages(iova: int, order: int) -> tuple[int, int]:

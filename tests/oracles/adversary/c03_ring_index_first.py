@@ -34,6 +34,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.devices.coalesced_mmio:Window._queue",
     replacement=queue,
     story=__doc__,
+    findings=("exits/ring/mmio_write",),
     trigger="""\
 # hvp 1
 world pair

@@ -21,6 +21,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.dma:ContextTables.flush",
     replacement=flush,
     story=__doc__,
+    findings=("stale/context/device.deassign",),
     trigger="""\
 # hvp 1
 world pair

@@ -27,6 +27,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.dma:DmaMap.release",
     replacement=release,
     story=__doc__,
+    findings=("stale/iotlb/grant.unmap",),
     trigger="""\
 # hvp 1
 world pair

@@ -24,6 +24,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.dma:DmaMap.flush",
     replacement=flush,
     story=__doc__,
+    findings=("stale/iotlb/device.dma_unmap",),
     trigger="""\
 # hvp 1
 world pair

@@ -14,7 +14,7 @@ BUG = Bug(
     name="deassign-resets-all",
     replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
-    findings=("exits/others/device.deassign",),
+    findings=("ownership/quiet/device.deassign",),
     trigger="""\
 # hvp 1
 world devices
