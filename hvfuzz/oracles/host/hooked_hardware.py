@@ -24,6 +24,8 @@ Flush = Callable[[int, int], None]
 FlushContext = Callable[[int | None, int | None, int], None]
 """Called with the arguments of `Iommu.invalidate_context`."""
 Caches = tuple[type[Tlb], type[Iommu]]
+NO_SPACE: Final = -2
+"""Sentinel for the space of domain id 0, which is that of no domain."""
 EVERYTHING: Final = -1
 """Sentinel for a space or a page: all of them."""
 
@@ -113,8 +115,18 @@ def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], 
     return HookedMemory
 
 
-def hooked_caches(flush: Flush, flush_context: FlushContext, space_of: Callable[[int], int]) -> Caches:
-    """Classes of TLB and IOMMU that report each invalidation of translations and of context entries."""
+def dma_space(did: int) -> int:
+    """The space of the devices with this domain id, which is the number of their domain plus 1."""
+    return did - 1 | DMA if did else NO_SPACE
+
+
+def hooked_caches(
+    flush: Flush, flush_context: FlushContext, switched: Callable[[], None], space_of: Callable[[int], int]
+) -> Caches:
+    """Classes of TLB and IOMMU that report each invalidation of translations and of context entries.
+
+    `switched`() is called after translation was switched on or off. `space_of` gives the space of an EPT root.
+    """
 
     class HookedTlb(Tlb):
         """See `hooked_caches`."""
@@ -131,7 +143,7 @@ def hooked_caches(flush: Flush, flush_context: FlushContext, space_of: Callable[
         __slots__ = ()
 
         def invalidate_iotlb(self, did: int | None = None, iova: int | None = None, order: int = 0) -> None:
-            space = EVERYTHING if did is None else did - 1 | DMA
+            space = EVERYTHING if did is None else dma_space(did)
             for page in (EVERYTHING,) if iova is None else range(*_pages(iova, order)):
                 flush(space, page)
             super().invalidate_iotlb(did, iova, order)
@@ -139,6 +151,14 @@ def hooked_caches(flush: Flush, flush_context: FlushContext, space_of: Callable[
         def invalidate_context(self, bdf: int | None = None, did: int | None = None, *, ignore: int = 0) -> None:
             flush_context(bdf, did, ignore)
             super().invalidate_context(bdf, did, ignore=ignore)
+
+        def disable(self) -> None:
+            super().disable()
+            switched()
+
+        def enable(self, root_table: int) -> None:
+            super().enable(root_table)
+            switched()
 
     return HookedTlb, HookedIommu
 

@@ -1,4 +1,4 @@
-"""Each write of the host to a table, a link, a context entry, a frame word or a device is judged as a change of its own.
+"""Each write of the host to a table, a link, a context entry, a frame word or a device is judged as its own change.
 
 After a step everything is consistent again, so a check at that time sees nothing. But until then another processor or a
 device could have used, or cached again, what was to be taken away. So each write is judged as soon as it is done, which
@@ -42,7 +42,10 @@ EACH: Final = ("stale", "ownership", "recount")
 
 
 class HostWrites:
-    """Follows the writes of one host. Rules: stale/leaf, order, unflushed; ownership/moment, quiet; recount/uncounted."""
+    """Follows the writes of one host.
+
+    Reports rules of `stale` (leaf, order, unflushed), of `ownership` (moment, quiet) and of `recount` (uncounted).
+    """
 
     __snapshot_leaf__ = True
     __slots__ = (
@@ -76,7 +79,7 @@ class HostWrites:
         self._owed: Final = OwedFlushes(self._hold_late)
         self._devices: Final = DeviceMoments(scene, shadow, self._live, self._owed, self._hold_quiet)
         self._moments: Final = Moments(scene, self._live, self._devices.may_reach, self._hold)
-        self._hooked: Final = hooked_caches(self._flush, self._flush_context, self._space_of)
+        self._hooked: Final = hooked_caches(self._flush, self._flush_context, self._switched, self._space_of)
         devices = scene.machine.devices
         kinds = {type(device): hooked_device(type(device), self._about_to_reset) for device in devices}
         self._devices_of: Final = [(device, type(device), kinds[type(device)]) for device in devices]
@@ -186,6 +189,10 @@ class HostWrites:
     def _flush_context(self, bdf: int | None, did: int | None, ignore: int) -> None:
         self._settle()
         self._owed.flush_context(bdf, did, ignore)
+
+    def _switched(self) -> None:
+        self._settle()
+        self._devices.is_on(self._moments)
 
     def _about_to_reset(self, device: Any) -> None:
         self._settle()

@@ -1,11 +1,11 @@
 """Flushes that the hypervisor owes: known from what was changed alone, whether or not any cache holds it.
 
-    entry removed, narrowed, or given another    INVEPT of the space (SDM Vol. 3C, 29.4.3.3), or an IOTLB invalidation of
-    address or size                              each page (VT-d spec 6.5.1.2)
-    table unlinked                               the same: walkers may have cached its address (SDM Vol. 3C, 29.4.2;
-                                                 VT-d spec 6.5.1.2, invalidation hint clear)
-    context entry removed or replaced            a context-cache invalidation of the device (6.5.1.1), then an IOTLB
-                                                 invalidation of the old domain id
+    entry removed, narrowed, or given another   INVEPT of the space (SDM Vol. 3C, 29.4.3.3), or an IOTLB invalidation
+    address or size                             of each page (VT-d spec 6.5.1.2)
+    table unlinked                              the same: walkers may have cached its address (SDM Vol. 3C, 29.4.2;
+                                                VT-d spec 6.5.1.2, invalidation hint clear)
+    context entry removed or replaced           a context-cache invalidation of the device (6.5.1.1), then an IOTLB
+                                                invalidation of the old domain id
 
 No flush is owed for what was absent or malformed before, since neither is cached (SDM Vol. 3C, 29.4.2; VT-d spec 6.1,
 caching mode clear), nor for an additional right, since a walk precedes the fault (SDM Vol. 3C, 29.4.3.3).
@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from hvfuzz.oracles.host.hooked_hardware import EVERYTHING
+from hvfuzz.oracles.host.hooked_hardware import EVERYTHING, dma_space
 from hvfuzz.oracles.host.live_tables import EntryChange
-from hvfuzz.oracles.shadow.changes import DMA, Context, is_link, malformation, name_of
+from hvfuzz.oracles.shadow.changes import Context, is_link, malformation, name_of
 
 
 class _Owed:
@@ -127,7 +127,7 @@ class OwedFlushes:
         self._owed = left
         if page == EVERYTHING:
             for bdf, (did, invalidated) in [*self._contexts.items()]:
-                if invalidated and space in (EVERYTHING, did - 1 | DMA):
+                if invalidated and space in (EVERYTHING, dma_space(did)):
                     del self._contexts[bdf]
 
     def flush_context(self, bdf: int | None, did: int | None, ignore: int) -> None:
