@@ -186,7 +186,10 @@ class DeviceMoments:
     def _read(self, bdf: int) -> Context | None:
         """The context entry of a device in memory, None if it is not present (VT-d spec 9.1, 9.3)."""
         words, size = self._scene.words, self._scene.memory_size
-        low = words[(self._iommu.root_table >> 3) + (bdf >> 8) * 2]
+        root = self._iommu.root_table
+        if root >= size:
+            return None  # No table can be read there.
+        low = words[(root >> 3) + (bdf >> 8) * 2]
         if not low & legacy_mode.PRESENT or (low & ADDRESS) >= size:
             return None
         index = ((low & ADDRESS) >> 3) + (bdf & 0xFF) * 2

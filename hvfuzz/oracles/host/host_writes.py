@@ -173,7 +173,7 @@ class HostWrites:
 
     def host_exception(self, fault: BaseException) -> None:
         """The host is dead."""
-        self._settle()
+        self.stepped(None)
         self._end("the host died")
 
     # Flushes and resets: the write before them is done.

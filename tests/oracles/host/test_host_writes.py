@@ -1,4 +1,4 @@
-"""The order within a step: the entry is written, then flushed, then its pin is dropped."""
+"""The order within a step, and the flushes owed at its end: what is wrong is told once, and what is legal is not."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from hvfuzz.hypervisor.core.host import HostBug
 from hvfuzz.hypervisor.hypercalls.grant import mappings
 from hvfuzz.hypervisor.memory.dma import DmaMap
-from hvfuzz.hypervisor.memory.stage2 import Stage2
-from hvfuzz.hypervisor.memory.table_tree import leaf_frame
+from hvfuzz.hypervisor.memory.stage2 import Stage2, _Protection
+from hvfuzz.hypervisor.memory.table_tree import LARGE, leaf_frame
+from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.vtd.iommu import Iommu
 
@@ -113,6 +115,96 @@ def test_legal_orders_are_silent(close: Any) -> None:
     assert close.rules == []
 
 
+def split_unflushed(self: Stage2, gfn: int) -> bool:
+    """A large leaf becomes a table of small ones; what follows in the step flushes both."""
+    entry, _, address = self.lookup(gfn)
+    table = self.pool.take()
+    for index in range(512):
+        self.host.write64((table << PAGE_SHIFT) + 8 * index, (entry & ~LARGE) + (index << PAGE_SHIFT))
+    self.host.write64(address, table << PAGE_SHIFT | self.table_rights)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("line", "rules"),
+    [
+        ("memory.decrease(dom1, first=0x205, count=1)", []),
+        ("memory.protect(dom1, first=0x205, count=1, rights=R)", []),
+    ],
+)
+def test_one_flush_may_serve_two_writes(
+    close: Any, monkeypatch: pytest.MonkeyPatch, line: str, rules: list[str]
+) -> None:
+    monkeypatch.setattr(Stage2, "split", split_unflushed)
+    trace = close.run("memory.populate(dom1, first=0x200, count=1, order=9)", line)
+    assert [outcome.status for outcome in trace.outcomes] == [0, 0]
+    assert close.rules == rules
+
+
+@pytest.mark.parametrize(("count", "late"), [(64, False), (128, True)])
+def test_a_flush_may_not_come_after_a_preemption_point(
+    close: Any, monkeypatch: pytest.MonkeyPatch, count: int, late: bool
+) -> None:
+    last = 0x40 + count
+
+    def protect(self: Stage2, first: int, pages: int, rights: int) -> bool:
+        self.walk(first, pages, _Protection(self, first, first + pages, rights))
+        if first + pages == last:
+            self.flush()
+        return True
+
+    monkeypatch.setattr(Stage2, "protect", protect)
+    trace = close.run(f"memory.protect(dom1, first=0x40, count={count}, rights=R)")
+    assert trace.outcomes[0].status == 0
+    assert close.rules == (["stale/unflushed"] if late else [])
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_missing_flush_is_told_once(close: Any, monkeypatch: pytest.MonkeyPatch, warm: bool) -> None:
+    monkeypatch.setattr(Stage2, "flush", lambda self: None)
+    used = ("load(dom1, gva=DIRECT+0x40000, size=8)",) if warm else ()
+    close.run(*used, "memory.protect(dom1, first=0x40, count=1, rights=X|R)")
+    assert close.rules == ["stale/tlb" if warm else "stale/unflushed"]
+    assert close.suite.findings[0].operation == "memory.protect"
+
+
+def widened(self: _Protection, page: int, level: int, entry: int, address: int) -> None:
+    """All rights, and then those that were asked for."""
+    self.stage2.host.write64(address, entry | 7)
+    self.stage2.host.write64(address, entry & ~7 | self.rights)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_has_passed_is_told_even_if_the_host_dies(rig: Any, monkeypatch: pytest.MonkeyPatch, dies: bool) -> None:
+    rig.suite.watch_closely(True)
+
+    def flush(self: Stage2) -> None:
+        self.host.machine.tlb.invept(self.root)
+        if dies:
+            raise HostBug("in the middle of a step")
+
+    rig.run("memory.protect(dom1, first=0x40, count=1, rights=R)")
+    monkeypatch.setattr(_Protection, "leaf", widened)
+    monkeypatch.setattr(Stage2, "flush", flush)
+    rig.run("memory.protect(dom1, first=0x40, count=1, rights=R|X)")
+    assert "ownership/moment" in rig.rules
+    assert ("host_memory/exception:HostBug" in rig.rules) == dies
+
+
+def test_only_the_oracles_that_were_asked_for(watched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Protection, "leaf", widened)
+    monkeypatch.setattr(Stage2, "flush", lambda self: None)
+    for oracle, rules in (("ownership", ["ownership/moment"]), ("stale", ["stale/unflushed"]), ("secrets", [])):
+        rig = watched(oracle)
+        rig.suite.watch_closely(True)
+        rig.run(
+            "memory.protect(dom1, first=0x40, count=1, rights=R|W)",
+            "memory.protect(dom1, first=0x40, count=1, rights=R|X)",
+        )
+        assert list(dict.fromkeys(rig.rules)) == rules
+
+
 def test_looking_closely_ends(close: Any) -> None:
     close.suite.watch_closely(False)
     assert (type(close.machine.tlb), type(close.machine.iommu)) == (Tlb, Iommu)
+    assert all(type(device).__module__.startswith("hvfuzz.machine.") for device in close.machine.devices)
