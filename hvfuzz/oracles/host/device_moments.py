@@ -2,8 +2,9 @@
 
     context   a context entry is absent or that of one domain: halves of two entries are neither (VT-d spec 9.3)
     reserved  while a device can reach a domain's memory, its reserved memory is mapped there (VT-d spec 8.4)
-    reset     a device is reset when its requests are blocked, and what it may have cached is flushed; before it goes to
-              a domain it is reset, and its reserved memory is zero, if another domain had it
+    reset     a device is reset when its requests are blocked, its registers are out of reach of other devices, and what
+              is cached of both is flushed; before it goes to a domain, it is reset, and its reserved memory is zero, if
+              another domain had it
     remapping translation is never off, and the root table stays
 
 Helper of `host_writes`.
@@ -19,7 +20,7 @@ from hvfuzz.machine.devices.register_windows import REGISTERS_BASE
 from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.machine.vtd import legacy_mode
 from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, RESERVED
-from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_LEVELS, Context, Leaf, context_of
+from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_LEVELS, Context, Leaf, context_of, name_of
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.host.live_tables import EntryChange, LiveTables
@@ -139,8 +140,7 @@ class DeviceMoments:
                 self._arrived(bdf, owner)
             moments.judge("context", bdf, self._wrong_context(bdf))
             self._judge_reserved(bdf, moments)
-            registers = (REGISTERS_BASE >> PAGE_SHIFT) + self._bdfs.index(bdf)
-            for hfn in (registers, *(page for page, device in self._reserved.items() if device == bdf)):
+            for hfn in (self._registers(bdf), *(page for page, device in self._reserved.items() if device == bdf)):
                 for word in self._live.naming(hfn):
                     moments.judge_entry(word)
 
@@ -164,11 +164,23 @@ class DeviceMoments:
             text = f"device {bdf:#06x} is reset while dom{self.domain_of(bdf)} has it, which can set it up again"
             self._report("quiet", text)
             return
+        registers = self._registers(bdf)
+        for word in self._live.naming(registers):
+            who = name_of(self._live.tables[word >> 9].space)
+            self._report(
+                "quiet", f"device {bdf:#06x} is reset while {who} can reach its registers, and set it up again"
+            )
+            break
+        self._owed.due_for_frame(registers, f"the registers of device {bdf:#06x} were reset")
         self._owed.due_for_device(bdf, "the device was reset")
         if bdf in self._leaving:
             self._leaving[bdf] = True
 
     # What is wrong.
+
+    def _registers(self, bdf: int) -> int:
+        """The frame number that stands for the registers of a device."""
+        return (REGISTERS_BASE >> PAGE_SHIFT) + self._bdfs.index(bdf)
 
     def _arrived(self, bdf: int, owner: int) -> None:
         """A device came to a domain."""

@@ -218,9 +218,9 @@ class HostWrites:
             state = self._scene.frame_word(at) & 0xFF00
             if state in SCRUBBED:
                 self._moments.scrubbed(at)
-                self._owed.due_for_frame(at, "was scrubbed")
+                self._owed.due_for_frame(at, f"frame {at:#x} was scrubbed")
             elif state == TABLE_STATE:
-                self._owed.due_for_frame(at, "was written")
+                self._owed.due_for_frame(at, f"frame {at:#x} was written")
 
     def _settle(self) -> None:
         """Judge the write that was announced."""
@@ -248,9 +248,9 @@ class HostWrites:
     def _frame_changed(self, hfn: int, old: int, new: int) -> None:
         self._moments.frame_changed(hfn, old, new)
         if fewer(old, new, MAPS_SHIFT) or fewer(old, new, PINS_SHIFT):
-            self._owed.due_for_frame(hfn, "lost a count")
+            self._owed.due_for_frame(hfn, f"frame {hfn:#x} lost a count")
         elif (old ^ new) & OWNER_AND_STATE and not (is_owned(old) and is_owned(new) and not (old ^ new) & 0xFF):
-            self._owed.due_for_frame(hfn, "got another owner or use")
+            self._owed.due_for_frame(hfn, f"frame {hfn:#x} got another owner or use")
 
     def _table_written(self, hpa: int, size: int) -> None:
         end = min(hpa + size, (hpa & ~PAGE_MASK) + PAGE_SIZE)

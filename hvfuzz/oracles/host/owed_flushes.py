@@ -139,10 +139,10 @@ class OwedFlushes:
     # When it is due.
 
     def due_for_frame(self, hfn: int, why: str) -> None:
-        """The frame is about to be used otherwise."""
+        """The frame is about to be used otherwise; `why` says how."""
         for owed in self._owed:
             if owed.concerns(hfn):
-                self._tell(owed, f"frame {hfn:#x} {why}")
+                self._tell(owed, why)
         self._owed = [owed for owed in self._owed if not owed.concerns(hfn)]
 
     def due_for_device(self, bdf: int, why: str) -> None:
