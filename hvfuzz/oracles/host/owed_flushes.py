@@ -122,13 +122,15 @@ class OwedFlushes:
             for owed in self._owed
             if space not in (EVERYTHING, owed.space) or (page != EVERYTHING and not owed.flushed(page))
         ]
-        if len(left) == len(self._owed):
-            self._early[space, page] = None
+        served = len(left) < len(self._owed)
         self._owed = left
         if page == EVERYTHING:
             for bdf, (did, invalidated) in [*self._contexts.items()]:
                 if invalidated and space in (EVERYTHING, dma_space(did)):
                     del self._contexts[bdf]
+                    served = True
+        if not served:
+            self._early[space, page] = None
 
     def flush_context(self, bdf: int | None, did: int | None, ignore: int) -> None:
         """Context entries are dropped from the cache: see `Iommu.invalidate_context`."""

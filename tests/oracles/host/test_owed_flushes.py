@@ -137,6 +137,14 @@ def test_it_is_due_before_the_table_is_written(rig: Rig) -> None:
     assert rig.reports == ["unflushed"]
 
 
+def test_a_flush_for_a_context_entry_is_not_early(rig: Rig) -> None:
+    rig.owed.context_changed(BDF, context(2), None)
+    rig.owed.flush_context(BDF, None, 0)
+    rig.owed.flush(DEVICES, EVERYTHING)
+    rig.leaf(3, 0, space=DEVICES)
+    assert rig.due == ["unflushed"]
+
+
 # Context entries.
 
 
