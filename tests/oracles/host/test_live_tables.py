@@ -56,7 +56,7 @@ def word_above(rig: Any, page: int) -> int:
     words, tables = rig.memory.words, rig.shadow.tables
     hfn = next(hfn for hfn, table in tables.items() if table == Table(1, 2, 0))
     assert words[(hfn << 9) + (page >> 9)] == 0
-    return (hfn << 9) + (page >> 9)
+    return int((hfn << 9) + (page >> 9))
 
 
 def test_a_split_and_a_merge_change_no_page(rig: Any, live: LiveTables) -> None:
