@@ -47,13 +47,17 @@ class _Owed:
         """Whether hardware may still reach the frame, or walk it, by what is not flushed."""
         return hfn in self.tables or (hfn in self.frames and hfn in self.pages.values())
 
-    def flushed(self, page: int) -> bool:
-        """Note the flush of one page; whether nothing more is owed."""
-        self.pages.pop(page, None)
+    def flush(self, page: int) -> bool:
+        """Note the flush of one page, or of EVERYTHING; whether anything was owed there."""
+        if page == EVERYTHING:
+            self.pages.clear()
+            self.tables.clear()
+            return True
         # Any page below a table takes the cached entries on its path along.
-        for hfn in [hfn for hfn, covered in self.tables.items() if page in covered]:
+        tables = [hfn for hfn, covered in self.tables.items() if page in covered]
+        for hfn in tables:
             del self.tables[hfn]
-        return not self.pages and not self.tables
+        return self.pages.pop(page, None) is not None or bool(tables)
 
 
 class OwedFlushes:
@@ -117,13 +121,11 @@ class OwedFlushes:
 
     def flush(self, space: int, page: int) -> None:
         """Translations of a space, or of one page of it, are dropped from all caches; either may be EVERYTHING."""
-        left = [
-            owed
-            for owed in self._owed
-            if space not in (EVERYTHING, owed.space) or (page != EVERYTHING and not owed.flushed(page))
-        ]
-        served = len(left) < len(self._owed)
-        self._owed = left
+        served = False
+        for owed in self._owed:
+            if space in (EVERYTHING, owed.space):
+                served |= owed.flush(page)
+        self._owed = [owed for owed in self._owed if owed.pages or owed.tables]
         if page == EVERYTHING:
             for bdf, (did, invalidated) in [*self._contexts.items()]:
                 if invalidated and space in (EVERYTHING, dma_space(did)):

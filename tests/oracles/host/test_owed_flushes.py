@@ -137,6 +137,17 @@ def test_it_is_due_before_the_table_is_written(rig: Rig) -> None:
     assert rig.reports == ["unflushed"]
 
 
+def test_a_flush_of_a_part_is_not_early_and_leaves_the_rest(rig: Rig) -> None:
+    below = (TABLE, Table(DEVICES, 1, 0))
+    pages: Translations = {5: (0x40, 3), 6: (0x41, 3)}
+    link = TABLE << 12 | 3
+    rig.owed.entry_changed(EntryChange(0, Table(DEVICES, 2, 0), 0, link, 0, pages, {}, [below], []))
+    rig.owed.flush(DEVICES, 5)
+    rig.leaf(3, 0, space=DEVICES)
+    rig.owed.flush(DEVICES, 5)
+    assert rig.due == ["unflushed"]  # Page 6.
+
+
 def test_a_flush_for_a_context_entry_is_not_early(rig: Rig) -> None:
     rig.owed.context_changed(BDF, context(2), None)
     rig.owed.flush_context(BDF, None, 0)
