@@ -146,7 +146,8 @@ class Specification(Oracle):
 
     def _judge_arguments(self, expected: Any, args: Any) -> None:
         """Compare the arguments that the hypervisor announced with the decoded struct: other oracles believe them."""
-        if _getter(type(expected))(args)[:-1] != expected:
+        kind: Any = type(expected)
+        if _getter(kind)(args)[:-1] != expected:
             for name, value in zip(expected._fields, expected, strict=True):
                 given = getattr(args, name)
                 if given != value:

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, READ, WRITE
-from hvfuzz.machine.devices.register_windows import REGISTERS_BASE
 from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.machine.vtd import legacy_mode
 from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, RESERVED
+from hvfuzz.oracles.scene.device_windows import FIRST_WINDOW
 from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_LEVELS, Context, Leaf, context_of, name_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class DeviceMoments:
         scene = self._scene
         number = leaf.space & ~DMA
         if hfn >= scene.machine.memory.frames:
-            device = hfn - (REGISTERS_BASE >> PAGE_SHIFT)
+            device = hfn - (FIRST_WINDOW >> PAGE_SHIFT)
             return bool(leaf.space & DMA) and 0 <= device < len(self._bdfs) and self._left_to(device, number)
         word = scene.frame_word(hfn)
         if word & 0xFF00 == RESERVED:
@@ -181,7 +181,7 @@ class DeviceMoments:
 
     def _registers(self, bdf: int) -> int:
         """The frame number that stands for the registers of a device."""
-        return (REGISTERS_BASE >> PAGE_SHIFT) + self._bdfs.index(bdf)
+        return (FIRST_WINDOW >> PAGE_SHIFT) + self._bdfs.index(bdf)
 
     def _arrived(self, bdf: int, owner: int) -> None:
         """A device came to a domain."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORD
 from hvfuzz.machine.clock import Clock
-from hvfuzz.machine.devices.pci_function import Device
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.physical_memory import PhysicalMemory
@@ -23,6 +22,8 @@ from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from hvfuzz.machine.devices.pci_function import Device
 
 Flush = Callable[[int, int], None]
 """Called with (space, page) for each page that an invalidation covers; either may be EVERYTHING."""

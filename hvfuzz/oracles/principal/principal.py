@@ -71,7 +71,8 @@ class Principal(Oracle):
 
     def step(self, step: Any) -> None:
         """Compare the operands of the step with the vCPU whose exit it is."""
-        operands = _operands(type(step))
+        kind: Any = type(step)
+        operands: tuple[str, ...] = _operands(kind)
         principal = self._calls.principal
         if not operands or principal is None:
             return
@@ -142,7 +143,7 @@ class Principal(Oracle):
 
 
 @cache
-def _operands(kind: type) -> tuple[str, ...]:
+def _operands(kind: Any) -> tuple[str, ...]:
     """Those operands of a class of steps that name whom it changes: GLOBAL, INDEXED, one, or none."""
     found = tuple([name for name in OPERANDS if hasattr(kind, name)])
     return next((known for known in (GLOBAL, INDEXED) if known == found), found)
