@@ -10,6 +10,8 @@ from hvfuzz.oracles.accounting.growth import Growth
 from hvfuzz.oracles.accounting.recount import Recount
 from hvfuzz.oracles.accounting.turns import Turns
 from hvfuzz.oracles.accounting.work import Work
+from hvfuzz.oracles.contents.contents import Contents
+from hvfuzz.oracles.contents.memory_model import MemoryModel
 from hvfuzz.oracles.contract.specification import Specification
 from hvfuzz.oracles.exits.exits import Exits
 from hvfuzz.oracles.framework.audit import Audit
@@ -35,11 +37,14 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Recount,
     Secrets,
     Specification,
+    Contents,
     Audit,
 )
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-CLOSE_WATCHERS: Final = (AccessLog, FlushOrder, Growth, Cycles, Turns)
-"""Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names."""
+CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, FlushOrder, Growth, Cycles, Turns)
+"""Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names.
+
+The memory model comes first: it hooks memory itself, and the access log hooks what it finds."""
 
 
 def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] | None) -> dict[str, Oracle]:
@@ -52,6 +57,6 @@ def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] 
 
 def make_close_watchers(
     scene: Scene, shadow: PageTableShadow, oracles: Mapping[str, Oracle]
-) -> list[AccessLog | FlushOrder | Growth | Cycles | Turns]:
+) -> list[MemoryModel | AccessLog | FlushOrder | Growth | Cycles | Turns]:
     """The close watchers that belong to these oracles."""
     return [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]
