@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.abi.limits import TIME_SLICE
 from hvfuzz.machine.clock import Clock, Cost
 from hvfuzz.machine.cpu.vmcs import ExitReason
-from hvfuzz.oracles.host.hooked_hardware import hooked_clock
+from hvfuzz.oracles.host.hooked_hardware import hooked_clock, responsible_module
 from hvfuzz.oracles.scene.running_call import NO_GVA
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Cycles:
 
     def _charged(self, frame: FrameType, cycles: int) -> None:
         """Note a charge by the code of `frame`."""
-        if not frame.f_globals.get("__name__", "").startswith(HARDWARE):
+        if not responsible_module(frame).startswith(HARDWARE):
             self._spent += cycles
 
     def exit_started(self, vcpu: VCpu) -> None:

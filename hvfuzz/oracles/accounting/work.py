@@ -116,7 +116,7 @@ class Work(Oracle):
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Check the buffers of a serial port."""
-        if vcpu.vmcs.reason is IO:
+        if self._calls.exit.reason is IO:
             uart: Any = self.shadow.domains[vcpu.domain].devices.by_name["uart"]
             if max(len(uart.transmitted), len(uart.received)) > UART_LIMIT:
                 self.report(

@@ -4,7 +4,7 @@ It acts in audited runs only, because it hooks every write of memory. Each write
 whose it is:
 
     memory_access of a vCPU or a device    -> the domain of the vCPU, or the one that has the device
-    guest_copy of the hypervisor           -> the domain whose exit is being handled, in whosever name it is announced
+    guest_copy of the hypervisor           -> the domain of the vCPU whose exit is being handled
     host_access of the hypervisor          -> the hypervisor itself
     no announcement                        -> a page walk, if accessed or dirty flags alone changed
 
@@ -26,6 +26,7 @@ from hvfuzz.oracles.contents.contents import CONTENTS
 from hvfuzz.oracles.host.heap_headers import CONTROL
 from hvfuzz.oracles.host.hooked_hardware import recorded_memory
 from hvfuzz.oracles.isolation.entitlements import Entitlements
+from hvfuzz.oracles.principal.copy_ends import CopyEnds
 from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
 from hvfuzz.oracles.scene.running_call import NO_GVA
 from hvfuzz.oracles.shadow.changes import DMA
@@ -63,6 +64,7 @@ class MemoryModel:
         self._memory: Final = scene.machine.memory
         self._calls: Final = scene.calls
         self._entitlements: Final = Entitlements(scene, shadow)
+        self._ends: Final = CopyEnds(scene, shadow)
         self._recorded: Final = recorded_memory(self._written)
         self._kinds: Final = scene.owner_and_state
         self._own: Final = scene.own_frame
@@ -77,8 +79,8 @@ class MemoryModel:
         self._access = self._copy = self._host = NOTHING
         """(first byte, end) of the last announcement of each kind; NOTHING once it is used up."""
         self._copied_for = NO_DOMAIN
-        self._by_name = False
-        """Whether the announced copy goes to a frame that a gfn, a grant or a device address names."""
+        self._copied_to: list[int] = []
+        """Frames to which the announced copy may write."""
         self._pending: dict[int, tuple[str, str]] = {}
         """Hfn -> (rule, message) of a write that is wrong, unless the frame is freed or allocated later in the op."""
         self._given: set[int] = set()
@@ -124,16 +126,17 @@ class MemoryModel:
             self._host = (hpa, hpa + size)
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
-        """The hypervisor is about to copy. Whose exit it handles says for whom, and not `vcpu`."""
-        principal = self._calls.exiting if self._calls.exiting != NO_DOMAIN else vcpu.domain
+        """The hypervisor is about to copy for `vcpu`, whose exit it is."""
+        number = vcpu.domain
+        frames = range(hpa >> PAGE_SHIFT, (hpa + size - 1 >> PAGE_SHIFT) + 1)
+        allowed = [hfn for hfn in frames if self._may_copy(vcpu, gva, hfn, write)]
         if write:
-            self._copy, self._copied_for, self._by_name = (hpa, hpa + size), principal, gva == NO_GVA
+            self._copy, self._copied_for, self._copied_to = (hpa, hpa + size), number, allowed
             return
-        for hfn in range(hpa >> PAGE_SHIFT, (hpa + size - 1 >> PAGE_SHIFT) + 1):
-            state = self._scene.frame_word(hfn) >> 8 & 0xFF
-            if state in DOMAINS and not self._may_copy(principal, hfn, READ, gva == NO_GVA):
+        for hfn in frames:
+            if hfn not in allowed and self._scene.frame_word(hfn) >> 8 & 0xFF in DOMAINS:
                 what = f"reads {size} bytes of {self._scene.describe(hfn)} at offset {hpa & PAGE_MASK:#x}"
-                self._report("taken", f"the hypervisor, in an exit of dom{principal}, {what}")
+                self._report("taken", f"the hypervisor, in an exit of dom{number}, {what}")
 
     def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
         """The hypervisor may clear the frame, or had to write its header."""
@@ -175,7 +178,7 @@ class MemoryModel:
         if _within(self._copy, hpa, end):
             if end == self._copy[1]:
                 self._copy = NOTHING
-            if self._may_copy(self._copied_for, hfn, WRITE, self._by_name):
+            if hfn in self._copied_to:
                 return ""
             return f"the hypervisor, by a copy in an exit of dom{self._copied_for},"
         if _within(self._access, hpa, end):
@@ -191,7 +194,7 @@ class MemoryModel:
         initiator = self._accessor
         if isinstance(initiator, VCpu):
             number = initiator.domain
-            if self._kinds[hfn] in self._own[number] or self._entitlements.may_access(number, hfn, WRITE):
+            if self._may_use(number, hfn, WRITE):
                 return ""
             return f"vCPU {initiator.index} of dom{number}"
         self._access = NOTHING
@@ -220,13 +223,20 @@ class MemoryModel:
         self._pending.setdefault(hfn, (rule, f"the hypervisor, by its own mapping, changes {what}"))
         return ""
 
-    def _may_copy(self, number: int, hfn: int, access: int, by_name: bool) -> bool:
-        """Whether the hypervisor may copy from or to the frame, on behalf of the domain."""
-        return (
-            (0 <= hfn < self._memory.frames and 0 <= number < len(self._own) and self._kinds[hfn] in self._own[number])
-            or self._entitlements.may_access(number, hfn, access)
-            or (by_name and self._entitlements.may_copy(number, hfn, access))
-        )
+    def _may_copy(self, vcpu: VCpu, gva: int, hfn: int, write: bool) -> bool:
+        """Whether the hypervisor may copy from or to the frame for the vCPU.
+
+        Through a guest address it must be the domain's own, or mapped by a grant. Else `grant.copy` must name it.
+        """
+        if gva != NO_GVA:
+            return self._may_use(vcpu.domain, hfn, WRITE if write else READ)
+        end = self._ends.named(vcpu, write)
+        return end is not None and end.hpa >> PAGE_SHIFT == hfn
+
+    def _may_use(self, number: int, hfn: int, access: int) -> bool:
+        """Whether the frame is the domain's own, or mapped by a grant."""
+        own = 0 <= hfn < self._memory.frames and self._kinds[hfn] in self._own[number]
+        return own or self._entitlements.may_access(number, hfn, access)
 
     def _only_flags(self, hfn: int, before: bytes, data: bytes) -> bool:
         """Whether a page walk of a vCPU that may act in this op set accessed or dirty flags in its guest's tables."""
@@ -236,7 +246,7 @@ class MemoryModel:
         acting = self._calls.acting
         if acting is None:
             return self._scene.frame_word(hfn) >> 8 & 0xFF in DOMAINS
-        return any(self._may_copy(domain, hfn, READ, False) for domain, _ in acting)
+        return any(self._may_use(domain, hfn, READ) for domain, _ in acting)
 
     # The end of an op.
 

@@ -41,7 +41,7 @@ class DispatchChecks:
         if declaration is not None:
             number: int = declaration.number
         elif running.outer is self._calls.idle:
-            number = vcpu.vmcs.saved[RAX]
+            number = self._calls.left[RAX]
         else:
             return None  # The number is in an entry of a multicall, whose rule judges it.
         # A pure function of a few small values, which programs often repeat.

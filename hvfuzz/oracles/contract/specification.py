@@ -8,11 +8,13 @@ cell that changed in the machine, must be equal on both sides. So a missing effe
 from __future__ import annotations
 
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import WRITE
 from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.oracles.contract import booted_cells
 from hvfuzz.oracles.contract.abstraction import Abstraction
 from hvfuzz.oracles.contract.cell_changes import CellChanges, Cells
 from hvfuzz.oracles.contract.cell_comparison import CellComparison
@@ -23,6 +25,8 @@ from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hvfuzz.oracles.scene.running_call import RunningCall
     from hvfuzz.oracles.shadow.changes import Change
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
@@ -46,6 +50,7 @@ class Specification(Oracle):
     shadowed = True
     rules: ClassVar[Rules] = {
         "dispatch": "dispatch refuses the calls that the contract says, with the status that it says",
+        "args": "a call runs with the arguments in the struct that was fetched for it",
         "status": "the status is one that the contract allows",
         "result": "the result is what the contract says",
         "fetched": "the call reads only the guest memory that the contract names, in its order",
@@ -70,6 +75,8 @@ class Specification(Oracle):
         self._domains: Final = shadow.domains
         self._privileged: Final = tuple(config.privileged for config in scene.world.domains)
         self._polls: Final = scene.hypervisor.scheduler.polls
+        self._getters: Final[dict[type, Callable[[Any], tuple[Any, ...]]]] = {}
+        """Class of arguments -> what reads them, and the class, from the announced ones."""
         self._polling = False
         """Whether a vCPU polled when run states were last compared."""
         self._start(State(scene.machine.memory.frames))
@@ -81,8 +88,14 @@ class Specification(Oracle):
         self._traps = TrapChecks(self.scene, self._domains, self._changes, self._comparison, self.report)
 
     def attach(self) -> None:
-        """Take the present machine as the base: it is right by definition."""
-        self._start(State(self.scene.machine.memory.frames, self._abstraction.cells().items()))
+        """Check the booted machine against its world, and take it as the base."""
+        cells, frames = self._abstraction.cells(), self.scene.machine.memory.frames
+        for rule, text in booted_cells.faults(self.scene.world, cells, frames):
+            self.report(rule, text)
+        for domain, privileged in zip(self._domains, self._privileged, strict=True):
+            if domain.privileged != privileged:
+                self.report("privilege", f"after boot dom{domain.id} is {'un' if privileged else ''}privileged")
+        self._start(State(frames, cells.items()))
         self._changes.attach()
         self.reset()
 
@@ -123,6 +136,8 @@ class Specification(Oracle):
             self._comparison.adopt(actual, blocks, vcpu.domain)  # A call that the specification lacks so far.
             return
         else:
+            if expected:  # Some calls have no arguments.
+                self._judge_arguments(expected, args)
             mismatch = self._judge(vcpu, running, declaration.name, expected, status, result)
         if mismatch is None:
             if actual or blocks or state.touched:
@@ -130,6 +145,19 @@ class Specification(Oracle):
         else:
             self.report(mismatch.rule, mismatch.message)
             self._comparison.adopt(actual, blocks, vcpu.domain)
+
+    def _judge_arguments(self, expected: Any, args: Any) -> None:
+        """Compare the arguments that the hypervisor announced with the decoded struct: other oracles believe them."""
+        kind = type(expected)
+        getter = self._getters.get(kind)
+        if getter is None:
+            getter = self._getters[kind] = attrgetter(*expected._fields, "__class__")
+        # The class makes the result a tuple even for a single field.
+        if getter(args)[:-1] != expected:
+            for name, value in zip(expected._fields, expected, strict=True):
+                given = getattr(args, name)
+                if given != value:
+                    self.report("args", f"{name} is {given} where the struct that was fetched says {value}")
 
     def _judge(
         self, vcpu: VCpu, running: RunningCall, name: str, args: Any, status: Any, result: int

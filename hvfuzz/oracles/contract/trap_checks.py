@@ -112,20 +112,20 @@ class TrapChecks:
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Judge the exit: it may change run states, a timer, and how often the clock was read."""
-        vmcs = vcpu.vmcs
+        fields = self._calls.exit
         self.judge_polls()
-        if vmcs.reason is EPT_VIOLATION:
+        if fields.reason is EPT_VIOLATION:
             self._write_timer(vcpu)
-        if vmcs.reason is HLT:
+        if fields.reason is HLT:
             interrupted = self._apics.takes_interrupt(vcpu)
             mismatch = judge_halt(self._state, vcpu.domain, vcpu.index, vcpu.runnable, interrupted)
             if mismatch is not None:
                 self._report(mismatch.rule, mismatch.message)
                 self._state["vcpu", vcpu.domain, vcpu.index] = run_state(vcpu.runnable)
-        elif is_shutdown(vcpu):
+        elif is_shutdown(fields):
             stop(self._state, vcpu.domain, vcpu.index)
             self._comparison.judge_cell(("vcpu", vcpu.domain, vcpu.index))
-        elif reads_clock(vcpu):
+        elif reads_clock(fields):
             count_read(self._state, vcpu.domain, self._calls.cycles)
             self._comparison.judge_cell(("clock_window", vcpu.domain))
         self.judge_runs()
@@ -141,11 +141,11 @@ class TrapChecks:
 
     def _write_timer(self, vcpu: VCpu) -> None:
         """Repeat the access of an EPT violation at the model of the domain's timer, if it is a store to the timer."""
-        vmcs = vcpu.vmcs
-        if vmcs.write and vmcs.width and vmcs.qualification & FINAL and vmcs.gpa - TIMER_GPA & -MMIO_SIZE == 0:
-            value = vmcs.saved[RAX] & SIZE_MASK[vmcs.width]
+        fields = self._calls.exit
+        if fields.write and fields.width and fields.qualification & FINAL and fields.gpa - TIMER_GPA & -MMIO_SIZE == 0:
+            value = self._calls.left[RAX] & SIZE_MASK[fields.width]
             self._timed = True
-            self._timers[vcpu.domain].write(vmcs.operand & MMIO_SIZE - 1, vmcs.width, value, self._clock.cycles)
+            self._timers[vcpu.domain].write(fields.operand & MMIO_SIZE - 1, fields.width, value, self._clock.cycles)
 
     def _end_polls(self, cycles: int) -> None:
         """End the polls that have timed out, which comes before a timer's event.

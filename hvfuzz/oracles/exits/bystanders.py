@@ -1,4 +1,4 @@
-"""Detects changes of state that an op must not touch: idle vCPUs, serial ports without port I/O, unnamed devices.
+"""Detects changes of state that an op must not touch: idle vCPUs, and serial ports without port I/O.
 
 Helper of the oracle `exits`; reports nothing itself.
 """
@@ -23,34 +23,26 @@ class Bystanders:
 
     def __init__(self, scene: Scene) -> None:
         self._vcpus: Final[list[VCpu]] = scene.machine.vcpus
-        self._devices: Final[list[Any]] = scene.machine.devices
         self._uarts: Final[list[Any]] = []
-        self.devices: Final[set[int]] = set()
-        """Numbers of the devices that this op has used so far."""
         self.ports = False
         """Whether this op did port I/O."""
         self._before: list[tuple[Any, ...]] = []
         self._accesses: list[int] = []
-        self._registers: list[list[int]] = []
-        self._private: list[bytes] = []
-        self._base: tuple[Any, ...] = ([], [], [], [])
+        self._base: tuple[Any, ...] = ([], [])
 
     def attach(self, uarts: Sequence[Any]) -> None:
-        """Take the current state as correct; `uarts` are the serial ports, by domain."""
+        """Take the current state, which `booted_vcpus` checks, as the base; `uarts` are the serial ports, by domain."""
         self._uarts[:] = uarts
         self._base = (
             [_copy(vcpu) for vcpu in self._vcpus],
             [uart.accesses for uart in uarts],
-            [list(device.registers) for device in self._devices],
-            [bytes(device.private) for device in self._devices],
         )
         self.reset()
 
     def reset(self) -> None:
         """Follow the machine's reset to its snapshot."""
-        before, self._accesses, self._registers, self._private = self._base
+        before, self._accesses = self._base
         self._before = list(before)
-        self.devices.clear()
         self.ports = False
 
     def acted(self, acting: tuple[tuple[int, int], ...] | None) -> None:
@@ -59,7 +51,6 @@ class Bystanders:
         for vcpu in self._vcpus:
             if acting is None or (vcpu.domain, vcpu.index) in acting:
                 before[vcpu.id] = (*before[vcpu.id][:2], *_copy(vcpu)[2:])
-        self.devices.clear()
         self.ports = False
 
     def changes(self, acting: tuple[tuple[int, int], ...] | None) -> Iterator[tuple[str, str]]:
@@ -74,22 +65,11 @@ class Bystanders:
                     yield "control", f"EPTP or VPID of a vCPU of dom{vcpu.domain} changed"
                 elif acting is not None and (vcpu.domain, vcpu.index) not in acting:
                     yield "others", f"a vCPU of dom{vcpu.domain} changed in an op in which it did not act"
-        if [device.registers for device in self._devices] != self._registers:
-            for number, device in enumerate(self._devices):
-                if device.registers != self._registers[number] and number not in self.devices:
-                    yield "others", f"registers of {device.name} changed in an op that did not use it"
-            self._registers = [list(device.registers) for device in self._devices]
-        if [device.private for device in self._devices] != self._private:
-            for number, device in enumerate(self._devices):
-                if device.private != self._private[number] and number not in self.devices:
-                    yield "others", f"the memory of {device.name} changed in an op that did not use it"
-            self._private = [bytes(device.private) for device in self._devices]
         accesses = [uart.accesses for uart in self._uarts]
         if accesses != self._accesses:
             self._accesses = accesses
             if not self.ports:
                 yield "others", "a serial port was accessed in an op without port I/O"
-        self.devices.clear()
         self.ports = False
 
 

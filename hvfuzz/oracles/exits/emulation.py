@@ -23,6 +23,7 @@ from hvfuzz.oracles.exits.local_apics import END, FIRST_MSR, Apics
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
+    from hvfuzz.oracles.scene.exit_fields import ExitFields
     from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
@@ -67,7 +68,7 @@ class Emulation:
         self.apics: Final = Apics(scene)
 
     def attach(self) -> None:
-        """Take the current state as correct."""
+        """Take the current state, which `booted_vcpus` checks, as the base."""
         self._offsets = [vcpu.vmcs.tsc_offset for vcpu in self._vcpus]
         self.apics.attach()
         self.reset()
@@ -82,8 +83,8 @@ class Emulation:
         domain = self._shadow.domains[vcpu.domain]
         self._window = ClockWindow(domain.clock_window, domain.clock_reads)
         self._offset = self._written.get(vcpu.id, self._offsets[vcpu.id])
-        vmcs = vcpu.vmcs
-        if vmcs.reason is CR_ACCESS or (vmcs.reason in ACCESSES and FIRST_MSR <= vmcs.leaf < END):
+        fields = self._calls.exit
+        if fields.reason is CR_ACCESS or (fields.reason in ACCESSES and FIRST_MSR <= fields.leaf < END):
             self.apics.touched = True
 
     def expect(self, vcpu: VCpu, expected: list[Any]) -> bool:
@@ -91,36 +92,36 @@ class Emulation:
 
         Returns False, with nothing changed, if the guest gets #GP(0) instead.
         """
-        vmcs = vcpu.vmcs
-        reason = vmcs.reason
+        fields = self._calls.exit
+        reason = fields.reason
         if reason is CPUID:
             vcpus = len(self._shadow.domains[vcpu.domain].vcpus)
-            registers = cpuid(vmcs.leaf, expected[RCX] & LOW, vcpu.index, vcpus)
+            registers = cpuid(fields.leaf, expected[RCX] & LOW, vcpu.index, vcpus)
             expected[RAX], expected[RBX], expected[RCX], expected[RDX] = registers
         elif reason in TIME_STAMPS:
             self._put(expected, self._counter())
             if reason is RDTSCP:
                 expected[RCX] = expected[MSRS].get(TSC_AUX, 0)
         elif reason is RDMSR:
-            value = self._read(vcpu, vmcs.leaf)
+            value = self._read(vcpu, fields.leaf)
             if value is None:
                 return False
             self._put(expected, value)
         elif reason is WRMSR:
-            return self._write(vcpu, vmcs.leaf, (expected[RAX] & LOW) | (expected[RDX] & LOW) << 32)
+            return self._write(vcpu, fields.leaf, (expected[RAX] & LOW) | (expected[RDX] & LOW) << 32)
         elif reason is CR_ACCESS:
             return self._task_priority(vcpu, expected)
         return True
 
-    def ends_at(self, vcpu: VCpu) -> int:
+    def ends_at(self) -> int:
         """The clock after the exit: the time at its start, plus the wait for a clock read."""
-        return self._reading().cycles if reads_clock(vcpu) else self._calls.cycles
+        return self._reading().cycles if reads_clock(self._calls.exit) else self._calls.cycles
 
     def wrong_offset(self, vcpu: VCpu) -> bool:
         """Whether `vcpu` has a wrong TSC offset after its exit (SDM Vol. 3C, 25.6.5). The present one is adopted."""
         vmcs = vcpu.vmcs
-        expected = self._offset
-        if vmcs.reason is WRMSR and vmcs.leaf == TSC:
+        expected, fields = self._offset, self._calls.exit
+        if fields.reason is WRMSR and fields.leaf == TSC:
             left = self._calls.left
             value: int = (left[RAX] & LOW) | (left[RDX] & LOW) << 32
             expected = value - rounded(self._calls.cycles) & U64
@@ -154,8 +155,9 @@ class Emulation:
 
     def _task_priority(self, vcpu: VCpu, expected: list[Any]) -> bool:
         """MOV to or from CR8: bits 7..4 of TPR, and no other of CR8 can be set (SDM Vol. 3A, 11.8.6)."""
-        register = vcpu.vmcs.qualification >> 8 & 0xF
-        if vcpu.vmcs.qualification & FROM_CR:
+        qualification = self._calls.exit.qualification
+        register = qualification >> 8 & 0xF
+        if qualification & FROM_CR:
             expected[register] = (self.apics.read(vcpu, FIRST_MSR + TPR) or 0) >> 4
             return True
         value = expected[register]
@@ -166,13 +168,13 @@ class Emulation:
         expected[RAX], expected[RDX] = value & LOW, value >> 32
 
 
-def refusal(vcpu: VCpu) -> int:
+def refusal(fields: ExitFields) -> int:
     """Vector of the exception for an access that stage 2 refuses; -1 for a triple fault.
 
     #GP; during the delivery of #DE, #TS, #NP, #SS, #GP or #PF, a double fault; during that of a double fault, a triple
     fault (SDM Vol. 3A, tables 6-4 and 6-5).
     """
-    vectoring = vcpu.vmcs.vectoring
+    vectoring = fields.vectoring
     if vectoring >> 31 and vectoring >> 8 & 7 == HARDWARE:
         vector = vectoring & 0xFF
         if vector == Vector.DF:
@@ -182,13 +184,12 @@ def refusal(vcpu: VCpu) -> int:
     return Vector.GP
 
 
-def is_shutdown(vcpu: VCpu) -> bool:
-    """Whether the current exit of `vcpu` stops it for ever: triple fault, or a guest state that VM entry refuses."""
-    reason = vcpu.vmcs.reason
-    return reason in SHUTDOWNS or (reason is EPT_VIOLATION and refusal(vcpu) < 0)
+def is_shutdown(fields: ExitFields) -> bool:
+    """Whether an exit stops the vCPU for ever: triple fault, or a guest state that VM entry refuses."""
+    reason = fields.reason
+    return reason in SHUTDOWNS or (reason is EPT_VIOLATION and refusal(fields) < 0)
 
 
-def reads_clock(vcpu: VCpu) -> bool:
-    """Whether the current exit of `vcpu` reads its domain's clock."""
-    vmcs = vcpu.vmcs
-    return vmcs.reason in TIME_STAMPS or (vmcs.reason is RDMSR and vmcs.leaf == TSC)
+def reads_clock(fields: ExitFields) -> bool:
+    """Whether an exit reads the clock of the domain."""
+    return fields.reason in TIME_STAMPS or (fields.reason is RDMSR and fields.leaf == TSC)

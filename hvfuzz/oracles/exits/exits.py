@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.machine.addresses import PAGE_SIZE, U64
 from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.registers import RAX, RDX, REGISTERS, RFLAGS, RIP, Reg, Saved
+from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu.paging import RFLAGS_RF
+from hvfuzz.oracles.exits import booted_vcpus
 from hvfuzz.oracles.exits.bystanders import Bystanders
+from hvfuzz.oracles.exits.device_calls import USING, CopyCalls
 from hvfuzz.oracles.exits.emulation import ACCESSES, Emulation
+from hvfuzz.oracles.exits.functions.device_activity import DeviceActivity
 from hvfuzz.oracles.exits.model_comparison import DeviceModels
 from hvfuzz.oracles.exits.models import all_models
 from hvfuzz.oracles.exits.port_accesses import PortIo
@@ -25,7 +29,6 @@ from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
-    from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 VMCALL: Final = ExitReason.VMCALL
@@ -48,8 +51,9 @@ class Exits(Oracle):
         "registers": "an exit changes only the registers that its reason allows, to the values of the contract",
         "entry": "VM entry accepts the guest state that an exit leaves",
         "fault": "an access that stage 2 refuses is emulated, or injects #GP(0), as the contract says",
-        "device": "a guest's write to a register of its own device sets that register, and no other",
-        "dma": "a virtio device accesses only the bytes that its queues name, each buffer in its direction",
+        "device": "a write to registers, or a `device.*` call, leaves a PCI function in its documented state",
+        "dma": "a PCI function makes the accesses to memory that its registers and queues ask for, each once",
+        "answer": "what a PCI function writes to memory is what its registers and queues ask for",
         "model": "the state of a device model changes as in the real device, and only by accesses of its own domain",
         "ring": "a queued write goes to the slot that the ring's indices give, fetched once and if valid",
         "others": "an exit does not change vCPUs, serial ports and devices that it does not concern",
@@ -74,21 +78,25 @@ class Exits(Oracle):
         self._emulation: Final = Emulation(scene, shadow)
         self._models: Final = DeviceModels(scene, all_models.SECOND_MODELS)
         self._ports: Final = PortIo(scene, self._models, self.report)
-        self._registers: Final = Registers(scene, shadow, self._models, self._bystanders, self.report)
+        self._activity: Final = DeviceActivity(scene, self.report)
+        self._registers: Final = Registers(scene, shadow, self._models, self._activity, self.report)
+        self._copies: Final = CopyCalls(scene, self._activity)
 
     def attach(self) -> None:
-        """Take the current state as correct."""
+        """Check the booted state against the world, and take it as the base."""
+        for rule, text in booted_vcpus.faults(self.scene, self._emulation.apics):
+            self.report(rule, text)
         self._intercepts = [vcpu.vmcs.intercepts for vcpu in self._vcpus]
         self._bitmap = self._bitmaps()
         self._root = self._iommu.root_table
-        self._registers.attach()
-        self._models.attach()
+        self._activity.attach()
+        self._models.attach(self.report)
         self._emulation.attach()
         self._bystanders.attach([domain.devices.by_name["uart"] for domain in self.shadow.domains])
 
     def reset(self) -> None:
         """Follow the machine's reset to its snapshot."""
-        self._registers.reset()
+        self._activity.reset()
         self._models.reset()
         self._bystanders.reset()
         self._emulation.reset()
@@ -96,6 +104,7 @@ class Exits(Oracle):
     def audit(self) -> None:
         """Check state that is not compared at every exit: device models, APICs, MSR bitmaps."""
         self._models.judge(self.report)
+        self._activity.compare("device", "at the end")
         self._judge_apics()
         for vcpu in self._emulation.wrong_offsets():
             self._misplaced(vcpu)
@@ -117,7 +126,7 @@ class Exits(Oracle):
         """Record the state of the device or serial port that the guest accesses."""
         self._calls.worked = True
         self._emulation.started(vcpu)
-        reason = vcpu.vmcs.reason
+        reason = self._calls.exit.reason
         if reason is EPT_VIOLATION:
             self._registers.started(vcpu)
         elif reason is IO:
@@ -126,25 +135,30 @@ class Exits(Oracle):
 
     def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """Check a memory access by a device."""
-        self._registers.reached(initiator, hpa, size, access)
+        if type(initiator) is not VCpu:
+            self._activity.accessed(initiator, hpa, size, access)
+
+    def step(self, step: Any) -> None:
+        """Let the second models do what a `device.*` call makes of a device."""
+        declaration = self._calls.current.declaration
+        if declaration is not None and declaration.name in USING:
+            self._copies.step()
+
+    def stepped(self, step: Any) -> None:
+        """Check what the device did."""
+        if self._copies.active:
+            self._copies.stepped()
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Check the rights of a copy that belongs to an instruction of the guest."""
-        if vcpu.vmcs.reason is IO:
+        if self._calls.exit.reason is IO:
             self._ports.copied(vcpu, gva, hpa)
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
-        """Record the device that a `device.*` call names: the call may start or reset it.
-
-        The APIC timers have advanced before the exit is handled: `sched.kick` tells whether one has ended a HLT.
-        """
+        """The APIC timers have advanced before the exit is handled: `sched.kick` tells whether one has ended a HLT."""
         apics = self._emulation.apics
         if apics.touched and apics.tick(self._calls.cycles):
             self._judge_apics()
-        if args is not None and declaration.name.startswith("device."):
-            number = getattr(args, "device", None)
-            if number is not None:
-                self._bystanders.devices.add(number)
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """Compare the state with which the guest resumes to the expected one."""
@@ -153,13 +167,14 @@ class Exits(Oracle):
         expected = calls.left
         if self._emulation.apics.touched:
             self._emulation.apics.tick(calls.cycles)
-        reason = vmcs.reason
+        fields = calls.exit
+        reason = fields.reason
         if reason is VMCALL:
             if calls.idle.begun != 1 or calls.current is not calls.idle:
                 self._miscalled(f"{calls.idle.begun} calls in one VMCALL")
             status, expected[RDX] = self._calls.ended
             expected[RAX] = status & U64
-            expected[RIP] = (expected[RIP] + vmcs.length) & U64
+            expected[RIP] = (expected[RIP] + fields.length) & U64
         elif reason is EPT_VIOLATION:
             self._registers.expect(vcpu, expected)
         elif reason is INVALID_GUEST_STATE:
@@ -178,8 +193,8 @@ class Exits(Oracle):
         idle = calls.idle
         if idle.reads or idle.writes or idle.touched or calls.copying is not None:
             self._miscalled(f"guest memory copied in {reason.name}, outside of a call")
-        working = reason in WORKING or (reason is IO and vmcs.string)
-        end = calls.cycles if working else self._emulation.ends_at(vcpu)
+        working = reason in WORKING or (reason is IO and fields.string)
+        end = calls.cycles if working else self._emulation.ends_at()
         if self._clock.cycles < end or (self._clock.cycles > end and not working):
             self.report("clock", f"the exit began at {calls.cycles} cycles and ends at {self._clock.cycles}")
         if not self._iommu.enabled or self._iommu.root_table != self._root:
@@ -189,9 +204,8 @@ class Exits(Oracle):
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Report calls made in an exit other than VMCALL."""
-        self._registers.finished()
         if self._calls.idle.begun:
-            self._miscalled(f"{self._calls.idle.begun} calls in an exit for {vcpu.vmcs.reason.name}")
+            self._miscalled(f"{self._calls.idle.begun} calls in an exit for {self._calls.exit.reason.name}")
 
     def op_finished(self) -> None:
         """Compare unrelated state with that before the op, unless the hypervisor did nothing in the op."""
@@ -200,6 +214,7 @@ class Exits(Oracle):
             calls.worked = False
             for rule, text in self._bystanders.changes(calls.acting):
                 self.report(rule, text)
+            self._activity.compare("others", "after an op that did not use it")
         else:
             self._bystanders.acted(calls.acting)
 
@@ -223,24 +238,26 @@ class Exits(Oracle):
         for place, (now, then) in enumerate(zip(vcpu.vmcs.saved, expected, strict=True)):
             if now != then:
                 name = Reg(place).name if place < REGISTERS else Saved(place).name
-                self.report("registers", f"{vcpu.vmcs.reason.name} leaves {name} at {now}, expected {then}")
+                reason = self._calls.exit.reason
+                what = self._registers.access(vcpu) if reason is EPT_VIOLATION else reason.name
+                self.report("registers", f"{what}: {name} is {now}, expected {then}")
                 return
 
     def _expect_instruction(self, vcpu: VCpu, expected: list[Any]) -> None:
         """Check an emulated instruction: its registers, and that RIP advances or an exception is injected."""
-        vmcs = vcpu.vmcs
-        reason = vmcs.reason
+        fields = self._calls.exit
+        reason = fields.reason
         emulation = self._emulation
         if reason is IO:
             self._ports.expect(vcpu, expected)
-            if vmcs.string:
+            if fields.string:
                 return
         done = emulation.expect(vcpu, expected)
         if done:
-            expected[RIP] = (expected[RIP] + vmcs.length) & U64
+            expected[RIP] = (expected[RIP] + fields.length) & U64
         fault = vcpu.pending_fault
         if reason in FAULTING and (fault is not None if done else not _is_gp(fault)):
-            subject = f" of {vmcs.leaf:#x}" if reason in ACCESSES else ""
+            subject = f" of {fields.leaf:#x}" if reason in ACCESSES else ""
             self.report("fault", f"{reason.name}{subject} injects {fault}")
         if emulation.wrong_offset(vcpu):
             self._misplaced(vcpu)

@@ -43,7 +43,7 @@ class Apics:
         """Whether this program has accessed an APIC."""
 
     def attach(self) -> None:
-        """Take the current registers as correct."""
+        """Take the current registers, which `booted_vcpus` checks, as the base."""
         self._base = [self.words(vcpu) for vcpu in self._vcpus]
         self._known = [words.copy() for words in self._base]
 

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.hypervisor.devices.device_model import AREA, memory_offsets
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, SIZE_MASK
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, SIZE_MASK, WORD
 from hvfuzz.oracles.exits.models.second_model import SecondModel
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.scene.scene import Scene
 
+AREA: Final = 0x100
+"""Bytes of host memory for all models of one domain."""
+ALIGNMENT: Final = 0x40
+"""Alignment of the memory of each model in its domain's area, in the order of the models."""
+FIRST_AREA: Final = 0x40
+"""Offset of domain 0's area in the bounce buffer, which begins with the two words of register data."""
 Report = Callable[[str, str], None]
 """Takes a rule and a message."""
 
@@ -36,8 +41,12 @@ class DeviceModels:
             port: (placement.name, at) for placement in placements for at, port in enumerate(placement.ports)
         }
         self._pages: Final = {placement.page: placement.name for placement in placements if placement.page >= 0}
-        self._offsets: Final = memory_offsets(hypervisor.models)
-        self._first: Final = hypervisor.model_memory(0)
+        self._offsets: Final[dict[str, int]] = {}
+        end = 0
+        for each in self._classes:
+            self._offsets[each.name] = end
+            end += -(-len(each(scene.machine.clock).memory()) // ALIGNMENT) * ALIGNMENT
+        self._first: Final = hypervisor.bounce + FIRST_AREA
         self._size: Final = PAGE_SIZE - (self._first & PAGE_MASK)
         self._read: Final = scene.machine.memory.read
         self._domains: Final = hypervisor.domains
@@ -48,25 +57,33 @@ class DeviceModels:
         """Second models, by domain and name."""
         self._timed: list[SecondModel] = []
         """Second models with a deadline."""
-        self._copied: list[tuple[int, SecondModel]] = []
-        """(domain, second model) of those that override `port_exit_started`."""
         self._used = True
         """Whether any model may differ from its power-on state."""
 
-    def attach(self) -> None:
-        """Record the memory of the booted machine."""
-        self._base = self._read(self._first, self._size)
+    def attach(self, report: Report) -> None:
+        """Check that every domain has models of its own, in their power-on state, with canary words between them."""
         self.reset()
+        first = self._first & ~PAGE_MASK
+        secret = self._read(first, WORD)
+        self._base = secret * (self._size // WORD)
+        owners: dict[int, int] = {}
+        for domain in self._domains:
+            for model in domain.devices.by_name.values():
+                owner = owners.setdefault(id(model), domain.id)
+                if owner != domain.id:
+                    report("model", f"dom{domain.id} has the device model {model.placement.name} of dom{owner}")
+            places = {port: (domain.devices.by_name[name], at) for port, (name, at) in self._ports.items()}
+            pages = {page: domain.devices.by_name[name] for page, name in self._pages.items()}
+            if places != dict(domain.devices.by_port) or pages != dict(domain.devices.by_page):
+                report("model", f"the ports or pages of the device models of dom{domain.id} lead to other models")
+        self.judge(report)
 
     def reset(self) -> None:
         """Set every second model to its power-on state."""
         if self._used:
             self._seconds = [{each.name: each(self._clock) for each in self._classes} for _ in self._domains]
-            every = [(domain, each) for domain, models in enumerate(self._seconds) for each in models.values()]
-            self._timed = [each for _, each in every if type(each).expire is not SecondModel.expire]
-            self._copied = [
-                pair for pair in every if type(pair[1]).port_exit_started is not SecondModel.port_exit_started
-            ]
+            every = [each for models in self._seconds for each in models.values()]
+            self._timed = [each for each in every if type(each).expire is not SecondModel.expire]
             self._used = False
 
     def exit_started(self) -> None:
@@ -76,10 +93,8 @@ class DeviceModels:
                 second.expire()
 
     def port_exit_started(self) -> None:
-        """Let the second models copy their subjects, as an exit for port I/O begins."""
+        """An exit for port I/O begins, which may change any model."""
         self._used = True
-        for domain, second in self._copied:
-            second.port_exit_started(self._domains[domain].devices.by_name[second.name])
 
     def at_port(self, domain: int, port: int) -> tuple[SecondModel | None, int]:
         """(second model at `port` of the domain or None, offset among its ports)."""
@@ -107,7 +122,7 @@ class DeviceModels:
             for name, second in models.items():
                 difference = second.difference(domain.devices.by_name[name])
                 if difference:
-                    report(second.rule, f"device model {name} of dom{domain.id}: {difference}")
+                    report("model", f"device model {name} of dom{domain.id}: {difference}")
 
     def judge(self, report: Report) -> None:
         """Report differences of registers and of memory."""

@@ -38,41 +38,44 @@ class PortIo:
 
     def copied(self, vcpu: VCpu, gva: int, hpa: int) -> None:
         """Check the rights of a copy of an INS or OUTS, which is about to be made."""
-        if vcpu.vmcs.string and string_transfers.wrong_page(self._scene.machine, vcpu, gva, hpa):
+        fields = self._scene.calls.exit
+        if fields.string and string_transfers.wrong_page(self._scene.machine, fields, vcpu, gva, hpa):
             self._wrong_page = True
 
     def expect(self, vcpu: VCpu, expected: list[Any]) -> None:
         """Apply the access to `expected`, the registers at the exit, and compare the device models."""
-        if vcpu.vmcs.string:
+        fields = self._scene.calls.exit
+        if fields.string:
             self._expect_string(vcpu, expected)
         else:
             self._expect_port(vcpu, expected)
         # A serial port has no host memory, and is the most frequent: skip the comparison of memory.
-        if 0 <= vcpu.vmcs.port - UART_PORT < UART_PORTS:
+        if 0 <= fields.port - UART_PORT < UART_PORTS:
             self._models.judge_registers(self._report)
         else:
             self._models.judge(self._report)
 
     def _expect_string(self, vcpu: VCpu, expected: list[Any]) -> None:
         """Check the burst of an INS or OUTS, including its copies of guest memory."""
-        vmcs, calls = vcpu.vmcs, self._scene.calls
-        device, offset = self._models.at_port(vcpu.domain, vcpu.vmcs.port)
+        calls = self._scene.calls
+        fields = calls.exit
+        device, offset = self._models.at_port(vcpu.domain, fields.port)
         wrong = string_transfers.judge(self._scene.machine, calls, vcpu, device, offset, expected)
         if self._wrong_page and not wrong:
             wrong = f"ring {vcpu.cpl} of dom{vcpu.domain} accesses a page that it may not access"
         if wrong:
-            self._report("string", f"{'OUTS' if vmcs.write else 'INS'}: {wrong}")
+            self._report("string", f"{'OUTS' if fields.write else 'INS'}: {wrong}")
         calls.abandon()
         if not expected[RCX]:
-            expected[RIP] = (expected[RIP] + vmcs.length) & U64
+            expected[RIP] = (expected[RIP] + fields.length) & U64
 
     def _expect_port(self, vcpu: VCpu, expected: list[Any]) -> None:
         """Apply IN or OUT of one element; a port without a device reads as ones."""
-        vmcs = vcpu.vmcs
-        width = vmcs.width
-        device, offset = self._models.at_port(vcpu.domain, vcpu.vmcs.port)
+        fields = self._scene.calls.exit
+        width = fields.width
+        device, offset = self._models.at_port(vcpu.domain, fields.port)
         ones = SIZE_MASK[width]
-        if vmcs.write:
+        if fields.write:
             if device is not None:
                 device.port_write(offset, width, expected[RAX])
             return

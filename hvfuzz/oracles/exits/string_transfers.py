@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hvfuzz.machine.machine import Machine
     from hvfuzz.oracles.exits.models.second_model import SecondModel
     from hvfuzz.oracles.scene.call_stack import CallStack
+    from hvfuzz.oracles.scene.exit_fields import ExitFields
 
 CR2: Final = int(Saved.CR2)
 FAULTS: Final = (Vector.GP, Vector.PF)
@@ -36,29 +37,31 @@ def judge(
     `device` is the second model at the port, or None; this applies the transfer to it. `expected` holds the registers
     at the exit; this changes them to those with which the guest should resume.
     """
-    vmcs = vcpu.vmcs
+    fields = calls.exit
     calls.guest_written()
-    width = vmcs.width
-    register = RSI if vmcs.write else RDI
+    width = fields.width
+    register = RSI if fields.write else RDI
     step = -width if expected[RFLAGS] & RFLAGS_DF else width
     start = expected[register]
     most = min(expected[RCX], STRING_BURST)
-    done: int = expected[RCX] - vmcs.saved[RCX]
+    done: int = expected[RCX] - vcpu.vmcs.saved[RCX]
     if not 0 <= done <= most:
         return f"{done} elements moved of {most}"
     expected[RCX] -= done
     expected[register] = start + step * done & U64
     places = [start + step * number + byte & U64 for number in range(done) for byte in range(width)]
-    copies, others = (calls.idle.reads, calls.idle.writes) if vmcs.write else (calls.idle.writes, calls.idle.reads)
+    copies, others = (calls.idle.reads, calls.idle.writes) if fields.write else (calls.idle.writes, calls.idle.reads)
     found = [(gva + at & U64, byte) for gva, data in copies for at, byte in enumerate(data)]
     data = bytes(byte for _, byte in found)
     if others or [place for place, _ in found] != places:
         return f"{len(found)} bytes copied for {done} elements from {start:#x} on, with wrong addresses or direction"
     for at in range(0, len(data), width):
         element = int.from_bytes(data[at : at + width], "little")
-        if vmcs.write and device is not None:
+        if fields.write and device is not None:
             device.port_write(port, width, element)
-        elif not vmcs.write and element != (device.port_read(port, width) if device is not None else SIZE_MASK[width]):
+        elif not fields.write and element != (
+            device.port_read(port, width) if device is not None else SIZE_MASK[width]
+        ):
             return f"element {at // width} is {element:#x}, not the value of the port"
     here = start + step * done & U64
     fault = vcpu.pending_fault
@@ -68,10 +71,10 @@ def judge(
         second = (here | PAGE_MASK) + 1 & U64
         crosses = here & PAGE_MASK > PAGE_SIZE - width
         expected[CR2] = second if crosses and fault.address == second else here
-    return _judge_end(machine, vcpu, here, done == most)
+    return _judge_end(machine, calls.exit, vcpu, here, done == most)
 
 
-def _judge_end(machine: Machine, vcpu: VCpu, gva: int, complete: bool) -> str:
+def _judge_end(machine: Machine, fields: ExitFields, vcpu: VCpu, gva: int, complete: bool) -> str:
     """Check that the transfer ended at the count, the burst limit, or a real exception; returns a message, or ""."""
     fault = vcpu.pending_fault
     if fault is None:
@@ -79,7 +82,7 @@ def _judge_end(machine: Machine, vcpu: VCpu, gva: int, complete: bool) -> str:
     if complete or fault.vector not in FAULTS:
         return f"injects {fault}"
     # The exit ends with the exception: nothing has changed the tables since.
-    write, width = not vcpu.vmcs.write, vcpu.vmcs.width
+    write, width = not fields.write, fields.width
     access, pages = WRITE if write else READ, pages_of(vcpu)
     if leads(machine, vcpu, gva, width, access, pages=pages):
         return f"injects {fault} at {gva:#x}, which the guest can access"
@@ -94,7 +97,7 @@ def _judge_end(machine: Machine, vcpu: VCpu, gva: int, complete: bool) -> str:
     return ""
 
 
-def wrong_page(machine: Machine, vcpu: VCpu, gva: int, hpa: int) -> bool:
+def wrong_page(machine: Machine, fields: ExitFields, vcpu: VCpu, gva: int, hpa: int) -> bool:
     """Whether the instruction of `vcpu` may not access the page at `hpa` through `gva`, at the time of the copy.
 
     The copy of a part of the element follows the translation at once. Later, its bytes may have changed the tables.
@@ -102,7 +105,7 @@ def wrong_page(machine: Machine, vcpu: VCpu, gva: int, hpa: int) -> bool:
     pages = pages_of(vcpu)
     if pages is None:
         return False
-    access = READ if vcpu.vmcs.write else WRITE
+    access = READ if fields.write else WRITE
     pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
     entry = machine.tlb.combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT))
     if entry is not None and entry[0] | gva & PAGE_MASK == hpa and entry[1] & access:

@@ -23,12 +23,16 @@ from hvfuzz.oracles.isolation.fetch import Fetch
 from hvfuzz.oracles.isolation.ownership import Ownership
 from hvfuzz.oracles.isolation.secrets import Secrets
 from hvfuzz.oracles.isolation.stale import Stale
+from hvfuzz.oracles.principal.fills import Fills
+from hvfuzz.oracles.principal.principal import Principal
 from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
-# In the order in which they act. Faults of the host itself come first: what follows from such a fault matters less.
+# In the order in which they act. Faults of the host itself come first, then actions in a wrong name: what follows from
+# such a fault matters less.
 ORACLES: Final[tuple[type[Oracle], ...]] = (
     HostMemory,
+    Principal,
     Fetch,
     Exits,
     Work,
@@ -41,7 +45,7 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Audit,
 )
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, FlushOrder, Growth, Cycles, Turns)
+CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, FlushOrder, Growth, Cycles, Turns, Fills)
 """Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names.
 
 The memory model comes first: it hooks memory itself, and the access log hooks what it finds."""
@@ -57,6 +61,6 @@ def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] 
 
 def make_close_watchers(
     scene: Scene, shadow: PageTableShadow, oracles: Mapping[str, Oracle]
-) -> list[MemoryModel | AccessLog | FlushOrder | Growth | Cycles | Turns]:
+) -> list[MemoryModel | AccessLog | FlushOrder | Growth | Cycles | Turns | Fills]:
     """The close watchers that belong to these oracles."""
     return [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]

@@ -1,5 +1,8 @@
 """Every event that an oracle can listen to, with its parameters and its meaning.
 
+The `vcpu` of each event is the one whose exit is being handled, whatever the hypervisor says: see
+`principal.attribution`.
+
 An oracle, or one of its watchers, listens to an event by defining a method of that name with exactly these parameters.
 An event without listeners costs nothing. Within an event, the order is: the call stack, the access filter, the oracles
 in the order of `all_oracles.ORACLES`, the close watchers, then the other observers.
@@ -31,6 +34,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "trap_finished": Event("vcpu", "after `exit_finished`, if the exit is not a hypercall"),
         "exit_finished": Event("vcpu", "the hypervisor has handled the exit"),
         "reentrant_exit": Event("vcpu", "a VM exit is to be handled while another one is being handled"),
+        "misnamed": Event(
+            "rule, vcpu, deed", "the hypervisor does `deed` in the name of `vcpu`, whose exit is not being handled"
+        ),
         # Hypercalls. Entries of a multicall nest.
         "call_started": Event(
             "vcpu, declaration, args", "a hypercall was decoded; `args` is None if dispatch refused it"

@@ -23,11 +23,13 @@ UNKNOWN_CALL: Final = "vmcall"
 class FindingLog:
     """Collects what oracles report. `op` and `operation` say what the program is doing."""
 
-    __slots__ = ("_calls", "_failed", "_seen", "_told", "auditing", "findings", "op", "operation")
+    __slots__ = ("_boot", "_calls", "_failed", "_seen", "_told", "auditing", "findings", "op", "operation")
 
     def __init__(self, calls: CallStack) -> None:
         self._calls: Final = calls
         self.findings: list[Finding] = []
+        self._boot: tuple[Finding, ...] = ()
+        """What was found before the first run, at boot: each run begins with it."""
         self._seen: dict[tuple[str, str, str], None] = {}
         self._told: dict[tuple[str, str, str], None] = {}
         """(oracle, rule, message without its parentheses) of everything that oracles reported before the audit."""
@@ -40,11 +42,15 @@ class FindingLog:
         self.auditing = False
         """Whether findings are those of the oracle `audit`: see there."""
 
+    def booted(self) -> None:
+        """Keep the findings so far: they are those of the booted system."""
+        self._boot = tuple(self.findings)
+
     def reset(self) -> None:
-        """Forget the findings; the list that `findings` was stays as it is."""
-        self.findings = []
-        self._seen.clear()
-        self._told.clear()
+        """Forget the findings, but for those of the boot; the list that `findings` was stays as it is."""
+        self.findings = list(self._boot)
+        self._seen = {(each.oracle, each.rule, each.operation): None for each in self._boot}
+        self._told = {(each.oracle, each.rule, _ASIDES.sub("", each.message)): None for each in self._boot}
         self._failed.clear()
         self.op = -1
         self.operation = BOOT

@@ -20,7 +20,7 @@ PASSED_ON: Final = (
     "stepped",
     "preemption_point",
 )
-"""Events of `Observer` at which the suite itself has nothing to do: the listeners are its methods."""
+"""Events of `Observer` that are passed on as they are, except for the vCPU of a copy: see `principal.attribution`."""
 OWN: Final = (
     "op_finished",
     "exit_started",

@@ -19,7 +19,8 @@ from hvfuzz.oracles.framework.finding_log import AUDIT, SCENE, FindingLog
 from hvfuzz.oracles.framework.listeners import Listener, nothing
 from hvfuzz.oracles.framework.oracle import Oracle
 from hvfuzz.oracles.framework.subscriptions import Subscriptions
-from hvfuzz.oracles.scene.call_stack import NO_DOMAIN, CallStack
+from hvfuzz.oracles.principal.attribution import Attribution
+from hvfuzz.oracles.scene.call_stack import CallStack
 from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.framework.finding import Finding
 
 VMCALL: Final = ExitReason.VMCALL
-STRUCT_PIECES: Final = 2
-"""Copies in which a struct is fetched: header, body."""
 
 
 class OracleSuite(Observer):
@@ -50,17 +49,17 @@ class OracleSuite(Observer):
     """
 
     __snapshot_leaf__ = True
-    # What `_subscribe` makes of OWN.
+    # The methods that `_subscribe` makes of OWN.
     _op_finished: Listener
     _exit_started: Listener
     _trap_started: Listener
     _exit_finished: Listener
     _trap_finished: Listener
-    _reentrant_exit: Listener
     _call_started: Listener
-    _unusual_copies: Listener
-    _shadow_changed: Listener
     _call_finished: Listener
+    _shadow_changed: Listener
+    _unusual_copies: Listener
+    _reentrant_exit: Listener
 
     def __init__(
         self,
@@ -75,6 +74,7 @@ class OracleSuite(Observer):
         self.machine: Final = machine
         self.hypervisor: Final = hypervisor
         self._calls: Final = CallStack(machine, hypervisor)
+        self._attribution: Final = Attribution(self._calls)
         self._log: Final = FindingLog(self._calls)
         scene = Scene(machine, hypervisor, world, self._calls, self._log.report)
         self.shadow: Final = PageTableShadow(scene)
@@ -101,7 +101,10 @@ class OracleSuite(Observer):
             self.shadow.host_access if self._shadowed else None,
             self._oracle_failed,
         )
+        self._attribution.misnamed = listeners.of("misnamed")
         self._events = {closely: listeners.methods(closely=closely) for closely in (False, True)}
+        for methods in self._events.values():
+            methods["guest_copy"] = self._attribution.copies_for(methods["guest_copy"])
         self._pass_on()
         access_filter.invalid_copy = listeners.of("invalid_copy")
         access_filter.foreign_copy = listeners.of("foreign_copy")
@@ -142,12 +145,20 @@ class OracleSuite(Observer):
             setattr(self, name, listener)
 
     def attach(self) -> None:
-        """Start to watch the machine as it is now: this state is the base that `reset` returns to."""
+        """Check the booted machine, and start to watch it: this state is the base that `reset` returns to.
+
+        What is wrong is a finding of each run, with the operation `boot`.
+        """
         self.machine.memory.written.clear()
         if self._shadowed:
             self.shadow.attach()
         for oracle in self.oracles.values():
             oracle.attach()
+        # What holds at all times holds after boot. The oracle `audit` only compares two shadows, and the first is new.
+        for name, oracle in self.oracles.items():
+            if name != AUDIT:
+                self._audit(name, oracle)
+        self._log.booted()
         self._listen()
         self.machine.access_observer = None if self._memory_access is nothing else self._memory_access
 
@@ -174,7 +185,7 @@ class OracleSuite(Observer):
         self._log.op = index
         self._log.operation = operation
         self._calls.acting = acting
-        self._calls.exiting = NO_DOMAIN  # The last exit may have ended in an exception.
+        self._calls.exit_ended()  # The last exit may have ended in an exception.
 
     def op_finished(self) -> None:
         """The op and its races are done."""
@@ -196,11 +207,14 @@ class OracleSuite(Observer):
         self._calls.current = self._calls.idle
         self._log.auditing = AUDIT in self.oracles
         for name, oracle in self.oracles.items():
-            try:
-                oracle.audit()
-            except Exception as error:
-                self._oracle_failed(name, error)
+            self._audit(name, oracle)
         self._log.auditing = False
+
+    def _audit(self, name: str, oracle: Oracle) -> None:
+        try:
+            oracle.audit()
+        except Exception as error:
+            self._oracle_failed(name, error)
 
     def _oracle_failed(self, oracle: str, error: BaseException) -> None:
         """A listener of `oracle` raised `error`: see the class."""
@@ -227,7 +241,7 @@ class OracleSuite(Observer):
             self._trap_started(vcpu)
             exits.handle_exit(self.hypervisor, vcpu)
             self._trap_finished(vcpu)
-        self._calls.exiting = NO_DOMAIN
+        self._calls.exit_ended()
         self._handling = False
 
     def host_exception(self, fault: BaseException) -> None:
@@ -248,27 +262,22 @@ class OracleSuite(Observer):
         """Defined here because `Host.watch` looks at the class; `_pass_on` replaces it in each instance."""
 
     def call_started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> None:
-        """See `Observer`."""
+        """See `Observer`. All listeners are told the vCPU whose exit it is, whatever name the hypervisor gives."""
+        if vcpu is not self._calls.principal:
+            vcpu = self._attribution.judged("call", vcpu, "starts a call")
         self._calls.started(vcpu, declaration, args)
         self._call_started(vcpu, declaration, args)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
-        """See `Observer`."""
+        """See `Observer`, and `call_started`."""
         calls = self._calls
+        if vcpu is not calls.principal:
+            vcpu = self._attribution.judged("call", vcpu, "ends a call")
         if calls.copying is not None:
             calls.guest_written()
         if self._shadowed and (self._written or self._refilled or calls.applied or self.shadow.stored):
             self._follow()
-        call = calls.current
-        struct = call.struct
-        # Nearly always: a header, the body that follows it, and nothing else.
-        if (
-            call.reads
-            or call.writes
-            or call.transfers
-            or len(struct) != STRUCT_PIECES
-            or struct[0][0] + len(struct[0][1]) != struct[1][0]
-        ):
+        if calls.current.copied_more():
             self._unusual_copies(vcpu, declaration, args)
         self._call_finished(vcpu, declaration, args, status, result, reason)
         calls.finished(status, result)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, WORD
 from hvfuzz.machine.physical_memory import PhysicalMemory
-from hvfuzz.oracles.host.hooked_hardware import HookedView, hooked_memory
+from hvfuzz.oracles.host.hooked_hardware import HookedView, hooked_memory, responsible_module
 from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
 
 if TYPE_CHECKING:
@@ -80,14 +80,15 @@ class AccessLog:
 
     def _asked_by_the_host(self) -> bool:
         """Whether the code that asks for a property of memory is the hypervisor's."""
-        asking = sys._getframe(2).f_globals.get("__name__", "")
-        return self._calls.exiting != NO_DOMAIN and not asking.startswith(NOT_THE_HOST)
+        if self._calls.exiting == NO_DOMAIN:
+            return False
+        return not responsible_module(sys._getframe(2)).startswith(NOT_THE_HOST)
 
     def _check(self, hpa: int, size: int, write: bool) -> None:
         """Check an access that is about to be made by the caller of the method that called this."""
         if self._calls.exiting == NO_DOMAIN or not size:
             return
-        if sys._getframe(2).f_globals.get("__name__", "").startswith(NOT_THE_HOST):
+        if responsible_module(sys._getframe(2)).startswith(NOT_THE_HOST):
             return
         if hpa < 0 or hpa + size > self._memory.size:
             return  # The access itself fails.

@@ -23,8 +23,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+OURS: Final = "hvfuzz."
+PLANTED: Final = "hvfuzz.bugs."
 EVERYTHING: Final = -1
 """Sentinel for a space or a page: all of them."""
+
+
+def responsible_module(frame: FrameType | None) -> str:
+    """Name of the module of hvfuzz whose code runs in `frame`; a planted bug counts as the code that calls it."""
+    while frame is not None:
+        module: str = frame.f_globals.get("__name__", "")
+        if module.startswith(OURS) and not module.startswith(PLANTED):
+            return module
+        frame = frame.f_back
+    return ""
 
 
 class HookedView:

@@ -9,6 +9,8 @@ from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 HEAP: Final = -1
 """Owner of the secrets of the hypervisor's heap pages."""
+CANARY_BITS: Final = 1 << 63 | 1 << 31
+"""Set in every canary, so that a small number is never one by chance."""
 NARROW: Final = 4
 """Bytes of a secret that are evidence in a value of up to eight bytes."""
 WIDE: Final = 5

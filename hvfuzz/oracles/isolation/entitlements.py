@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.devices.register_windows import window_at
+from hvfuzz.oracles.scene.device_windows import FIRST_FRAME
 from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 RESERVED: Final = FrameState.RESERVED << 8
 OWNED_OR_SHARED: Final = (FrameState.OWNED << 8, FrameState.SHARED << 8)
+
+ANYWHERE: Final = -1
+"""Sentinel: any page."""
 
 
 def is_owned(word: int) -> bool:
@@ -47,8 +50,8 @@ class Entitlements:
         word = self._scene.frame_word(hfn)
         return word & 0xFF == number and is_owned(word)
 
-    def may_access(self, space: int, hfn: int, access: int) -> bool:
-        """Whether a grant mapping in that space allows the access."""
+    def may_access(self, space: int, hfn: int, access: int, page: int = ANYWHERE) -> bool:
+        """Whether a grant mapping in that space, at that page of a domain, allows the access."""
         if not is_owned(self._scene.frame_word(hfn)):
             return False
         number = space & ~DMA
@@ -58,18 +61,9 @@ class Entitlements:
                 and mapping.frame == hfn
                 and (mapping.device if space & DMA else mapping.host)
                 and not access & ~mapping.rights
+                and page in (ANYWHERE, mapping.gfn)
             ):
                 return True
-        return False
-
-    def may_copy(self, number: int, hfn: int, access: int) -> bool:
-        """Whether a live grant, mapped or not, allows the domain the access."""
-        if not is_owned(self._scene.frame_word(hfn)):
-            return False
-        for domain in self._shadow.domains:
-            for entry in list.__iter__(domain.grants):
-                if entry is not None and entry.frame == hfn and entry.to == number and entry.rights & access:
-                    return True
         return False
 
     def granted(self, leaf: Leaf, hfn: int, owner: int) -> int | None:
@@ -100,5 +94,6 @@ class Entitlements:
 
     def has_registers(self, number: int, hfn: int) -> bool:
         """Whether the frame number stands for the registers of a device of the domain."""
-        device = window_at(self._scene.machine, hfn << PAGE_SHIFT)
-        return device is not None and self._shadow.device_domain(device.bdf) == number
+        devices = self._scene.machine.devices
+        at = hfn - FIRST_FRAME
+        return 0 <= at < len(devices) and self._shadow.device_domain(devices[at].bdf) == number

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.limits import STRUCT_MAX
 from hvfuzz.guest.run.interpreter import HostBusy
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, U64, WORD, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64, WORD, WRITE
 from hvfuzz.machine.cpu.registers import RAX, Reg, Saved
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.cpu.vmx_transitions import Reentered
-from hvfuzz.machine.mmu.ept import EP4TA
-from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.oracles.contract.spec import BY_NAME, valid_range
 from hvfuzz.oracles.framework.fault_origin import fault_text
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.principal.copy_ends import CopyEnds
+from hvfuzz.oracles.principal.translations import Translations, tlb_key
 from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes
 from hvfuzz.oracles.scene.scene import Scene
-from hvfuzz.oracles.shadow.guest_walk import arrivals
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
@@ -49,7 +48,7 @@ class Fetch(Oracle):
     name = "fetch"
     rules: ClassVar[Rules] = {
         "twice": "no word of guest memory is fetched twice for one argument of a call",
-        "translated": "a copy at a guest address goes where the guest's tables, or cached entries of them, allow it",
+        "translated": "a copy goes where the tables of the vCPU that exits, or cached entries of them, lead",
         "asked": "the call has the number, and reads its struct at the address, that the caller passed",
         "crossing": "a copy at a guest address stays within one page: the next frame may belong to another domain",
         "unvalidated": "every guest copy is at a valid address: canonical, not wrapping, not in the hypervisor's hole",
@@ -62,7 +61,9 @@ class Fetch(Oracle):
         super().__init__(scene, shadow)
         self._privileged = tuple(config.privileged for config in scene.world.domains)
         self._calls = scene.calls
-        self._tlb = scene.machine.tlb
+        self._translations = Translations(scene)
+        self._cached = scene.machine.tlb.combined
+        self._ends = CopyEnds(scene, shadow)
         self._reached = (NO_GVA, 0)
         """(page, frame) of the last copy of this exit whose translation is right by the guest's tables."""
 
@@ -71,6 +72,7 @@ class Fetch(Oracle):
     def exit_started(self, vcpu: VCpu) -> None:
         """Forget where the last exit has copied."""
         self._reached = (NO_GVA, 0)
+        self._translations.exit_started()
 
     def reentrant_exit(self, vcpu: VCpu) -> None:
         """Report the inner exit."""
@@ -85,6 +87,7 @@ class Fetch(Oracle):
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
         """Check the caller and the struct of a call."""
+        self._translations.keep()
         pieces = self._calls.current.struct
         if pieces or declaration is not None:
             self._judge_asked(declaration, pieces)
@@ -151,35 +154,42 @@ class Fetch(Oracle):
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Check the translation of a copy. Nearly always the TLB holds it."""
-        pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
-        entry = self._tlb.combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT))
-        if entry is None or entry[0] | gva & PAGE_MASK != hpa or (write and not entry[1] & WRITE):
-            self._judge_translation(vcpu, gva, hpa, size, write)
+        translations = self._translations
+        key = tlb_key(vcpu, gva)
+        entry = self._cached.get(key)
+        if gva == NO_GVA:
+            self._judge_end(vcpu, hpa, write)
+        elif (
+            entry is None
+            or entry[0] | gva & PAGE_MASK != hpa
+            or (write and not entry[1] & WRITE)
+            or not (translations.known(key, entry) or translations.counts(vcpu, gva, hpa, write, key, entry))
+        ) and valid_range(gva, size):
+            self._judge_translation(vcpu, gva, hpa, write)
+        if write and not gva + size & PAGE_MASK:
+            translations.page_filled(vcpu, gva, size)
+        translations.keep()
 
-    def _judge_translation(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
-        """Compare with the guest's tables. Invalid addresses are judged by `unvalidated`; NO_GVA has no translation."""
-        if gva == NO_GVA or not valid_range(gva, size):
-            return
-        tlb = self._tlb
+    def _judge_translation(self, vcpu: VCpu, gva: int, hpa: int, write: bool) -> None:
+        """Compare with the guest's tables. Invalid addresses are judged by `unvalidated`."""
         place = gva >> PAGE_SHIFT, hpa >> PAGE_SHIFT
-        if hpa in arrivals(self.scene.machine, vcpu, gva, WRITE if write else READ):
+        if self._translations.lead(vcpu, gva, hpa, write):
             self._reached = place
-        elif vcpu.vmcs.reason is not EPT_VIOLATION or place != self._reached:
-            # The ring of queued writes is translated once for its three copies, and may be a table for itself.
-            # All pages of a copy are translated before the first is written, and that one may be a table for the next.
-            # A full cache may have held another translation until the last page was looked up.
-            fullest = max(len(tlb.combined), len(tlb.structures.combined))
-            if self._continues(gva) or fullest >= tlb.capacity > 0:
-                return
+        # The ring of queued writes is translated once for its three copies, and may be a table for itself.
+        elif self._calls.exit.reason is not EPT_VIOLATION or place != self._reached:
             way = "to" if write else "from"
-            self.report(
-                "translated", f"gva {gva:#x} of dom{vcpu.domain} is wrongly translated to {hpa:#x} for a copy {way} it"
-            )
+            whose = f"vCPU {vcpu.index} of dom{vcpu.domain}"
+            self.report("translated", f"gva {gva:#x} of {whose} is wrongly translated to {hpa:#x} for a copy {way} it")
 
-    def _continues(self, gva: int) -> bool:
-        """Whether a write at `gva` continues the last write of the call."""
-        writes = self.scene.calls.current.writes
-        return bool(writes) and writes[-1][0] + len(writes[-1][1]) == gva
+    def _judge_end(self, vcpu: VCpu, hpa: int, write: bool) -> None:
+        """Compare a copy without a guest address with the page or grant that the struct of `grant.copy` names."""
+        end = self._ends.named(vcpu, write)
+        if end is None or end.hpa != hpa:
+            way, where = ("to", "destination") if write else ("from", "source")
+            named = (
+                f"dom{vcpu.domain} names no {where}" if end is None else f"the {where} that it names is {end.hpa:#x}"
+            )
+            self.report("translated", f"a copy {way} {hpa:#x} for vCPU {vcpu.index} of dom{vcpu.domain}: {named}")
 
     def foreign_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Check that the copy stays within one page."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT
-from hvfuzz.machine.devices.register_windows import REGISTERS_BASE, window_at
 from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, Entitlements, is_owned
+from hvfuzz.oracles.scene.device_windows import FIRST_FRAME
 from hvfuzz.oracles.shadow.changes import (
     ADDRESS,
     DMA,
@@ -123,10 +123,10 @@ class LeafChecks:
         """Check one frame of a leaf; return whether a rule is broken."""
         scene = self._scene
         if hfn >= scene.machine.memory.frames:
-            if window_at(scene.machine, hfn << PAGE_SHIFT) is not None:
+            if 0 <= hfn - FIRST_FRAME < len(scene.machine.devices):
                 if leaf.space & DMA and self._entitlements.has_registers(leaf.space & ~DMA, hfn):
                     return False
-                text = f"mapped to the registers of device {hfn - (REGISTERS_BASE >> PAGE_SHIFT)}"
+                text = f"mapped to the registers of device {hfn - FIRST_FRAME}"
                 self._report("registers", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
                 return True
             self._report(
@@ -174,8 +174,8 @@ class LeafChecks:
     def check_registers(self) -> None:
         """Check the leaves that map registers of devices, after a device changed hands."""
         for number in range(len(self._scene.machine.devices)):
-            for place in self._shadow.leaves.get((REGISTERS_BASE >> PAGE_SHIFT) + number, ()):
-                self._check_place(place, (REGISTERS_BASE >> PAGE_SHIFT) + number)
+            for place in self._shadow.leaves.get(FIRST_FRAME + number, ()):
+                self._check_place(place, FIRST_FRAME + number)
 
     def check_table(self, hfn: int) -> None:
         """A page that is linked as a table must be a table page of the domain."""

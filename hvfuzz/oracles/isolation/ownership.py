@@ -20,7 +20,9 @@ from hvfuzz.oracles.exits.emulation import is_shutdown
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.isolation.entitlements import Entitlements
 from hvfuzz.oracles.isolation.leaf_checks import LeafChecks
+from hvfuzz.oracles.principal.copy_ends import CopyEnds
 from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
+from hvfuzz.oracles.scene.running_call import NO_GVA
 from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, DMA_LEVELS, context_of, name_of
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
@@ -68,6 +70,7 @@ class Ownership(Oracle):
         self._own = scene.own_frame
         self._vcpus = scene.machine.vcpus
         self._entitlements = Entitlements(scene, shadow)
+        self._ends = CopyEnds(scene, shadow)
         self._leaf_checks = LeafChecks(scene, shadow, self._entitlements, self.report)
         self._pointers: list[int] = []
         """The EPT pointer that each vCPU must always have."""
@@ -173,12 +176,12 @@ class Ownership(Oracle):
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """If an EPT violation was emulated as an access to registers, the device must be the domain's."""
-        vmcs = vcpu.vmcs
-        if vmcs.reason is not EPT_VIOLATION or vmcs.gpa not in MMIO_WINDOW:
+        fields = self._calls.exit
+        if fields.reason is not EPT_VIOLATION or fields.gpa not in MMIO_WINDOW:
             return
         # With a fault or a shutdown pending, nothing was emulated.
-        if vcpu.pending_fault is None and not is_shutdown(vcpu):
-            number = (vmcs.gpa - MMIO_BASE) // MMIO_SIZE
+        if vcpu.pending_fault is None and not is_shutdown(fields):
+            number = (fields.gpa - MMIO_BASE) // MMIO_SIZE
             if self.shadow.device_domain(self.scene.machine.devices[number].bdf) != vcpu.domain:
                 self.report(
                     "mmio", f"the hypervisor emulates an access by dom{vcpu.domain} to the registers of device {number}"
@@ -186,22 +189,24 @@ class Ownership(Oracle):
 
     def foreign_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Check a copy that is not within one frame of the caller's domain."""
-        if (hpa & PAGE_MASK) + size > PAGE_SIZE:
-            self._check_copy(vcpu.domain, hpa + size - 1 >> PAGE_SHIFT, write)
-        self._check_copy(vcpu.domain, hpa >> PAGE_SHIFT, write)
+        for hfn in dict.fromkeys((hpa >> PAGE_SHIFT, hpa + size - 1 >> PAGE_SHIFT)):
+            if not self._entitlements.owns(vcpu.domain, hfn) and not self._may_copy(vcpu, gva, hfn, write):
+                text = f"copies {'to' if write else 'from'} {self.scene.describe(hfn)} on behalf of dom{vcpu.domain}"
+                self.report("copy", f"the hypervisor {text}")
 
-    def _check_copy(self, number: int, hfn: int, write: bool) -> None:
-        """Check a copy from or to one frame."""
+    def _may_copy(self, vcpu: VCpu, gva: int, hfn: int, write: bool) -> bool:
+        """Whether a grant gives the vCPU the frame of a copy.
+
+        At a guest address it must be mapped; whether the address leads to that mapping is judged by `fetch`. Without an
+        address it must be what the running `grant.copy` names: an entry, or a page that is such a mapping.
+        """
         access = WRITE if write else READ
-        entitlements = self._entitlements
-        if (
-            entitlements.owns(number, hfn)
-            or entitlements.may_access(number, hfn, access)
-            or entitlements.may_copy(number, hfn, access)
-        ):
-            return
-        way = "to" if write else "from"
-        self.report("copy", f"the hypervisor copies {way} {self.scene.describe(hfn)} on behalf of dom{number}")
+        if gva != NO_GVA:
+            return self._entitlements.may_access(vcpu.domain, hfn, access)
+        end = self._ends.named(vcpu, write)
+        if end is None or end.hpa >> PAGE_SHIFT != hfn:
+            return False
+        return end.gfn < 0 or self._entitlements.may_access(vcpu.domain, hfn, access, end.gfn)
 
     def audit(self) -> None:
         """Check every leaf, table and context entry."""

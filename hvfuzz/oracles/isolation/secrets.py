@@ -17,6 +17,7 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.isolation import booted_memory
 from hvfuzz.oracles.isolation.canary_search import HEAP, Canaries, owner_name
 from hvfuzz.oracles.isolation.ways_out import WaysOut
 from hvfuzz.oracles.scene.scene import Scene
@@ -51,7 +52,7 @@ class Secrets(Oracle):
         "sent": "no secret of another owner goes out by a serial port, string I/O or a console",
         "dma": "a device reads, writes and keeps no secret of another owner than its domain",
         "canary": "a frame that is given to a domain holds no secret of another owner",
-        "residue": "a frame that is given to a domain is zero",
+        "residue": "a frame that is given to a domain is zero; after boot it holds what the contract says",
         "device": "a device that changes hands is as after power-on: nothing of its last user is left",
     }
 
@@ -70,7 +71,9 @@ class Secrets(Oracle):
         """Bdf of each device -> its registers and its memory after power-on."""
 
     def attach(self) -> None:
-        """Learn the secrets of the booted system."""
+        """Learn the secrets of the booted system, and check what the memory of each domain holds."""
+        for rule, text in booted_memory.faults(self.scene, self.shadow):
+            self.report(rule, text)
         hypervisor = self.scene.hypervisor
         for domain in self.shadow.domains:
             self._canaries.learn(domain.canary, domain.id)

@@ -15,6 +15,7 @@ from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT, WORD
 from hvfuzz.machine.cpu.registers import Reg, Saved
 from hvfuzz.machine.physical_memory import BusError
 from hvfuzz.oracles.contract.spec.calls.multicall import ENTRY_SIZE, NO_NUMBER, OUTCOME
+from hvfuzz.oracles.scene.exit_fields import NO_EXIT, ExitFields, exit_fields
 from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes, EndedCall, RunningCall
 
 if TYPE_CHECKING:
@@ -48,11 +49,13 @@ class CallStack:
         "current",
         "cycles",
         "ended",
+        "exit",
         "exiting",
         "flushes",
         "idle",
         "left",
         "outside",
+        "principal",
         "since",
         "worked",
     )
@@ -65,6 +68,10 @@ class CallStack:
         self._work: Final = hypervisor.host.work
         self.exiting: int = NO_DOMAIN
         """The domain whose exit is being handled, or NO_DOMAIN."""
+        self.exit: ExitFields = NO_EXIT
+        """The exit information, as it was before the hypervisor handled the exit."""
+        self.principal: VCpu | None = None
+        """The vCPU whose exit is being handled, as the machine tells it: on its behalf the hypervisor acts."""
         self.left: list[Any] = []
         """What the exit saved (`vmcs.saved`), as it was before the hypervisor handled it."""
         self.cycles: int = 0
@@ -97,7 +104,7 @@ class CallStack:
         """Return to a state without exit, call or copies."""
         self.abandon()
         self.applied = False
-        self.exiting = NO_DOMAIN
+        self.exit_ended()
         self.acting = None
         self.worked = False
         self.ended = (0, 0)
@@ -109,8 +116,10 @@ class CallStack:
         self.copying = None
 
     def exit_started(self, vcpu: VCpu) -> None:
-        """Note the state at the start of the exit."""
+        """Note whose exit it is, and the state at its start."""
+        self.principal = vcpu
         self.exiting = vcpu.domain
+        self.exit = exit_fields(vcpu.vmcs)
         self.left = left = vcpu.vmcs.saved.copy()
         if left[MSRS]:
             left[MSRS] = left[MSRS].copy()  # The handler could change it in place.
@@ -120,6 +129,11 @@ class CallStack:
             self.abandon()  # An exit before left them.
         self.outside = self.idle
         self.idle.begun = 0
+
+    def exit_ended(self) -> None:
+        """No exit is being handled any more."""
+        self.principal = None
+        self.exiting = NO_DOMAIN
 
     def started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> RunningCall:
         """Push a call that starts; its struct was already copied."""

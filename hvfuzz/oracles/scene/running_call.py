@@ -11,6 +11,8 @@ NO_GVA: Final = -1
 """Sentinel: the address of a copy from or to a frame that has no guest virtual address."""
 Bytes = tuple[int, bytes]
 """(gva, the bytes copied from or to it)"""
+STRUCT_PIECES: Final = 2
+"""Copies in which a struct is fetched: header, body."""
 Touch = tuple[bool, int, int]
 """(write, hpa, size): a copy from or to a frame named by gfn, grant or device address."""
 
@@ -95,3 +97,14 @@ class RunningCall:
         """Number of calls that started within it."""
         self.shut = False
         """Whether the guest memory that it must write to was not writable at its start."""
+
+    def copied_more(self) -> bool:
+        """Whether it copied anything but a header and the body that follows it; nearly all calls do not."""
+        struct = self.struct
+        return bool(
+            self.reads
+            or self.writes
+            or self.transfers
+            or len(struct) != STRUCT_PIECES
+            or struct[0][0] + len(struct[0][1]) != struct[1][0]
+        )

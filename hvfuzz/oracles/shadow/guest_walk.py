@@ -42,11 +42,11 @@ from hvfuzz.machine.mmu.paging import (
 from hvfuzz.oracles.contract.spec import valid_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
-    from hvfuzz.machine.mmu.paging_cache import CombinedTable
+    from hvfuzz.machine.mmu.paging_cache import CombinedTable, CombinedTableKey
     from hvfuzz.machine.physical_memory import PhysicalMemory
 
 TOP: Final = 4
@@ -77,11 +77,20 @@ def leads(
 
 
 def arrivals(
-    machine: Machine, vcpu: VCpu, gva: int, access: int, flags: bool = True, pages: bool | None = None
+    machine: Machine,
+    vcpu: VCpu,
+    gva: int,
+    access: int,
+    flags: bool = True,
+    pages: bool | None = None,
+    tables: Mapping[CombinedTableKey, CombinedTable] | None = None,
 ) -> Iterator[int]:
-    """The results of `guest_virtual` from the root, and from each table on the way that a cached entry names."""
+    """The results of `guest_virtual` from the root, and from each table on the way that a cached entry names.
+
+    `tables` are the cached entries; None: those that the processor has now.
+    """
     pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
-    cached = machine.tlb.structures.combined
+    cached = machine.tlb.structures.combined if tables is None else tables
     below: CombinedTable | None = None
     for level in range(TOP + 1, 1, -1):
         if level <= TOP:
@@ -163,6 +172,26 @@ def guest_virtual(
             return guest_physical(memory, vcpu.eptp, entry & ADDRESS & ~within | gva & within, access)
         table = entry & ADDRESS
     return None
+
+
+def guest_tables(
+    memory: PhysicalMemory, vcpu: VCpu, gva: int, below: CombinedTable | None = None
+) -> Iterator[tuple[int, int]]:
+    """(level, Hpa of the table) for each entry that names a table on the way to `gva`; `below`: see `guest_virtual`."""
+    top, known, table = TOP, None, vcpu.cr3 & ADDRESS
+    if below is not None:
+        known, table, top = below[0], below[1], below[5] - 1
+    for level in range(top, 1, -1):
+        place = table | (gva >> PAGE_SHIFT + 9 * (level - 1) & 511) << 3
+        hpa = known | place & PAGE_MASK if known is not None else guest_physical(memory, vcpu.eptp, place, READ, True)
+        entry = None if hpa is None else _word(memory, hpa)
+        if entry is None or not entry & P or entry & PS:
+            return
+        table = entry & ADDRESS
+        known = guest_physical(memory, vcpu.eptp, table, READ, True)
+        if known is None:
+            return
+        yield level, known
 
 
 def guest_physical(memory: PhysicalMemory, eptp: int, gpa: int, access: int, walking: bool = False) -> int | None:

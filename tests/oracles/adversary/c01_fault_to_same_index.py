@@ -36,7 +36,7 @@ BUG = Bug(
     title="the exception of a guest's OUTS is injected into the control domain",
     replaces="hvfuzz.hypervisor.devices.string_io:transfer",
     replacement=transfer,
-    findings=("exits/string/outs",),
+    findings=("principal/injection/outs",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -32,6 +32,7 @@ BUG = Bug(
     title="the outcome of a batched call is written to the next domain's memory",
     replaces="hvfuzz.hypervisor.hypercalls.multicall:RunEntry.apply",
     replacement=apply,
+    findings=("principal/translation/multicall",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -22,6 +22,7 @@ BUG = Bug(
     title="a result is written in the address space of vCPU 0 instead of that of the caller",
     replaces="hvfuzz.hypervisor.hypercalls.memory.exchange:PutGuest.apply",
     replacement=apply,
+    findings=("principal/translation/memory.exchange",),
     story=__doc__,
     trigger="""\
 # hvp 1

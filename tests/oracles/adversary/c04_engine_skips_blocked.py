@@ -41,6 +41,7 @@ BUG = Bug(
     title="a DMA engine writes stale data where a read was blocked, and reports success",
     replaces="hvfuzz.machine.devices.dma_engine:DmaEngine._copy",
     replacement=copy,
+    findings=("exits/dma/mmio_write",),
     story=__doc__,
     trigger="""\
 # hvp 1

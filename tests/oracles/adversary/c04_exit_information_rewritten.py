@@ -35,6 +35,7 @@ BUG = Bug(
     title="a store to a device register reaches the register before it, and the exit information says so",
     replaces="hvfuzz.hypervisor.core.exits:ept_violation",
     replacement=ept_violation,
+    findings=("exits/device/mmio_write",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -29,6 +29,7 @@ BUG = Bug(
     title="the log of written pages lacks all but the first page of a buffer",
     replaces="hvfuzz.machine.devices.virtio.transport:VirtioDevice.write",
     replacement=write,
+    findings=("exits/answer/mmio_write",),
     story=__doc__,
     trigger="""\
 # hvp 1

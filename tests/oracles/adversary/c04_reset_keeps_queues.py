@@ -21,7 +21,7 @@ BUG = Bug(
     title="a virtio device keeps its queues, enabled, over a reset and into another domain",
     replaces="hvfuzz.machine.devices.virtio.transport:VirtioDevice.restart",
     replacement=restart,
-    findings=("secrets/device/device.deassign",),
+    findings=("exits/device/device.deassign",),
     story=__doc__,
     trigger="""\
 # hvp 1

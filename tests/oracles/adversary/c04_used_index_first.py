@@ -25,6 +25,7 @@ BUG = Bug(
     title="a device moves the index of the used ring before it has written the element",
     replaces="hvfuzz.machine.devices.virtio.virtqueue:Virtqueue.push",
     replacement=push,
+    findings=("exits/dma/mmio_write",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -31,7 +31,7 @@ BUG = Bug(
     title="an IPI sets the interrupt flag of its target",
     replaces="hvfuzz.hypervisor.vcpu.apic:accept",
     replacement=accept,
-    findings=("exits/others/wrmsr",),
+    findings=("principal/injection/wrmsr",),
     story=__doc__,
     trigger="""\
 # hvp 1

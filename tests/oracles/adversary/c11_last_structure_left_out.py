@@ -31,7 +31,7 @@ BUG = Bug(
     title="the memory of the last RMRR structure is not reserved",
     replaces="hvfuzz.hypervisor.memory.rmrr:_structures",
     replacement=structures,
-    findings=("ownership/reserved/device.dma_map",),
+    findings=("specification/iova/boot",),
     story=__doc__,
     trigger="""\
 # hvp 1

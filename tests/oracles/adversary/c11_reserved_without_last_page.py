@@ -37,7 +37,7 @@ BUG = Bug(
     title="the last page of a reserved region is free memory",
     replaces="hvfuzz.hypervisor.memory.rmrr:_read_region",
     replacement=read_region,
-    findings=("ownership/reserved/device.dma_map",),
+    findings=("specification/iova/boot",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -145,7 +145,7 @@ def test_arguments_decoded_wrongly(spec: Any, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(dispatch, "decode_body", wrong)
     spec.run("discovery.limits(dom1, what=2)")
-    assert identities(spec) == ["result/discovery.limits"]
+    assert identities(spec) == ["args/discovery.limits", "result/discovery.limits"]
 
 
 def test_entry_that_does_not_run(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:

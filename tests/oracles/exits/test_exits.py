@@ -105,7 +105,7 @@ FAULTS = {
             original(hv, vcpu)
         """,
         "out(dom1, port=0x3ff, size=1, value=0x5a)\n",
-        "exits/others/out",
+        "exits/model/out",
     ),
     "another domain's device does the work": (
         "hvfuzz.hypervisor.hypercalls.device.dma_submit:SubmitDma.apply",
@@ -118,7 +118,7 @@ FAULTS = {
         "device.dma_map(dom1, iova=0, gfn=0x40, count=2, rights=R|W)\n"
         "device.dma_map(dom2, iova=0, gfn=0x40, count=2, rights=R|W)\n"
         "device.dma_submit(dom2, device=1, from=0, to=0x1000, length=8)\n",
-        "ownership/initiator/device.dma_submit",
+        "exits/dma/device.dma_submit",
     ),
     "another domain's input": (
         "hvfuzz.hypervisor.core.exits:merged",

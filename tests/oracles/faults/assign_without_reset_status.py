@@ -14,7 +14,7 @@ BUG = Bug(
     name="assign-without-reset-status",
     replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
-    findings=("secrets/device/device.deassign",),
+    findings=("exits/device/device.deassign",),
     trigger="""\
 # hvp 1
 world pair

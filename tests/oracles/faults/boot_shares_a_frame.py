@@ -18,7 +18,7 @@ BUG = Bug(
     name="boot-shares-a-frame",
     replaces="hvfuzz.hypervisor.core.boot:write_guest_tables",
     replacement=replacement,
-    findings=("ownership/access/load",),
+    findings=("specification/page/boot",),
     trigger="""\
 # hvp 1
 world pair

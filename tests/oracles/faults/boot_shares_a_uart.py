@@ -17,7 +17,7 @@ BUG = Bug(
     name="boot-shares-a-uart",
     replaces="hvfuzz.hypervisor.core.boot:add_vcpu",
     replacement=replacement,
-    findings=("exits/others/out",),
+    findings=("exits/model/boot",),
     trigger="""\
 # hvp 1
 world pair

@@ -15,7 +15,7 @@ BUG = Bug(
     name="disk-unscrubbed",
     replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
-    findings=("secrets/device/device.deassign",),
+    findings=("exits/device/device.deassign",),
     trigger=program(
         MAP,
         initialise(),

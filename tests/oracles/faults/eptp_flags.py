@@ -13,7 +13,7 @@ BUG = Bug(
     name="eptp-flags",
     replaces="hvfuzz.hypervisor.memory.stage2:Stage2.eptp",
     replacement=replacement,
-    findings=("ownership/pointer/load",),
+    findings=("exits/control/boot",),
     trigger="""\
 # hvp 1
 world pair

@@ -11,7 +11,7 @@ BUG = Bug(
     name="heap-canary-zero",
     replaces="hvfuzz.hypervisor.memory.allocator:Allocator.heap_canary",
     replacement=replacement,
-    findings=("host_memory/header/event.alloc",),
+    findings=("host_memory/header/boot",),
     trigger="""\
 # hvp 1
 world pair

@@ -14,7 +14,7 @@ BUG = Bug(
     name="kick-any",
     replaces="hvfuzz.hypervisor.hypercalls.sched:Kick.check",
     replacement=replacement,
-    findings=("specification/status/sched.kick",),
+    findings=("principal/step/sched.kick",),
     trigger="""\
 # hvp 1
 world pair

@@ -14,7 +14,7 @@ BUG = Bug(
     name="kick-writes-registers",
     replaces="hvfuzz.hypervisor.hypercalls.sched:WakeVcpu.apply",
     replacement=replacement,
-    findings=("exits/others/sched.kick",),
+    findings=("principal/injection/sched.kick",),
     trigger="""\
 # hvp 1
 world pair

@@ -17,7 +17,7 @@ BUG = Bug(
     name="read-side-effect",
     replaces="hvfuzz.hypervisor.core.exits:read_register",
     replacement=replacement,
-    findings=("exits/registers/mmio_read",),
+    findings=("exits/device/mmio_read",),
     trigger="""\
 # hvp 1
 world pair

@@ -15,7 +15,7 @@ BUG = Bug(
     name="registers-by-pass-through",
     replaces="hvfuzz.machine.vtd.iommu:Iommu.translate",
     replacement=replacement,
-    findings=("ownership/access/mmio_write",),
+    findings=("exits/dma/mmio_write",),
     trigger=f"""\
 # hvp 1
 world devices

@@ -13,7 +13,7 @@ BUG = Bug(
     name="reserved-as-ram",
     replaces="hvfuzz.hypervisor.core.hypervisor:Hypervisor._reserve",
     replacement=replacement,
-    findings=("audit/ownership.free/audit",),
+    findings=("ownership/free/boot",),
     trigger="""\
 # hvp 1
 world reserved

@@ -11,7 +11,7 @@ BUG = Bug(
     name="tables-overcounted",
     replaces="hvfuzz.hypervisor.memory.table_tree:TableTree.tables_needed",
     replacement=replacement,
-    findings=("recount/need/device.dma_map",),
+    findings=("specification/pool/boot",),
     trigger="""\
 # hvp 1
 world pair

@@ -23,7 +23,7 @@ BUG = Bug(
     name="uart-of-domain-0",
     replaces="hvfuzz.hypervisor.core.exits:port_access",
     replacement=replacement,
-    findings=("exits/others/out",),
+    findings=("exits/model/out",),
     trigger="""\
 # hvp 1
 world pair

@@ -28,7 +28,7 @@ BUG = Bug(
     name="version-of-call",
     replaces="hvfuzz.hypervisor.core.dispatch:fetch_arguments",
     replacement=replacement,
-    findings=("specification/status/memory.populate",),
+    findings=("specification/args/memory.populate",),
     trigger="""\
 # hvp 1
 world pair

@@ -7,6 +7,6 @@ from hvfuzz.oracles.exits.models.fdc import Floppy
 from hvfuzz.oracles.exits.models.ioapic import Interrupts
 from hvfuzz.oracles.exits.models.second_model import SecondModel
 from hvfuzz.oracles.exits.models.timer import SecondTimer
-from hvfuzz.oracles.exits.models.uart import UartCopy
+from hvfuzz.oracles.exits.models.uart import SerialPort
 
-SECOND_MODELS: Final[tuple[type[SecondModel], ...]] = (UartCopy, Floppy, Interrupts, SecondTimer, QueueWindow)
+SECOND_MODELS: Final[tuple[type[SecondModel], ...]] = (SerialPort, Floppy, Interrupts, SecondTimer, QueueWindow)

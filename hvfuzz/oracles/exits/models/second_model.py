@@ -17,8 +17,6 @@ class SecondModel:
 
     name: ClassVar[str]
     """Name of the placement of the device model."""
-    rule: ClassVar[str] = "model"
-    """Rule of the oracle `exits` under which a difference is reported."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -36,9 +34,6 @@ class SecondModel:
 
     def mmio_write(self, offset: int, width: int, value: int) -> None:
         """Naturally aligned store of `value`, of `width` bytes."""
-
-    def port_exit_started(self, subject: Any) -> None:
-        """Called when an exit for port I/O begins; `subject` is the hypervisor's model."""
 
     def expire(self) -> None:
         """Called when an exit begins: expire deadlines that have passed."""

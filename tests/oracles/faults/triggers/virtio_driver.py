@@ -23,6 +23,7 @@ VERSION_1: Final = 1 << 32
 IN: Final = 0
 OUT: Final = 1
 FLUSH: Final = 4
+GET_ID: Final = 8
 """Types of a block request (VIRTIO 1.2, 5.2.6)."""
 
 NEXT: Final = 1

@@ -9,21 +9,19 @@ from hvfuzz.abi import limits
 from hvfuzz.abi.boot import DEVICES, DMA_ENGINES, MMIO_BASE
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE, Hfn
-from hvfuzz.machine.devices.register_windows import REGISTERS_BASE
 from hvfuzz.oracles.contract.spec.calls.memory import owned
 from hvfuzz.oracles.contract.spec.cells import IoPage, Page
 from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.ranges import pages_in
 from hvfuzz.oracles.contract.spec.state import State
 from hvfuzz.oracles.contract.spec.verdict import Accept, Call, Expected, Tables, Touch, move
+from hvfuzz.oracles.scene.device_windows import FIRST_FRAME as REGISTERS
 
 IO_PAGES: Final = limits.IOVA_LIMIT >> PAGE_SHIFT
 IO_RIGHTS: Final = (READ, WRITE, READ | WRITE)
 REQUEST_WORDS: Final = 3
 WINDOWS: Final = MMIO_BASE >> PAGE_SHIFT
 """Guest frame number of the registers of device 0."""
-REGISTERS: Final = REGISTERS_BASE >> PAGE_SHIFT
-"""Host frame number of the registers of device 0."""
 
 
 def assign(state: State, call: Call, _evidence: Evidence) -> Expected:
