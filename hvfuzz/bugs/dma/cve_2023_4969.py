@@ -1,8 +1,8 @@
 """CVE-2023-4969 (LeftoverLocals): what one user leaves in the memory of a device is there for the next one.
 
-Cause: several GPUs, and their drivers, did not clear local memory between two kernels. Whoever ran the next kernel, also
-one of another user or virtual machine, could read what the last one had left: Trail of Bits read the answers of another
-user's language model.
+Cause: several GPUs, and their drivers, did not clear local memory between two kernels. The next kernel, also one of
+another user or virtual machine, could read what the last one had left: its authors read the answers that a language
+model gave to another user.
 
 Here the memory is the pages that firmware reserves for a device, which keep their contents when the device is taken
 from its domain.

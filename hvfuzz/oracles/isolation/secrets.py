@@ -117,7 +117,8 @@ class Secrets(Oracle):
         start = max(hpa - AROUND, hpa & ~PAGE_MASK)
         end = min(hpa + size + AROUND, (hpa | PAGE_MASK) + 1)
         around = self.scene.machine.memory.read(start, end - start)
-        owner = self._canaries.in_data(around, vcpu.domain)
+        # Longer than a word: four bytes beside the load are no evidence.
+        owner = self._canaries.in_data(around.rjust(WORD + 1, b"\0"), vcpu.domain)
         if owner is not None:
             self.report("load", f"dom{vcpu.domain} loads a secret of {owner_name(owner)}")
 
