@@ -18,7 +18,7 @@ from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.isolation import booted_memory
-from hvfuzz.oracles.isolation.canary_search import HEAP, Canaries, owner_name
+from hvfuzz.oracles.isolation.canary_search import HEAP, WIDE, Canaries, owner_name
 from hvfuzz.oracles.isolation.ways_out import WaysOut
 from hvfuzz.oracles.scene.scene import Scene
 
@@ -117,6 +117,8 @@ class Secrets(Oracle):
         start = max(hpa - AROUND, hpa & ~PAGE_MASK)
         end = min(hpa + size + AROUND, (hpa | PAGE_MASK) + 1)
         around = self.scene.machine.memory.read(start, end - start)
+        if end - start - around.count(0) < WIDE:
+            return  # Nearly always: a small number.
         # Longer than a word: four bytes beside the load are no evidence.
         owner = self._canaries.in_data(around.rjust(WORD + 1, b"\0"), vcpu.domain)
         if owner is not None:
@@ -124,15 +126,22 @@ class Secrets(Oracle):
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """Check the registers that the hypervisor may have set."""
+        # A value that did not change was put there by the guest. Small ones, and errors, are no part of a secret.
         saved, regs = vcpu.vmcs.saved, vcpu.regs
-        for register in (RAX, RBX, RCX, RDX):
-            value = saved[register]
-            # A value that did not change was put there by the guest. Small ones, and errors, are no part of a secret.
-            if value != regs[register] and SMALL <= value < ERRORS:
-                owner = self._canaries.in_value(value, WORD, vcpu.domain)
-                if owner is not None:
-                    name = Reg(register).name
-                    self.report("register", f"dom{vcpu.domain} finds a secret of {owner_name(owner)} in {name}")
+        if SMALL <= saved[RAX] < ERRORS and saved[RAX] != regs[RAX]:
+            self._check_register(vcpu, RAX)
+        if SMALL <= saved[RBX] < ERRORS and saved[RBX] != regs[RBX]:
+            self._check_register(vcpu, RBX)
+        if SMALL <= saved[RCX] < ERRORS and saved[RCX] != regs[RCX]:
+            self._check_register(vcpu, RCX)
+        if SMALL <= saved[RDX] < ERRORS and saved[RDX] != regs[RDX]:
+            self._check_register(vcpu, RDX)
+
+    def _check_register(self, vcpu: VCpu, register: int) -> None:
+        owner = self._canaries.in_value(vcpu.vmcs.saved[register], WORD, vcpu.domain)
+        if owner is not None:
+            name = Reg(register).name
+            self.report("register", f"dom{vcpu.domain} finds a secret of {owner_name(owner)} in {name}")
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Check what the exit copied, and what it sent out of a serial port."""
