@@ -52,6 +52,10 @@ class Turns:
             self._tracing = False
             sys.settrace(None)
 
+    def host_exception(self, fault: BaseException) -> None:
+        """The exit is over."""
+        self._stop()
+
     def exit_started(self, vcpu: VCpu) -> None:
         """Count from zero. A debugger or a measurement of coverage that traces already keeps its hook.
 

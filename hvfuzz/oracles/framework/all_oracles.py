@@ -17,8 +17,8 @@ from hvfuzz.oracles.exits.exits import Exits
 from hvfuzz.oracles.framework.audit import Audit
 from hvfuzz.oracles.framework.oracle import Oracle
 from hvfuzz.oracles.host.access_log import AccessLog
-from hvfuzz.oracles.host.flush_order import FlushOrder
 from hvfuzz.oracles.host.host_memory import HostMemory
+from hvfuzz.oracles.host.host_writes import EACH, HostWrites
 from hvfuzz.oracles.isolation.fetch import Fetch
 from hvfuzz.oracles.isolation.ownership import Ownership
 from hvfuzz.oracles.isolation.secrets import Secrets
@@ -45,10 +45,12 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Audit,
 )
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, FlushOrder, Growth, Cycles, Turns, Fills)
-"""Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names.
+CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, Growth, Cycles, Turns, Fills)
+"""Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names;
+`HostWrites`, which is one of them, reports rules of several.
 
 The memory model comes first: it hooks memory itself, and the access log hooks what it finds."""
+CloseWatcher = MemoryModel | AccessLog | Growth | Cycles | Turns | Fills | HostWrites
 
 
 def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] | None) -> dict[str, Oracle]:
@@ -59,8 +61,9 @@ def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] 
     return {oracle.name: oracle(scene, shadow) for oracle in ORACLES if enabled is None or oracle.name in enabled}
 
 
-def make_close_watchers(
-    scene: Scene, shadow: PageTableShadow, oracles: Mapping[str, Oracle]
-) -> list[MemoryModel | AccessLog | FlushOrder | Growth | Cycles | Turns | Fills]:
+def make_close_watchers(scene: Scene, shadow: PageTableShadow, oracles: Mapping[str, Oracle]) -> list[CloseWatcher]:
     """The close watchers that belong to these oracles."""
-    return [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]
+    watchers: list[CloseWatcher] = [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]
+    if not oracles.keys().isdisjoint(EACH):
+        watchers.append(HostWrites(scene, shadow, oracles))
+    return watchers

@@ -62,6 +62,9 @@ class AccessLog:
         host.words = HookedView(memory.words, WORD, self._check) if on else memory.words
         host.store64 = memory.store64
 
+    def host_exception(self, fault: BaseException) -> None:
+        """The host is dead: nothing waits to be reported."""
+
     def reset(self) -> None:
         """Forget the announcements."""
         self._announced = [NOTHING] * KEPT

@@ -9,6 +9,7 @@ These classes only report; they make no judgement. Faults they raise belong to t
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, SIZE_MASK, U64, WORD, WORDS_PER_PAGE
@@ -20,11 +21,19 @@ from hvfuzz.machine.vtd.iommu import Iommu
 from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import FrameType
 
+    from hvfuzz.machine.devices.pci_function import Device
+
+Flush = Callable[[int, int], None]
+"""Called with (space, page) for each page that an invalidation covers; either may be EVERYTHING."""
+FlushContext = Callable[[int | None, int | None, int], None]
+"""Called with the arguments of `Iommu.invalidate_context`."""
+Caches = tuple[type[Tlb], type[Iommu]]
 OURS: Final = "hvfuzz."
 PLANTED: Final = "hvfuzz.bugs."
+NO_SPACE: Final = -2
+"""Sentinel for the space of domain id 0, which is that of no domain."""
 EVERYTHING: Final = -1
 """Sentinel for a space or a page: all of them."""
 
@@ -172,8 +181,18 @@ def hooked_clock(charged: Callable[[FrameType, int], None]) -> type[Clock]:
     return type("HookedClock", (Clock,), {"__slots__": (), "cycles": property(slot.__get__, set_cycles)})
 
 
-def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], int]) -> tuple[type[Tlb], type[Iommu]]:
-    """Classes of TLB and IOMMU that call `flush`(space, page) for each page that an invalidation covers."""
+def dma_space(did: int) -> int:
+    """The space of the devices with this domain id, which is the number of their domain plus 1."""
+    return did - 1 | DMA if did else NO_SPACE
+
+
+def hooked_caches(
+    flush: Flush, flush_context: FlushContext, switched: Callable[[], None], space_of: Callable[[int], int]
+) -> Caches:
+    """Classes of TLB and IOMMU that report each invalidation of translations and of context entries.
+
+    `switched`() is called after translation was switched on or off. `space_of` gives the space of an EPT root.
+    """
 
     class HookedTlb(Tlb):
         """See `hooked_caches`."""
@@ -190,12 +209,34 @@ def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], i
         __slots__ = ()
 
         def invalidate_iotlb(self, did: int | None = None, iova: int | None = None, order: int = 0) -> None:
-            space = EVERYTHING if did is None else did - 1 | DMA
+            space = EVERYTHING if did is None else dma_space(did)
             for page in (EVERYTHING,) if iova is None else range(*_pages(iova, order)):
                 flush(space, page)
             super().invalidate_iotlb(did, iova, order)
 
+        def invalidate_context(self, bdf: int | None = None, did: int | None = None, *, ignore: int = 0) -> None:
+            flush_context(bdf, did, ignore)
+            super().invalidate_context(bdf, did, ignore=ignore)
+
+        def disable(self) -> None:
+            super().disable()
+            switched()
+
+        def enable(self, root_table: int) -> None:
+            super().enable(root_table)
+            switched()
+
     return HookedTlb, HookedIommu
+
+
+def hooked_device(kind: type[Device], about_to_reset: Callable[[Device], None]) -> type[Device]:
+    """A class of devices of that kind that calls `about_to_reset`(device) before the host resets it."""
+
+    def reset(device: Device) -> None:
+        about_to_reset(device)
+        kind.reset(device)
+
+    return type(f"Hooked{kind.__name__}", (kind,), {"__slots__": (), "reset": reset, "__doc__": "See `hooked_device`."})
 
 
 def _pages(iova: int, order: int) -> tuple[int, int]:

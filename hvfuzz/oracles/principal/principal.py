@@ -6,6 +6,7 @@ Who has exited is known from the machine. What the hypervisor announces is compa
 
 from __future__ import annotations
 
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -57,8 +58,6 @@ class Principal(Oracle):
         """The registers of each vCPU at the start of the exit, by id."""
         self._armed = 0
         """The fetch that was to be raced at the start of the exit."""
-        self._operands: Final[dict[type, tuple[str, ...]]] = {}
-        """Class of a step -> those of its operands that name whom it changes."""
 
     def attach(self) -> None:
         """Note what each vCPU has."""
@@ -72,11 +71,8 @@ class Principal(Oracle):
 
     def step(self, step: Any) -> None:
         """Compare the operands of the step with the vCPU whose exit it is."""
-        kind = type(step)
-        operands = self._operands.get(kind)
-        if operands is None:
-            found = tuple([name for name in OPERANDS if hasattr(step, name)])
-            operands = self._operands[kind] = next((known for known in (GLOBAL, INDEXED) if known == found), found)
+        kind: Any = type(step)
+        operands: tuple[str, ...] = _operands(kind)
         principal = self._calls.principal
         if not operands or principal is None:
             return
@@ -106,6 +102,8 @@ class Principal(Oracle):
     def reset(self) -> None:
         """Note what each vCPU has."""
         self._saved = [each.vmcs.saved.copy() for each in self._vcpus]
+        self._registers = []
+        self._armed = 0
 
     def exit_started(self, vcpu: VCpu) -> None:
         """Note the registers of each vCPU. Between exits, only the one that exits has saved anything."""
@@ -142,6 +140,13 @@ class Principal(Oracle):
     def _injected(self, principal: VCpu, other: VCpu, what: str) -> None:
         """Report something given to another vCPU."""
         self.report("injection", f"an exit of {_name(principal)} gives {_name(other)} {what}")
+
+
+@cache
+def _operands(kind: Any) -> tuple[str, ...]:
+    """Those operands of a class of steps that name whom it changes: GLOBAL, INDEXED, one, or none."""
+    found = tuple([name for name in OPERANDS if hasattr(kind, name)])
+    return next((known for known in (GLOBAL, INDEXED) if known == found), found)
 
 
 def _was_changed(vcpu: VCpu) -> bool:
