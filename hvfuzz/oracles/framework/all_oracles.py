@@ -10,6 +10,8 @@ from hvfuzz.oracles.accounting.growth import Growth
 from hvfuzz.oracles.accounting.recount import Recount
 from hvfuzz.oracles.accounting.turns import Turns
 from hvfuzz.oracles.accounting.work import Work
+from hvfuzz.oracles.contents.contents import Contents
+from hvfuzz.oracles.contents.memory_model import MemoryModel
 from hvfuzz.oracles.contract.specification import Specification
 from hvfuzz.oracles.exits.exits import Exits
 from hvfuzz.oracles.framework.audit import Audit
@@ -39,13 +41,16 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Recount,
     Secrets,
     Specification,
+    Contents,
     Audit,
 )
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-CLOSE_WATCHERS: Final = (AccessLog, Growth, Cycles, Turns, Fills)
+CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, Growth, Cycles, Turns, Fills)
 """Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names;
-`HostWrites`, which is one of them, reports rules of several."""
-CloseWatcher = AccessLog | Growth | Cycles | Turns | Fills | HostWrites
+`HostWrites`, which is one of them, reports rules of several.
+
+The memory model comes first: it hooks memory itself, and the access log hooks what it finds."""
+CloseWatcher = MemoryModel | AccessLog | Growth | Cycles | Turns | Fills | HostWrites
 
 
 def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] | None) -> dict[str, Oracle]:

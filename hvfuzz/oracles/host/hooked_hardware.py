@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORD
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, SIZE_MASK, U64, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.tlb import Tlb
@@ -75,8 +75,38 @@ class HookedView:
         return units.start * self._unit, len(units) * self._unit
 
 
-def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], bool]) -> type[PhysicalMemory]:
-    """A class of memory that calls `check`(hpa, size, write) before each access.
+def recorded_memory(written: Callable[[int, bytes], None]) -> type[PhysicalMemory]:
+    """A class of memory that calls `written`(hpa, the bytes) after each write that memory took."""
+
+    class RecordedMemory(PhysicalMemory):
+        """See `recorded_memory`."""
+
+        __slots__ = ()
+
+        def store64(self, hpa: int, value: int) -> None:
+            super().store64(hpa, value)
+            if not hpa & WORD - 1:  # Else it came through `store`.
+                written(hpa, value.to_bytes(WORD, "little"))
+
+        def store(self, hpa: int, size: int, value: int) -> None:
+            super().store(hpa, size, value)
+            written(hpa, (value & SIZE_MASK[size]).to_bytes(size, "little"))
+
+        def write(self, hpa: int, data: Any) -> None:
+            super().write(hpa, data)
+            written(hpa, bytes(data))
+
+        def fill(self, hfn: int, word: int = 0) -> None:
+            super().fill(hfn, word)
+            written(hfn << PAGE_SHIFT, (word & U64).to_bytes(WORD, "little") * WORDS_PER_PAGE)
+
+    return RecordedMemory
+
+
+def hooked_memory(
+    check: Callable[[int, int, bool], None], hooked: Callable[[], bool], base: type[PhysicalMemory] = PhysicalMemory
+) -> type[PhysicalMemory]:
+    """A class of memory, otherwise as `base`, that calls `check`(hpa, size, write) before each access.
 
     `data` and `words` are hooked for a caller for whom `hooked`() is true: hardware reads its tables through them.
     """
@@ -89,7 +119,9 @@ def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], 
     def hooked_words(memory: PhysicalMemory) -> Any:
         return HookedView(words(memory), WORD, check) if hooked() else words(memory)
 
-    class HookedMemory(PhysicalMemory):
+    below: Any = base  # known only when memory is hooked
+
+    class HookedMemory(below):  # type: ignore[misc]
         """See `hooked_memory`."""
 
         __slots__ = ()
@@ -99,15 +131,18 @@ def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], 
 
         def load64(self, hpa: int) -> int:
             check(hpa, WORD, False)
-            return super().load64(hpa)
+            value: int = super().load64(hpa)
+            return value
 
         def load(self, hpa: int, size: int) -> int:
             check(hpa, size, False)
-            return super().load(hpa, size)
+            value: int = super().load(hpa, size)
+            return value
 
         def read(self, hpa: int, n: int) -> bytes:
             check(hpa, n, False)
-            return super().read(hpa, n)
+            value: bytes = super().read(hpa, n)
+            return value
 
         def store64(self, hpa: int, value: int) -> None:
             check(hpa, WORD, True)

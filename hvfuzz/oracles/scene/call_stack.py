@@ -54,6 +54,7 @@ class CallStack:
         "flushes",
         "idle",
         "left",
+        "outside",
         "principal",
         "since",
         "worked",
@@ -85,6 +86,8 @@ class CallStack:
         """Status and result of the call that ended last; after an exit, of its outermost call."""
         self.idle: RunningCall = RunningCall(None, None, None, [], 0, 0)
         self.current: RunningCall = self.idle
+        self.outside: RunningCall = self.idle
+        """What the present exit has copied outside of a call, also when an oracle has abandoned it."""
         self.copying: tuple[int, int, int] | None = None
         """(gva, hpa, size) of an announced write whose bytes are not in memory yet."""
         self.worked = False
@@ -123,6 +126,9 @@ class CallStack:
             left[MSRS] = left[MSRS].copy()  # The handler could change it in place.
         self.since = self._work.units
         self.cycles = self._clock.cycles
+        if self.idle.reads or self.idle.writes:
+            self.abandon()  # An exit before left them.
+        self.outside = self.idle
         self.idle.begun = 0
 
     def exit_ended(self) -> None:

@@ -20,7 +20,7 @@ BUG = Bug(
     name="reserved-data-kept",
     replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
-    findings=("ownership/quiet/device.assign",),
+    findings=("contents/reserved/device.deassign",),
     trigger="""\
 # hvp 1
 world reserved
