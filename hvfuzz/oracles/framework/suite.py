@@ -106,6 +106,7 @@ class OracleSuite(Observer):
         for methods in self._events.values():
             methods["guest_copy"] = self._attribution.copies_for(methods["guest_copy"])
         self._pass_on()
+        self.race_started, self.race_finished = listeners.of("race_started"), listeners.of("race_finished")
         access_filter.invalid_copy = listeners.of("invalid_copy")
         access_filter.foreign_copy = listeners.of("foreign_copy")
         access_filter.dma_or_foreign_access = listeners.of("dma_or_foreign_access")
@@ -177,10 +178,10 @@ class OracleSuite(Observer):
 
     # The program.
 
-    def op_started(self, index: int, operation: str, acting: tuple[tuple[int, int], ...] | None = None) -> None:
+    def op_started(self, index: int, operation: str, acting: tuple[int, ...] | None = None) -> None:
         """Op number `index` of the program, of the kind `operation`, is about to be performed.
 
-        `acting` are the vCPUs that may act in it, as (domain, index); None: any of them.
+        `acting` are the ids of the vCPUs that act in it, beside those that race it; None: any of them.
         """
         self._log.op = index
         self._log.operation = operation

@@ -75,8 +75,8 @@ class CallStack:
         """What the exit saved (`vmcs.saved`), as it was before the hypervisor handled it."""
         self.cycles: int = 0
         """The clock at the start of the exit."""
-        self.acting: tuple[tuple[int, int], ...] | None = None
-        """(domain, index) of the vCPUs that may act in the present op; None: any of them."""
+        self.acting: tuple[int, ...] | None = None
+        """Ids of the vCPUs that act in the present op, beside those that race it; None: any of them."""
         self.flushes: int = 0
         """Flushes of whole address spaces in the present exit; counted in audited runs only."""
         self.since: int = 0
