@@ -77,6 +77,7 @@ class OracleSuite(Observer):
         self._attribution: Final = Attribution(self._calls)
         self._log: Final = FindingLog(self._calls)
         scene = Scene(machine, hypervisor, world, self._calls, self._log.report)
+        self.excuses: Final = scene.excuses
         self.shadow: Final = PageTableShadow(scene)
         self.oracles: Final = make_oracles(scene, self.shadow, enabled)
         self._resets: Final = [each.reset for each in self.oracles.values() if type(each).reset is not Oracle.reset]
@@ -124,6 +125,7 @@ class OracleSuite(Observer):
         They look at each access of the hypervisor to memory and at each flush. That is slow, and finds what the
         hypervisor does without announcing it.
         """
+        self.excuses.closely = closely
         if closely != self._closely:
             self._closely = closely
             self._pass_on()
@@ -166,6 +168,7 @@ class OracleSuite(Observer):
     def reset(self) -> None:
         """Forget the run, after the machine was put back to its snapshot."""
         self._log.reset()
+        self.excuses.reset()
         self._dead = False
         self._handling = False
         self._calls.reset()

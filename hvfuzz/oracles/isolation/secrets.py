@@ -46,7 +46,7 @@ class Secrets(Oracle):
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
-        self._canaries = Canaries()
+        self._canaries = Canaries(scene.excused)
         self._words = self._canaries.words
         self._halves = self._canaries.halves
         self._fresh: dict[int, None] = {}

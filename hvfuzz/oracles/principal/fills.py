@@ -17,6 +17,7 @@ from hvfuzz.machine.mmu.paging import CR4_SMAP, CR4_SMEP, RFLAGS_AC
 from hvfuzz.machine.mmu.paging_cache import SHIFTS
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.oracles.principal.translations import tlb_key
+from hvfuzz.oracles.scene.excuses import STALE_TABLE
 from hvfuzz.oracles.shadow.guest_walk import (
     GENERAL,
     PAGE_FAULT,
@@ -99,9 +100,10 @@ class Fills:
             return  # The oracle `exits` knows the VPIDs.
         memory = self._machine.memory
         self._judge_tables(vcpu, key, gva, start)
-        if hpa == guest_virtual(memory, vcpu, gva, access) or (
-            start is not None and hpa == guest_virtual(memory, vcpu, gva, access, below=start)
-        ):
+        if hpa == guest_virtual(memory, vcpu, gva, access):
+            return
+        if start is not None and hpa == guest_virtual(memory, vcpu, gva, access, below=start):
+            self._scene.excused(STALE_TABLE)
             return
         self._report_entry(vcpu, gva, hpa, "its tables say something else")
 

@@ -44,7 +44,7 @@ from hvfuzz.oracles.contract.spec import valid_range
 from hvfuzz.oracles.shadow.stage2_walk import TOP, guest_physical, word_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.machine.machine import Machine
@@ -79,21 +79,29 @@ def leads(
 
 
 def refusal(
-    machine: Machine, vcpu: VCpu, gva: int, size: int, access: int, pages: bool | None
+    machine: Machine,
+    vcpu: VCpu,
+    gva: int,
+    size: int,
+    access: int,
+    pages: bool | None,
+    let_through: Callable[[], None],
 ) -> tuple[Refusal, int] | None:
     """(exception, its address) that the guest's own access to these bytes raises; None if it succeeds.
 
     An access that faults by cached entries is tried again by the tables, so the exception is theirs. A part of the
-    operand that a cached entry still lets through does not fault (SDM Vol. 3A, 4.10.4.1 and 4.10.4.3).
+    operand that a cached entry still lets through does not fault (SDM Vol. 3A, 4.10.4.1 and 4.10.4.3): `let_through` is
+    called for it.
     """
     if not valid_range(gva, size):
         return GENERAL, gva
     first = min(size, PAGE_SIZE - (gva & PAGE_MASK))
     for start, length in ((gva, first), (gva + first, size - first)):
-        if length and not leads(machine, vcpu, start, length, access, pages=pages):
-            found = outcome(machine.memory, vcpu, start, access, pages=pages)
-            if isinstance(found, Refusal):
+        found = outcome(machine.memory, vcpu, start, access, pages=pages) if length else 0
+        if isinstance(found, Refusal):
+            if not leads(machine, vcpu, start, length, access, pages=pages):
                 return found, start
+            let_through()
     return None
 
 

@@ -156,7 +156,7 @@ class System:
             observer.findings(suite.findings)
         if digest:
             trace.final = self.memory_digest()
-        return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes))
+        return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes), suite.excuses.counted)
 
     def _cut_short(self, finding: Finding, why: str) -> Run:
         """The result of a run that ended within the op of `finding`, because of `why`."""

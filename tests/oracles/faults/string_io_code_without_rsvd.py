@@ -1,4 +1,4 @@
-"""The page fault of INS and OUTS does not tell of a reserved bit in an entry: the kernel takes it for a missing right."""
+"""The page fault of INS and OUTS does not tell of a reserved bit in an entry, so it looks like a missing right."""
 
 from hvfuzz.bugs import Bug
 from hvfuzz.hypervisor.memory import guest_access

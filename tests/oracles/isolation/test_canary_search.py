@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from hvfuzz.oracles.isolation.canary_search import HEAP, Canaries, owner_name
+from hvfuzz.oracles.scene.excuses import Excuses
 
 WORD = 0x8000_1234_8000_5678
 
 
 def known() -> Canaries:
-    canaries = Canaries()
+    canaries = Canaries(Excuses().note)
     canaries.learn(WORD, 2)
     canaries.rebase(range(4))
     return canaries
