@@ -83,7 +83,7 @@ def test_a_program_that_ends_its_worker_is_a_finding(
 def test_the_command_has_its_status(tmp_path: Path, text: Callable[..., str], deadly: Callable[[str], Path]) -> None:
     seed = tmp_path / "seed.hvp"
     seed.write_text(text(POLL))
-    arguments = ("--engine", "random", "--runs", "3", "--corpus", seed, "--bug", deadly("os._exit(0)"))
+    arguments = ("--engine", "random", "--runs", "3", "--seed", "1", "--corpus", seed, "--bug", deadly("os._exit(0)"))
     command = [sys.executable, "-m", "hvfuzz.cli", "fuzz", "--json", "--out", tmp_path / "out", *arguments]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
     last = json.loads(done.stdout.splitlines()[-1])

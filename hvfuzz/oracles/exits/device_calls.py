@@ -29,7 +29,7 @@ COUNT: Final = 8
 class CopyCalls:
     """Follows the calls of one machine that use or reset a function."""
 
-    __slots__ = ("_active", "_activity", "_call", "_calls", "_copies", "_steps")
+    __slots__ = ("_activity", "_call", "_calls", "_copies", "_steps", "active")
 
     def __init__(self, scene: Scene, activity: DeviceActivity) -> None:
         self._calls: Final = scene.calls
@@ -40,27 +40,26 @@ class CopyCalls:
         """The copies that it asks for."""
         self._steps = 0
         """How many steps of it have begun."""
-        self._active = ""
+        self.active = ""
         """Name of the call whose step is being applied, if it uses a function."""
 
     def step(self) -> None:
-        """A step is about to be applied."""
+        """A step of one of the calls `USING` is about to be applied."""
         call = self._calls.current
         declaration = call.declaration
-        self._active = "" if declaration is None or call.args is None else declaration.name
-        if self._active not in USING:
-            self._active = ""
+        if declaration is None or call.args is None:
             return
+        self.active = declaration.name
         if call is not self._call:
             self._call, self._steps = call, 0
-            self._copies = [] if self._active == DEASSIGN else copies(call)
+            self._copies = [] if self.active == DEASSIGN else copies(call)
         number = self._steps
         self._steps += 1
         args = call.args
         functions = self._activity.bus.functions
         if args.device >= len(functions):
-            self._active = ""  # The specification refuses such a call.
-        elif self._active == DEASSIGN:
+            self.active = ""  # The specification refuses such a call.
+        elif self.active == DEASSIGN:
             self._activity.cleared(args.device)
         else:
             engine = functions[args.device]
@@ -69,9 +68,9 @@ class CopyCalls:
 
     def stepped(self) -> None:
         """The step was applied."""
-        if self._active:
-            self._activity.end("device", self._active)
-            self._active = ""
+        if self.active:
+            self._activity.end("device", self.active)
+            self.active = ""
 
 
 def copies(call: RunningCall) -> list[tuple[int, int, int]]:

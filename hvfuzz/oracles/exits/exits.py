@@ -20,7 +20,7 @@ from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu.paging import RFLAGS_RF
 from hvfuzz.oracles.exits import booted_vcpus
 from hvfuzz.oracles.exits.bystanders import Bystanders
-from hvfuzz.oracles.exits.device_calls import CopyCalls
+from hvfuzz.oracles.exits.device_calls import USING, CopyCalls
 from hvfuzz.oracles.exits.emulation import ACCESSES, Emulation
 from hvfuzz.oracles.exits.functions.device_activity import DeviceActivity
 from hvfuzz.oracles.exits.model_comparison import DeviceModels
@@ -147,11 +147,14 @@ class Exits(Oracle):
 
     def step(self, step: Any) -> None:
         """Let the second models do what a `device.*` call makes of a device."""
-        self._copies.step()
+        declaration = self._calls.current.declaration
+        if declaration is not None and declaration.name in USING:
+            self._copies.step()
 
     def stepped(self, step: Any) -> None:
         """Check what the device did."""
-        self._copies.stepped()
+        if self._copies.active:
+            self._copies.stepped()
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Check the rights of a copy that belongs to an instruction of the guest."""

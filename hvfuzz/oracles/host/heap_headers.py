@@ -19,6 +19,15 @@ OUTSIDE_HEADER: Final = PAGE_MASK & ~(HEAP_HEADER - 1)
 """Bits of an address that are all clear in the header of a heap page."""
 
 
+# One text each for a write that was seen and for its effect in an audit, which then says nothing new.
+CONTROL_CHANGED: Final = "the hypervisor changes its control area after boot"
+
+
+def header_changed(hfn: int) -> str:
+    """The message about a changed header."""
+    return f"the hypervisor changes the header of heap page {hfn:#x}"
+
+
 class HeapHeaders:
     """Remembers the header of each heap page. `report`(rule, message) is that of the oracle."""
 
@@ -73,14 +82,14 @@ class HeapHeaders:
     def written(self, hfn: int) -> None:
         """The first bytes of a hypervisor frame are written: legal only before the page is announced as allocated."""
         if hfn == CONTROL:
-            self._report("header", "the hypervisor writes to its control area after boot")
+            self._report("header", CONTROL_CHANGED)
         elif hfn in self._headers:
-            self._report("header", f"the hypervisor writes to the header of heap page {hfn:#x}")
+            self._report("header", header_changed(hfn))
 
     def audit(self) -> None:
         """Compare all headers and the control area with what they were."""
         if self._memory.read(CONTROL_AREA, PAGE_SIZE) != self._control:
-            self._report("header", "the control area has changed")
+            self._report("header", CONTROL_CHANGED)
         for hfn, header in sorted(self._headers.items()):
             if self._read(hfn) != header:
-                self._report("header", f"the header of heap page {hfn:#x} has changed")
+                self._report("header", header_changed(hfn))

@@ -21,7 +21,10 @@ OTHER_DOMAIN: Final = ("event.send", "device.assign")
 OTHER_VCPU: Final = ("sched.kick",)
 """Calls whose steps change another vCPU of the caller's domain."""
 OPERANDS: Final = ("domain", "vcpu")
-"""Operands of a step that name whom it changes. A vCPU without a domain is given by its number in the machine."""
+"""Operands of a step that name whom it changes."""
+GLOBAL: Final = ("vcpu",)
+"""A vCPU without a domain is given by its number in the machine."""
+INDEXED: Final = OPERANDS
 
 
 class Principal(Oracle):
@@ -61,24 +64,31 @@ class Principal(Oracle):
         kind = type(step)
         operands = self._operands.get(kind)
         if operands is None:
-            operands = self._operands[kind] = tuple([name for name in OPERANDS if hasattr(step, name)])
+            found = tuple([name for name in OPERANDS if hasattr(step, name)])
+            operands = self._operands[kind] = next((known for known in (GLOBAL, INDEXED) if known == found), found)
         principal = self._calls.principal
         if not operands or principal is None:
             return
-        declaration = self._calls.current.declaration
-        call = "" if declaration is None else declaration.name
-        if operands[0] == "vcpu":
-            wrong = step.vcpu != principal.id
-            named = f"vCPU number {step.vcpu} of the machine"
-        else:
+        if operands is GLOBAL:
+            if step.vcpu != principal.id:
+                self._report_step(step, principal, f"vCPU number {step.vcpu} of the machine")
+        elif step.domain != principal.domain or (operands is INDEXED and step.vcpu != principal.index):
+            declaration = self._calls.current.declaration
+            call = "" if declaration is None else declaration.name
             # Outside of a call it is the event of a timer, which may be any domain's: `specification` knows the timers.
             wrong = step.domain != principal.domain and call not in OTHER_DOMAIN and self._calls.running
             named = f"dom{step.domain}"
-            if len(operands) > 1:
+            if operands is INDEXED:
                 wrong |= step.vcpu != principal.index and call not in OTHER_VCPU
                 named = f"vCPU {step.vcpu} of dom{step.domain}"
-        if wrong:
-            self.report("step", f"in an exit of {_name(principal)}, the step {kind.__name__} of {call} names {named}")
+            if wrong:
+                self._report_step(step, principal, named)
+
+    def _report_step(self, step: Any, principal: VCpu, named: str) -> None:
+        declaration = self._calls.current.declaration
+        call = "" if declaration is None else f" of {declaration.name}"
+        text = f"in an exit of {_name(principal)}, the step {type(step).__name__}{call} names {named}"
+        self.report("step", text)
 
     # What other vCPUs get.
 
