@@ -105,6 +105,7 @@ class Interpreter:
             if after is not None:
                 after(index, ops[index], trace.outcomes[first:])
         fetches.reset()
+        self._racing = None
         return trace
 
     def _arm(self, index: int, op: Op) -> None:

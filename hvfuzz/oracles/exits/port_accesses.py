@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MARGIN: Final = 16
 """Most entries of one cache that the lookup of an element makes."""
 
+NOTHING: Final = Cached({}, {})
+
 
 class PortIo:
     """Follows the port accesses on one machine; `report` takes a rule and a message."""
@@ -32,7 +34,7 @@ class PortIo:
         self._scene: Final = scene
         self._models: Final = models
         self._report: Final = report
-        self._before = Cached({}, {})
+        self._before = NOTHING
         """What was cached before the element was looked up, as far as it may have been evicted since."""
         self._wrong_page = False
         """Whether the burst has accessed a page that the guest's instruction may not access."""
@@ -79,6 +81,7 @@ class PortIo:
         if wrong:
             self._report("string", f"{'OUTS' if fields.write else 'INS'}: {wrong}")
         calls.abandon()
+        self._before = NOTHING
         if not expected[RCX]:
             expected[RIP] = (expected[RIP] + fields.length) & U64
 

@@ -106,6 +106,7 @@ class CallStack:
         self.worked = False
         self.ended = (0, 0)
         self.flushes = 0
+        self.exit = NO_EXIT
 
     def abandon(self) -> None:
         """Forget the running calls, and what was copied outside of a call."""
