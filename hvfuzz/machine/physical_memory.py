@@ -189,6 +189,10 @@ class PhysicalMemory:
         self.written.clear()
         self.watched.snapshot()
 
+    def at_snapshot(self, hfn: int) -> bytes:
+        """What the frame held at the last snapshot; zeros before the first one."""
+        return self._base.get(hfn, ZERO_PAGE)
+
     def restore(self) -> None:
         """Return to the snapshot. Takes time by the number of dirty frames, not by the size of the memory."""
         base = self._base

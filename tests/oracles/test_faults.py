@@ -40,7 +40,7 @@ def test_how_many_of_an_independent_author_are_found() -> None:
     """The measure of the oracles; a fault that is found gets its `findings`, and the number falls."""
     unseen = [path.stem for path in ADVERSARY if not find_bug(str(path)).findings]
     assert len(ADVERSARY) >= 60
-    assert len(unseen) <= 12, unseen
+    assert len(unseen) <= 3, unseen
 
 
 def test_they_are_many_and_of_all_parts() -> None:

@@ -32,6 +32,7 @@ ALLOWED = {
     "hvfuzz.hypervisor.memory.frames.COUNT_MASK": FRAME_WORD,
     "hvfuzz.hypervisor.memory.frames.FREE_WORD": FRAME_WORD,
     "hvfuzz.hypervisor.memory.frames.FrameState": FRAME_WORD,
+    "hvfuzz.hypervisor.memory.frames.MAPS_SHIFT": FRAME_WORD,
     "hvfuzz.hypervisor.memory.frames.PINS_SHIFT": FRAME_WORD,
     "hvfuzz.hypervisor.memory.frames.STATE_SHIFT": FRAME_WORD,
     "hvfuzz.hypervisor.memory.table_pool.POISON": "value that marks a page of a pool as unused",
@@ -43,6 +44,12 @@ RUNS_IT = {("hvfuzz/oracles/framework/suite.py", "hvfuzz.hypervisor.core.exits")
 CALLS = {
     ("hvfuzz.oracles.framework.suite", "OracleSuite.handle_exit", "hvfuzz.hypervisor.core.exits", "handle_exit"),
     ("hvfuzz.oracles.framework.suite", "OracleSuite._listen", "hvfuzz.hypervisor.core.host", "HostMemory.watch"),
+    (
+        "hvfuzz.oracles.host.hooked_hardware",
+        "hooked_device.<locals>.reset",
+        "hvfuzz.machine.devices.dma_engine",
+        "DmaEngine.reset",
+    ),
 }
 
 

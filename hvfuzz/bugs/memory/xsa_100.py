@@ -26,6 +26,7 @@ BUG = Bug(
         "secrets/canary/memory.populate",
         "host_memory/scrub/event.close",
         "host_memory/fresh/memory.populate",
+        "contents/free/event.close",
     ),
     difficulty=2,
     story=__doc__,

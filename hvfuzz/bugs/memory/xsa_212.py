@@ -29,6 +29,7 @@ BUG = Bug(
         "host_memory/header/memory.exchange",
         "fetch/unvalidated/memory.exchange",
         "ownership/copy/memory.exchange",
+        "contents/host/memory.exchange",
         "specification/status/memory.exchange",
     ),
     difficulty=3,

@@ -51,6 +51,9 @@ class Cycles:
         """Forget the charges."""
         self._spent = self._allowed = 0
 
+    def host_exception(self, fault: BaseException) -> None:
+        """The exit does not end, so its time is not compared."""
+
     def _charged(self, frame: FrameType, cycles: int) -> None:
         """Note a charge by the code of `frame`."""
         if not responsible_module(frame).startswith(HARDWARE):

@@ -59,6 +59,9 @@ class Growth:
         if on and not self._base:
             self._base = sizes(self._scene.hypervisor)
 
+    def host_exception(self, fault: BaseException) -> None:
+        """The host is dead: nothing waits to be reported."""
+
     def reset(self) -> None:
         """Nothing to forget: the sizes at boot do not change."""
 

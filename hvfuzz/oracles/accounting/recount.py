@@ -33,6 +33,7 @@ class Recount(Oracle):
     rules: ClassVar[Rules] = {
         "maps": "a frame's maps count the leaves, of stage 2 and of devices, that name it",
         "pins": "a frame's pins count the live sides of its grant mappings, and equal the grant leaves that name it",
+        "uncounted": "a leaf is counted, and pinned if it is a grant's, before it is there, and until it is gone",
         "grants": "a frame's grants count the live grant entries that name it",
         "state": "a frame is SHARED if and only if it is pinned or granted",
         "entry": "a grant entry's pins count the live sides of the mappings made from it",

@@ -52,11 +52,19 @@ class Turns:
             self._tracing = False
             sys.settrace(None)
 
+    def host_exception(self, fault: BaseException) -> None:
+        """The exit is over."""
+        self._stop()
+
     def exit_started(self, vcpu: VCpu) -> None:
-        """Count from zero. A debugger or a measurement of coverage that traces already keeps its hook."""
+        """Count from zero. A debugger or a measurement of coverage that traces already keeps its hook.
+
+        The hook of another system, whose last exit ended in an exception, is replaced.
+        """
         self._lines = 0
         self._units = self._work.units
-        if sys.gettrace() is None:
+        hook: Any = sys.gettrace()
+        if hook is None or getattr(hook, "__func__", None) is Turns._call:
             self._tracing = True
             sys.settrace(self._call)
 

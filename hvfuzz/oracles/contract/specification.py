@@ -7,7 +7,7 @@ cell that changed in the machine, must be equal on both sides. So a missing effe
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -75,8 +75,6 @@ class Specification(Oracle):
         self._domains: Final = shadow.domains
         self._privileged: Final = tuple(config.privileged for config in scene.world.domains)
         self._polls: Final = scene.hypervisor.scheduler.polls
-        self._getters: Final[dict[type, Callable[[Any], tuple[Any, ...]]]] = {}
-        """Class of arguments -> what reads them, and the class, from the announced ones."""
         self._polling = False
         """Whether a vCPU polled when run states were last compared."""
         self._start(State(scene.machine.memory.frames))
@@ -156,12 +154,8 @@ class Specification(Oracle):
 
     def _judge_arguments(self, expected: Any, args: Any) -> None:
         """Compare the arguments that the hypervisor announced with the decoded struct: other oracles believe them."""
-        kind = type(expected)
-        getter = self._getters.get(kind)
-        if getter is None:
-            getter = self._getters[kind] = attrgetter(*expected._fields, "__class__")
-        # The class makes the result a tuple even for a single field.
-        if getter(args)[:-1] != expected:
+        kind: Any = type(expected)
+        if _getter(kind)(args)[:-1] != expected:
             for name, value in zip(expected._fields, expected, strict=True):
                 given = getattr(args, name)
                 if given != value:
@@ -255,3 +249,9 @@ class Specification(Oracle):
     def audit(self) -> None:
         """Compare every cell."""
         self._comparison.audit()
+
+
+@cache
+def _getter(kind: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """Reads the fields of a class of arguments, and the class, which makes the result a tuple even for one field."""
+    return attrgetter(*kind._fields, "__class__")

@@ -43,6 +43,13 @@ class CopyCalls:
         self.active = ""
         """Name of the call whose step is being applied, if it uses a function."""
 
+    def reset(self) -> None:
+        """Forget the last call."""
+        self._call = None
+        self._copies = []
+        self._steps = 0
+        self.active = ""
+
     def step(self) -> None:
         """A step of one of the calls `USING` is about to be applied."""
         call = self._calls.current

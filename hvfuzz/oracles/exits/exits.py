@@ -104,6 +104,9 @@ class Exits(Oracle):
     def reset(self) -> None:
         """Follow the machine's reset to its snapshot."""
         self._activity.reset()
+        self._copies.reset()
+        self._registers.reset()
+        self._ports.reset()
         self._models.reset()
         self._bystanders.reset()
         self._emulation.reset()

@@ -39,6 +39,10 @@ class PortIo:
         self._wrong_page = False
         """Whether the burst has accessed a page that the guest's instruction may not access."""
 
+    def reset(self) -> None:
+        """Forget the last burst."""
+        self._wrong_page = False
+
     def started(self) -> None:
         """Called when an exit for port I/O begins."""
         self._wrong_page = False

@@ -54,6 +54,10 @@ class Registers:
         self._function: SecondFunction | None = None
         """The function of the domain whose registers the guest accesses in this exit."""
 
+    def reset(self) -> None:
+        """Forget the last access."""
+        self._function = None
+
     def started(self, vcpu: VCpu) -> None:
         """An exit for an EPT violation begins: let the second model do what a write to its registers asks for."""
         fields = self._calls.exit

@@ -10,13 +10,15 @@ from hvfuzz.oracles.accounting.growth import Growth
 from hvfuzz.oracles.accounting.recount import Recount
 from hvfuzz.oracles.accounting.turns import Turns
 from hvfuzz.oracles.accounting.work import Work
+from hvfuzz.oracles.contents.contents import Contents
+from hvfuzz.oracles.contents.memory_model import MemoryModel
 from hvfuzz.oracles.contract.specification import Specification
 from hvfuzz.oracles.exits.exits import Exits
 from hvfuzz.oracles.framework.audit import Audit
 from hvfuzz.oracles.framework.oracle import Oracle
 from hvfuzz.oracles.host.access_log import AccessLog
-from hvfuzz.oracles.host.flush_order import FlushOrder
 from hvfuzz.oracles.host.host_memory import HostMemory
+from hvfuzz.oracles.host.host_writes import EACH, HostWrites
 from hvfuzz.oracles.isolation.fetch import Fetch
 from hvfuzz.oracles.isolation.ownership import Ownership
 from hvfuzz.oracles.isolation.secrets import Secrets
@@ -39,11 +41,16 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Recount,
     Secrets,
     Specification,
+    Contents,
     Audit,
 )
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-CLOSE_WATCHERS: Final = (AccessLog, FlushOrder, Growth, Cycles, Turns, Fills)
-"""Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names."""
+CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, Growth, Cycles, Turns, Fills)
+"""Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names;
+`HostWrites`, which is one of them, reports rules of several.
+
+The memory model comes first: it hooks memory itself, and the access log hooks what it finds."""
+CloseWatcher = MemoryModel | AccessLog | Growth | Cycles | Turns | Fills | HostWrites
 
 
 def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] | None) -> dict[str, Oracle]:
@@ -54,8 +61,9 @@ def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] 
     return {oracle.name: oracle(scene, shadow) for oracle in ORACLES if enabled is None or oracle.name in enabled}
 
 
-def make_close_watchers(
-    scene: Scene, shadow: PageTableShadow, oracles: Mapping[str, Oracle]
-) -> list[AccessLog | FlushOrder | Growth | Cycles | Turns | Fills]:
+def make_close_watchers(scene: Scene, shadow: PageTableShadow, oracles: Mapping[str, Oracle]) -> list[CloseWatcher]:
     """The close watchers that belong to these oracles."""
-    return [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]
+    watchers: list[CloseWatcher] = [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]
+    if not oracles.keys().isdisjoint(EACH):
+        watchers.append(HostWrites(scene, shadow, oracles))
+    return watchers

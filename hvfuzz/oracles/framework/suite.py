@@ -258,8 +258,8 @@ class OracleSuite(Observer):
             self._dead = True
             self._oracle_failed(SCENE, fault)
             return
-        for oracle in self.oracles.values():
-            oracle.host_exception(fault)
+        for watcher in (*self.oracles.values(), *(self._close_watchers if self._closely else ())):
+            watcher.host_exception(fault)
         self._dead = True
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:

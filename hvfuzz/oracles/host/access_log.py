@@ -43,17 +43,27 @@ class AccessLog:
         self._scene: Final = scene
         self._memory: Final = scene.machine.memory
         self._calls: Final = scene.calls
-        self._hooked: Final = hooked_memory(self._check, self._asked_by_the_host)
+        self._hooked: Final[dict[type[PhysicalMemory], type[PhysicalMemory]]] = {}
+        """Class of memory, which another watcher may have hooked first -> that class with the hooks of this one."""
         self._announced = [NOTHING] * KEPT
         """(first byte, end, write, valid for one access only), the latest last."""
 
     def hook(self, on: bool) -> None:
         """Watch each access from now on, or stop: memory changes its class, see `hooked_hardware`."""
         memory, host = self._memory, self._scene.hypervisor.host
-        memory.__class__ = self._hooked if on else PhysicalMemory
+        below = type(memory)
+        if not on:
+            memory.__class__ = PhysicalMemory
+        elif below not in self._hooked.values():
+            if below not in self._hooked:
+                self._hooked[below] = hooked_memory(self._check, self._asked_by_the_host, below)
+            memory.__class__ = self._hooked[below]
         # The host keeps its own references for reading and writing single words.
         host.words = HookedView(memory.words, WORD, self._check) if on else memory.words
         host.store64 = memory.store64
+
+    def host_exception(self, fault: BaseException) -> None:
+        """The host is dead: nothing waits to be reported."""
 
     def reset(self) -> None:
         """Forget the announcements."""

@@ -9,9 +9,10 @@ These classes only report; they make no judgement. Faults they raise belong to t
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, WORD
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, SIZE_MASK, U64, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.tlb import Tlb
@@ -20,11 +21,19 @@ from hvfuzz.machine.vtd.iommu import Iommu
 from hvfuzz.oracles.shadow.changes import DMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import FrameType
 
+    from hvfuzz.machine.devices.pci_function import Device
+
+Flush = Callable[[int, int], None]
+"""Called with (space, page) for each page that an invalidation covers; either may be EVERYTHING."""
+FlushContext = Callable[[int | None, int | None, int], None]
+"""Called with the arguments of `Iommu.invalidate_context`."""
+Caches = tuple[type[Tlb], type[Iommu]]
 OURS: Final = "hvfuzz."
 PLANTED: Final = "hvfuzz.bugs."
+NO_SPACE: Final = -2
+"""Sentinel for the space of domain id 0, which is that of no domain."""
 EVERYTHING: Final = -1
 """Sentinel for a space or a page: all of them."""
 
@@ -66,8 +75,38 @@ class HookedView:
         return units.start * self._unit, len(units) * self._unit
 
 
-def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], bool]) -> type[PhysicalMemory]:
-    """A class of memory that calls `check`(hpa, size, write) before each access.
+def recorded_memory(written: Callable[[int, bytes], None]) -> type[PhysicalMemory]:
+    """A class of memory that calls `written`(hpa, the bytes) after each write that memory took."""
+
+    class RecordedMemory(PhysicalMemory):
+        """See `recorded_memory`."""
+
+        __slots__ = ()
+
+        def store64(self, hpa: int, value: int) -> None:
+            super().store64(hpa, value)
+            if not hpa & WORD - 1:  # Else it came through `store`.
+                written(hpa, value.to_bytes(WORD, "little"))
+
+        def store(self, hpa: int, size: int, value: int) -> None:
+            super().store(hpa, size, value)
+            written(hpa, (value & SIZE_MASK[size]).to_bytes(size, "little"))
+
+        def write(self, hpa: int, data: Any) -> None:
+            super().write(hpa, data)
+            written(hpa, bytes(data))
+
+        def fill(self, hfn: int, word: int = 0) -> None:
+            super().fill(hfn, word)
+            written(hfn << PAGE_SHIFT, (word & U64).to_bytes(WORD, "little") * WORDS_PER_PAGE)
+
+    return RecordedMemory
+
+
+def hooked_memory(
+    check: Callable[[int, int, bool], None], hooked: Callable[[], bool], base: type[PhysicalMemory] = PhysicalMemory
+) -> type[PhysicalMemory]:
+    """A class of memory, otherwise as `base`, that calls `check`(hpa, size, write) before each access.
 
     `data` and `words` are hooked for a caller for whom `hooked`() is true: hardware reads its tables through them.
     """
@@ -80,7 +119,9 @@ def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], 
     def hooked_words(memory: PhysicalMemory) -> Any:
         return HookedView(words(memory), WORD, check) if hooked() else words(memory)
 
-    class HookedMemory(PhysicalMemory):
+    below: Any = base  # known only when memory is hooked
+
+    class HookedMemory(below):  # type: ignore[misc]
         """See `hooked_memory`."""
 
         __slots__ = ()
@@ -90,15 +131,18 @@ def hooked_memory(check: Callable[[int, int, bool], None], hooked: Callable[[], 
 
         def load64(self, hpa: int) -> int:
             check(hpa, WORD, False)
-            return super().load64(hpa)
+            value: int = super().load64(hpa)
+            return value
 
         def load(self, hpa: int, size: int) -> int:
             check(hpa, size, False)
-            return super().load(hpa, size)
+            value: int = super().load(hpa, size)
+            return value
 
         def read(self, hpa: int, n: int) -> bytes:
             check(hpa, n, False)
-            return super().read(hpa, n)
+            value: bytes = super().read(hpa, n)
+            return value
 
         def store64(self, hpa: int, value: int) -> None:
             check(hpa, WORD, True)
@@ -137,8 +181,18 @@ def hooked_clock(charged: Callable[[FrameType, int], None]) -> type[Clock]:
     return type("HookedClock", (Clock,), {"__slots__": (), "cycles": property(slot.__get__, set_cycles)})
 
 
-def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], int]) -> tuple[type[Tlb], type[Iommu]]:
-    """Classes of TLB and IOMMU that call `flush`(space, page) for each page that an invalidation covers."""
+def dma_space(did: int) -> int:
+    """The space of the devices with this domain id, which is the number of their domain plus 1."""
+    return did - 1 | DMA if did else NO_SPACE
+
+
+def hooked_caches(
+    flush: Flush, flush_context: FlushContext, switched: Callable[[], None], space_of: Callable[[int], int]
+) -> Caches:
+    """Classes of TLB and IOMMU that report each invalidation of translations and of context entries.
+
+    `switched`() is called after translation was switched on or off. `space_of` gives the space of an EPT root.
+    """
 
     class HookedTlb(Tlb):
         """See `hooked_caches`."""
@@ -155,12 +209,34 @@ def hooked_caches(flush: Callable[[int, int], None], space_of: Callable[[int], i
         __slots__ = ()
 
         def invalidate_iotlb(self, did: int | None = None, iova: int | None = None, order: int = 0) -> None:
-            space = EVERYTHING if did is None else did - 1 | DMA
+            space = EVERYTHING if did is None else dma_space(did)
             for page in (EVERYTHING,) if iova is None else range(*_pages(iova, order)):
                 flush(space, page)
             super().invalidate_iotlb(did, iova, order)
 
+        def invalidate_context(self, bdf: int | None = None, did: int | None = None, *, ignore: int = 0) -> None:
+            flush_context(bdf, did, ignore)
+            super().invalidate_context(bdf, did, ignore=ignore)
+
+        def disable(self) -> None:
+            super().disable()
+            switched()
+
+        def enable(self, root_table: int) -> None:
+            super().enable(root_table)
+            switched()
+
     return HookedTlb, HookedIommu
+
+
+def hooked_device(kind: type[Device], about_to_reset: Callable[[Device], None]) -> type[Device]:
+    """A class of devices of that kind that calls `about_to_reset`(device) before the host resets it."""
+
+    def reset(device: Device) -> None:
+        about_to_reset(device)
+        kind.reset(device)
+
+    return type(f"Hooked{kind.__name__}", (kind,), {"__slots__": (), "reset": reset, "__doc__": "See `hooked_device`."})
 
 
 def _pages(iova: int, order: int) -> tuple[int, int]:

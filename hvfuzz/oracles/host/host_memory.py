@@ -125,7 +125,7 @@ class HostMemory(Oracle):
 
     def _suspect(self, hfn: int, size: int, write: bool, state: int) -> None:
         """Check an access to a frame that is not the hypervisor's: report it, or judge it later."""
-        if write and (state == FREE or (state != POOL and not size & PAGE_MASK)):
+        if write and state != POOL:
             self._pending.setdefault(hfn, state)
             return
         verb, way = ("writes", "to") if write else ("reads", "from")

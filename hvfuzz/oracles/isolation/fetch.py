@@ -70,6 +70,11 @@ class Fetch(Oracle):
 
     # Exits.
 
+    def reset(self) -> None:
+        """Forget the last exit."""
+        self._reached = (NO_GVA, 0)
+        self._translations.reset()
+
     def exit_started(self, vcpu: VCpu) -> None:
         """Forget where the last exit has copied."""
         self._reached = (NO_GVA, 0)

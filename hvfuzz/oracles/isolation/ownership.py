@@ -59,6 +59,8 @@ class Ownership(Oracle):
         "access": "no guest or device accesses a frame in a way that its domain may not",
         "initiator": "an exit of one domain starts no device of another domain",
         "mmio": "no guest reaches the registers of a device that its domain does not have",
+        "moment": "between two writes of the hypervisor, tables and context entries allow no more, and no less",
+        "quiet": "a device is reset after it lost its domain, and before it gets another one; its memory is zero then",
         "copy": "the hypervisor copies on behalf of a domain only from and to frames that the domain may access",
     }
 

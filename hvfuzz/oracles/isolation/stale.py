@@ -35,8 +35,9 @@ class Stale(Oracle):
     name = "stale"
     shadowed = True
     rules: ClassVar[Rules] = {
-        "leaf": "a frame is freed, or loses a pin, only after the leaf that maps it is removed",
+        "leaf": "a frame is scrubbed, freed, or loses a count or pin, only after the leaf that maps it is removed",
         "order": "an entry is written before it is flushed; otherwise it can be cached again in between",
+        "unflushed": "what is taken away is flushed, cached or not, before it is reused and before the call ends",
         "tlb": "a TLB entry is dropped when its stage-2 leaf is removed or loses rights, and before its frame is freed",
         "iotlb": "an IOTLB entry is dropped when its leaf is removed or loses rights, and before its frame is freed",
         "structure": "a paging-structure cache entry is dropped when the table it names is removed or loses rights",
@@ -45,6 +46,8 @@ class Stale(Oracle):
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
+        self.reports = 0
+        """Number of calls of `report`, by which `host_writes` knows that a missing flush is told already."""
         freed_frames = FreedFrames(scene, shadow, self.report)
         self.frame_freed: Final = freed_frames.frame_freed
         self.block_freed: Final = freed_frames.block_freed
@@ -59,6 +62,11 @@ class Stale(Oracle):
     def reset(self) -> None:
         """The caches are as they were at the snapshot."""
         self._reset_freed_frames()
+
+    def report(self, rule: str, message: str) -> None:
+        """See `Oracle.report`."""
+        self.reports += 1
+        super().report(rule, message)
 
     def shadow_changed(self, change: Change) -> None:
         """Check the cached entries that these leaves, tables and context entries gave."""

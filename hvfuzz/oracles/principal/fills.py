@@ -71,6 +71,9 @@ class Fills:
         """Forget what was judged; `hook` follows."""
         self._filled, self._tables = {}, {}
 
+    def host_exception(self, fault: BaseException) -> None:
+        """What was translated before is judged already."""
+
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Translate anew if the TLB has an entry for the copy that was never judged."""
         key = tlb_key(vcpu, gva)

@@ -6,6 +6,7 @@ Who has exited is known from the machine. What the hypervisor announces is compa
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
@@ -46,8 +47,6 @@ class Principal(Oracle):
         super().__init__(scene, shadow)
         self._calls: Final = scene.calls
         self._states: Final = VcpuStates(scene.machine.vcpus)
-        self._operands: Final[dict[type, tuple[str, ...]]] = {}
-        """Class of a step -> those of its operands that name whom it changes."""
 
     def attach(self) -> None:
         """Note what each vCPU has."""
@@ -61,11 +60,8 @@ class Principal(Oracle):
 
     def step(self, step: Any) -> None:
         """Compare the operands of the step with the vCPU whose exit it is."""
-        kind = type(step)
-        operands = self._operands.get(kind)
-        if operands is None:
-            found = tuple([name for name in OPERANDS if hasattr(step, name)])
-            operands = self._operands[kind] = next((known for known in (GLOBAL, INDEXED) if known == found), found)
+        kind: Any = type(step)
+        operands: tuple[str, ...] = _operands(kind)
         principal = self._calls.principal
         if not operands or principal is None:
             return
@@ -130,6 +126,13 @@ class Principal(Oracle):
         """Report what an exit of `principal` has given to other vCPUs."""
         for rule, other, what in self._states.given(principal):
             self.report(rule, f"an exit of {_name(principal)} gives {_name(other)} {what}")
+
+
+@cache
+def _operands(kind: Any) -> tuple[str, ...]:
+    """Those operands of a class of steps that name whom it changes: GLOBAL, INDEXED, one, or none."""
+    found = tuple([name for name in OPERANDS if hasattr(kind, name)])
+    return next((known for known in (GLOBAL, INDEXED) if known == found), found)
 
 
 def _name(vcpu: VCpu) -> str:

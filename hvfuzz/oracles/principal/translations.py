@@ -78,6 +78,14 @@ class Translations:
         self._armed = NO_TRIGGER
         """The fetch that was to be raced at the start of the exit."""
 
+    def reset(self) -> None:
+        """Forget what was cached."""
+        self._kept, self._before = {}, {}
+        self._kept_tables, self._before_tables = {}, {}
+        self._capacity = 0
+        self._armed = NO_TRIGGER
+        self._next = (NO_GVA, ())
+
     def exit_started(self) -> None:
         """Note what is cached: the guest's own accesses have filled it."""
         tlb = self._tlb

@@ -54,6 +54,7 @@ class CallStack:
         "flushes",
         "idle",
         "left",
+        "outside",
         "principal",
         "since",
         "worked",
@@ -76,7 +77,7 @@ class CallStack:
         self.cycles: int = 0
         """The clock at the start of the exit."""
         self.acting: tuple[int, ...] | None = None
-        """Ids of the vCPUs that act in the present op, beside those that race it; None: any of them."""
+        """Ids of the vCPUs that act in the present op, those that race it included; None: any of them."""
         self.flushes: int = 0
         """Flushes of whole address spaces in the present exit; counted in audited runs only."""
         self.since: int = 0
@@ -85,6 +86,8 @@ class CallStack:
         """Status and result of the call that ended last; after an exit, of its outermost call."""
         self.idle: RunningCall = RunningCall(None, None, None, [], 0, 0)
         self.current: RunningCall = self.idle
+        self.outside: RunningCall = self.idle
+        """What the present exit has copied outside of a call, also when an oracle has abandoned it."""
         self.copying: tuple[int, int, int] | None = None
         """(gva, hpa, size) of an announced write whose bytes are not in memory yet."""
         self.worked = False
@@ -113,6 +116,11 @@ class CallStack:
         self.idle = self.current = RunningCall(None, None, None, [], 0, 0)
         self.copying = None
 
+    def race_started(self, vcpu: VCpu) -> None:
+        """Note that another vCPU acts in the op."""
+        if self.acting is not None:
+            self.acting += (vcpu.id,)
+
     def exit_started(self, vcpu: VCpu) -> None:
         """Note whose exit it is, and the state at its start."""
         self.principal = vcpu
@@ -123,6 +131,9 @@ class CallStack:
             left[MSRS] = left[MSRS].copy()  # The handler could change it in place.
         self.since = self._work.units
         self.cycles = self._clock.cycles
+        if self.idle.reads or self.idle.writes:
+            self.abandon()  # An exit before left them.
+        self.outside = self.idle
         self.idle.begun = 0
 
     def exit_ended(self) -> None:

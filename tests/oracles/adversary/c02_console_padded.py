@@ -25,7 +25,7 @@ BUG = Bug(
     title="console text is padded with bytes of the hypervisor's heap",
     replaces="hvfuzz.hypervisor.hypercalls.console:WriteConsole.apply",
     replacement=apply,
-    findings=("specification/console/console.write",),
+    findings=("secrets/sent/console.write",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -30,6 +30,7 @@ BUG = Bug(
     title="the last page of a device's reserved memory keeps the data of its last owner",
     replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=apply,
+    findings=("contents/reserved/device.deassign",),
     story=__doc__,
     trigger="""\
 # hvp 1

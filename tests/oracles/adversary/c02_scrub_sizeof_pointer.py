@@ -21,7 +21,7 @@ BUG = Bug(
     title="of a freed frame only the first eight bytes are scrubbed",
     replaces="hvfuzz.hypervisor.memory.allocator:Allocator.scrub",
     replacement=scrub,
-    findings=("host_memory/guest/memory.decrease",),
+    findings=("host_memory/scrub/memory.decrease",),
     story=__doc__,
     trigger="""\
 # hvp 1

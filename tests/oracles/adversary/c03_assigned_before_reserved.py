@@ -25,6 +25,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.hypercalls.device.assignment:AssignDevice.apply",
     replacement=apply,
     story=__doc__,
+    findings=("ownership/moment/device.assign",),
     trigger="""\
 # hvp 1
 world reserved

@@ -28,6 +28,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.dma:ContextTables.attach",
     replacement=attach,
     story=__doc__,
+    findings=("ownership/moment/device.assign",),
     trigger="""\
 # hvp 1
 world pair

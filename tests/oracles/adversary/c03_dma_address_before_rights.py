@@ -31,6 +31,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.dma:DmaMap.map",
     replacement=map_page,
     story=__doc__,
+    findings=("ownership/moment/device.dma_map",),
     trigger="""\
 # hvp 1
 world pair

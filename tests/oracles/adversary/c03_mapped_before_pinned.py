@@ -28,6 +28,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.hypercalls.grant.mappings:MapGrant.apply",
     replacement=apply,
     story=__doc__,
+    findings=("recount/uncounted/grant.map",),
     trigger="""\
 # hvp 1
 world pair

@@ -25,6 +25,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.stage2:Stage2.merge",
     replacement=merge,
     story=__doc__,
+    findings=("ownership/moment/memory.protect",),
     trigger="""\
 # hvp 1
 world pair

@@ -25,6 +25,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.hypercalls.memory.reservation:RemovePage.apply",
     replacement=apply,
     story=__doc__,
+    findings=("stale/leaf/memory.decrease",),
     trigger="""\
 # hvp 1
 world pair

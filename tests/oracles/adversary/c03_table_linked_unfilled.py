@@ -43,6 +43,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.table_tree:TableTree.slot",
     replacement=slot,
     story=__doc__,
+    findings=("ownership/moment/memory.populate",),
     trigger="""\
 # hvp 1
 world pair

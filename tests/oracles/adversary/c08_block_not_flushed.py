@@ -28,6 +28,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.stage2:Stage2.unmap_block",
     replacement=unmap_block,
     story=__doc__,
+    findings=("stale/unflushed/memory.decrease",),
     trigger="""\
 # hvp 1
 world pair

@@ -32,6 +32,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.stage2:Stage2.protect",
     replacement=protect,
     story=__doc__,
+    findings=("stale/unflushed/memory.protect",),
     trigger="""\
 # hvp 1
 world pair

@@ -30,6 +30,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.dma:DmaMap.map",
     replacement=map_page,
     story=__doc__,
+    findings=("stale/unflushed/device.dma_map",),
     trigger="""\
 # hvp 1
 world pair

@@ -21,6 +21,7 @@ BUG = Bug(
     replaces="hvfuzz.hypervisor.memory.stage2:Stage2.flush_tables",
     replacement=flush_tables,
     story=__doc__,
+    findings=("stale/unflushed/memory.decrease",),
     trigger="""\
 # hvp 1
 world pair

@@ -16,7 +16,7 @@ BUG = Bug(
     name="reserved-not-zeroed",
     replaces="hvfuzz.hypervisor.hypercalls.device.assignment:DeassignDevice.apply",
     replacement=replacement,
-    findings=("secrets/load/load",),
+    findings=("contents/reserved/device.deassign",),
     trigger="""\
 # hvp 1
 world reserved

@@ -172,3 +172,74 @@ def test_device_that_is_not_reset(secrets: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(DmaEngine, "reset", lambda _self: None)
     secrets.run(*lines)
     assert secrets.rules == ["secrets/device"]
+
+
+@pytest.mark.parametrize("offset", [1, 3, 6])
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_load_of_a_secret_that_is_not_aligned(secrets: Any, offset: int, size: int) -> None:
+    plant(secrets, secrets.hv.domains[2].canary, offset=offset)
+    secrets.run(f"load(dom1, gva={GVA + 8 - size}, size={size})")
+    assert secrets.rules == ["secrets/load"]
+
+
+def test_load_beside_a_secret(secrets: Any) -> None:
+    plant(secrets, secrets.hv.domains[2].canary, offset=3)
+    secrets.run(f"load(dom1, gva={GVA + 11}, size=1)", f"load(dom1, gva={GVA + 2}, size=1)")
+    assert secrets.rules == []
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_four_bytes_in_a_register(secrets: Any, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    part = heap_canary(secrets) >> 8 * at & 0xFFFF_FFFF
+    monkeypatch.setattr(exits, "cpuid_leaf", lambda *_: (0, part << 24, 0, 0))
+    secrets.run("cpuid(dom1, leaf=5)")
+    assert secrets.rules == ["secrets/register"]
+
+
+def test_serial_port(secrets: Any) -> None:
+    """A byte at a time: what is searched is all that was sent."""
+    uart = secrets.hv.domains[1].devices.by_name["uart"]
+    for byte in secrets.hv.canary.to_bytes(8, "little")[1:6]:
+        uart.port_write(0, 1, byte)
+    secrets.run("in(dom1, port=0x3fd, size=1)")
+    assert secrets.rules == ["secrets/sent"]
+
+
+def test_string_that_goes_out(secrets: Any) -> None:
+    plant(secrets, secrets.hv.domains[2].canary, offset=5)
+    secrets.run(f"outs(dom1, port=0x80, size=1, gva={GVA}, times=12)")
+    assert secrets.rules == ["secrets/sent"]
+
+
+def test_string_that_comes_in(secrets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = secrets.hv.canary.to_bytes(8, "little")
+    uart = secrets.hv.domains[1].devices.by_name["uart"]
+    left = list(secret)
+    monkeypatch.setattr(type(uart), "port_read", lambda *_: left.pop(0))
+    secrets.run(f"ins(dom1, port=0x3f8, size=1, gva={GVA}, times=8)")
+    assert secrets.rules == ["secrets/copied"]
+
+
+def test_console(secrets: Any) -> None:
+    secrets.hv.domains[1].console += b"x" + heap_canary(secrets).to_bytes(8, "little")
+    secrets.run("console.write(dom1, text=[0x41], length=1)")
+    assert secrets.rules == ["secrets/sent"]
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_device_that_moves_a_secret(secrets: Any, write: bool) -> None:
+    device = secrets.machine.devices[0]
+    plant(secrets, secrets.hv.domains[2].canary, gfn=0x50, offset=0x123)
+    hpa = secrets.frame(1, 0x50) << PAGE_SHIFT
+    access = 2 if write else 1
+    secrets.during(lambda: secrets.machine.access_observer(device, hpa, 0x200, access))
+    assert secrets.rules == ["secrets/dma"]
+    verb = "writes" if write else "reads"
+    assert f"of dom1 {verb} a secret of dom2" in secrets.suite.findings[0].message
+
+
+def test_sector_that_holds_a_secret(secrets: Any) -> None:
+    device = secrets.machine.devices[0]
+    device.private += b"abc" + secrets.hv.domains[2].canary.to_bytes(8, "little") + bytes(500)
+    secrets.suite.audit()
+    assert [finding.identity for finding in secrets.suite.findings] == ["secrets/dma/audit"]
