@@ -100,6 +100,9 @@ class MemoryModel:
         """Forget the run."""
         self._expected.clear()
         self._access = self._copy = self._host = NOTHING
+        self._accessor = None
+        self._copied_for = NO_DOMAIN
+        self._copied_to = []
         self._pending.clear()
         self._given.clear()
 

@@ -110,6 +110,7 @@ class CallStack:
         self.ended = (0, 0)
         self.flushes = 0
         self.exit = NO_EXIT
+        self.outside = self.idle
 
     def abandon(self) -> None:
         """Forget the running calls, and what was copied outside of a call."""
