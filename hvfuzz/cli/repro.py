@@ -80,6 +80,7 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
             "file": str(file),
             "bug": None if planted is None else planted.name,
             "findings": [{"identity": finding.identity, **finding._asdict()} for finding in run.findings],
+            "excuses": dict(run.excuses),
             "digest": run.trace.digest(),
             "stopped": run.trace.stopped,
             "outcomes": [outcome._asdict() for outcome in run.trace.outcomes],

@@ -19,6 +19,8 @@ class Run(NamedTuple):
     """State features: distinct numbers below `state_features.SPACE`."""
     ops: int
     """Number of ops executed, with races and batched calls."""
+    excuses: tuple[tuple[str, int], ...] = ()
+    """What oracles let pass because they could not know, and how often: see `oracles/scene/excuses.py`."""
 
 
 class Target(Protocol):

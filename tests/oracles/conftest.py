@@ -71,7 +71,10 @@ class Rig:
         def after(_index: int, _op: Op, _outcome: Outcome) -> None:
             self.suite.op_finished()
 
-        trace = self.interpreter.run(program, before, after)
+        def racing(vcpu: VCpu, begins: bool) -> None:
+            (self.suite.race_started if begins else self.suite.race_finished)(vcpu)
+
+        trace = self.interpreter.run(program, before, after, racing)
         self.suite.program_finished()
         return trace
 

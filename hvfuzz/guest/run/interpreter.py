@@ -42,7 +42,7 @@ class HostBusy(Exception):
 class Interpreter:
     """Executes programs on `machine`, booted as `world`. Its exit handler may raise HostStopped and HostBusy."""
 
-    __slots__ = ("_actors", "_arguments", "_batched", "_execute", "_late", "_trace", "machine")
+    __slots__ = ("_actors", "_arguments", "_batched", "_execute", "_late", "_racing", "_trace", "machine")
 
     def __init__(self, machine: Machine, catalogue: Catalogue, world: World) -> None:
         self.machine: Final = machine
@@ -52,6 +52,7 @@ class Interpreter:
         """Racing ops that found the host busy, with the index of the raced op."""
         self._batched = 0
         """Ops after the current one that its multicall took as entries."""
+        self._racing: Callable[[VCpu, bool], None] | None = None
         self._trace = Trace()
         self._execute: Final = {catalogue.by_name[name].code: run for name, run in INSTRUCTIONS.items()}
         self._execute[catalogue.by_name["tlb"].code] = self._set_tlb_capacity
@@ -61,11 +62,14 @@ class Interpreter:
         program: Program,
         before: Callable[[int, Op], None] | None = None,
         after: Callable[[int, Op, list[Outcome]], None] | None = None,
+        racing: Callable[[VCpu, bool], None] | None = None,
     ) -> Trace:
         """Run `program` from the machine's present state; `before` and `after` are called around each op.
 
         `after` gets the outcomes that the op added: its own, and those of ops that raced it or were batched by it.
+        `racing` is called around each op that races another one, with its vCPU and whether it begins.
         """
+        self._racing = racing
         self._trace = trace = Trace()
         ops = program.ops
         outcomes = trace.outcomes
@@ -87,8 +91,7 @@ class Interpreter:
                 self._perform(index, op, program)
                 while self._late:
                     fetches.reset()
-                    late_index, late = self._late.pop(0)
-                    self._perform(late_index, late, None)
+                    self._race(*self._late.pop(0))
                 if after is not None:
                     after(index, op, outcomes[first:])
                 index += 1 + self._batched
@@ -102,6 +105,7 @@ class Interpreter:
             if after is not None:
                 after(index, ops[index], trace.outcomes[first:])
         fetches.reset()
+        self._racing = None
         return trace
 
     def _arm(self, index: int, op: Op) -> None:
@@ -114,11 +118,24 @@ class Interpreter:
 
         def act() -> None:
             try:
-                self._perform(index, race.op, None)
+                self._race(index, race.op)
             except HostBusy:
                 self._late.append((index, race.op))
 
         fetches.arm(race.fetch, act)
+
+    def _race(self, index: int, op: Op) -> None:
+        """Perform a racing op, and tell when it begins and ends. HostBusy leaves it undone."""
+        vcpu = self._actors.get(op.actor)
+        racing = self._racing
+        if racing is None or vcpu is None:
+            self._perform(index, op, None)
+            return
+        racing(vcpu, True)
+        try:
+            self._perform(index, op, None)
+        finally:
+            racing(vcpu, False)
 
     def _set_tlb_capacity(self, _vcpu: VCpu, values: Sequence[int]) -> None:
         self.machine.tlb.set_capacity(values[0])

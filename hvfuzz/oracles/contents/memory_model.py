@@ -249,7 +249,7 @@ class MemoryModel:
         acting = self._calls.acting
         if acting is None:
             return self._scene.frame_word(hfn) >> 8 & 0xFF in DOMAINS
-        return any(self._may_use(domain, hfn, READ) for domain, _ in acting)
+        return any(self._may_use(self._scene.machine.vcpus[number].domain, hfn, READ) for number in acting)
 
     # The end of an op.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from hvfuzz.oracles.contract.abstraction import Abstraction
 from hvfuzz.oracles.contract.cell_changes import Cells
 from hvfuzz.oracles.contract.spec import GHOSTS, Block, Key, State, Value, judge_change
+from hvfuzz.oracles.scene.excuses import POOL_ADOPTED
 
 if TYPE_CHECKING:
     from hvfuzz.oracles.scene.call_stack import CallStack
@@ -59,6 +60,7 @@ class CellComparison:
             before = state.before()
             for key in unreported:
                 if key[0] == "pool":
+                    state.excused.append(POOL_ADOPTED)
                     self.put(key, self._abstraction.cell(key))  # Another domain's pool: adopted, not predicted.
                     continue
                 if key[0] in GHOSTS or (key[0] in SHADOWED and before.get(key) == get(key)):

@@ -11,6 +11,7 @@ from hvfuzz.machine.addresses import READ, WRITE
 from hvfuzz.machine.cpu.registers import RAX
 from hvfuzz.machine.fetches import NO_TRIGGER
 from hvfuzz.oracles.contract.spec import BY_NUMBER, TARGETS, Mismatch, decode, judge_dispatch
+from hvfuzz.oracles.scene.excuses import RACE_PENDING
 from hvfuzz.oracles.shadow.guest_walk import leads
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class DispatchChecks:
     def __init__(self, scene: Scene) -> None:
         self._machine: Final = scene.machine
         self._calls: Final = scene.calls
+        self._excused: Final = scene.excused
         self._privileged: Final = tuple(config.privileged for config in scene.world.domains)
         self._known: Final[dict[tuple[Any, ...], Any]] = {}
         self.translations: Final = {vcpu.id: partial(leads, scene.machine, vcpu) for vcpu in scene.machine.vcpus}
@@ -66,7 +68,11 @@ class DispatchChecks:
         expected = self.expected(vcpu, running, declaration)
         machine = self._machine
         # A pending race may still make it writable. Accessed and dirty flags count as set: another walk may set them.
-        if not isinstance(expected, Status) and machine.fetches.trigger == NO_TRIGGER:
+        if isinstance(expected, Status):
+            return
+        if machine.fetches.trigger != NO_TRIGGER:
+            self._excused(RACE_PENDING)
+        else:
             running.shut = not leads(machine, vcpu, *TARGETS[declaration.name](expected), WRITE, flags=False)
 
     def judge_refusal(self, vcpu: VCpu, running: RunningCall, expected: Any, status: Any) -> Mismatch | None:

@@ -137,12 +137,20 @@ class Specification(Oracle):
             if expected:  # Some calls have no arguments.
                 self._judge_arguments(expected, args)
             mismatch = self._judge(vcpu, running, declaration.name, expected, status, result)
+        if state.excused:
+            self._pass_on_excuses()
         if mismatch is None:
             if actual or blocks or state.touched:
                 self._comparison.compare(actual, blocks)
         else:
             self.report(mismatch.rule, mismatch.message)
             self._comparison.adopt(actual, blocks, vcpu.domain)
+
+    def _pass_on_excuses(self) -> None:
+        """Count what the specification let pass."""
+        for excuse in self._state.excused:
+            self.scene.excused(excuse)
+        self._state.excused.clear()
 
     def _judge_arguments(self, expected: Any, args: Any) -> None:
         """Compare the arguments that the hypervisor announced with the decoded struct: other oracles believe them."""
@@ -231,6 +239,8 @@ class Specification(Oracle):
         changes.add_domains(changed)
         for key, value in changed.items():
             self._comparison.judge_change(key, value)
+        if self._state.excused:
+            self._pass_on_excuses()
 
     def host_exception(self, fault: BaseException) -> None:
         """Forget the changes of a call that the exception cut short: its effect is incomplete."""

@@ -117,6 +117,14 @@ class Emulation:
         """The clock after the exit: the time at its start, plus the wait for a clock read."""
         return self._reading().cycles if reads_clock(self._calls.exit) else self._calls.cycles
 
+    def keeps_offset(self, vcpu: VCpu) -> bool:
+        """Whether `vcpu` has the TSC offset that it had before the exit. The present one is adopted."""
+        offset = vcpu.vmcs.tsc_offset
+        if offset == self._written.get(vcpu.id, self._offsets[vcpu.id]):
+            return True
+        self._written[vcpu.id] = offset
+        return False
+
     def wrong_offset(self, vcpu: VCpu) -> bool:
         """Whether `vcpu` has a wrong TSC offset after its exit (SDM Vol. 3C, 25.6.5). The present one is adopted."""
         vmcs = vcpu.vmcs

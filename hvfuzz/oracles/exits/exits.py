@@ -8,6 +8,8 @@ device models), `local_apics`, `bystanders` (unrelated state).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.machine.addresses import PAGE_SIZE, U64
@@ -26,6 +28,7 @@ from hvfuzz.oracles.exits.models import all_models
 from hvfuzz.oracles.exits.port_accesses import PortIo
 from hvfuzz.oracles.exits.register_accesses import Registers
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.scene.exit_fields import ExitFields, exit_fields
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
@@ -36,6 +39,10 @@ TRIPLE_FAULT: Final = ExitReason.TRIPLE_FAULT
 INVALID_GUEST_STATE: Final = ExitReason.INVALID_GUEST_STATE
 IO: Final = ExitReason.IO
 EPT_VIOLATION: Final = ExitReason.EPT_VIOLATION
+CALLED: Final = (VMCALL, EPT_VIOLATION, TRIPLE_FAULT, INVALID_GUEST_STATE)
+"""Exits that emulate no instruction by `emulation`."""
+CONTROLS: Final = ("EPTP", "VPID", "the intercepts", "the address of the MSR bitmap")
+_CONTROLS: Final = attrgetter("eptp", "vpid", "vmcs.intercepts", "vmcs.msr_bitmap")
 WORKING: Final = (VMCALL, EPT_VIOLATION)
 """Exits whose handling advances the clock."""
 FAULTING: Final = (EPT_VIOLATION, IO, ExitReason.RDMSR, ExitReason.WRMSR, ExitReason.CR_ACCESS)
@@ -56,8 +63,8 @@ class Exits(Oracle):
         "answer": "what a PCI function writes to memory is what its registers and queues ask for",
         "model": "the state of a device model changes as in the real device, and only by accesses of its own domain",
         "ring": "a queued write goes to the slot that the ring's indices give, fetched once and if valid",
-        "others": "an exit does not change vCPUs, serial ports and devices that it does not concern",
-        "control": "no exit changes EPTP, VPID, intercepts, MSR bitmap or another vCPU's TSC, or disables the IOMMU",
+        "others": "an exit does not change serial ports and devices that it does not concern",
+        "control": "no exit changes EPTP, VPID, intercepts, MSR bitmap, exit information or TSC, or disables the IOMMU",
         "call": "a VMCALL makes exactly one call, which completes; no other exit makes a call or copies guest memory",
         "string": "INS and OUTS move the elements that count and address give, with the privileges of the guest's ring",
         "interrupt": "an APIC changes only by its own domain's vCPUs, and a deliverable interrupt ends a HLT",
@@ -70,11 +77,11 @@ class Exits(Oracle):
         self._calls: Final = scene.calls
         self._clock: Final = scene.machine.clock
         self._iommu: Final = scene.machine.iommu
-        self._intercepts: list[int] = []
-        """Instruction intercepts of each vCPU, by id."""
+        self._controls: list[tuple[int, ...]] = []
+        """What `_CONTROLS` gives for each vCPU, by id."""
         self._bitmap: list[tuple[int, bytes]] = []
         self._root = 0
-        self._bystanders: Final = Bystanders(scene)
+        self._bystanders: Final = Bystanders()
         self._emulation: Final = Emulation(scene, shadow)
         self._models: Final = DeviceModels(scene, all_models.SECOND_MODELS)
         self._ports: Final = PortIo(scene, self._models, self.report)
@@ -86,7 +93,7 @@ class Exits(Oracle):
         """Check the booted state against the world, and take it as the base."""
         for rule, text in booted_vcpus.faults(self.scene, self._emulation.apics):
             self.report(rule, text)
-        self._intercepts = [vcpu.vmcs.intercepts for vcpu in self._vcpus]
+        self._controls = [_CONTROLS(vcpu) for vcpu in self._vcpus]
         self._bitmap = self._bitmaps()
         self._root = self._iommu.root_table
         self._activity.attach()
@@ -202,8 +209,11 @@ class Exits(Oracle):
             self.report("clock", f"the exit began at {calls.cycles} cycles and ends at {self._clock.cycles}")
         if not self._iommu.enabled or self._iommu.root_table != self._root:
             self.report("control", f"the IOMMU is {'on' if self._iommu.enabled else 'off'} after {reason.name}")
-        if vcpu.vmcs.intercepts != self._intercepts[vcpu.id]:
-            self.report("control", f"{reason.name} changes the intercepts of dom{vcpu.domain}")
+        if _CONTROLS(vcpu) != self._controls[vcpu.id] or exit_fields(vmcs) != fields:
+            for text in self._changed_controls(vcpu):
+                self.report("control", text)
+        if reason in CALLED and not self._emulation.keeps_offset(vcpu):
+            self._misplaced(vcpu)
 
     def trap_finished(self, vcpu: VCpu) -> None:
         """Report calls made in an exit other than VMCALL."""
@@ -215,11 +225,11 @@ class Exits(Oracle):
         calls = self._calls
         if calls.worked:
             calls.worked = False
-            for rule, text in self._bystanders.changes(calls.acting):
-                self.report(rule, text)
+            if self._bystanders.accessed():
+                self.report("others", "a serial port was accessed in an op without port I/O")
             self._activity.compare("others", "after an op that did not use it")
         else:
-            self._bystanders.acted(calls.acting)
+            self._bystanders.ports = False
 
     def _judge_apics(self) -> None:
         """Report every wrong APIC."""
@@ -229,6 +239,17 @@ class Exits(Oracle):
     def _misplaced(self, vcpu: VCpu) -> None:
         """Report the TSC offset of `vcpu`."""
         self.report("control", f"the TSC offset of a vCPU of dom{vcpu.domain} is {vcpu.vmcs.tsc_offset:#x}")
+
+    def _changed_controls(self, vcpu: VCpu) -> Iterator[str]:
+        """Each control of `vcpu`, and each field that the exit has set, that the exit has changed."""
+        fields, name = self._calls.exit, self._calls.exit.reason.name
+        whose = f"of vCPU {vcpu.index} of dom{vcpu.domain}"
+        for what, now, then in zip(CONTROLS, _CONTROLS(vcpu), self._controls[vcpu.id], strict=True):
+            if now != then:
+                yield f"{name} changes {what} {whose} from {then:#x} to {now:#x}"
+        for what, now, then in zip(ExitFields._fields, exit_fields(vcpu.vmcs), fields, strict=True):
+            if now != then:
+                yield f"{name} changes the exit information {what} {whose} from {then:#x} to {now:#x}"
 
     def _miscalled(self, text: str) -> None:
         """Report `text` under `call`, and discard the recorded calls, so that the next exit starts afresh."""

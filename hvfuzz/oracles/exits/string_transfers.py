@@ -5,38 +5,35 @@ Helper of the oracle `exits`; reports nothing itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hvfuzz.abi.limits import STRING_BURST
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, SIZE_MASK, U64, WRITE
-from hvfuzz.machine.cpu.faults import Vector
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, SIZE_MASK, U64, WRITE
+from hvfuzz.machine.cpu.faults import GuestFault, Vector
 from hvfuzz.machine.cpu.registers import RCX, RDI, RFLAGS, RSI, Saved
 from hvfuzz.machine.mmu.ept import EP4TA
-from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE, RFLAGS_DF, PageFaultCode
-from hvfuzz.oracles.shadow.guest_walk import arrivals, leads, pages_of
+from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE, RFLAGS_DF
+from hvfuzz.oracles.scene.excuses import STRING_CACHED, STRING_LET_THROUGH
+from hvfuzz.oracles.shadow.guest_walk import Refusal, arrivals, pages_of, refusal
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.machine.machine import Machine
+    from hvfuzz.machine.mmu.paging_cache import CombinedTable, CombinedTableKey
+    from hvfuzz.machine.mmu.tlb import CombinedEntry, CombinedKey, Tlb
     from hvfuzz.oracles.exits.models.second_model import SecondModel
-    from hvfuzz.oracles.scene.call_stack import CallStack
-    from hvfuzz.oracles.scene.exit_fields import ExitFields
+    from hvfuzz.oracles.scene.scene import Scene
 
 CR2: Final = int(Saved.CR2)
-FAULTS: Final = (Vector.GP, Vector.PF)
-# As integers: the flags of an enumeration keep every combination that was ever computed.
-OF_WRITE: Final = int(PageFaultCode.W)
-OF_USER: Final = int(PageFaultCode.U)
 
 
-def judge(
-    machine: Machine, calls: CallStack, vcpu: VCpu, device: SecondModel | None, port: int, expected: list[Any]
-) -> str:
+def judge(scene: Scene, vcpu: VCpu, device: SecondModel | None, port: int, expected: list[Any]) -> str:
     """Check the exit; returns a message, empty if it is correct.
 
     `device` is the second model at the port, or None; this applies the transfer to it. `expected` holds the registers
     at the exit; this changes them to those with which the guest should resume.
     """
+    calls = scene.calls
     fields = calls.exit
     calls.guest_written()
     width = fields.width
@@ -64,50 +61,62 @@ def judge(
         ):
             return f"element {at // width} is {element:#x}, not the value of the port"
     here = start + step * done & U64
+    # The exit ends with the exception: nothing has changed the tables since.
+    refused: tuple[Refusal, int] | None = None
     fault = vcpu.pending_fault
-    if fault is not None and fault.vector == Vector.PF:
-        # VM entry does not load CR2 (SDM Vol. 3C, 27.6.1.1). An element that crosses a page faults at the first or
-        # at the second one.
-        second = (here | PAGE_MASK) + 1 & U64
-        crosses = here & PAGE_MASK > PAGE_SIZE - width
-        expected[CR2] = second if crosses and fault.address == second else here
-    return _judge_end(machine, calls.exit, vcpu, here, done == most)
+    if fault is not None:
+        access, let_through = READ if fields.write else WRITE, partial(scene.excused, STRING_LET_THROUGH)
+        refused = refusal(scene.machine, vcpu, here, width, access, pages_of(vcpu), let_through)
+    if refused is not None and refused[0].vector == Vector.PF:
+        expected[CR2] = refused[1]  # VM entry does not load CR2 (SDM Vol. 3C, 27.6.1.1).
+    return _judge_end(fault, refused, here, done == most)
 
 
-def _judge_end(machine: Machine, fields: ExitFields, vcpu: VCpu, gva: int, complete: bool) -> str:
-    """Check that the transfer ended at the count, the burst limit, or a real exception; returns a message, or ""."""
-    fault = vcpu.pending_fault
+def _judge_end(fault: GuestFault | None, refused: tuple[Refusal, int] | None, gva: int, complete: bool) -> str:
+    """Check that the transfer ended at the count, the burst limit, or the right exception; returns a message, or "".
+
+    `refused` is what the element at `gva` raises, which is the next one.
+    """
     if fault is None:
         return "" if complete else "ends before the count and the burst limit, without an exception"
-    if complete or fault.vector not in FAULTS:
-        return f"injects {fault}"
-    # The exit ends with the exception: nothing has changed the tables since.
-    write, width = not fields.write, fields.width
-    access, pages = WRITE if write else READ, pages_of(vcpu)
-    if leads(machine, vcpu, gva, width, access, pages=pages):
+    if complete:
+        return f"injects {fault} after the last element"
+    if refused is None:
         return f"injects {fault} at {gva:#x}, which the guest can access"
-    if fault.vector == Vector.PF:
-        first = min(width, PAGE_SIZE - (gva & PAGE_MASK))
-        wrong = gva + first & U64 if leads(machine, vcpu, gva, first, access, pages=pages) else gva
-        if fault.address != wrong:
-            return f"injects {fault} with CR2 {fault.address:#x}; the access fails at {wrong:#x}"
-        by = (OF_WRITE if write else 0) | (OF_USER if vcpu.cpl else 0)
-        if fault.error & (OF_WRITE | OF_USER) != by:
-            return f"injects {fault}: the error code names another access"
+    (vector, error), address = refused
+    right = GuestFault(vector, error, address)
+    if (fault.vector, fault.error) != (vector, error) or (vector == Vector.PF and fault.address != address):
+        return f"injects {fault}; the access to {gva:#x} is {right}"
     return ""
 
 
-def wrong_page(machine: Machine, fields: ExitFields, vcpu: VCpu, gva: int, hpa: int) -> bool:
+class Cached(NamedTuple):
+    """Copies of the TLB and of the paging-structure cache."""
+
+    pages: dict[CombinedKey, CombinedEntry]
+    tables: dict[CombinedTableKey, CombinedTable]
+
+
+def cached(tlb: Tlb) -> Cached:
+    """What is cached now."""
+    return Cached(tlb.combined.copy(), tlb.structures.combined.copy())
+
+
+def wrong_page(scene: Scene, vcpu: VCpu, gva: int, hpa: int, before: Cached) -> bool:
     """Whether the instruction of `vcpu` may not access the page at `hpa` through `gva`, at the time of the copy.
 
-    The copy of a part of the element follows the translation at once. Later, its bytes may have changed the tables.
+    The copy of a part of the element follows the translation. Later, its bytes may have changed the tables. `before` is
+    what was cached before the element was looked up: its second page may have evicted what led to the first one.
     """
-    pages = pages_of(vcpu)
-    if pages is None:
+    pages, machine, tlb = pages_of(vcpu), scene.machine, scene.machine.tlb
+    access = READ if scene.calls.exit.write else WRITE
+    if hpa in arrivals(machine, vcpu, gva, access, pages=pages):
         return False
-    access = READ if fields.write else WRITE
-    pcid = vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0
-    entry = machine.tlb.combined.get((vcpu.vpid, pcid, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT))
-    if entry is not None and entry[0] | gva & PAGE_MASK == hpa and entry[1] & access:
-        return entry[2] is not pages
-    return hpa not in arrivals(machine, vcpu, gva, access, pages=pages)
+    key = (vcpu.vpid, vcpu.cr3 & CR3_PCID if vcpu.cr4 & CR4_PCIDE else 0, vcpu.eptp & EP4TA, gva >> PAGE_SHIFT)
+    led = hpa in arrivals(machine, vcpu, gva, access, pages=pages, tables=before.tables)
+    for entry in (tlb.combined.get(key), before.pages.get(key)):
+        if entry is not None and entry[0] | gva & PAGE_MASK == hpa and entry[1] & access and pages in (None, entry[2]):
+            led = True
+    if led:
+        scene.excused(STRING_CACHED)
+    return not led

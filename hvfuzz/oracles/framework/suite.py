@@ -77,6 +77,7 @@ class OracleSuite(Observer):
         self._attribution: Final = Attribution(self._calls)
         self._log: Final = FindingLog(self._calls)
         scene = Scene(machine, hypervisor, world, self._calls, self._log.report)
+        self.excuses: Final = scene.excuses
         self.shadow: Final = PageTableShadow(scene)
         self.oracles: Final = make_oracles(scene, self.shadow, enabled)
         self._resets: Final = [each.reset for each in self.oracles.values() if type(each).reset is not Oracle.reset]
@@ -106,6 +107,7 @@ class OracleSuite(Observer):
         for methods in self._events.values():
             methods["guest_copy"] = self._attribution.copies_for(methods["guest_copy"])
         self._pass_on()
+        self.race_started, self.race_finished = listeners.of("race_started"), listeners.of("race_finished")
         access_filter.invalid_copy = listeners.of("invalid_copy")
         access_filter.foreign_copy = listeners.of("foreign_copy")
         access_filter.dma_or_foreign_access = listeners.of("dma_or_foreign_access")
@@ -123,6 +125,7 @@ class OracleSuite(Observer):
         They look at each access of the hypervisor to memory and at each flush. That is slow, and finds what the
         hypervisor does without announcing it.
         """
+        self.excuses.closely = closely
         if closely != self._closely:
             self._closely = closely
             self._pass_on()
@@ -165,6 +168,7 @@ class OracleSuite(Observer):
     def reset(self) -> None:
         """Forget the run, after the machine was put back to its snapshot."""
         self._log.reset()
+        self.excuses.reset()
         self._dead = False
         self._handling = False
         self._calls.reset()
@@ -177,10 +181,10 @@ class OracleSuite(Observer):
 
     # The program.
 
-    def op_started(self, index: int, operation: str, acting: tuple[tuple[int, int], ...] | None = None) -> None:
+    def op_started(self, index: int, operation: str, acting: tuple[int, ...] | None = None) -> None:
         """Op number `index` of the program, of the kind `operation`, is about to be performed.
 
-        `acting` are the vCPUs that may act in it, as (domain, index); None: any of them.
+        `acting` are the ids of the vCPUs that act in it, beside those that race it; None: any of them.
         """
         self._log.op = index
         self._log.operation = operation

@@ -19,6 +19,7 @@ from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.oracles.framework.fault_origin import fault_text
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.host.heap_headers import CONTROL, OUTSIDE_HEADER, HeapHeaders
+from hvfuzz.oracles.scene.excuses import DEVICE_MEMORY, OWN_TARGET
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class HostMemory(Oracle):
                 if write and size == PAGE_SIZE:
                     self.shadow.page_written(hfn)
             elif state == RESERVED and write and not size & PAGE_MASK:
-                continue  # zeroed after the reset of the device that it is reserved for
+                self.scene.excused(DEVICE_MEMORY)  # zeroed after the reset of the device that it is reserved for
             elif state != HYPERVISOR:
                 self._suspect(hfn, size, write, state)
             elif write and size & PAGE_MASK and (hfn > first or not hpa & OUTSIDE_HEADER or hfn == CONTROL):
@@ -186,9 +187,11 @@ class HostMemory(Oracle):
     def _check_fresh(self, call: RunningCall) -> None:
         """A page given to a domain must still be zero; `secrets` checks it at its allocation."""
         for hfn in self._dirty.intersection(call.fresh):
-            # The call itself may write to the page, and heap pages have headers.
-            exempt = hfn in call.targets or self._states[hfn] not in DOMAINS
-            if not exempt and self._read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
+            if self._states[hfn] not in DOMAINS:
+                continue  # Heap pages have headers.
+            if hfn in call.targets:
+                self.scene.excused(OWN_TARGET)
+            elif self._read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
                 self.report("fresh", f"{self.scene.describe(hfn)} is not zero at the end of the call that allocated it")
                 return
 

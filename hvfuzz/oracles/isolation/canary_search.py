@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from hvfuzz.oracles.scene.excuses import SHARING, Excuse
 from hvfuzz.oracles.shadow.rewindable import ShadowMap
 
 HEAP: Final = -1
@@ -33,9 +34,11 @@ class Canaries:
     shared something with, form one group, whose canaries are no secret within it.
     """
 
-    __slots__ = ("_domains", "_groups", "_wholes", "quads", "words")
+    __slots__ = ("_domains", "_excused", "_groups", "_wholes", "quads", "words")
 
-    def __init__(self) -> None:
+    def __init__(self, excused: Callable[[Excuse], None]) -> None:
+        """`excused` is called where a secret is none because of what the domains shared."""
+        self._excused: Final = excused
         self.words: Final[ShadowMap[int, int]] = ShadowMap()
         """Secret word -> its owner."""
         self.quads: Final[ShadowMap[int, int]] = ShadowMap()
@@ -72,7 +75,11 @@ class Canaries:
 
     def is_secret(self, owner: int, domain: int) -> bool:
         """Whether `domain` must not know what belongs to `owner`."""
-        return owner == HEAP or not self._groups[domain] >> owner & 1
+        if owner == HEAP or not self._groups[domain] >> owner & 1:
+            return True
+        if owner != domain:
+            self._excused(SHARING)
+        return False
 
     def in_value(self, value: int, size: int, domain: int) -> int | None:
         """The owner of a secret of which four bytes are in a value of `size` bytes; None if `domain` may know it."""

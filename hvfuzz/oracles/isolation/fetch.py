@@ -21,6 +21,7 @@ from hvfuzz.oracles.framework.fault_origin import fault_text
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.principal.copy_ends import CopyEnds
 from hvfuzz.oracles.principal.translations import Translations, tlb_key
+from hvfuzz.oracles.scene.excuses import OVERLAPPING, RING
 from hvfuzz.oracles.scene.running_call import NO_GVA, Bytes
 from hvfuzz.oracles.scene.scene import Scene
 
@@ -155,6 +156,8 @@ class Fetch(Oracle):
                 if times > _covering(sources, gva):
                     self.report("twice", f"the word at gva {gva:#x} is fetched {times} times")
                     return
+                if times > 1:
+                    self.scene.excused(OVERLAPPING)
             end = max(end, gva + size)
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
@@ -181,7 +184,9 @@ class Fetch(Oracle):
         if self._translations.lead(vcpu, gva, hpa, write):
             self._reached = place
         # The ring of queued writes is translated once for its three copies, and may be a table for itself.
-        elif self._calls.exit.reason is not EPT_VIOLATION or place != self._reached:
+        elif self._calls.exit.reason is EPT_VIOLATION and place == self._reached:
+            self.scene.excused(RING)
+        else:
             way = "to" if write else "from"
             whose = f"vCPU {vcpu.index} of dom{vcpu.domain}"
             self.report("translated", f"gva {gva:#x} of {whose} is wrongly translated to {hpa:#x} for a copy {way} it")

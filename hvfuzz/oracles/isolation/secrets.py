@@ -58,7 +58,7 @@ class Secrets(Oracle):
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
-        self._canaries = Canaries()
+        self._canaries = Canaries(scene.excused)
         self._ways_out = WaysOut(scene, shadow, self._canaries, self.report)
         self._fresh: dict[int, None] = {}
         """Frames that were allocated to domains, and checked, since the last change of the shadow."""

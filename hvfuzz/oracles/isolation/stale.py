@@ -20,8 +20,8 @@ from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.isolation.freed_frames import FreedFrames
 from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, LARGE_LEVEL, Context, context_of, name_of
-from hvfuzz.oracles.shadow.guest_walk import ept_table
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
+from hvfuzz.oracles.shadow.stage2_walk import ept_table
 
 if TYPE_CHECKING:
     from hvfuzz.machine.mmu.paging_cache import CombinedTable, CombinedTableKey

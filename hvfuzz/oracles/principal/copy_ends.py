@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from hvfuzz.abi.limits import HEADER_SIZE, SELF
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
 from hvfuzz.oracles.contract.spec import BY_NAME, decode
-from hvfuzz.oracles.shadow.guest_walk import guest_physical
+from hvfuzz.oracles.shadow.stage2_walk import guest_physical
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu

@@ -10,11 +10,23 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.machine.addresses import PAGE_MASK, READ, WRITE
+from hvfuzz.machine.addresses import EXEC, PAGE_MASK, READ, WRITE
+from hvfuzz.machine.cpu.faults import EptViolation, GuestFault
+from hvfuzz.machine.cpu.registers import RFLAGS
+from hvfuzz.machine.mmu.paging import CR4_SMAP, CR4_SMEP, RFLAGS_AC
 from hvfuzz.machine.mmu.paging_cache import SHIFTS
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.oracles.principal.translations import tlb_key
-from hvfuzz.oracles.shadow.guest_walk import arrivals, guest_tables, guest_virtual
+from hvfuzz.oracles.scene.excuses import STALE_TABLE
+from hvfuzz.oracles.shadow.guest_walk import (
+    GENERAL,
+    PAGE_FAULT,
+    Refusal,
+    arrivals,
+    guest_tables,
+    guest_virtual,
+    outcome,
+)
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
@@ -91,11 +103,35 @@ class Fills:
             return  # The oracle `exits` knows the VPIDs.
         memory = self._machine.memory
         self._judge_tables(vcpu, key, gva, start)
-        if hpa == guest_virtual(memory, vcpu, gva, access) or (
-            start is not None and hpa == guest_virtual(memory, vcpu, gva, access, below=start)
-        ):
+        if hpa == guest_virtual(memory, vcpu, gva, access):
+            return
+        if start is not None and hpa == guest_virtual(memory, vcpu, gva, access, below=start):
+            self._scene.excused(STALE_TABLE)
             return
         self._report_entry(vcpu, gva, hpa, "its tables say something else")
+
+    def ended(
+        self, vcpu: Any, gva: int, access: int, user: bool, smap: bool, start: Any, fault: BaseException | None
+    ) -> None:
+        """A walk from the cached table `start`, or from the root, lets the access through, or raises `fault`."""
+        memory = self._machine.memory
+        pages = _pages(vcpu, access, user, smap)
+        tables = (None,) if start is None else (None, start)
+        found = [outcome(memory, vcpu, gva, access, below=below, pages=pages) for below in tables]
+        if isinstance(fault, GuestFault):
+            raised: Refusal | None = Refusal(fault.vector, fault.error)
+            if raised in found and (fault.vector != PAGE_FAULT or fault.address == gva):
+                return
+        else:
+            raised = None if fault is None else GENERAL
+            if any((each == GENERAL) if fault else not isinstance(each, Refusal) for each in found):
+                return
+        right = [f"vector {each[0]} ({each[1]:#x})" if isinstance(each, Refusal) else f"{each:#x}" for each in found]
+        whose = (
+            f"{'user' if user else 'supervisor'} access {access} to {gva:#x} of vCPU {vcpu.index} of dom{vcpu.domain}"
+        )
+        text = f"the {whose} {'is let through' if raised is None else f'raises {fault}'}; its tables say {right[-1]}"
+        self._scene.report(self.oracle, "access", text)
 
     def _judge_tables(self, vcpu: VCpu, key: CombinedKey, gva: int, start: CombinedTable | None) -> None:
         """Judge the cached entries on the way that this walk has made."""
@@ -119,6 +155,15 @@ class Fills:
         self._scene.report(self.oracle, "cached", text)
 
 
+def _pages(vcpu: VCpu, access: int, user: bool, smap: bool) -> bool | None:
+    """Which pages the access may use, as `guest_walk.pages_of`: SMEP denies fetches, SMAP data (SDM Vol. 3A, 4.6.1)."""
+    if user:
+        return True
+    if access & EXEC:
+        return False if vcpu.cr4 & CR4_SMEP else None
+    return False if smap and vcpu.cr4 & CR4_SMAP and not vcpu.regs[RFLAGS] & RFLAGS_AC else None
+
+
 def _hooked_mmu(fills: Fills) -> type[Mmu]:
     """A class of MMU that tells `fills` of each translation and of each walk."""
 
@@ -132,7 +177,12 @@ def _hooked_mmu(fills: Fills) -> type[Mmu]:
             return super().translate(vcpu, gva, access, user, smap)
 
         def _walk(self, vcpu: Any, gva: int, access: int, user: bool, smap: bool, key: CombinedKey, start: Any) -> int:
-            hpa = super()._walk(vcpu, gva, access, user, smap, key, start)
+            try:
+                hpa = super()._walk(vcpu, gva, access, user, smap, key, start)
+            except (GuestFault, EptViolation) as fault:
+                fills.ended(vcpu, gva, access, user, smap, start, fault)
+                raise
+            fills.ended(vcpu, gva, access, user, smap, start, None)
             fills.walked(key, gva, access, start, hpa)
             return hpa
 

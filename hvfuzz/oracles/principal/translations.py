@@ -22,6 +22,7 @@ from hvfuzz.machine.fetches import NO_TRIGGER
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.oracles.contract.spec import valid_range
+from hvfuzz.oracles.scene.excuses import CHANGED, EVICTED, OLDER, SECOND_PAGE
 from hvfuzz.oracles.scene.running_call import NO_GVA
 from hvfuzz.oracles.shadow.guest_walk import arrivals
 
@@ -47,6 +48,7 @@ class Translations:
         "_before_tables",
         "_calls",
         "_capacity",
+        "_excused",
         "_fetches",
         "_kept",
         "_kept_tables",
@@ -60,6 +62,7 @@ class Translations:
         self._tlb: Final = scene.machine.tlb
         self._fetches: Final = scene.machine.fetches
         self._calls: Final = scene.calls
+        self._excused: Final = scene.excused
         self._before: dict[CombinedKey, CombinedEntry] = {}
         """The TLB at the start of the exit, and what was found right since."""
         self._before_tables: dict[CombinedTableKey, CombinedTable] = {}
@@ -110,11 +113,16 @@ class Translations:
             if hpa not in self._present(vcpu, gva, WRITE if write else READ):
                 return False
             self._before[key] = entry
+        else:
+            self._excused(CHANGED)
         return True
 
     def known(self, key: CombinedKey, entry: CombinedEntry) -> bool:
         """Whether the TLB had this entry at the start of the exit, or it was found right since."""
-        return self._before.get(key) is entry
+        if self._before.get(key) is not entry:
+            return False
+        self._excused(OLDER)
+        return True
 
     @property
     def _changed(self) -> bool:
@@ -134,8 +142,12 @@ class Translations:
             return True
         start, places = self._next
         if write and gva == start and hpa in places:
+            self._excused(SECOND_PAGE)
             return True
-        return hpa in self._kept_places(vcpu, gva, WRITE if write else READ)
+        if hpa in self._kept_places(vcpu, gva, WRITE if write else READ):
+            self._excused(EVICTED)
+            return True
+        return False
 
     def page_filled(self, vcpu: VCpu, gva: int, size: int) -> None:
         """Before the bytes of a write move: find where the next page of a result leads, if it has one."""

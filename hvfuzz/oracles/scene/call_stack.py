@@ -76,8 +76,8 @@ class CallStack:
         """What the exit saved (`vmcs.saved`), as it was before the hypervisor handled it."""
         self.cycles: int = 0
         """The clock at the start of the exit."""
-        self.acting: tuple[tuple[int, int], ...] | None = None
-        """(domain, index) of the vCPUs that may act in the present op; None: any of them."""
+        self.acting: tuple[int, ...] | None = None
+        """Ids of the vCPUs that act in the present op, those that race it included; None: any of them."""
         self.flushes: int = 0
         """Flushes of whole address spaces in the present exit; counted in audited runs only."""
         self.since: int = 0
@@ -116,6 +116,11 @@ class CallStack:
         """Forget the running calls, and what was copied outside of a call."""
         self.idle = self.current = RunningCall(None, None, None, [], 0, 0)
         self.copying = None
+
+    def race_started(self, vcpu: VCpu) -> None:
+        """Note that another vCPU acts in the op."""
+        if self.acting is not None:
+            self.acting += (vcpu.id,)
 
     def exit_started(self, vcpu: VCpu) -> None:
         """Note whose exit it is, and the state at its start."""

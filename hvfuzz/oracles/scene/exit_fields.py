@@ -17,7 +17,9 @@ class ExitFields(NamedTuple):
     reason: ExitReason = ExitReason.EXTERNAL_INTERRUPT
     qualification: int = 0
     gpa: int = 0
+    gva: int = 0
     vectoring: int = 0
+    vectoring_error: int = 0
     operand: int = 0
     length: int = 0
     width: int = 0

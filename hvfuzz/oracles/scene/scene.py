@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import WORD
+from hvfuzz.oracles.scene.excuses import Excuses
 
 if TYPE_CHECKING:
     from hvfuzz.abi.boot import World
@@ -24,6 +25,8 @@ class Scene:
 
     __slots__ = (
         "calls",
+        "excused",
+        "excuses",
         "frame_words",
         "hypervisor",
         "machine",
@@ -60,6 +63,9 @@ class Scene:
         self.memory_size: Final = machine.memory.size
         self.calls: Final = calls
         self.report: Final = report
+        self.excuses: Final = Excuses()
+        self.excused: Final = self.excuses.note
+        """Called with an `Excuse` wherever an oracle lets something pass because it cannot know."""
 
     def frame_word(self, hfn: int) -> int:
         """The frame word in memory; 0xFF (free) for a frame that does not exist."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from hvfuzz.abi.boot import World
 from hvfuzz.guest.program.ops import Catalogue
-from hvfuzz.guest.program.program import Actor, Op, Program
+from hvfuzz.guest.program.program import Op, Program
 from hvfuzz.guest.run.interpreter import HostBusy, HostStopped, Interpreter
 from hvfuzz.guest.run.trace import Outcome, Trace
 from hvfuzz.hypervisor.core.boot import boot
@@ -112,7 +112,8 @@ class System:
             at = index
             watchdog.beat += 1
             if watched:
-                suite.op_started(index, op.kind.name, _acting_vcpus(op))
+                vcpu = vcpus.get(op.actor)
+                suite.op_started(index, op.kind.name, () if vcpu is None else (vcpu.id,))
             if observer is not None:
                 observer.op_started(index, op)
 
@@ -125,9 +126,12 @@ class System:
             if observer is not None:
                 observer.op_finished(program, outcomes, suite.findings)
 
+        def racing(vcpu: VCpu, begins: bool) -> None:
+            (suite.race_started if begins else suite.race_finished)(vcpu)
+
         try:
             with watchdog:
-                trace = self.interpreter.run(program, before, after)
+                trace = self.interpreter.run(program, before, after, racing if watched else None)
                 suite.program_finished()
                 if audit and not trace.stopped:
                     # After a host fault the machine is in the middle of a change: an audit would report false errors.
@@ -152,7 +156,7 @@ class System:
             observer.findings(suite.findings)
         if digest:
             trace.final = self.memory_digest()
-        return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes))
+        return Run(trace, tuple(suite.findings), tuple(features.hits), len(trace.outcomes), suite.excuses.counted)
 
     def _cut_short(self, finding: Finding, why: str) -> Run:
         """The result of a run that ended within the op of `finding`, because of `why`."""
@@ -172,10 +176,3 @@ class System:
             digest.update(hfn.to_bytes(8, "little"))
             digest.update(memory.read(hfn << PAGE_SHIFT, PAGE_SIZE))
         return digest.hexdigest()
-
-
-def _acting_vcpus(op: Op) -> tuple[Actor, ...] | None:
-    """The vCPUs that may act in an op; None for a batch, since any of its ops may have a race."""
-    if op.kind.follow is not None:
-        return None
-    return (op.actor,) if op.race is None else (op.actor, op.race.op.actor)

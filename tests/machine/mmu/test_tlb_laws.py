@@ -26,7 +26,8 @@ from hvfuzz.machine.mmu import paging
 from hvfuzz.machine.mmu.ept import ADDRESS
 from hvfuzz.machine.mmu.paging_cache import SHIFTS, CombinedTable
 from hvfuzz.machine.mmu.tlb import InvpcidKind, InvvpidKind
-from hvfuzz.oracles.shadow.guest_walk import guest_physical, guest_virtual
+from hvfuzz.oracles.shadow.guest_walk import guest_virtual
+from hvfuzz.oracles.shadow.stage2_walk import guest_physical
 from hvfuzz.targets.emulated.booted_system import System
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 

@@ -24,6 +24,7 @@ BUG = Bug(
     title="the next domain's vCPU gets the MSRs of the one that blocks",
     replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.block",
     replacement=block,
+    findings=("principal/state/multicall",),
     story=__doc__,
     trigger="""\
 # hvp 1

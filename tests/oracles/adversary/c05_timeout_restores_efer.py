@@ -25,6 +25,7 @@ BUG = Bug(
     title="a poll that times out resets CR0 and EFER of its vCPU",
     replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.expire",
     replacement=expire,
+    findings=("principal/state/sched.yield",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -34,7 +34,7 @@ BUG = Bug(
     title="a clock read that waits changes the TSC offsets of all other vCPUs",
     replaces="hvfuzz.hypervisor.vcpu.guest_clock:read_clock",
     replacement=read_clock,
-    findings=("exits/control/rdtsc",),
+    findings=("principal/state/rdtsc",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -27,6 +27,7 @@ BUG = Bug(
     title="a vCPU that another domain's event wakes has lost its IDT",
     replaces="hvfuzz.hypervisor.vcpu.scheduler:Scheduler.wake",
     replacement=wake,
+    findings=("principal/state/multicall",),
     story=__doc__,
     trigger="""\
 # hvp 1

@@ -93,7 +93,7 @@ FAULTS = {
             hv.machine.vcpus[0].pending_fault = GuestFault(13)
         """,
         "load(dom1, gva=DIRECT+0x400000, size=8)\n",
-        "exits/others/load",
+        "principal/injection/load",
     ),
     "another domain's serial port": (
         "hvfuzz.hypervisor.core.exits:port_access",

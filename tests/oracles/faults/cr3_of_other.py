@@ -14,7 +14,7 @@ BUG = Bug(
     name="cr3-of-other",
     replaces="hvfuzz.hypervisor.hypercalls.sched:WakeVcpu.apply",
     replacement=replacement,
-    findings=("exits/others/sched.kick",),
+    findings=("principal/state/sched.kick",),
     trigger="""\
 # hvp 1
 world pair

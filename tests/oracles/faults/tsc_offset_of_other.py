@@ -12,7 +12,7 @@ BUG = Bug(
     name="tsc-offset-of-other",
     replaces="hvfuzz.hypervisor.vcpu.guest_clock:write_counter",
     replacement=replacement,
-    findings=("exits/control/wrmsr",),
+    findings=("principal/state/wrmsr",),
     trigger="""\
 # hvp 1
 world pair

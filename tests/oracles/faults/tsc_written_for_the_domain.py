@@ -12,7 +12,7 @@ BUG = Bug(
     name="tsc-written-for-the-domain",
     replaces="hvfuzz.hypervisor.vcpu.guest_clock:write_counter",
     replacement=replacement,
-    findings=("exits/control/rdtsc",),
+    findings=("principal/state/wrmsr",),
     trigger="""\
 # hvp 1
 world pair

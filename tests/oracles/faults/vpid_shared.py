@@ -13,7 +13,7 @@ BUG = Bug(
     name="vpid-shared",
     replaces="hvfuzz.hypervisor.hypercalls.sched:WakeVcpu.apply",
     replacement=replacement,
-    findings=("exits/control/sched.kick",),
+    findings=("principal/state/sched.kick",),
     trigger="""\
 # hvp 1
 world pair

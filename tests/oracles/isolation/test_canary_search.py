@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from hvfuzz.oracles.isolation.canary_search import HEAP, Canaries, owner_name
+from hvfuzz.oracles.scene.excuses import Excuses
 
 WORD = 0xC3A1_58E7_9B26_F40D
 
 
 def known() -> Canaries:
-    canaries = Canaries()
+    canaries = Canaries(Excuses().note)
     canaries.learn(WORD, 2)
     canaries.rebase(range(4))
     return canaries

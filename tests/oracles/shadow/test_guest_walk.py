@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
+from hvfuzz.machine.addresses import EXEC, PAGE_SHIFT, READ, WRITE
 from hvfuzz.machine.clock import Clock
-from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault
+from hvfuzz.machine.cpu.faults import EptMisconfiguration, EptViolation, GuestFault, Vector
+from hvfuzz.machine.cpu.registers import RFLAGS
 from hvfuzz.machine.mmu.ept import eptp_of
-from hvfuzz.machine.mmu.paging import CR0_WP, EFER_NXE
+from hvfuzz.machine.mmu.paging import CR0_WP, CR4_SMAP, CR4_SMEP, EFER_NXE, RFLAGS_AC
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.physical_memory import PhysicalMemory
-from hvfuzz.oracles.shadow.guest_walk import guest_physical, guest_virtual, leads
+from hvfuzz.oracles.shadow.guest_walk import GENERAL, Refusal, guest_virtual, leads, outcome
+from hvfuzz.oracles.shadow.stage2_walk import guest_physical
 
 FRAMES = 776
 EPT_TABLES = (768, 769, 770, 771)
@@ -103,6 +105,45 @@ def test_both_walkers_agree(access: int, accessed_dirty: bool) -> None:
             outcomes[found is None] += 1
             memory.restore()
     assert min(outcomes.values()) > 400, outcomes
+
+
+@pytest.mark.parametrize("access", [READ, WRITE, EXEC])
+def test_both_walkers_agree_on_the_exception(access: int) -> None:
+    """Of users and supervisors, with SMAP, SMEP and AC: the vector, the error code, and the address."""
+    codes: Counter[tuple[int, int]] = Counter()
+    for seed in range(2000):
+        rng = Random(seed)
+        memory = PhysicalMemory(FRAMES << PAGE_SHIFT)
+        random_tables(rng, memory)
+        for hfn in range(8, 8 + GUEST_PAGES):
+            for index in (0, 1, 256, 511):
+                place = (hfn << PAGE_SHIFT) + 8 * index
+                if rng.random() < 0.9:
+                    memory.store64(place, memory.load64(place) | 4)
+        core = random_core(rng, accessed_dirty=False)
+        core.cr4 = rng.choice((0, CR4_SMAP | CR4_SMEP))
+        core.regs[RFLAGS] = rng.choice((0, RFLAGS_AC))
+        user = rng.random() < 0.5
+        pages: bool | None = True if user else False if core.cr4 else None
+        if access != EXEC and core.regs[RFLAGS] and not user:
+            pages = None
+        for _ in range(2):
+            gva = rng.choice((0, 0, 0, 1, 1 << 47)) | rng.choice((0, 1)) << 39 | rng.choice((0, 1)) << 12
+            memory.snapshot()
+            found = outcome(memory, core, gva, access, pages=pages)
+            assert not memory.dirty
+            try:
+                expected: Any = Mmu(memory, Tlb(), Clock()).translate(core, gva, access, user)
+            except GuestFault as fault:
+                expected = Refusal(fault.vector, fault.error)
+                expected = expected if fault.vector != Vector.PF or fault.address == gva else None
+                codes[Refusal(fault.vector, fault.error)] += 1
+            except (EptViolation, EptMisconfiguration):
+                expected = GENERAL
+            assert found == expected, (seed, hex(gva))
+            memory.restore()
+    kinds = {code & 9 for vector, code in codes if vector == Vector.PF}
+    assert kinds == {0, 1, 9}, codes
 
 
 @pytest.mark.parametrize("access", [READ, WRITE])

@@ -26,6 +26,7 @@ from hvfuzz.oracles.contract.spec.verdict import (
     Tables,
     Touch,
 )
+from hvfuzz.oracles.scene.excuses import RESULT_GONE, TABLES_NEEDED, TARGET_GONE
 
 OK: Final = Status.OK
 FAULT: Final = Status.FAULT
@@ -92,9 +93,11 @@ def _allowed(state: State, call: Call, expected: Status | Accept, evidence: Evid
     """Whether the ABI allows the observed status although the rule expects another one."""
     status = evidence.observed.status
     if status == Status.FAULT and evidence.may_fault:
+        state.excused.append(TARGET_GONE)
         return True
     if status == Status.NO_POOL and isinstance(expected, Accept) and expected.tables is Tables.NEEDED:
         pool = state.get(("pool", call.caller if expected.payer is None else expected.payer))
+        state.excused.append(TABLES_NEEDED)
         return pool is None or pool < POOL_NEED
     return False
 
@@ -134,6 +137,8 @@ def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> M
         return Mismatch("result", call.name, text)
     if observed.written or accept.written is not None:
         lost = accept.losable and not observed.written and evidence.lost
+        if lost:
+            state.excused.append(RESULT_GONE)
         if not evidence.writes_judged and not lost and not same_bytes(accept.written, observed.written):
             return Mismatch("written", call.name, f"{observed.written} where the contract says {accept.written}")
     if observed.touched != accept.moved:

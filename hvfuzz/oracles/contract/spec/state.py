@@ -16,6 +16,7 @@ from hvfuzz.machine.addresses import Hfn
 from hvfuzz.oracles.contract.spec.blocks import numbered
 from hvfuzz.oracles.contract.spec.cells import FREE_FRAME, Frame, Page
 from hvfuzz.oracles.contract.spec.undo_log import Journal, Key, Value
+from hvfuzz.oracles.scene.excuses import Excuse
 
 FREE: Final = ("free",)
 GHOSTS: Final = frozenset({"poll", "window"})
@@ -26,12 +27,14 @@ _frame = partial(tuple.__new__, Frame)  # Half the time of the constructor; coun
 class State(Journal):
     """The cells of one machine, whose number of frames is `frames`."""
 
-    __slots__ = ("frames",)
+    __slots__ = ("excused", "frames")
 
     def __init__(self, frames: int, cells: Iterable[tuple[Key, Value]] = ()) -> None:
         """Start from the given cells, which are the base of `restore`."""
         super().__init__(cells)
         self.frames: Final = frames
+        self.excused: Final[list[Excuse]] = []
+        """What the specification let pass because it cannot know; who judges by it takes these."""
 
     def __getitem__(self, key: Key) -> Value:
         """The value of a cell. Raises KeyError if the cell does not exist."""
