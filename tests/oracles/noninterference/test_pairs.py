@@ -10,6 +10,7 @@ import pytest
 from hvfuzz.bugs import Bug, find_bug
 from hvfuzz.guest.format.text import parse
 from hvfuzz.oracles.noninterference.channels import DECLARED, PASSAGES, Channel
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.pairs.pair_target import PairTarget
 
 HERE: Final = Path(__file__).parent
@@ -124,6 +125,13 @@ def test_a_fault_of_an_independent_author_is_seen(name: str, identity: str, clea
     bug = find_bug(str(ADVERSARY / f"{name}.py"))
     assert clean.run(parse(bug.trigger, clean.catalogue)).findings == ()
     assert found(bug, bug.trigger)[:1] == [f"noninterference/{identity}"]
+
+
+@pytest.mark.parametrize("name", ["exact_deadlines", "exact_poll", "stale_high_half"])
+def test_no_other_oracle_sees(name: str) -> None:
+    bug = find_bug(str(HERE / "faults" / f"{name}.py"))
+    with EmulatedTarget(bug) as target:
+        assert target.run(parse(bug.trigger, target.catalogue)).findings == ()
 
 
 def test_all_faults_of_the_class_are_among_them() -> None:
