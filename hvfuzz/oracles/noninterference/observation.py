@@ -6,10 +6,11 @@ Read from the machine's bytes and the hypervisor's records as they are; nothing 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from hvfuzz.machine.addresses import FRAME_ADDRESS, LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import FRAME_ADDRESS, LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from hvfuzz.guest.run.trace import Outcome
@@ -63,29 +64,68 @@ def state_of(vcpu: VCpu) -> VcpuState:
     )
 
 
-def pages(machine: Machine, eptp: int) -> Iterator[tuple[int, int, int]]:
-    """(gfn, hfn, rights) of each small page of RAM that the EPT at `eptp` maps; large pages in 512 parts."""
-    yield from _pages(machine.memory.words, eptp & FRAME_ADDRESS, LEVELS, 0)
+class Leaves(NamedTuple):
+    """The pages that one page table maps, or that a large page has."""
+
+    pages: tuple[tuple[int, int, int], ...]
+    """(gfn, hfn, rights) of each small page; those of a large page in 512 parts."""
+    frames: frozenset[int]
+    """Their hfns."""
 
 
-def _pages(words: Any, table: int, level: int, first: int) -> Iterator[tuple[int, int, int]]:
-    size = 1 << 9 * (level - 1)
-    start = table >> 3
-    if start + WORDS_PER_PAGE > len(words):
+def leaves(machine: Machine, eptp: int) -> list[Leaves]:
+    """What the EPT at `eptp` maps of RAM, in ascending order of gfns. Equal tables have the same object."""
+    found: list[Leaves] = []
+    _walk(machine, eptp & FRAME_ADDRESS, LEVELS, 0, found)
+    return found
+
+
+def _walk(machine: Machine, table: int, level: int, first: int, found: list[Leaves]) -> None:
+    memory = machine.memory
+    if table + PAGE_SIZE > memory.size:
         return
-    for index, entry in enumerate(words[start : start + WORDS_PER_PAGE].tolist()):
+    data = memory.read(table, PAGE_SIZE)
+    if level == 1:
+        found.append(_of_table(data, first))
+        return
+    size = 1 << 9 * (level - 1)
+    for index, entry in _present(data):
         gfn = first + index * size
         if gfn >= RAM_PAGES:
             return
-        if not entry & RIGHTS:
-            continue
-        hfn = (entry & FRAME_ADDRESS) >> PAGE_SHIFT
-        if level == 1:
-            yield gfn, hfn, entry & RIGHTS
-        elif not entry & IS_LEAF:
-            yield from _pages(words, entry & FRAME_ADDRESS, level - 1, gfn)
-        elif size <= LARGE_FRAMES:
-            yield from ((gfn + part, hfn + part, entry & RIGHTS) for part in range(size))
+        if not entry & IS_LEAF:
+            _walk(machine, entry & FRAME_ADDRESS, level - 1, gfn, found)
+        elif size == LARGE_FRAMES:
+            found.append(_of_large(entry, gfn))
+
+
+@lru_cache(1 << 10)  # most tables are as at boot
+def _present(table: bytes) -> tuple[tuple[int, int], ...]:
+    """(index, entry) of each entry of a table that gives a right."""
+    words = memoryview(table).cast("Q")
+    return tuple((index, entry) for index, entry in enumerate(words) if entry & RIGHTS)
+
+
+@lru_cache(1 << 10)
+def _of_table(table: bytes, first: int) -> Leaves:
+    found = tuple(
+        (first + index, (entry & FRAME_ADDRESS) >> PAGE_SHIFT, entry & RIGHTS)
+        for index, entry in _present(table)
+        if first + index < RAM_PAGES
+    )
+    return Leaves(found, frozenset(hfn for _, hfn, _ in found))
+
+
+@lru_cache(1 << 6)
+def _of_large(entry: int, gfn: int) -> Leaves:
+    hfn = (entry & FRAME_ADDRESS) >> PAGE_SHIFT
+    found = tuple((gfn + part, hfn + part, entry & RIGHTS) for part in range(LARGE_FRAMES))
+    return Leaves(found, frozenset(range(hfn, hfn + LARGE_FRAMES)))
+
+
+def pages(hv: Hypervisor, domain: int) -> list[tuple[int, int, int]]:
+    """(gfn, hfn, rights) of each page of the domain's RAM."""
+    return [page for part in leaves(hv.machine, hv.domains[domain].vcpus[0].eptp) for page in part.pages]
 
 
 def pending(hv: Hypervisor, domain: int) -> tuple[int, ...]:
@@ -111,7 +151,7 @@ def digest(hv: Hypervisor, domain: int) -> int:
     """A check sum of all that the domain has, memory included."""
     memory = hv.machine.memory
     total = zlib.crc32(repr(tuple(lasting(hv, domain))).encode())
-    for gfn, hfn, rights in pages(hv.machine, hv.domains[domain].vcpus[0].eptp):
+    for gfn, hfn, rights in pages(hv, domain):
         total = zlib.crc32(f"{gfn},{rights}".encode(), total)
         if (hfn + 1) << PAGE_SHIFT <= memory.size:
             total = zlib.crc32(memory.data[hfn << PAGE_SHIFT : (hfn + 1) << PAGE_SHIFT], total)
@@ -120,24 +160,46 @@ def digest(hv: Hypervisor, domain: int) -> int:
 
 def first_difference(first: Hypervisor, second: Hypervisor, domain: int) -> tuple[str, str, str] | None:
     """(rule, what there is in the first run, in the second) of the first thing the domain has that differs; or None."""
-    one, two = first.machine.memory, second.machine.memory
-    mapped = [list(pages(hv.machine, hv.domains[domain].vcpus[0].eptp)) for hv in (first, second)]
-    if mapped[0] != mapped[1]:
-        rights = [{gfn: bits for gfn, _, bits in each} for each in mapped]
-        for gfn in range(RAM_PAGES):
-            mine, other = (each.get(gfn, 0) for each in rights)
-            if mine != other:
-                return "mapping", f"page {gfn:#x} with rights {mine}", f"rights {other}"
-    for (gfn, hfn, _), (_, other_hfn, _) in zip(*mapped, strict=True):
-        if hfn == other_hfn and hfn not in one.dirty and hfn not in two.dirty:
-            continue  # as at boot, where both runs hold the same
-        mine_data = one.read(hfn << PAGE_SHIFT, PAGE_SIZE)
-        other_data = two.read(other_hfn << PAGE_SHIFT, PAGE_SIZE)
-        if mine_data != other_data:
-            at = next(offset for offset in range(0, PAGE_SIZE, 8) if mine_data[offset:][:8] != other_data[offset:][:8])
-            words = [int.from_bytes(data[at : at + 8], "little") for data in (mine_data, other_data)]
-            return "memory", f"{words[0]:#x} at page {gfn:#x}, offset {at:#x}", f"{words[1]:#x}"
-    for (rule, mine_kept), (_, other_kept) in zip(lasting(first, domain), lasting(second, domain), strict=True):
-        if mine_kept != other_kept:
-            return rule, f"{mine_kept!r}", f"{other_kept!r}"
+    changed = first.machine.memory.dirty | second.machine.memory.dirty
+    tables = [leaves(hv.machine, hv.domains[domain].vcpus[0].eptp) for hv in (first, second)]
+    if len(tables[0]) == len(tables[1]) and all(one is other for one, other in zip(*tables, strict=True)):
+        # The same frames, which hold the same at boot: only those that were written since can differ.
+        same = ((gfn, hfn, hfn) for part in tables[0] if part.frames & changed for gfn, hfn, _ in part.pages)
+        difference = _of_contents(first, second, (each for each in same if each[1] in changed))
+    else:
+        difference = _of_mappings(first, second, domain)
+    if difference is not None:
+        return difference
+    for (rule, kept), (_, other_kept) in zip(lasting(first, domain), lasting(second, domain), strict=True):
+        if kept != other_kept:
+            return rule, f"{kept!r}", f"{other_kept!r}"
     return None
+
+
+def _of_mappings(first: Hypervisor, second: Hypervisor, domain: int) -> tuple[str, str, str] | None:
+    mapped = [{gfn: (hfn, rights) for gfn, hfn, rights in pages(hv, domain)} for hv in (first, second)]
+    for gfn in sorted(mapped[0].keys() | mapped[1].keys()):
+        rights = [each.get(gfn, (0, 0))[1] for each in mapped]
+        if rights[0] != rights[1]:
+            return "mapping", f"page {gfn:#x} with rights {rights[0]}", f"rights {rights[1]}"
+    frames = ((gfn, hfn, mapped[1][gfn][0]) for gfn, (hfn, _) in sorted(mapped[0].items()))
+    return _of_contents(first, second, frames)
+
+
+def _of_contents(
+    first: Hypervisor, second: Hypervisor, frames: Iterable[tuple[int, int, int]]
+) -> tuple[str, str, str] | None:
+    """Compare the frames of each gfn, of which `frames` has that of the first run and that of the second."""
+    for gfn, *both in frames:
+        one, other = (_contents(hv, hfn) for hv, hfn in zip((first, second), both, strict=True))
+        if one != other:
+            at = next(at for at in range(0, PAGE_SIZE, 8) if one[at : at + 8] != other[at : at + 8])
+            words = [int.from_bytes(data[at : at + 8], "little") for data in (one, other)]
+            return "memory", f"{words[0]:#x} at page {gfn:#x}, offset {at:#x}", f"{words[1]:#x}"
+    return None
+
+
+def _contents(hv: Hypervisor, hfn: int) -> bytes:
+    """The bytes of a frame; none if a broken table names one that does not exist."""
+    memory = hv.machine.memory
+    return memory.read(hfn << PAGE_SHIFT, PAGE_SIZE) if hfn < memory.frames else b""
