@@ -7,7 +7,7 @@ from hvfuzz.guest.format.text import render_op
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.oracles.noninterference.comparison import Parting
+from hvfuzz.oracles.noninterference.partings import Parting
 from hvfuzz.targets.pairs.plans import Plan, leaving_out
 
 ORACLE: Final = "noninterference"

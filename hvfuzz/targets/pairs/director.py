@@ -18,8 +18,8 @@ from hvfuzz.hypervisor.vcpu import apic_timer
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.noninterference.channels import Channel
-from hvfuzz.oracles.noninterference.comparison import Parting, compare
 from hvfuzz.oracles.noninterference.observation import Moment, digest, state_of
+from hvfuzz.oracles.noninterference.partings import Parting, compare
 from hvfuzz.oracles.noninterference.roundings import ReadCount, Timing, allowed_shift, sees_grains
 from hvfuzz.targets.pairs.plans import Plan
 from hvfuzz.targets.run_observer import RunObserver

@@ -17,8 +17,8 @@ from hvfuzz.hypervisor.core.boot import BOOT_SECRET
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.noninterference.channels import DECLARED, Channel
-from hvfuzz.oracles.noninterference.comparison import EXCUSED, Parting
 from hvfuzz.oracles.noninterference.observation import first_difference
+from hvfuzz.oracles.noninterference.partings import EXCUSED, Parting
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.watchdog import LIMIT
 from hvfuzz.targets.pairs.cause import finding_of
