@@ -11,11 +11,13 @@ from hvfuzz.bugs import Bug, find_bug
 from hvfuzz.guest.format.text import parse
 from hvfuzz.oracles.noninterference.channels import DECLARED, PASSAGES, Channel
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.harness import HARNESSES
 from hvfuzz.targets.pairs.pair_target import PairTarget
 
 HERE: Final = Path(__file__).parent
 FAULTS: Final = sorted((HERE / "faults").glob("*.py"))
 """Faults of the author of this oracle."""
+CORPUS: Final = HERE.parents[2] / "corpus"
 ADVERSARY: Final = HERE.parent / "adversary"
 FOREIGN: Final = {
     "c02_console_padded": "console/console.write",
@@ -145,6 +147,14 @@ def test_a_channel_is_needed(channel: Channel, clean: PairTarget) -> None:
     assert run.findings == ()
     assert run.trace.stopped == ""
     assert found(None, text, DECLARED - {channel})
+
+
+@pytest.mark.parametrize("harness", sorted(HARNESSES))
+def test_the_seeds_are_silent(harness: str, clean: PairTarget) -> None:
+    paths = sorted((CORPUS / harness).glob("*.hvp"))
+    assert paths
+    for path in paths:
+        assert clean.run(parse(path.read_text(), clean.catalogue)).findings == (), path
 
 
 def test_the_contract_declares_each_channel() -> None:
