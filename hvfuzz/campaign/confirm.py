@@ -23,7 +23,7 @@ from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.pairs.sampled_target import target_that_shows
 from hvfuzz.targets.target import Target
 
 SECONDS_EACH: Final = 10.0
@@ -88,7 +88,7 @@ def _find(program: Program, identity: str, target: Target) -> Finding | None:
 
 
 def _target(job: ConfirmJob, bug: Bug | None) -> Target:
-    return ForkedTarget(bug) if job.deadly else EmulatedTarget(bug)
+    return ForkedTarget(bug) if job.deadly else target_that_shows(job.discovery["identity"], bug)
 
 
 def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:

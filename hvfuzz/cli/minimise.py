@@ -20,7 +20,7 @@ from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.pairs.sampled_target import target_that_shows
 
 
 @click.command(
@@ -61,14 +61,15 @@ def command(
     planted = bug_for(file, bug)
     program = read_program(file, catalogue(ABI))
     deadly = deadly_run(program, planted) is not None
-    with StopSignal() as stop, ForkedTarget(planted) if deadly else EmulatedTarget(planted) as target:
+    record = record_beside(file)
+    sought = identity or (None if record is None else record.identity)
+    with StopSignal() as stop, ForkedTarget(planted) if deadly else target_that_shows(sought, planted) as target:
         identities = [finding.identity for finding in target.run(program).findings]
         if not identities:
             raise ProgramFileError(file, "the program shows no finding; does it need --bug?")
         if identity is not None and identity not in identities:
             shown = ", ".join(identities)
             raise ProgramFileError(file, f"the program does not show {identity!r}; it shows {shown}")
-        record = record_beside(file)
         kept = identity or (identities[0] if record is None else record.identity)
         if kept not in identities:
             shown = ", ".join(identities)

@@ -17,8 +17,8 @@ from hvfuzz.cli.screen import Screen, write_json
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
+from hvfuzz.targets.pairs.sampled_target import SampledTarget, is_of_pairs
 
 NO_BUG: Final = "none"
 
@@ -73,7 +73,9 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
     program = read_program(file, catalogue(ABI))
     run = deadly_run(program, planted)  # which has no trace
     if run is None:
-        with EmulatedTarget(planted, observer=recorder) as target:
+        record = record_beside(file)
+        always = record is not None and is_of_pairs(record.identity)
+        with SampledTarget(planted, observer=recorder, always=always) as target:
             run = target.run(program, digest=True)
     if as_json:
         document: dict[str, Any] = {

@@ -17,12 +17,14 @@ class Harness(NamedTuple):
 
     `weights` maps kinds and families of ops to the relative frequency with which generator and mutator choose them. A
     kind takes precedence over its family; the weight of "*", or else the default, applies to all others. Weights do
-    not limit the decoder: a seed may contain any op.
+    not limit the decoder: a seed may contain any op. With `pairs`, each program is run in pairs, which alone judge it
+    (`targets/pairs/`); otherwise the oracles do, and a sample is run in pairs.
     """
 
     name: str
     title: str
     weights: Mapping[str, int]
+    pairs: bool = False
 
 
 HARNESSES: Mapping[str, Harness] = MappingProxyType(
@@ -80,6 +82,30 @@ HARNESSES: Mapping[str, Harness] = MappingProxyType(
                     "console": 1,
                     "store": 2,
                 },
+            ),
+            Harness(
+                "noninterference",
+                "pairs of runs: what a domain sees of the secrets and acts of others",
+                {
+                    "*": 2,
+                    "raw": 1,
+                    "tlb": 0,
+                    "grant": 1,
+                    "event": 1,
+                    "multicall": 1,
+                    "device": 3,
+                    "memory": 8,
+                    "sched": 8,
+                    "time": 8,
+                    "discovery": 4,
+                    "load": 6,
+                    "store": 6,
+                    "rdtsc": 3,
+                    "rdmsr": 4,
+                    "wrmsr": 4,
+                    "cpuid": 3,
+                },
+                pairs=True,
             ),
         )
     }

@@ -7,7 +7,7 @@ import pytest
 from hvfuzz.bugs import known_bugs, recorded_bug
 from hvfuzz.campaign.findings import PROGRAM, RECORD, bucket_name, load_record
 from hvfuzz.campaign.program_files import read_program
-from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.pairs.sampled_target import SampledTarget, target_that_shows
 
 CRASHES = Path(__file__).parents[2] / "crashes"
 FOLDERS = sorted(path.parent for path in CRASHES.glob(f"*/{PROGRAM}"))
@@ -24,13 +24,13 @@ def test_a_crash_is_still_found(folder: Path) -> None:
     assert folder.name == bucket_name(record.identity, record.bug)
     assert record.bug is not None, "a finding on the clean hypervisor is to be mended, and becomes a seed"
     bug = recorded_bug(record.bug, folder / RECORD)
-    with EmulatedTarget(bug) as target:
+    with target_that_shows(record.identity, bug) as target:
         program = read_program(folder / PROGRAM, target.catalogue)
         found = {finding.identity for finding in target.run(program).findings}
     assert record.identity in found
     # A smaller program may break other rules than the trigger does, but only rules of the same oracles.
     assert {oracle(identity) for identity in found} <= {oracle(identity) for identity in bug.findings}
-    with EmulatedTarget() as target:
+    with SampledTarget() as target:
         assert target.run(program).findings == ()
 
 

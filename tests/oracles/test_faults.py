@@ -2,8 +2,7 @@
 
 They test the oracles and are not a benchmark for fuzzers: some are found only in audited runs, such as replays.
 `findings` names the first finding. A new fault goes to `faults/` only together with an oracle that finds it. Those in
-`adversary/` were written by an author who had not seen the oracles; where `findings` is empty, no oracle is known to
-find the fault.
+`adversary/` were written by an author who had not seen the oracles: they are the measure.
 """
 
 from collections.abc import Iterator
@@ -36,11 +35,9 @@ def test_the_fault_is_seen_and_the_clean_build_is_silent(path: Path, clean: Emul
     assert [finding.identity for finding in findings[:1]] == list(bug.findings)
 
 
-def test_how_many_of_an_independent_author_are_found() -> None:
-    """The measure of the oracles; a fault that is found gets its `findings`, and the number falls."""
-    unseen = [path.stem for path in ADVERSARY if not find_bug(str(path)).findings]
+def test_those_of_an_independent_author_are_all_found() -> None:
     assert len(ADVERSARY) >= 60
-    assert len(unseen) <= 3, unseen
+    assert [path.stem for path in ADVERSARY if not find_bug(str(path)).findings] == []
 
 
 def test_they_are_many_and_of_all_parts() -> None:

@@ -32,8 +32,8 @@ from hvfuzz.guest.format.binary import decode
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
+from hvfuzz.targets.pairs.sampled_target import target_of
 
 ENDED: Final = 0
 FOUND: Final = 1
@@ -114,7 +114,7 @@ def _fuzz(harness: str, flags: HarnessFlags, paths: list[Path], out: Path, bug: 
     engine = load_engine("replay" if replay else "atheris")
     planted = None if bug is None else find_bug(bug)
     passed: list[ProgramFileError] = []
-    with EmulatedTarget(planted) as target:
+    with target_of(find_harness(harness), planted) as target:
         seeds = seed_bytes(paths, target.catalogue, passed)
         if (notice := passed_over(passed)) is not None:
             print_error(f"warning: {notice}")

@@ -36,8 +36,8 @@ from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.fault_origin import fault_line
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.harness import find_harness
+from hvfuzz.targets.pairs.sampled_target import target_of
 
 
 class WorkerJob(NamedTuple):
@@ -136,10 +136,11 @@ def run_job(job: WorkerJob, channel: Channel) -> None:
     out = Path(job.out)
     # Load the engine first: it installs its instrumentation before the target is built.
     engine = load_engine(job.engine)
-    with EmulatedTarget(bug) as target:
+    harness = find_harness(job.harness)
+    with target_of(harness, bug) as target:
         seeds = seed_bytes(map(Path, job.seeds), target.catalogue, [], each=_Loading(channel))
         task = Job(
-            harness=find_harness(job.harness),
+            harness=harness,
             seeds=seeds,
             corpus=out / "corpus" / job.harness,
             scratch=out / "engine",

@@ -10,7 +10,7 @@ from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Op, Program
 from hvfuzz.guest.run.interpreter import HostBusy, HostStopped, Interpreter
 from hvfuzz.guest.run.trace import Outcome, Trace
-from hvfuzz.hypervisor.core.boot import boot
+from hvfuzz.hypervisor.core.boot import BOOT_SECRET, boot
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
@@ -41,8 +41,12 @@ class System:
         watchdog: Watchdog,
         *,
         planted: bool = False,
+        secret: int = BOOT_SECRET,
+        prepare: Callable[[Hypervisor], None] | None = None,
     ) -> None:
-        self.hypervisor: Final[Hypervisor] = boot(world, memory_size)
+        self.hypervisor: Final[Hypervisor] = boot(world, memory_size, secret)
+        if prepare is not None:
+            prepare(self.hypervisor)
         self.machine: Final[Machine] = self.hypervisor.machine
         self.interpreter: Final = Interpreter(self.machine, ops, world)
         self._vcpus: Final[dict[tuple[int, int], VCpu]] = {

@@ -1,5 +1,6 @@
 """The emulated hypervisor as a target: one booted system for each world, and the planted bug."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final, Self
@@ -9,7 +10,9 @@ from hvfuzz.bugs import Bug, Plant
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.guest.run.trace import Trace
+from hvfuzz.hypervisor.core.boot import BOOT_SECRET
 from hvfuzz.hypervisor.core.host import HostFault
+from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.oracles.framework.fault_origin import fault_text, is_interrupt
 from hvfuzz.oracles.framework.finding import Finding
@@ -45,7 +48,7 @@ class EmulatedTarget:
     `oracles` names the oracles to run (None: all; the empty set: none). `observer` gets the events of each run. An op,
     or a boot with a planted bug, that takes more than `hang_seconds` of processor time is a finding. A world is booted
     when it is first used. With `mutated`, the caller has changed the code of the host: what it raises is a finding, as
-    with a planted bug.
+    with a planted bug. Canaries derive from `secret`; `prepare` is called once for each booted world.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class EmulatedTarget:
         observer: RunObserver | None = None,
         hang_seconds: float = LIMIT,
         mutated: bool = False,
+        secret: int = BOOT_SECRET,
+        prepare: Callable[[Hypervisor], None] | None = None,
     ) -> None:
         self.catalogue: Final = catalogue(ABI)
         self.bug: Final = bug
@@ -66,6 +71,8 @@ class EmulatedTarget:
         self._watchdog: Final = Watchdog(hang_seconds)
         self._limit: Final = StackLimit()
         self._systems: Final[dict[int, System]] = {}
+        self._secret: Final = secret
+        self._prepare: Final = prepare
         self._host_planted: Final = mutated or (bug is not None and bug.replaces.startswith(HOST))
         self._planted: Final[AbstractContextManager[None]] = nullcontext() if bug is None else Plant(bug)
 
@@ -82,6 +89,8 @@ class EmulatedTarget:
                     self._observer,
                     self._watchdog,
                     planted=self._host_planted,
+                    secret=self._secret,
+                    prepare=self._prepare,
                 )
             self._systems[world] = system
         return system
