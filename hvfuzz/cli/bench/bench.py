@@ -15,6 +15,7 @@ from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.cli.bench.bug_trials import bugs
 from hvfuzz.cli.bench.false_alarms import clean
 from hvfuzz.cli.bench.mutants import mutants
+from hvfuzz.cli.bench.oracles import oracles
 from hvfuzz.cli.bench.traces import traces
 from hvfuzz.cli.figure_table import FigureTable
 from hvfuzz.cli.options import Group, Whole, json_option, option, seconds_range, seed_option
@@ -33,6 +34,7 @@ from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
         "hvfuzz bench clean --ops 1000000",
         "hvfuzz bench traces --programs 10000",
         "hvfuzz bench mutants --sample 100",
+        "hvfuzz bench oracles",
     ),
 )
 def command() -> None:
@@ -154,3 +156,4 @@ command.add_command(bugs)
 command.add_command(clean)
 command.add_command(traces)
 command.add_command(mutants)
+command.add_command(oracles)

@@ -15,6 +15,7 @@ from hvfuzz.abi.boot import DEVICES, WORLDS
 from hvfuzz.abi.limits import CONSOLE, PORTS_PER_BUCKET
 
 if TYPE_CHECKING:
+    from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
@@ -47,12 +48,14 @@ class Growth:
     """Measures the hypervisor after each op of an audited run, and reports the rule `growth` of the oracle."""
 
     __snapshot_leaf__ = True
-    __slots__ = ("_base", "_scene")
+    __slots__ = ("_base", "_exited", "_scene")
     oracle = "work"
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
         self._base: dict[str, int] = {}
+        self._exited = False
+        """Whether the hypervisor has handled an exit in this op."""
 
     def hook(self, on: bool) -> None:
         """Measure the booted system once. Must be called while the machine is in its booted state."""
@@ -63,10 +66,21 @@ class Growth:
         """The host is dead: nothing waits to be reported."""
 
     def reset(self) -> None:
-        """Nothing to forget: the sizes at boot do not change."""
+        """Forget the op; the sizes at boot do not change."""
+        self._exited = False
+
+    def host_exception(self, fault: BaseException) -> None:
+        """What the host holds does not matter any more."""
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """The hypervisor may store something."""
+        self._exited = True
 
     def op_finished(self) -> None:
         """Report each container that grew beyond its limit."""
+        if not self._exited:
+            return
+        self._exited = False
         for text in grown(self._base, sizes(self._scene.hypervisor)):
             self._scene.report(self.oracle, "growth", text)
 

@@ -1,16 +1,17 @@
 """Counts the lines that the hypervisor's code runs between two preemption points. Helper of the oracle `work`.
 
 Work units count accesses to memory and arrays. A loop that touches neither keeps the host busy as well: its turns are
-counted line by line, which is slow, so in audited runs only.
+counted, line by line in functions that loop, which is slow, so in audited runs only.
 """
 
 from __future__ import annotations
 
+import dis
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import CodeType, FrameType
 
     from hvfuzz.machine.cpu.vcpu import VCpu
     from hvfuzz.oracles.scene.scene import Scene
@@ -28,12 +29,16 @@ class Turns:
     """Traces the code that handles an exit, and reports the rule `turns` of the oracle."""
 
     __snapshot_leaf__ = True
-    __slots__ = ("_lines", "_report", "_tracing", "_units", "_work")
+    __slots__ = ("_hosts", "_lines", "_others", "_report", "_tracing", "_units", "_work")
     oracle = "work"
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._report: Final = scene.report
         self._work: Final = scene.hypervisor.host.work
+        self._hosts: dict[CodeType, bool] = {}
+        """Code of the host -> whether it loops; learned in the exit."""
+        self._others: set[CodeType] = set()
+        """Code of everyone else."""
         self._tracing = False
         self._units = 0
         self._lines = 0
@@ -69,11 +74,18 @@ class Turns:
             sys.settrace(self._call)
 
     def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        """Decide whether the lines of a called function count."""
-        module: str = frame.f_globals.get("__name__", "")
-        if module.startswith(NOT_THE_HOST) or module.partition(".")[0] in sys.stdlib_module_names:
-            return None
-        return self._line
+        """Count a call by the host, and decide whether the lines of the function count: without a loop they are few."""
+        code = frame.f_code
+        if code in self._others:
+            return None  # Most calls end here.
+        if code not in self._hosts:
+            module: str = frame.f_globals.get("__name__", "")
+            if module.startswith(NOT_THE_HOST) or module.partition(".")[0] in sys.stdlib_module_names:
+                self._others.add(code)
+                return None
+            self._hosts[code] = _loops(code)
+        self._lines += 1
+        return self._line if self._hosts[code] else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Count a line."""
@@ -98,3 +110,8 @@ class Turns:
             self._report(self.oracle, "turns", f"{text}, for {units} units of work; the bound is {bound}")
         self._lines = 0
         self._units += units
+
+
+def _loops(code: CodeType) -> bool:
+    """Whether a function jumps backwards. (Its comprehensions are functions of their own, and seen apart.)"""
+    return any("JUMP_BACKWARD" in instruction.opname for instruction in dis.get_instructions(code))

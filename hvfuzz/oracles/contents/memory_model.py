@@ -106,6 +106,9 @@ class MemoryModel:
         self._pending.clear()
         self._given.clear()
 
+    def host_exception(self, fault: BaseException) -> None:
+        """The op does not end, so its memory is not compared."""
+
     # Announcements.
 
     def _memory_access(self, initiator: Any, hpa: int, size: int, access: int) -> None:
