@@ -8,6 +8,7 @@ from hvfuzz.abi.boot import DEVICES, DIRECT_MAP, DMA_ENGINES, MMIO_BASE, MMIO_SI
 from hvfuzz.abi.limits import IOVA_HOLE
 from hvfuzz.guest.generate.address_choice import RAM_GFN
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.op_composition import with_fields
 from hvfuzz.guest.program.argument_kinds import SIZES
 from hvfuzz.guest.program.device_registers import DMA_ENGINE_REGISTERS
 from hvfuzz.guest.program.program import Actor, Op
@@ -31,20 +32,21 @@ def one_past_the_devices(context: Context) -> None:
     past = context.pick((DEVICES, DEVICES, DEVICES - 1, 0))
     register = max(DMA_ENGINE_REGISTERS.values()) + 8 if context.chance(0.5) else MMIO_SIZE - 8
     address = page + context.pick((0, 0, 0, 8, 0x30, -8, -1))
-    offered: tuple[tuple[str, Actor, tuple[int, ...]], ...] = (
-        ("load", actor, (address, context.pick(SIZES))),
-        ("store", actor, (address, context.pick(SIZES), 1)),
-        ("mmio_read", actor, (past, register, 8)),
-        ("mmio_write", actor, (past, register, 8, 1)),
-        ("device.assign", control, (DEVICES, actor.domain)),
-        ("device.deassign", control, (DEVICES,)),
-        ("device.dma_submit", actor, (DEVICES, 0x1000, 0x2000, 8)),
-        ("device.dma_map", actor, (_WINDOW, _WINDOWS_GFN + DEVICES, 1, _ALL)),
+    size = context.pick(SIZES)
+    offered: tuple[tuple[str, Actor, dict[str, int]], ...] = (
+        ("load", actor, {"gva": address, "size": size}),
+        ("store", actor, {"gva": address, "size": size, "value": 1}),
+        ("mmio_read", actor, {"device": past, "register": register, "size": 8}),
+        ("mmio_write", actor, {"device": past, "register": register, "size": 8, "value": 1}),
+        ("device.assign", control, {"device": DEVICES, "to": actor.domain}),
+        ("device.deassign", control, {"device": DEVICES}),
+        ("device.dma_submit", actor, {"device": DEVICES, "from": 0x1000, "to": 0x2000, "length": 8}),
+        ("device.dma_map", actor, {"iova": _WINDOW, "gfn": _WINDOWS_GFN + DEVICES, "count": 1, "rights": _ALL}),
     )
     kinds = [(kind, who, values) for name, who, values in offered if (kind := grammar.allowed(name)) is not None]
     for _ in range(2 + context.below(3) if kinds else 0):
         kind, who, values = context.pick(kinds)
-        context.append(Op(kind, who, values))
+        context.append(with_fields(kind, who, **values))
 
 
 def device_of_the_control_domain(context: Context) -> None:
@@ -58,23 +60,24 @@ def device_of_the_control_domain(context: Context) -> None:
     control = Actor(context.control_domain(), 0)
     device = context.below(DMA_ENGINES)
     other = context.below(len(context.domains))
-    context.append(Op(deassign, control, (device,)))
-    context.append(Op(assign, control, (device, control.domain)))
+    context.append(with_fields(deassign, control, device=device))
+    context.append(with_fields(assign, control, device=device, to=control.domain))
     map_window(context, control, device)
     if submit is not None and context.chance(0.5):
-        context.append(Op(submit, control, (device, _MEMORY, _MEMORY + 0x100, 8)))
-    context.append(Op(assign, control, (device, other)))
+        context.append(with_fields(submit, control, device=device, from_=_MEMORY, to=_MEMORY + 0x100, length=8))
+    context.append(with_fields(assign, control, device=device, to=other))
     if context.chance(0.5):
-        context.append(Op(deassign, control, (device,)))
-        context.append(Op(assign, control, (device, other)))
+        context.append(with_fields(deassign, control, device=device))
+        context.append(with_fields(assign, control, device=device, to=other))
 
 
 def map_window(context: Context, actor: Actor, device: int) -> None:
     """Append mappings of memory and of the registers of `device` for the devices of the domain."""
     mapper = context.grammar.allowed("device.dma_map")
     if mapper is not None:
-        context.append(Op(mapper, actor, (_MEMORY, RAM_GFN, 1, _ALL)))
-        context.append(Op(mapper, actor, (_WINDOW, _WINDOWS_GFN + device, 1, _ALL)))
+        context.append(with_fields(mapper, actor, iova=_MEMORY, gfn=RAM_GFN, count=1, rights=_ALL))
+        gfn = _WINDOWS_GFN + device
+        context.append(with_fields(mapper, actor, iova=_WINDOW, gfn=gfn, count=1, rights=_ALL))
 
 
 def registers_for_peers(context: Context) -> None:
@@ -92,8 +95,8 @@ def registers_for_peers(context: Context) -> None:
     owner = context.actor()
     device = 0 if context.chance(0.8) else 1
     for number in range(DMA_ENGINES):
-        context.append(Op(deassign, control, (number,)))
-        context.append(Op(assign, control, (number, owner.domain)))
+        context.append(with_fields(deassign, control, device=number))
+        context.append(with_fields(assign, control, device=number, to=owner.domain))
     map_window(context, owner, device)
 
     def copy_to_registers() -> None:
@@ -103,10 +106,12 @@ def registers_for_peers(context: Context) -> None:
 
     copy_to_registers()
     if context.chance(0.5):
-        context.append(Op(mapper, owner, (_WINDOW + PAGE_SIZE, _WINDOWS_GFN + device, 1, _ALL)))
-    context.append(Op(deassign, control, (device,)))
+        gfn = _WINDOWS_GFN + device
+        context.append(with_fields(mapper, owner, iova=_WINDOW + PAGE_SIZE, gfn=gfn, count=1, rights=_ALL))
+    context.append(with_fields(deassign, control, device=device))
     if context.chance(0.7):
-        context.append(Op(assign, control, (device, context.below(len(context.domains)))))
+        heir = context.below(len(context.domains))
+        context.append(with_fields(assign, control, device=device, to=heir))
     copy_to_registers()
 
 
@@ -123,7 +128,8 @@ def interrupt_range(context: Context) -> None:
     actor = context.actor(domain)
     below, above = IOVA_HOLE.start - PAGE_SIZE, IOVA_HOLE.stop
     for iova in (below, above):
-        context.append(Op(mapper, actor, (iova, RAM_GFN + context.below(2), 1, _ALL)))
+        gfn = RAM_GFN + context.below(2)
+        context.append(with_fields(mapper, actor, iova=iova, gfn=gfn, count=1, rights=_ALL))
     for _ in range(1 + context.below(2)):
         inside = context.pick((IOVA_HOLE.start, IOVA_HOLE.start, IOVA_HOLE.start - 4, IOVA_HOLE.stop - 8))
         ends = (inside, context.pick((below, above)))
@@ -133,7 +139,7 @@ def interrupt_range(context: Context) -> None:
             for name, value in (("SRC", source), ("DST", target), ("LENGTH", length), ("CONTROL", 1)):
                 context.append(Op(write, actor, (device, DMA_ENGINE_REGISTERS[name], 8, value)))
         if submit is not None and context.chance(0.4):
-            context.append(Op(submit, actor, (device, source, target, length)))
+            context.append(with_fields(submit, actor, device=device, from_=source, to=target, length=length))
 
 
 def device_borders(context: Context) -> None:

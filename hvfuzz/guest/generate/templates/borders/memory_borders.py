@@ -8,6 +8,7 @@ from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_STA
 from hvfuzz.abi.limits import LARGE_ORDER, POOL
 from hvfuzz.guest.generate.address_choice import RAM_GFN
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.op_composition import with_fields
 from hvfuzz.guest.program.argument_kinds import MSRS
 from hvfuzz.guest.program.program import Actor, Op
 from hvfuzz.machine.addresses import LARGE_FRAMES, U64
@@ -33,18 +34,19 @@ def protection_that_needs_tables(context: Context) -> None:
         return
     actor = context.actor()
     first = LARGE_FRAMES * (1 + context.below(2))
-    context.append(Op(populate, actor, (first, 2, LARGE_ORDER, 0)))
+    context.append(with_fields(populate, actor, first=first, count=2, order=LARGE_ORDER))
     left = context.pick((1, 1, 1, 0, 2, 3))
     # The root of the device tables is there at boot.
     pairs, single = divmod(POOL - left, 2)
     for gib in range(pairs):
-        context.append(Op(mapper, actor, (gib << 30, RAM_GFN, 1, 3)))
+        context.append(with_fields(mapper, actor, iova=gib << 30, gfn=RAM_GFN, count=1, rights=3))
     for block in range(single):
-        context.append(Op(mapper, actor, ((1 + block) << 21, RAM_GFN, 1, 3)))
+        context.append(with_fields(mapper, actor, iova=(1 + block) << 21, gfn=RAM_GFN, count=1, rights=3))
     border = first + LARGE_FRAMES
     for _ in range(1 + context.below(2)):
         before = context.pick((1, 1, 2, 3))
-        context.append(Op(protect, actor, (border - before, before + context.pick((1, 1, 2)), context.pick((1, 1, 5)))))
+        count, rights = before + context.pick((1, 1, 2)), context.pick((1, 1, 5))
+        context.append(with_fields(protect, actor, first=border - before, count=count, rights=rights))
 
 
 def exchange_at_the_hole(context: Context) -> None:
@@ -64,9 +66,10 @@ def exchange_at_the_hole(context: Context) -> None:
     count = context.pick((1, 1, 1, 2))
     if start <= 8 and context.chance(0.5):
         gfns = (*(0,) * start, *range(RAM_GFN, RAM_GFN + count))
-        context.append(Op(exchange, actor, (gfns, base, count, start)))
+        context.append(with_fields(exchange, actor, gfns=gfns, out=base, count=count, start=start))
     else:
-        context.append(Op(exchange, actor, (base, (0,) * min(start + count, 10), count, start)))
+        out = (0,) * min(start + count, 10)
+        context.append(with_fields(exchange, actor, gfns=base, out=out, count=count, start=start))
 
 
 def exit_at_the_last_rip(context: Context) -> None:

@@ -9,6 +9,7 @@ from hvfuzz.abi.boot import DIRECT_MAP
 from hvfuzz.abi.limits import CLOCK_READS, CLOCK_TICK, CLOCK_WINDOW
 from hvfuzz.guest.generate.address_choice import RAM_GFN
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.op_composition import with_fields
 from hvfuzz.guest.program.argument_kinds import MSRS
 from hvfuzz.guest.program.program import Actor, Op, Ref
 from hvfuzz.machine.addresses import PAGE_SHIFT
@@ -44,9 +45,9 @@ def wake_of_the_awake(context: Context) -> None:
     sender: Op | None = None
     if alloc is not None and bind is not None and send is not None and context.chance(0.6):
         port = len(context.ops)
-        context.append(Op(alloc, awake, (remote,)))
-        context.append(Op(bind, Actor(remote, 0), (domain, Ref(port))))
-        sender = Op(send, Actor(remote, 0), (Ref(port + 1),))
+        context.append(with_fields(alloc, awake, remote=remote))
+        context.append(with_fields(bind, Actor(remote, 0), remote=domain, port=Ref(port)))
+        sender = with_fields(send, Actor(remote, 0), port=Ref(port + 1))
     if context.chance(0.7):
         context.append(Op(context.pick(waits), waiting, ()))
     for _ in range(1 + context.below(3)):
@@ -54,7 +55,8 @@ def wake_of_the_awake(context: Context) -> None:
         if sender is not None and choice < 0.5:
             context.append(sender)
         elif kick is not None and choice < 0.8:
-            context.append(Op(kick, awake, (awake.vcpu if context.chance(0.8) else waiting.vcpu,)))
+            target = awake if context.chance(0.8) else waiting
+            context.append(with_fields(kick, awake, vcpu=target.vcpu))
         elif write is not None:
             context.append(Op(write, awake, (MSRS["X2APIC_SVR"], _SOFTWARE_ENABLED)))
             context.append(Op(write, awake, (MSRS["X2APIC_ICR"], awake.vcpu << 32 | 0x41)))
@@ -96,10 +98,11 @@ def deadline_met_exactly(context: Context) -> None:
     actor = Actor(domain, 0)
     word = DIRECT_MAP + (RAM_GFN << PAGE_SHIFT)
     port = len(context.ops)
-    context.append(Op(alloc, poller, (domain,)))
+    context.append(with_fields(alloc, poller, remote=domain))
     for _ in range(CLOCK_READS + 1):
         context.append(Op(read, actor, ()))
-    context.append(Op(poll, poller, ((Ref(port),), 1, CLOCK_WINDOW + CLOCK_TICK)))
+    timeout = CLOCK_WINDOW + CLOCK_TICK
+    context.append(with_fields(poll, poller, ports=(Ref(port),), count=1, timeout=timeout))
     context.append(Op(load, actor, (word, 8)))
     for _ in range(CLOCK_READS):
         context.append(Op(read, actor, ()))
