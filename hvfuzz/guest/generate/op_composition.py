@@ -74,6 +74,17 @@ def compose(
     return Op(kind, actor, tuple(values))
 
 
+def with_fields(kind: OpKind, actor: Actor, /, **fields: Value) -> Op:
+    """An op with these fields, by name; `from_` names the field `from`.
+
+    A field that is not named is 0 or empty. A name that the kind lacks has no effect: ABIs differ in fields.
+    """
+    given = {name.rstrip("_"): value for name, value in fields.items()}
+    return Op(
+        kind, actor, tuple(given.get(each.name, () if each.kind.element is not None else 0) for each in kind.fields)
+    )
+
+
 def likely_actor(context: Context, traits: Traits) -> Actor:
     """A vCPU whose domain may make the call: mostly the control domain, or an owner of a device."""
     if traits.privileged and context.chance(0.85):

@@ -10,6 +10,10 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.templates.borders.device_borders import device_borders
+from hvfuzz.guest.generate.templates.borders.interrupt_borders import interrupt_borders
+from hvfuzz.guest.generate.templates.borders.memory_borders import memory_borders
+from hvfuzz.guest.generate.templates.borders.waiting_borders import waiting_borders
 from hvfuzz.guest.generate.templates.device_address_lifecycle import device_address_lifecycle
 from hvfuzz.guest.generate.templates.device_model_drivers import device_model_driver
 from hvfuzz.guest.generate.templates.dma_engine_driver import dma_engine_driver
@@ -35,5 +39,9 @@ TEMPLATES: Final[tuple[tuple[Template, int], ...]] = (
     (virtio_driver, 1),
     (device_model_driver, 1),
     (io_permissions, 1),
+    (interrupt_borders, 1),
+    (waiting_borders, 1),
+    (device_borders, 1),
+    (memory_borders, 1),
 )
 """(Template, weight)."""
