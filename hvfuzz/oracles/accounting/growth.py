@@ -69,9 +69,6 @@ class Growth:
         """Forget the op; the sizes at boot do not change."""
         self._exited = False
 
-    def host_exception(self, fault: BaseException) -> None:
-        """What the host holds does not matter any more."""
-
     def exit_started(self, vcpu: VCpu) -> None:
         """The hypervisor may store something."""
         self._exited = True
