@@ -23,6 +23,10 @@ WITHOUT_BUG = {"audit"}
 """It judges the other oracles instead of the hypervisor, by comparing them with a full recomputation."""
 
 
+ALSO = {("xsa-78", "cve-2023-4969"): ("stale/unflushed/device.deassign",)}
+"""(build, trigger of another bug) -> what the trigger shows of the build: it removes a DMA mapping, too."""
+
+
 def findings(trigger: Bug, build: Bug | None, oracles: frozenset[str] | None = None) -> list[str]:
     """The identities that the trigger of bug `trigger` gives on `build`."""
     with EmulatedTarget(build, oracles=oracles) as target:
@@ -43,7 +47,7 @@ def test_a_trigger_raises_its_findings_on_its_own_build_only(
 ) -> None:
     name, target = build
     found = [finding.identity for finding in target.run(parse(BUGS[trigger].trigger, target.catalogue)).findings]
-    expected = BUGS[trigger].findings if trigger == name else ()
+    expected = BUGS[trigger].findings if trigger == name else ALSO.get((str(name), trigger), ())
     assert sorted(found) == sorted(expected)
 
 

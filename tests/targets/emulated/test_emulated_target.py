@@ -95,7 +95,11 @@ def test_a_vm_entry_that_the_processor_refuses_is_a_finding(text: Callable[..., 
     bug = Bug("no-tables", "hvfuzz.hypervisor.hypercalls.sched:WakeVcpu.apply", no_tables)
     with EmulatedTarget(bug) as target:
         result = run(target, text("sched.block(dom1.0)", "sched.kick(dom1.1, vcpu=0)", "cpuid(dom1.0, leaf=0)"))
-        assert identities(result) == ["exits/control/sched.kick", "host_memory/exception:VmEntryFailure/cpuid"]
+        assert identities(result) == [
+            "principal/state/sched.kick",
+            "exits/control/cpuid",
+            "host_memory/exception:VmEntryFailure/cpuid",
+        ]
         assert result.trace.outcomes[-1].how == Result.HOST_DOWN
 
 
