@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -29,16 +30,12 @@ class Turns:
     """Traces the code that handles an exit, and reports the rule `turns` of the oracle."""
 
     __snapshot_leaf__ = True
-    __slots__ = ("_hosts", "_lines", "_others", "_report", "_tracing", "_units", "_work")
+    __slots__ = ("_lines", "_report", "_tracing", "_units", "_work")
     oracle = "work"
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._report: Final = scene.report
         self._work: Final = scene.hypervisor.host.work
-        self._hosts: dict[CodeType, bool] = {}
-        """Code of the host -> whether it loops; learned in the exit."""
-        self._others: set[CodeType] = set()
-        """Code of everyone else."""
         self._tracing = False
         self._units = 0
         self._lines = 0
@@ -75,17 +72,10 @@ class Turns:
 
     def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Count a call by the host, and decide whether the lines of the function count: without a loop they are few."""
-        code = frame.f_code
-        if code in self._others:
+        if not _is_host(frame.f_globals.get("__name__", "")):
             return None  # Most calls end here.
-        if code not in self._hosts:
-            module: str = frame.f_globals.get("__name__", "")
-            if module.startswith(NOT_THE_HOST) or module.partition(".")[0] in sys.stdlib_module_names:
-                self._others.add(code)
-                return None
-            self._hosts[code] = _loops(code)
         self._lines += 1
-        return self._line if self._hosts[code] else None
+        return self._line if _loops(frame.f_code) else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Count a line."""
@@ -112,6 +102,13 @@ class Turns:
         self._units += units
 
 
+@cache
+def _is_host(module: str) -> bool:
+    """Whether the lines of a module count."""
+    return not (module.startswith(NOT_THE_HOST) or module.partition(".")[0] in sys.stdlib_module_names)
+
+
+@cache
 def _loops(code: CodeType) -> bool:
     """Whether a function jumps backwards. (Its comprehensions are functions of their own, and seen apart.)"""
     return any("JUMP_BACKWARD" in instruction.opname for instruction in dis.get_instructions(code))

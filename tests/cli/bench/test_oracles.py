@@ -23,7 +23,7 @@ def test_it_measures_each_oracle(run: Run) -> None:
     everything, nothing, *oracles = document["oracles"]
     assert (everything["name"], nothing["name"]) == ("all oracles", "no oracles")
     assert [row["name"] for row in oracles] == list(NAMES)
-    for row in (everything, nothing):
+    for row in (everything, nothing):  # What an oracle adds may be below the noise.
         assert row["plain"] > 0
         assert row["audited"] > 0
 
