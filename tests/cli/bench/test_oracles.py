@@ -25,7 +25,7 @@ def test_it_measures_each_oracle(run: Run) -> None:
     assert [row["name"] for row in oracles] == list(NAMES)
     for row in (everything, nothing):  # What an oracle adds may be below the noise.
         assert row["plain"] > 0
-        assert row["audited"] > 0
+        assert row["audited"] >= 0
 
 
 def test_the_table_has_a_line_for_each(run: Run) -> None:
