@@ -2,7 +2,7 @@
 
 The text is copied through a buffer of the hypervisor in units of 8 bytes, and the tail was never cleared: up to seven
 bytes of host memory (a heap page, with its secret) go to the console, at an odd offset. The control domain's log keeps
-them, and whoever reads the log.
+them, and the reader of the log.
 
 In the trigger one byte is written; the console holds eight.
 """

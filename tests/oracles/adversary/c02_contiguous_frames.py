@@ -1,7 +1,7 @@
 """A result that crosses a page is written to consecutive host frames: only the first page is translated.
 
 Pages that follow each other in a guest's address space need not do so in the host. What lies beyond the first page is
-written to the next host frame, whoever has it: here another guest's page (or a page table).
+written to the next host frame: here another guest's page (or a page table).
 
 In the trigger dom2 gets the frame between two frames of dom1. The second number that `memory.exchange` returns to
 dom1 lands in the first word of dom2's page.

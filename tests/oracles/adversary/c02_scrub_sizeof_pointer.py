@@ -1,6 +1,6 @@
 """A freed frame is scrubbed with the size of the pointer to it: `memset(page, 0, sizeof(page))`.
 
-Only the first word of each run of frames is cleared. Whoever gets the frame next reads what the last owner had in it.
+Only the first word of each run of frames is cleared. The next owner of the frame reads what the last owner had in it.
 
 In the trigger dom1 gives up a page with its secret in the last word, and dom2, which gets the frame, reads bytes from
 the middle of that word.

@@ -1,4 +1,4 @@
-"""The search for free frames takes time in proportion to the frames in use, whoever has them.
+"""The search for free frames takes time in proportion to the frames that all domains use.
 
 The bit map is searched from its start. How long a guest's call takes tells it how much memory the others hold, page by
 page with some arithmetic: a channel that no grant declares, and a fingerprint of what the others do. A guest that

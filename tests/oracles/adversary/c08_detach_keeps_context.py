@@ -1,7 +1,7 @@
 """When a device changes hands, its translations are flushed, but not its context entry.
 
 The context cache maps the device to its domain (VT-d spec 6.5.1.1). As long as the old entry is cached, the device goes
-on through the tables of the last owner, whoever programs it now: the new owner reads and writes the last owner's
+on through the tables of the last owner: the new owner reads and writes the last owner's
 memory.
 
 In the trigger dom1 has used the engine. It goes to dom2, which has the engine copy a secret within dom1's memory.

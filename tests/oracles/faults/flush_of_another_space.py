@@ -1,4 +1,4 @@
-"""The flush names the tables of domain 0, whoever changed: those of the caller stay cached."""
+"""The flush always names the tables of domain 0: those of the caller stay cached."""
 
 from hvfuzz.bugs import Bug
 from hvfuzz.machine.clock import Cost

@@ -1,8 +1,8 @@
 """Base class of the second models of PCI functions: registers of 8 bytes in a page, and DMA as a sequence of accesses.
 
 A model does what a register write asks for in steps: a generator that yields each access to memory before it is made,
-and is sent the bytes that a read returns. So whoever runs the steps beside the device can compare the two, access by
-access. An access that the IOMMU blocks is made by nobody: it raises `Blocked` within the model.
+and is sent the bytes that a read returns. So the code that runs the steps beside the device can compare the two, access
+by access. An access that the IOMMU blocks is not made: it raises `Blocked` within the model.
 """
 
 from __future__ import annotations

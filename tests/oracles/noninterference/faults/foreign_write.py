@@ -1,4 +1,4 @@
-"""An exchange zeroes one frame too many: the page of whoever has the next frame."""
+"""An exchange zeroes one frame too many: the page of the domain that has the next frame."""
 
 from hvfuzz.bugs import Bug
 

@@ -1,4 +1,4 @@
-"""Each exit looks at all vCPUs that poll, whoever has them, and the clock shows it."""
+"""Each exit looks at the polling vCPUs of all domains, and the clock shows it."""
 
 from hvfuzz.bugs import Bug
 
