@@ -1,8 +1,8 @@
 """A call that is refused returns in RDX what the vCPU of another guest had there at its last exit.
 
 The result register is written on success only, and on the way through the scheduler it was another guest's. A guest
-that makes refused calls collects the results, the values written to MSRs, and the time stamps of the guest that shares its
-processor (here the vCPU two numbers on).
+that makes refused calls collects the results, the values written to MSRs, and the time stamps of the guest that shares
+its processor (here the vCPU two numbers on).
 
 In the trigger dom2 writes a secret to its counter (RDX has the upper half). A refused call of dom1 returns it.
 """
