@@ -46,6 +46,8 @@ RUNS_CODE = {
     ("hvfuzz/bugs/__init__.py", "spec_from_file_location"): "test_a_recorded_path_is_not_run",
     ("hvfuzz/bugs/__init__.py", "exec_module"): "test_a_recorded_path_is_not_run",
     ("hvfuzz/bugs/bug.py", "import_module"): "the module that a bug names; the bug is code already",
+    ("hvfuzz/campaign/bench/mutants/planting.py", "compile"): "the package's own source, with an edit made from it",
+    ("hvfuzz/campaign/bench/mutants/planting.py", "import_module"): "a module of the package that is to be edited",
     ("hvfuzz/campaign/workers/child_process.py", "CDLL"): "this process",
     ("hvfuzz/campaign/workers/child_process.py", "run_module"): "test_no_process_imports_from_the_current_folder",
     ("hvfuzz/cli/__init__.py", "import_module"): "a value of COMMANDS",
@@ -60,6 +62,7 @@ RUNS_CODE = {
 }
 STARTS = {
     ("hvfuzz/campaign/bench/trace_equality.py", "Popen"): "test_no_process_imports_from_the_current_folder",
+    ("hvfuzz/campaign/bench/mutants/judge_process.py", "fork"): "the same program goes on; nothing is executed",
     ("hvfuzz/campaign/forked_target.py", "fork"): "the same program goes on; nothing is imported or executed",
     ("hvfuzz/campaign/workers/child_process.py", "Popen"): "test_no_process_imports_from_the_current_folder",
     ("hvfuzz/campaign/workers/harness_main.py", "fork"): "the same program goes on; nothing is imported or executed",
@@ -72,6 +75,15 @@ STARTS = {
     ("hvfuzz/references/vtd/qemu.py", "run"): "found on PATH; qemu --version",
 }
 READS = {
+    ("hvfuzz/campaign/bench/mutants/judge_process.py", "loads"): "the result of our own process",
+    ("hvfuzz/campaign/bench/mutants/judge_process.py", "open"): "a pipe to our own process; the kernel's figures",
+    ("hvfuzz/campaign/bench/mutants/module_source.py", "read_bytes"): "the package's own source",
+    ("hvfuzz/campaign/bench/mutants/reach.py", "loads"): "numbers of lines, if its digest is that of the package",
+    ("hvfuzz/campaign/bench/mutants/reach.py", "read_bytes"): "numbers of lines; files of which a digest is made",
+    ("hvfuzz/campaign/bench/mutants/results_file.py", "loads"): "verdicts: no edit is taken from the file",
+    ("hvfuzz/campaign/bench/mutants/results_file.py", "open"): "appended to; its last byte is read",
+    ("hvfuzz/campaign/bench/mutants/results_file.py", "read_bytes"): "verdicts: no edit is taken from the file",
+    ("hvfuzz/campaign/bench/mutants/survivors.py", "read_text"): "verdicts, and diffs that are compared",
     ("hvfuzz/campaign/confirm.py", "loads"): "events of our own process",
     ("hvfuzz/campaign/deaths.py", "loads"): "events of our own process",
     ("hvfuzz/campaign/findings.py", "loads"): "test_a_recorded_path_is_not_run",

@@ -131,9 +131,9 @@ def mutants(
         every = [mutant for mutant in all_mutants(patterns) if not critical or is_critical(mutant.path)]
         chosen, earlier = sample(every, count, seed), [] if results is None else read_judgements(results)
     waiting = still_to_judge(chosen, earlier, budget)
-    again = {mutant.id for mutant in waiting}
-    wanted = {mutant.id for mutant in chosen}
-    judgements = [each for each in earlier if each.mutant.id in wanted - again]
+    # Of an earlier run only the verdict counts: its edit may stand elsewhere in the file by now.
+    answered = {mutant.id: mutant for mutant in chosen if mutant not in waiting}
+    judgements = [each._replace(mutant=answered[each.mutant.id]) for each in earlier if each.mutant.id in answered]
     with StopSignal() as stop:
         _judge(waiting, judgements, ResultsFile(results), budget, seed, workers, stop)
     if only is not None:
