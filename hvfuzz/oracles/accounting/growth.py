@@ -7,7 +7,8 @@ limit: a guest that can make any other one longer, call by call, exhausts the ho
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
 CONTAINERS: Final = (list, dict, set, deque, bytearray)
+SEQUENCES: Final = (list, tuple, deque)
+"""What is followed by place: a tuple has a fixed length, but may lead to containers."""
+PLAIN: Final = frozenset((int, bool, str, bytes, type(None)))
+"""Classes that lead nowhere. Others that lead nowhere are found one by one."""
 OURS: Final = "hvfuzz.hypervisor."
 """Package of the classes whose attributes are followed; other objects belong to the machine, or hold no state."""
 BACK: Final = ("machine", "memory", "observer")
@@ -97,27 +102,46 @@ def grown(before: dict[str, int], after: dict[str, int]) -> Iterator[str]:
 
 
 def _containers(hypervisor: Any) -> Iterator[tuple[str, Any]]:
+    """Path and container, for each that can be reached. The walk runs after each op, so it makes no path in vain."""
     seen: set[int] = set()
     pending: list[tuple[str, Any]] = [("", hypervisor)]
     while pending:
         path, item = pending.pop()
-        if id(item) in seen or isinstance(item, type):
+        if id(item) in seen:
             continue
         seen.add(id(item))
-        if isinstance(item, CONTAINERS):
+        cls = type(item)
+        if issubclass(cls, CONTAINERS):
             yield path, item
-        pending += ((path + step, child) for step, child in _children(item))
+        if issubclass(cls, dict):
+            if not _ends(item.values()):
+                pending += [(f"{path}[{key!r}]", value) for key, value in item.items() if _leads_on(type(value))]
+        elif issubclass(cls, SEQUENCES):
+            if not _ends(item):
+                pending += [(f"{path}[{place}]", each) for place, each in enumerate(item) if _leads_on(type(each))]
+        else:
+            for name in _attributes(cls):
+                value = getattr(item, name, None)
+                if _leads_on(type(value)):
+                    pending.append((f"{path}.{name}", value))
 
 
-def _children(item: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(item, dict):
-        yield from ((f"[{key!r}]", value) for key, value in item.items())
-    elif isinstance(item, (list, tuple, deque)):
-        yield from ((f"[{number}]", list_item) for number, list_item in enumerate(item))
-    cls = type(item)
-    if cls.__module__.startswith(OURS):
-        for base in cls.__mro__:
-            slots = base.__dict__.get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if name not in BACK and hasattr(item, name):
-                    yield f".{name}", getattr(item, name)
+def _ends(items: Iterable[Any]) -> bool:
+    """Whether no item leads on, as in the long lists of numbers: their types are compared without a turn for each."""
+    return PLAIN.issuperset(map(type, items))
+
+
+@cache
+def _leads_on(cls: type) -> bool:
+    """Whether an object of this class is a container, or may lead to one."""
+    return issubclass(cls, (*CONTAINERS, *SEQUENCES)) or bool(_attributes(cls))
+
+
+@cache
+def _attributes(cls: type) -> tuple[str, ...]:
+    """The attributes of this class that are followed."""
+    if not cls.__module__.startswith(OURS):
+        return ()
+    slots = [base.__dict__.get("__slots__", ()) for base in cls.__mro__]
+    names = [name for each in slots for name in ((each,) if isinstance(each, str) else each)]
+    return tuple(name for name in names if name not in BACK)
