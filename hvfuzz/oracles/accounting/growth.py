@@ -110,19 +110,19 @@ def _containers(hypervisor: Any) -> Iterator[tuple[str, Any]]:
         if id(item) in seen:
             continue
         seen.add(id(item))
-        cls = type(item)
+        cls = item.__class__
         if issubclass(cls, CONTAINERS):
             yield path, item
         if issubclass(cls, dict):
             if not _ends(item.values()):
-                pending += [(f"{path}[{key!r}]", value) for key, value in item.items() if _leads_on(type(value))]
+                pending += [(f"{path}[{key!r}]", value) for key, value in item.items() if _leads_on(value.__class__)]
         elif issubclass(cls, SEQUENCES):
             if not _ends(item):
-                pending += [(f"{path}[{place}]", each) for place, each in enumerate(item) if _leads_on(type(each))]
+                pending += [(f"{path}[{place}]", each) for place, each in enumerate(item) if _leads_on(each.__class__)]
         else:
             for name in _attributes(cls):
-                value = getattr(item, name, None)
-                if _leads_on(type(value)):
+                value: Any = getattr(item, name, None)
+                if _leads_on(value.__class__):
                     pending.append((f"{path}.{name}", value))
 
 
@@ -132,13 +132,13 @@ def _ends(items: Iterable[Any]) -> bool:
 
 
 @cache
-def _leads_on(cls: type) -> bool:
+def _leads_on(cls: Any) -> bool:
     """Whether an object of this class is a container, or may lead to one."""
     return issubclass(cls, (*CONTAINERS, *SEQUENCES)) or bool(_attributes(cls))
 
 
 @cache
-def _attributes(cls: type) -> tuple[str, ...]:
+def _attributes(cls: Any) -> tuple[str, ...]:
     """The attributes of this class that are followed."""
     if not cls.__module__.startswith(OURS):
         return ()
