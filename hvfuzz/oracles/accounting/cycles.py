@@ -39,7 +39,7 @@ class Cycles:
         self._calls: Final = scene.calls
         self._clock: Final = scene.machine.clock
         self._report: Final = scene.report
-        self._hooked: Final = hooked_clock(self._charged)
+        self._hooked: Final = hooked_clock(scene.guarded(self.oracle, self._charged))
         self._spent = 0
         self._allowed = 0
 

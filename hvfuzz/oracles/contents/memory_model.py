@@ -65,7 +65,7 @@ class MemoryModel:
         self._calls: Final = scene.calls
         self._entitlements: Final = Entitlements(scene, shadow)
         self._ends: Final = CopyEnds(scene, shadow)
-        self._recorded: Final = recorded_memory(self._written)
+        self._recorded: Final = recorded_memory(scene.guarded(self.oracle, self._written))
         self._kinds: Final = scene.owner_and_state
         self._own: Final = scene.own_frame
         self._inner: Any = None

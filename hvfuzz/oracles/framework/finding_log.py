@@ -23,7 +23,7 @@ UNKNOWN_CALL: Final = "vmcall"
 class FindingLog:
     """Collects what oracles report. `op` and `operation` say what the program is doing."""
 
-    __slots__ = ("_boot", "_calls", "_failed", "_seen", "_told", "auditing", "findings", "op", "operation")
+    __slots__ = ("_boot", "_calls", "_seen", "_told", "auditing", "failures", "findings", "op", "operation")
 
     def __init__(self, calls: CallStack) -> None:
         self._calls: Final = calls
@@ -33,7 +33,7 @@ class FindingLog:
         self._seen: dict[tuple[str, str, str], None] = {}
         self._told: dict[tuple[str, str, str], None] = {}
         """(oracle, rule, message without its parentheses) of everything that oracles reported before the audit."""
-        self._failed: dict[str, None] = {}
+        self.failures: Final[dict[str, None]] = {}
         """The oracles that raised an exception in this run."""
         self.op = -1
         """Index of the present op."""
@@ -51,7 +51,7 @@ class FindingLog:
         self.findings = list(self._boot)
         self._seen = {(each.oracle, each.rule, each.operation): None for each in self._boot}
         self._told = {(each.oracle, each.rule, _ASIDES.sub("", each.message)): None for each in self._boot}
-        self._failed.clear()
+        self.failures.clear()
         self.op = -1
         self.operation = BOOT
         self.auditing = False
@@ -61,17 +61,17 @@ class FindingLog:
         self.findings.clear()
         self._seen.clear()
         self._told.clear()
-        self._failed.clear()
+        self.failures.clear()
 
     def failed(self, oracle: str, fault: str) -> None:
         """`oracle` raised an exception. It is reported once, and what the oracle says from now on is not trusted."""
-        if oracle not in self._failed:
+        if oracle not in self.failures:
             self.report("specification", "state", f"the oracle {oracle} can make no sense of the state: {fault}")
-            self._failed[oracle] = None
+            self.failures[oracle] = None
 
     def report(self, oracle: str, rule: str, message: str) -> None:
         """Keep the finding if it is the first of its identity. During a call, the call is its operation."""
-        if oracle in self._failed or SCENE in self._failed:
+        if oracle in self.failures or SCENE in self.failures:
             return
         operation = self.operation
         calls = self._calls

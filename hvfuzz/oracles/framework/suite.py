@@ -76,7 +76,9 @@ class OracleSuite(Observer):
         self._calls: Final = CallStack(machine, hypervisor)
         self._attribution: Final = Attribution(self._calls)
         self._log: Final = FindingLog(self._calls)
-        scene = Scene(machine, hypervisor, world, self._calls, self._log.report)
+        scene = Scene(
+            machine, hypervisor, world, self._calls, self._log.report, self._oracle_failed, self._log.failures
+        )
         self.excuses: Final = scene.excuses
         self.shadow: Final = PageTableShadow(scene)
         self.oracles: Final = make_oracles(scene, self.shadow, enabled)

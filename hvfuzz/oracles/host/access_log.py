@@ -36,13 +36,14 @@ class AccessLog:
     """Hooks the memory of one machine, and reports the rule `unannounced` of the oracle."""
 
     __snapshot_leaf__ = True
-    __slots__ = ("_announced", "_calls", "_hooked", "_memory", "_scene")
+    __slots__ = ("_announced", "_calls", "_guarded", "_hooked", "_memory", "_scene")
     oracle = "host_memory"
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         self._scene: Final = scene
         self._memory: Final = scene.machine.memory
         self._calls: Final = scene.calls
+        self._guarded: Final = scene.guarded(self.oracle, self._check)
         self._hooked: Final[dict[type[PhysicalMemory], type[PhysicalMemory]]] = {}
         """Class of memory, which another watcher may have hooked first -> that class with the hooks of this one."""
         self._announced = [NOTHING] * KEPT
@@ -56,10 +57,10 @@ class AccessLog:
             memory.__class__ = PhysicalMemory
         elif below not in self._hooked.values():
             if below not in self._hooked:
-                self._hooked[below] = hooked_memory(self._check, self._asked_by_the_host, below)
+                self._hooked[below] = hooked_memory(self._guarded, self._asked_by_the_host, below)
             memory.__class__ = self._hooked[below]
         # The host keeps its own references for reading and writing single words.
-        host.words = HookedView(memory.words, WORD, self._check) if on else memory.words
+        host.words = HookedView(memory.words, WORD, self._guarded) if on else memory.words
         host.store64 = memory.store64
 
     def host_exception(self, fault: BaseException) -> None:
@@ -88,10 +89,10 @@ class AccessLog:
         return not responsible_module(sys._getframe(2)).startswith(NOT_THE_HOST)
 
     def _check(self, hpa: int, size: int, write: bool) -> None:
-        """Check an access that is about to be made by the caller of the method that called this."""
+        """Check an access that is about to be made by the caller of the method that called the guard of this."""
         if self._calls.exiting == NO_DOMAIN or not size:
             return
-        if responsible_module(sys._getframe(2)).startswith(NOT_THE_HOST):
+        if responsible_module(sys._getframe(3)).startswith(NOT_THE_HOST):
             return
         if hpa < 0 or hpa + size > self._memory.size:
             return  # The access itself fails.

@@ -79,9 +79,15 @@ class HostWrites:
         self._owed: Final = OwedFlushes(self._hold_late)
         self._devices: Final = DeviceMoments(scene, shadow, self._live, self._owed, self._hold_quiet)
         self._moments: Final = Moments(scene, self._live, self._devices.may_reach, self._hold)
-        self._hooked: Final = hooked_caches(self._flush, self._flush_context, self._switched, self._space_of)
+        self._hooked: Final = hooked_caches(
+            scene.guarded(self.oracle, self._flush),
+            scene.guarded(self.oracle, self._flush_context),
+            scene.guarded(self.oracle, self._switched),
+            self._space_of,
+        )
         devices = scene.machine.devices
-        kinds = {type(device): hooked_device(type(device), self._about_to_reset) for device in devices}
+        about_to_reset = scene.guarded(self.oracle, self._about_to_reset)
+        kinds = {type(device): hooked_device(type(device), about_to_reset) for device in devices}
         self._devices_of: Final = [(device, type(device), kinds[type(device)]) for device in devices]
         self._started = False
         """Whether `_live` is in use: it is copied when the host first writes."""
@@ -126,13 +132,16 @@ class HostWrites:
         self._late.append((rule, message))
 
     def _end(self, why: str) -> None:
-        """Report what was seen. A missing flush that the oracle `stale` has found in a cache is told already."""
+        """Report what was seen. A missing flush that the oracle `stale` has found in a cache is told already.
+
+        Once a hook of this watcher has failed, it has missed something, and reports nothing.
+        """
         self._owed.due(why)
         self._moments.call_ended()
         told = 0 if self._stale is None else self._stale.reports
         late = [("stale", rule, message) for rule, message in self._late if rule == "order" or told == self._told]
         for oracle, rule, message in self._held + late:
-            if oracle in self._enabled:
+            if oracle in self._enabled and self.oracle not in self._scene.failures:
                 self._scene.report(oracle, rule, message)
         self._held.clear()
         self._late.clear()
@@ -184,9 +193,9 @@ class HostWrites:
         return next((space for space, hfn in self._shadow.roots.items() if hfn << PAGE_SHIFT == root), NO_DOMAIN)
 
     def _flush(self, space: int, page: int) -> None:
-        self._settle()
         if page == EVERYTHING:
             self._scene.calls.flushes += 1
+        self._settle()
         self._owed.flush(space, page)
 
     def _flush_context(self, bdf: int | None, did: int | None, ignore: int) -> None:

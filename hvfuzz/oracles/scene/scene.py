@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
@@ -27,6 +27,8 @@ class Scene:
         "calls",
         "excused",
         "excuses",
+        "failed",
+        "failures",
         "frame_words",
         "hypervisor",
         "machine",
@@ -45,6 +47,8 @@ class Scene:
         world: World,
         calls: CallStack,
         report: Callable[[str, str, str], None],
+        failed: Callable[[str, Exception], None],
+        failures: Mapping[str, None],
     ) -> None:
         self.machine: Final = machine
         self.hypervisor: Final = hypervisor
@@ -63,9 +67,27 @@ class Scene:
         self.memory_size: Final = machine.memory.size
         self.calls: Final = calls
         self.report: Final = report
+        self.failed: Final = failed
+        """Called with (oracle, exception) when an oracle fails; it may raise the exception."""
+        self.failures: Final = failures
+        """The oracles that failed in this run, whose reports are not taken."""
         self.excuses: Final = Excuses()
         self.excused: Final = self.excuses.note
         """Called with an `Excuse` wherever an oracle lets something pass because it cannot know."""
+
+    def guarded(self, oracle: str, hook: Callable[..., None]) -> Callable[..., None]:
+        """`hook` of `oracle`, for hardware to call within the hypervisor's code, which may catch what is raised there.
+
+        What the hook raises goes to `failed`, and the hypervisor goes on.
+        """
+
+        def call(*arguments: object) -> None:
+            try:
+                hook(*arguments)
+            except Exception as error:
+                self.failed(oracle, error)
+
+        return call
 
     def frame_word(self, hfn: int) -> int:
         """The frame word in memory; 0xFF (free) for a frame that does not exist."""

@@ -13,7 +13,11 @@ from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.hypervisor.memory.stage2 import Stage2
+from hvfuzz.oracles.accounting.cycles import Cycles
+from hvfuzz.oracles.contents.memory_model import MemoryModel
 from hvfuzz.oracles.framework.listeners import nothing
+from hvfuzz.oracles.host.access_log import AccessLog
+from hvfuzz.oracles.host.host_writes import HostWrites
 from hvfuzz.oracles.isolation.ownership import Ownership
 from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
@@ -72,10 +76,12 @@ def test_same_program_same_findings(rigs: Any, monkeypatch: pytest.MonkeyPatch) 
         assert used.suite.findings == fresh.suite.findings
 
 
-def broken_from_now_on(monkeypatch: pytest.MonkeyPatch, oracle: type, event: str) -> None:
+def broken_from_now_on(
+    monkeypatch: pytest.MonkeyPatch, oracle: type, event: str, error: type[Exception] = KeyError
+) -> None:
     """Let `oracle` raise an exception at `event`."""
     namespace: dict[str, Any] = {"__name__": "hvfuzz.oracles.fake"}
-    exec("def fail(*_):\n    raise KeyError('ours')", namespace)
+    exec(f"def fail(*_):\n    raise {error.__name__}('ours')", namespace)
     monkeypatch.setattr(oracle, event, namespace["fail"])
 
 
@@ -124,3 +130,32 @@ def test_a_shadow_that_fails_ends_the_judgement(rig: Any, monkeypatch: pytest.Mo
     rig.suite.audit()
     assert rig.rules == ["ownership/free", "specification/state"]
     assert "scene" in rig.suite.findings[1].message
+
+
+@pytest.mark.parametrize(
+    ("watcher", "hook", "oracle"),
+    [
+        (MemoryModel, "_written", "contents"),
+        (AccessLog, "_check", "host_memory"),
+        (HostWrites, "_settle", "host_writes"),
+        (Cycles, "_charged", "work"),
+    ],
+)
+@pytest.mark.parametrize("planted", [True, False])
+def test_a_hook_of_hardware_that_fails_is_not_the_hosts(
+    rigs: Any, monkeypatch: pytest.MonkeyPatch, watcher: type, hook: str, oracle: str, planted: bool
+) -> None:
+    """The hypervisor's code catches what its own accesses raise: the exception of a hook must not end there."""
+    broken_from_now_on(monkeypatch, watcher, hook, ValueError)
+    rig = rigs()
+    rig.suite.watch_closely(True)
+    if not planted:
+        with pytest.raises(ValueError, match="ours"):
+            rig.run("memory.populate(dom1, first=0x1f0, count=1)", "memory.decrease(dom1, first=0x1f0, count=1)")
+        return
+    rig.during(lambda: rig.suite._log.report("ownership", "free", "something was found before"))
+    trace = rig.run("memory.populate(dom1, first=0x1f0, count=1)", "memory.decrease(dom1, first=0x1f0, count=1)")
+    assert not trace.stopped
+    assert [outcome.status for outcome in trace.outcomes] == [0, 0]
+    assert rig.rules == ["ownership/free", "specification/state"]
+    assert f"the oracle {oracle} can make no sense of the state: ValueError" in rig.suite.findings[1].message
