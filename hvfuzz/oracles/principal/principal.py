@@ -97,9 +97,14 @@ class Principal(Oracle):
         self._states.exit_started(vcpu)
 
     def race_started(self, vcpu: VCpu) -> None:
-        """Another vCPU acts in the middle of an exit: what it has until now, the exit has given it."""
+        """Another vCPU acts in the middle of an exit: what it has until now, the exit has given it.
+
+        Or in the middle of an instruction, before its exit: what the raced vCPU has until now, it has made itself.
+        """
         principal = self._calls.principal
-        if principal is not None:
+        if principal is None:
+            self._note_actors()
+        else:
             self._compare(principal)
 
     def race_finished(self, vcpu: VCpu) -> None:
@@ -115,6 +120,10 @@ class Principal(Oracle):
 
     def op_finished(self) -> None:
         """Remember who has acted: not every op exits."""
+        self._note_actors()
+
+    def _note_actors(self) -> None:
+        """Remember who acts in the present op."""
         acting = self._calls.acting
         if acting is None:
             self._states.all_acted()

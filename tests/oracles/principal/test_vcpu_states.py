@@ -92,3 +92,15 @@ def test_what_a_vcpu_does_itself_is_its_own(rig: Any) -> None:
         "cpuid(dom2, leaf=0)",
     )
     assert rig.rules == []
+
+
+def test_an_instruction_is_raced_before_its_exit(rig: Any) -> None:
+    """At CPL 3 the processor reads the I/O bitmap before OUTS exits: by then the guest has loaded RCX and RSI."""
+    rig.run(
+        "ltr(dom2, gva=0, limit=0x8000)",
+        "sysret(dom2)",
+        "memory.populate(dom0, first=0, count=0, order=0)",
+        "race 0: multicall(dom2.1, count=0)",
+        "outs(dom2, port=0, size=0, gva=0, times=2)",
+    )
+    assert rig.rules == []
