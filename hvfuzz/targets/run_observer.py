@@ -30,5 +30,8 @@ class RunObserver(Observer):
     def op_finished(self, program: Program, outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> None:
         """The op is over. `outcomes` include its race and its batched calls; `findings` are those of the run so far."""
 
+    def found(self, finding: Finding) -> None:
+        """An oracle reports a finding of a new identity, at this moment."""
+
     def findings(self, findings: Sequence[Finding]) -> None:
         """The run is over, with all its findings."""

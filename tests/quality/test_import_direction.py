@@ -16,6 +16,7 @@ LAYERS = (
     "oracles",
     "bugs",
     "targets",
+    "explain",
     "engines",
     "campaign",
     "cli",

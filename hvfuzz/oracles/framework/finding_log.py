@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from hvfuzz.oracles.framework.finding import Finding
@@ -23,7 +24,7 @@ UNKNOWN_CALL: Final = "vmcall"
 class FindingLog:
     """Collects what oracles report. `op` and `operation` say what the program is doing."""
 
-    __slots__ = ("_boot", "_calls", "_seen", "_told", "auditing", "failures", "findings", "op", "operation")
+    __slots__ = ("_boot", "_calls", "_seen", "_told", "auditing", "failures", "findings", "op", "operation", "witness")
 
     def __init__(self, calls: CallStack) -> None:
         self._calls: Final = calls
@@ -39,6 +40,8 @@ class FindingLog:
         """Index of the present op."""
         self.operation = BOOT
         """Name of the present op."""
+        self.witness: Callable[[Finding], None] | None = None
+        """Called with each finding when it is kept."""
         self.auditing = False
         """Whether findings are those of the oracle `audit`: see there."""
 
@@ -88,4 +91,7 @@ class FindingLog:
         key = (oracle, rule, operation)
         if key not in self._seen:
             self._seen[key] = None
-            self.findings.append(Finding(oracle, rule, operation, message, self.op))
+            finding = Finding(oracle, rule, operation, message, self.op)
+            self.findings.append(finding)
+            if self.witness is not None:
+                self.witness(finding)

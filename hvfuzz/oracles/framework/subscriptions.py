@@ -34,6 +34,9 @@ OWN: Final = (
 )
 """Events that the suite raises itself, by a method of that name after an underscore."""
 
+ALSO_OBSERVED: Final = "shadow_changed"
+"""The event of the suite that an observer of a run hears as well, if it has that method."""
+
 
 class Subscriptions:
     """Finds the listeners of each event among `watchers`, `close_watchers` and `observers`, in that order.
@@ -81,7 +84,7 @@ class Subscriptions:
         ]
         if event == "host_access" and not listeners and self._page_written is not None:
             listeners = [(None, self._page_written)]
-        if hasattr(Observer, event):
+        if hasattr(Observer, event) or event == ALSO_OBSERVED:
             heard = [_listener(observer, event) for observer in self._observers]
             listeners += [(None, listener) for listener in heard if listener is not None]
         return together(event, listeners, self._failed)

@@ -75,9 +75,9 @@ class OracleSuite(Observer):
         self.hypervisor: Final = hypervisor
         self._calls: Final = CallStack(machine, hypervisor)
         self._attribution: Final = Attribution(self._calls)
-        self._log: Final = FindingLog(self._calls)
+        self.log: Final = FindingLog(self._calls)
         scene = Scene(
-            machine, hypervisor, world, self._calls, self._log.report, self._oracle_failed, self._log.failures
+            machine, hypervisor, world, self._calls, self.log.report, self._oracle_failed, self.log.failures
         )
         self.excuses: Final = scene.excuses
         self.shadow: Final = PageTableShadow(scene)
@@ -119,7 +119,7 @@ class OracleSuite(Observer):
     @property
     def findings(self) -> list[Finding]:
         """The first finding of each identity, in order."""
-        return self._log.findings
+        return self.log.findings
 
     def watch_closely(self, closely: bool) -> None:
         """Switch the close watchers on or off, before a run, when the machine was put back.
@@ -163,13 +163,13 @@ class OracleSuite(Observer):
         for name, oracle in self.oracles.items():
             if name != AUDIT:
                 self._audit(name, oracle)
-        self._log.booted()
+        self.log.booted()
         self._listen()
         self.machine.access_observer = None if self._memory_access is nothing else self._memory_access
 
     def reset(self) -> None:
         """Forget the run, after the machine was put back to its snapshot."""
-        self._log.reset()
+        self.log.reset()
         self.excuses.reset()
         self._dead = False
         self._handling = False
@@ -188,8 +188,8 @@ class OracleSuite(Observer):
 
         `acting` are the ids of the vCPUs that act in it, beside those that race it; None: any of them.
         """
-        self._log.op = index
-        self._log.operation = operation
+        self.log.op = index
+        self.log.operation = operation
         self._calls.acting = acting
         self._calls.exit_ended()  # The last exit may have ended in an exception.
 
@@ -209,12 +209,12 @@ class OracleSuite(Observer):
         """Let each oracle check the whole state. What only this check sees is a finding of the oracle `audit`."""
         if self._dead:
             return
-        self._log.operation = AUDIT
+        self.log.operation = AUDIT
         self._calls.current = self._calls.idle
-        self._log.auditing = AUDIT in self.oracles
+        self.log.auditing = AUDIT in self.oracles
         for name, oracle in self.oracles.items():
             self._audit(name, oracle)
-        self._log.auditing = False
+        self.log.auditing = False
 
     def _audit(self, name: str, oracle: Oracle) -> None:
         try:
@@ -230,7 +230,7 @@ class OracleSuite(Observer):
             raise error
         if oracle == SCENE:
             self._dead = True
-        self._log.failed(oracle, fault_line(error))
+        self.log.failed(oracle, fault_line(error))
 
     # The hypervisor.
 

@@ -63,6 +63,7 @@ class System:
         self._watched: Final = bool(self.suite.oracles) or observer is not None
         if observer is not None:
             observer.attach(self.machine)
+            self.suite.log.witness = observer.found
         elif not self._watched:
             # Without oracles the suite reports nothing, so it is bypassed, and only state features cost time.
             self.hypervisor.observer = self.features

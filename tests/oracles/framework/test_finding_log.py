@@ -35,7 +35,7 @@ def test_a_call_within_a_batch_gives_its_name(rig: Any, monkeypatch: pytest.Monk
 
 def test_the_audit_tells_what_another_finding_of_the_rule_does_not(rig: Any) -> None:
     """An oracle has seen one frame when it happened; it has missed the other one."""
-    log = rig.suite._log
+    log = rig.suite.log
     log.report("recount", "maps", "frame 0x1 (OWNED, dom1, maps 1) is mapped twice")
     log.auditing = True
     log.report("recount", "maps", "frame 0x1 (FREE, no owner, maps 0) is mapped twice")

@@ -107,7 +107,7 @@ def test_an_oracle_that_fails_on_a_broken_hypervisor(rigs: Any, monkeypatch: pyt
     broken_from_now_on(monkeypatch, Ownership, "foreign_copy")
     broken_from_now_on(monkeypatch, Ownership, "shadow_changed")
     rig = rigs()
-    rig.during(lambda: rig.suite._log.report("ownership", "free", "something was found before"))
+    rig.during(lambda: rig.suite.log.report("ownership", "free", "something was found before"))
     trace = rig.run("memory.populate(dom1, first=0x1f0, count=1)", "memory.populate(dom1, first=0x1f1, count=1)")
     assert not trace.stopped
     assert [outcome.status for outcome in trace.outcomes] == [0, 0]
@@ -119,7 +119,7 @@ def test_an_oracle_that_fails_on_a_broken_hypervisor(rigs: Any, monkeypatch: pyt
 
 
 def test_a_shadow_that_fails_ends_the_judgement(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig.during(lambda: rig.suite._log.report("ownership", "free", "something was found before"))
+    rig.during(lambda: rig.suite.log.report("ownership", "free", "something was found before"))
 
     def fail() -> None:
         raise KeyError("ours")
@@ -153,7 +153,7 @@ def test_a_hook_of_hardware_that_fails_is_not_the_hosts(
         with pytest.raises(ValueError, match="ours"):
             rig.run("memory.populate(dom1, first=0x1f0, count=1)", "memory.decrease(dom1, first=0x1f0, count=1)")
         return
-    rig.during(lambda: rig.suite._log.report("ownership", "free", "something was found before"))
+    rig.during(lambda: rig.suite.log.report("ownership", "free", "something was found before"))
     trace = rig.run("memory.populate(dom1, first=0x1f0, count=1)", "memory.decrease(dom1, first=0x1f0, count=1)")
     assert not trace.stopped
     assert [outcome.status for outcome in trace.outcomes] == [0, 0]

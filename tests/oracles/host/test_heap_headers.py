@@ -26,7 +26,7 @@ def test_header_of_a_heap_page_in_use(host: Any, offset: int, rules: list[str]) 
         hpa = (hfn << PAGE_SHIFT) + offset
         assert host.during(lambda: host.hv.host.read64(hpa)) == []  # noqa: B023
         assert host.during(lambda: host.hv.host.write64(hpa, 1)) == rules  # noqa: B023
-        host.suite._log.clear()
+        host.suite.log.clear()
     host.restore()
     host.run("r0 = event.alloc(dom1, remote=dom2)", "event.close(dom1, port=r0)")
     assert host.rules == []

@@ -95,7 +95,7 @@ def test_what_is_wrong_is_seen_by_looking_too(own: Any) -> None:
     own.run(MAP)
     for at, bits in ((own.entry(1, 0x50), RIGHTS), (link(own, 1, 2), 1)):
         own.shadow.entries[at >> 3] = own.memory.load64(at) & ADDRESS | bits
-        own.suite._log.clear()
+        own.suite.log.clear()
         own.suite.audit()
         assert "ownership/entry" in own.rules
 

@@ -1,0 +1,184 @@
+"""Records a run: all its moments, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from hvfuzz.explain.recording.cache_watch import CacheWatch
+from hvfuzz.explain.recording.moments import (
+    Access,
+    Call,
+    Copy,
+    Exit,
+    Found,
+    FrameFreed,
+    FrameTaken,
+    LeafGone,
+    LeafSet,
+    Moment,
+    OpBegins,
+    OpEnds,
+    PreemptionPoint,
+    Return,
+    Step,
+    Walk,
+    Who,
+)
+from hvfuzz.explain.recording.running_code import places
+from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
+from hvfuzz.machine.cpu.vcpu import VCpu
+from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_RIGHTS, EPT_RIGHTS
+from hvfuzz.targets.run_observer import RunObserver
+
+if TYPE_CHECKING:
+    from hvfuzz.abi.declaration import Declaration
+    from hvfuzz.abi.status import Status
+    from hvfuzz.bugs import Bug
+    from hvfuzz.guest.program.program import Op, Program
+    from hvfuzz.guest.run.trace import Outcome
+    from hvfuzz.hypervisor.core.observer import AppliedStep
+    from hvfuzz.machine.machine import Machine
+    from hvfuzz.oracles.framework.finding import Finding
+    from hvfuzz.oracles.shadow.changes import Change
+
+UNKNOWN_CALL: Final = "unknown call"
+
+
+class Recorder(RunObserver):
+    """Collects `moments` of the last run. `bug` is the planted one, whose own code is not named in them."""
+
+    __slots__ = ("_bug", "_caches", "_machine", "_running", "moments")
+
+    def __init__(self, bug: Bug | None = None) -> None:
+        self._bug: Final = bug
+        self.moments: list[Moment] = []
+        self._machine: Machine | None = None
+        self._caches: CacheWatch | None = None
+        self._running = False
+        """Whether an op is running: what happens between ops is not the program's."""
+
+    def attach(self, machine: Machine) -> None:
+        """Record the accesses of `machine`; an access observer that is already attached stays attached."""
+        self._machine, self._caches = machine, CacheWatch(machine)
+        inner = machine.access_observer
+
+        def accessed(initiator: Any, hpa: int, size: int, access: int) -> None:
+            if self._running:
+                self._note(Access(_who(initiator, machine), hpa, size, access))
+            if inner is not None:
+                inner(initiator, hpa, size, access)
+
+        machine.access_observer = accessed
+
+    def begin(self) -> None:
+        """See `RunObserver.begin`."""
+        self.moments = []
+        self._running = False
+        if self._caches is not None:
+            self._caches.begin()
+
+    def _note(self, moment: Moment) -> None:
+        """Add a moment, after what the processor did before it."""
+        self._look()
+        self.moments.append(moment)
+
+    def _look(self) -> None:
+        """Add the walks and the changes of caches since the last moment."""
+        machine, caches = self._machine, self._caches
+        if machine is None or caches is None:
+            return
+        if machine.mmu.record:
+            steps, machine.mmu.record = machine.mmu.record, []
+            self.moments.append(Walk(tuple(steps)))
+        self.moments += caches.changes()
+
+    # Ops and exits.
+
+    def op_started(self, index: int, op: Op) -> None:
+        """See `RunObserver.op_started`."""
+        self._running = True
+        self.moments.append(OpBegins(index, op))
+        if self._machine is not None:
+            self._machine.mmu.record = []
+
+    def op_finished(self, program: Program, outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> None:
+        """See `RunObserver.op_finished`."""
+        self._look()
+        self._running = False
+        index = next(each.index for each in reversed(self.moments) if isinstance(each, OpBegins))
+        self.moments.append(OpEnds(index, tuple(outcomes)))
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """See `RunObserver.exit_started`."""
+        vmcs = vcpu.vmcs
+        ept = vmcs.reason.name.startswith("EPT")
+        details = (vmcs.gpa, vmcs.qualification) if ept else (None, 0)
+        self._note(Exit(Who(vcpu.domain, vcpu.index), vmcs.reason.name, *details))
+
+    # What the hypervisor tells.
+
+    def call_started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> None:
+        """See `Observer.call_started`."""
+        values = None
+        if declaration is not None and args is not None:
+            values = {field.name: getattr(args, field.attribute or field.name) for field in declaration.fields}
+        name = UNKNOWN_CALL if declaration is None else declaration.name
+        self._note(Call(Who(vcpu.domain, vcpu.index), name, values))
+
+    def call_finished(
+        self, vcpu: VCpu, declaration: Declaration | None, args: Any, status: Status, result: int, reason: str
+    ) -> None:
+        """See `Observer.call_finished`."""
+        self._note(Return(UNKNOWN_CALL if declaration is None else declaration.name, int(status), result, reason))
+
+    def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
+        """See `Observer.guest_copy`."""
+        self._note(Copy(Who(vcpu.domain, vcpu.index), gva, hpa, size, write))
+
+    def step(self, step: AppliedStep) -> None:
+        """See `Observer.step`."""
+        fields: Any = step
+        self._note(Step(type(step).__name__, fields._asdict() if hasattr(step, "_asdict") else {}))
+
+    def preemption_point(self) -> None:
+        """See `Observer.preemption_point`."""
+        self._note(PreemptionPoint())
+
+    def frame_allocated(self, hfn: int, owner: int, state: int) -> None:
+        """See `Observer.frame_allocated`."""
+        self._note(FrameTaken(hfn, 1, owner, state))
+
+    def block_allocated(self, first: int, owner: int, state: int) -> None:
+        """See `Observer.block_allocated`."""
+        self._note(FrameTaken(first, LARGE_FRAMES, owner, state))
+
+    def frame_freed(self, hfn: int) -> None:
+        """See `Observer.frame_freed`."""
+        self._note(FrameFreed(hfn, 1))
+
+    def block_freed(self, first: int) -> None:
+        """See `Observer.block_freed`."""
+        self._note(FrameFreed(first, LARGE_FRAMES))
+
+    # What the oracles see.
+
+    def shadow_changed(self, change: Change) -> None:
+        """Tables, frame words or grants differ from before: record the leaves."""
+        for space, level, page, entry in change.removed:
+            rights = entry & (DMA_RIGHTS if space & DMA else EPT_RIGHTS)
+            count = 1 << 9 * (level - 1)
+            self._note(LeafGone(space, page, count, (entry & ADDRESS) >> PAGE_SHIFT, rights))
+        for leaf in change.added:
+            self._note(LeafSet(leaf.space, leaf.page, leaf.frames, leaf.frame, leaf.rights, leaf.foreign))
+
+    def found(self, finding: Finding) -> None:
+        """See `RunObserver.found`."""
+        self._note(Found(finding, places(self._bug)))
+
+
+def _who(initiator: Any, machine: Machine) -> Who:
+    if isinstance(initiator, VCpu):
+        return Who(initiator.domain, initiator.index)
+    context = machine.iommu.context_cache.get(initiator.bdf)
+    return Who(-1 if context is None else context.did - 1, device=initiator.name)
