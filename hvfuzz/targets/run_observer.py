@@ -8,6 +8,7 @@ from hvfuzz.hypervisor.core.observer import Observer
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
 from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.oracles.framework.suite import OracleSuite
 
 
 class RunObserver(Observer):
@@ -15,8 +16,8 @@ class RunObserver(Observer):
 
     __slots__ = ()
 
-    def attach(self, machine: Machine) -> None:
-        """A world was booted on `machine`, and programs will run there."""
+    def attach(self, machine: Machine, suite: OracleSuite) -> None:
+        """A world was booted on `machine`, watched by `suite`, and programs will run there."""
 
     def begin(self) -> None:
         """A run is about to start."""

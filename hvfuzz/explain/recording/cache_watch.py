@@ -29,9 +29,10 @@ class CacheWatch:
         self._machine: Final = machine
         self._known: dict[Entry, None] = {}
 
-    def begin(self) -> None:
-        """Take what is cached now as known."""
+    def begin(self) -> tuple[Cached, ...]:
+        """Take what is cached now as known, and return it."""
         self._known = dict.fromkeys(self._entries())
+        return tuple(Cached(*entry) for entry in self._known)
 
     def changes(self) -> Iterator[Cached | Dropped]:
         """What left the caches since the last look, then what came into them."""

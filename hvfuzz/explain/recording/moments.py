@@ -23,16 +23,16 @@ class Who(NamedTuple):
 
 
 class OpBegins(NamedTuple):
-    """Op number `index` is about to run."""
+    """Op number `number` is about to run."""
 
-    index: int
+    number: int
     op: Op
 
 
 class OpEnds(NamedTuple):
     """The op is over; `outcomes` are its own and those of ops that raced it or that it batched."""
 
-    index: int
+    number: int
     outcomes: tuple[Outcome, ...]
 
 
@@ -99,27 +99,27 @@ class PreemptionPoint(NamedTuple):
 
 
 class FrameTaken(NamedTuple):
-    """`count` frames from `hfn` on come into use."""
+    """`frames` frames from `hfn` on come into use."""
 
     hfn: int
-    count: int
+    frames: int
     owner: int
     state: int
 
 
 class FrameFreed(NamedTuple):
-    """`count` frames from `hfn` on become free, or go back to the pool of a domain."""
+    """`frames` frames from `hfn` on become free, or go back to the pool of a domain."""
 
     hfn: int
-    count: int
+    frames: int
 
 
 class LeafSet(NamedTuple):
-    """A leaf entry is new or changed: `count` pages from `page` on are mapped to frames from `hfn` on."""
+    """A leaf entry is new or changed: `frames` pages from `page` on are mapped to frames from `hfn` on."""
 
     space: int
     page: int
-    count: int
+    frames: int
     hfn: int
     rights: int
     foreign: bool
@@ -130,7 +130,7 @@ class LeafGone(NamedTuple):
 
     space: int
     page: int
-    count: int
+    frames: int
     hfn: int
     rights: int
 
@@ -181,6 +181,14 @@ class Found(NamedTuple):
     places: tuple[Place, ...]
 
 
+class Boot(NamedTuple):
+    """What was there before the first op: the frame word of each frame, all leaves, and what was cached."""
+
+    frame_words: tuple[int, ...]
+    leaves: tuple[LeafSet, ...]
+    cached: tuple[Cached, ...]
+
+
 Moment: TypeAlias = (
     OpBegins
     | OpEnds
@@ -201,3 +209,10 @@ Moment: TypeAlias = (
     | DeviceRegister
     | Found
 )
+
+
+class Recording(NamedTuple):
+    """A whole run."""
+
+    boot: Boot
+    moments: tuple[Moment, ...]

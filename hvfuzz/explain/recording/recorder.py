@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.explain.recording.cache_watch import CacheWatch
 from hvfuzz.explain.recording.moments import (
     Access,
+    Boot,
     Call,
     Copy,
     Exit,
@@ -20,6 +21,7 @@ from hvfuzz.explain.recording.moments import (
     OpBegins,
     OpEnds,
     PreemptionPoint,
+    Recording,
     Return,
     Step,
     Walk,
@@ -40,27 +42,35 @@ if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.observer import AppliedStep
     from hvfuzz.machine.machine import Machine
     from hvfuzz.oracles.framework.finding import Finding
-    from hvfuzz.oracles.shadow.changes import Change
+    from hvfuzz.oracles.framework.suite import OracleSuite
+    from hvfuzz.oracles.shadow.changes import Change, Leaf
 
 UNKNOWN_CALL: Final = "unknown call"
 
 
 class Recorder(RunObserver):
-    """Collects `moments` of the last run. `bug` is the planted one, whose own code is not named in them."""
+    """Collects the moments of a run. `bug` is the planted one, whose own code is not named in them."""
 
-    __slots__ = ("_bug", "_caches", "_machine", "_running", "moments")
+    __slots__ = ("_boot", "_bug", "_caches", "_machine", "_running", "_suite", "moments")
 
     def __init__(self, bug: Bug | None = None) -> None:
         self._bug: Final = bug
         self.moments: list[Moment] = []
         self._machine: Machine | None = None
         self._caches: CacheWatch | None = None
+        self._suite: OracleSuite | None = None
+        self._boot = Boot((), (), ())
         self._running = False
         """Whether an op is running: what happens between ops is not the program's."""
 
-    def attach(self, machine: Machine) -> None:
+    @property
+    def recording(self) -> Recording:
+        """The last run."""
+        return Recording(self._boot, tuple(self.moments))
+
+    def attach(self, machine: Machine, suite: OracleSuite) -> None:
         """Record the accesses of `machine`; an access observer that is already attached stays attached."""
-        self._machine, self._caches = machine, CacheWatch(machine)
+        self._machine, self._suite, self._caches = machine, suite, CacheWatch(machine)
         inner = machine.access_observer
 
         def accessed(initiator: Any, hpa: int, size: int, access: int) -> None:
@@ -75,8 +85,18 @@ class Recorder(RunObserver):
         """See `RunObserver.begin`."""
         self.moments = []
         self._running = False
-        if self._caches is not None:
-            self._caches.begin()
+        machine, suite, caches = self._machine, self._suite, self._caches
+        if machine is None or suite is None or caches is None:
+            return
+        words = machine.memory.words
+        first = suite.hypervisor.frames.base >> 3
+        leaves = [suite.shadow.leaf(word) for words in suite.shadow.leaves.values() for word in words]
+        leaves += [suite.shadow.leaf(word) for words in suite.shadow.large.values() for word in words]
+        self._boot = Boot(
+            tuple(words[first : first + machine.memory.frames]),
+            tuple(_leaf_set(leaf) for leaf in leaves if leaf is not None),
+            caches.begin(),
+        )
 
     def _note(self, moment: Moment) -> None:
         """Add a moment, after what the processor did before it."""
@@ -106,7 +126,7 @@ class Recorder(RunObserver):
         """See `RunObserver.op_finished`."""
         self._look()
         self._running = False
-        index = next(each.index for each in reversed(self.moments) if isinstance(each, OpBegins))
+        index = next(each.number for each in reversed(self.moments) if isinstance(each, OpBegins))
         self.moments.append(OpEnds(index, tuple(outcomes)))
 
     def exit_started(self, vcpu: VCpu) -> None:
@@ -170,11 +190,15 @@ class Recorder(RunObserver):
             count = 1 << 9 * (level - 1)
             self._note(LeafGone(space, page, count, (entry & ADDRESS) >> PAGE_SHIFT, rights))
         for leaf in change.added:
-            self._note(LeafSet(leaf.space, leaf.page, leaf.frames, leaf.frame, leaf.rights, leaf.foreign))
+            self._note(_leaf_set(leaf))
 
     def found(self, finding: Finding) -> None:
         """See `RunObserver.found`."""
         self._note(Found(finding, places(self._bug)))
+
+
+def _leaf_set(leaf: Leaf) -> LeafSet:
+    return LeafSet(leaf.space, leaf.page, leaf.frames, leaf.frame, leaf.rights, leaf.foreign)
 
 
 def _who(initiator: Any, machine: Machine) -> Who:

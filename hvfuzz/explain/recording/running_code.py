@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.explain.recording.moments import Place
 
 if TYPE_CHECKING:
-    from types import CodeType
+    from types import CodeType, FrameType
 
     from hvfuzz.bugs import Bug
 
@@ -25,7 +25,7 @@ def places(bug: Bug | None) -> tuple[Place, ...]:
     planted = None if bug is None else _code_of(bug.replacement)
     file = None if planted is None else planted.co_filename
     found: list[Place] = []
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code, module = frame.f_code, frame.f_globals.get("__name__", "")
         if bug is not None and (code.co_filename == file or module.startswith(BUGS)):
@@ -34,7 +34,7 @@ def places(bug: Bug | None) -> tuple[Place, ...]:
                 found.append(place)
         elif module.startswith(HYPERVISOR):
             found.append(Place(module, code.co_qualname, frame.f_lineno))
-        frame = frame.f_back  # type: ignore[assignment]  # typeshed: the outermost frame has none
+        frame = frame.f_back
     return tuple(found)
 
 

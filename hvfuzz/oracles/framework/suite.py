@@ -76,9 +76,7 @@ class OracleSuite(Observer):
         self._calls: Final = CallStack(machine, hypervisor)
         self._attribution: Final = Attribution(self._calls)
         self.log: Final = FindingLog(self._calls)
-        scene = Scene(
-            machine, hypervisor, world, self._calls, self.log.report, self._oracle_failed, self.log.failures
-        )
+        scene = Scene(machine, hypervisor, world, self._calls, self.log.report, self._oracle_failed, self.log.failures)
         self.excuses: Final = scene.excuses
         self.shadow: Final = PageTableShadow(scene)
         self.oracles: Final = make_oracles(scene, self.shadow, enabled)

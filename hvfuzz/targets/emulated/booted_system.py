@@ -62,7 +62,7 @@ class System:
         handle_exit: Callable[[VCpu], None] = self.suite.handle_exit
         self._watched: Final = bool(self.suite.oracles) or observer is not None
         if observer is not None:
-            observer.attach(self.machine)
+            observer.attach(self.machine, self.suite)
             self.suite.log.witness = observer.found
         elif not self._watched:
             # Without oracles the suite reports nothing, so it is bypassed, and only state features cost time.

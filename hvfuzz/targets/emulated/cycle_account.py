@@ -16,6 +16,7 @@ from hvfuzz.guest.run.trace import Outcome
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.machine import Machine
 from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.oracles.framework.suite import OracleSuite
 from hvfuzz.oracles.host.hooked_hardware import hooked_clock
 from hvfuzz.targets.run_observer import RunObserver
 
@@ -134,7 +135,7 @@ class CycleAccount(RunObserver):
         self._op: tuple[int, Op] | None = None
         self.ops: list[OpCost] = []
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, machine: Machine, suite: OracleSuite) -> None:
         """Account for all charges to the machine's clock from now on."""
         self._machine = machine
         machine.clock.__class__ = hooked_clock(self._charge)

@@ -17,6 +17,7 @@ from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, STAGE_2, STRUCTURE_1, STRUCTURE_2, WalkStep
 from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.oracles.framework.suite import OracleSuite
 from hvfuzz.targets.run_observer import RunObserver
 
 STAGES = {STAGE_1: "guest", STAGE_2: "ept", STRUCTURE_1: "guest", STRUCTURE_2: "ept"}
@@ -76,7 +77,7 @@ class TraceRecorder(RunObserver):
         self._op: Op | None = None
         self._last_walk: list[str] = []
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, machine: Machine, suite: OracleSuite) -> None:
         """Record the accesses of `machine`; an access observer that is already attached stays attached."""
         self._machine = machine
         inner = machine.access_observer

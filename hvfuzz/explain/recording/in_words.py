@@ -1,0 +1,50 @@
+"""Parts of moments in words: owners, initiators, places, rights."""
+
+from __future__ import annotations
+
+from hvfuzz.explain.recording.moments import Cached, Dropped, Who
+from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, OWNER_NONE, FrameState
+from hvfuzz.machine.addresses import EXEC, PAGE_SHIFT, READ, U64, WRITE
+from hvfuzz.oracles.shadow.changes import DMA
+
+
+def owner_name(owner: int, state: int) -> str:
+    """The owner of a frame in words, with what the frame is used for if that is not just memory of a domain."""
+    match state:
+        case FrameState.FREE:
+            return "nobody: it is free"
+        case FrameState.HYPERVISOR:
+            return "the hypervisor"
+        case FrameState.TABLE:
+            return f"the hypervisor, as a page table of dom{owner}"
+        case FrameState.POOL:
+            return f"the hypervisor, as a spare page table of dom{owner}"
+        case FrameState.RESERVED:
+            return f"a device of dom{owner}, which it is reserved for" if owner < OWNER_HYPERVISOR else "a device"
+    return "the hypervisor" if owner == OWNER_HYPERVISOR else "nobody" if owner == OWNER_NONE else f"dom{owner}"
+
+
+def who_text(who: Who) -> str:
+    """A vCPU or a device in words."""
+    if who.device:
+        return f"{who.device} of dom{who.domain}" if who.domain >= 0 else who.device
+    return f"vCPU {who.vcpu} of dom{who.domain}"
+
+
+def place_of(space: int, page: int) -> str:
+    """A page of a space in words: a GPA of a domain, or an IOVA of its devices."""
+    name = "iova" if space & DMA else "gpa"
+    whose = f"the devices of dom{space & ~DMA}" if space & DMA else f"dom{space}"
+    return f"{name} {page << PAGE_SHIFT:#x} of {whose}"
+
+
+def rights_text(rights: int) -> str:
+    """Rights as letters."""
+    return "".join(letter for bit, letter in ((READ, "R"), (WRITE, "W"), (EXEC, "X")) if rights & bit) or "none"
+
+
+def cached_text(entry: Cached | Dropped) -> str:
+    """A cached translation in words."""
+    name = {"TLB": "gva", "IOTLB": "iova"}.get(entry.cache, "gpa")
+    rights = rights_text(entry.rights)
+    return f"{entry.cache}, {name} {entry.page << PAGE_SHIFT & U64:#x} for {who_text(entry.who)}, rights {rights}"
