@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
-NOT_THE_HOST: Final = ("hvfuzz.machine.", "hvfuzz.oracles.", "hvfuzz.guest.", "hvfuzz.targets.")
+NOT_THE_HOST: Final = ("hvfuzz.machine.", "hvfuzz.oracles.", "hvfuzz.guest.", "hvfuzz.targets.", "hvfuzz.explain.")
 """Packages whose code is not the hypervisor's."""
 KEPT: Final = 2
 """Number of announcements that are valid at a time: a copy between frames announces both its ends."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.scene.scene import Scene
     from hvfuzz.oracles.shadow.page_table_shadow import PageTableShadow
 
-NOT_THE_HOST: Final = ("hvfuzz.machine.", "hvfuzz.oracles.", "hvfuzz.guest.", "hvfuzz.targets.")
+NOT_THE_HOST: Final = ("hvfuzz.machine.", "hvfuzz.oracles.", "hvfuzz.guest.", "hvfuzz.targets.", "hvfuzz.explain.")
 """Packages whose code is not the hypervisor's."""
 LEVELS: Final = (2, 3, 4)
 """Levels of the entries in the paging-structure caches."""

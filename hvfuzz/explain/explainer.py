@@ -1,0 +1,163 @@
+"""Explains the findings of a program: records a run, judges what it shows, and puts the explanation together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from hvfuzz.bugs import Bug
+from hvfuzz.explain.judgement.causes import Cause, cause_of
+from hvfuzz.explain.judgement.checks import checks_of
+from hvfuzz.explain.judgement.frame_lives import FrameLives
+from hvfuzz.explain.judgement.rule_words import words_of
+from hvfuzz.explain.judgement.severity import TITLES, Verdict, severity_of
+from hvfuzz.explain.judgement.slicing import relevant_ops
+from hvfuzz.explain.judgement.subjects import subjects_of
+from hvfuzz.explain.recording.moments import Found, OpEnds, Place, Recording
+from hvfuzz.explain.recording.recorder import Recorder
+from hvfuzz.explain.recording.running_code import replaced
+from hvfuzz.explain.telling.explanation import (
+    CheckLine,
+    Explanation,
+    FoundLine,
+    FrameStory,
+    LifeLine,
+    OpLine,
+    PlaceLine,
+)
+from hvfuzz.explain.telling.outcomes import outcome_text
+from hvfuzz.guest.format.text import render_op
+from hvfuzz.guest.program.ops import OpKind
+from hvfuzz.guest.program.program import Program
+from hvfuzz.oracles.framework.all_oracles import ORACLES
+from hvfuzz.oracles.framework.finding import Finding
+from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
+from hvfuzz.targets.pairs.plans import leaving_out
+
+LAWS: Final = {f"{oracle.name}/{rule}": law for oracle in ORACLES for rule, law in oracle.rules.items()}
+"""oracle/rule -> the law, as its oracle states it."""
+MOST_FRAMES: Final = 3
+MOST_EVENTS: Final = 12
+"""Frames, and events of one, that an explanation tells."""
+MOST_PLACES: Final = 4
+
+
+def explain(program: Program, bug: Bug | None = None) -> Explanation | None:
+    """Run `program` and explain what is found; None if nothing is. The slice costs a second run."""
+    recorder = Recorder(bug)
+    with EmulatedTarget(bug, observer=recorder) as target:
+        findings = target.run(program).findings
+        if not findings:
+            return None
+        recording = recorder.recording
+        cause = cause_of(findings)
+        lives = FrameLives(recording)
+        at = _place(recording, cause.root)
+        frames = subjects_of(cause.root.message).frames
+        kept = relevant_ops(program, max(cause.root.op, 0), frames, lives) if program.ops else frozenset()
+        out = frozenset(range(len(program.ops))) - kept
+        if out:
+            again = target.run(leaving_out(program, out, target.catalogue)).findings
+            if cause.root.identity not in {finding.identity for finding in again}:
+                kept, out = frozenset(range(len(program.ops))), frozenset()
+    return _put_together(program, bug, recording, cause, lives, at, frames, sorted(kept), len(out))
+
+
+def _put_together(
+    program: Program,
+    bug: Bug | None,
+    recording: Recording,
+    cause: Cause,
+    lives: FrameLives,
+    at: int,
+    frames: Sequence[int],
+    kept: Sequence[int],
+    left_out: int,
+) -> Explanation:
+    root = cause.root
+    verdicts = {
+        finding: severity_of(finding, recording, lives, _place(recording, finding))
+        for finding in (root, *cause.follows)
+    }
+    worst = max(verdicts.values(), key=lambda verdict: verdict.severity)
+    words = words_of(root.oracle, root.rule)
+    forgotten = f"The hypervisor {words.forgotten}."
+    lines = tuple(_op_line(program, recording, number) for number in kept)
+    last = next((line for line in lines if line.number == root.op), None)
+    kind = program.ops[root.op].kind if 0 <= root.op < len(program.ops) else None
+    return Explanation(
+        severity=TITLES[worst.severity],
+        title=f"{words.weakness} in {root.operation}",
+        paragraph=_paragraph(root, worst, forgotten, last),
+        evidence=worst.evidence,
+        bug="" if bug is None else f"{bug.name}: {bug.title}" if bug.title else bug.name,
+        ops=lines,
+        left_out=left_out,
+        forgotten=forgotten,
+        checked=() if kind is None else _checked(kind),
+        frames=tuple(_story(hfn, lives, at) for hfn in frames[:MOST_FRAMES]),
+        operands=(),
+        places=_places(recording, root, bug, kind),
+        root=_found_line(root, verdicts[root]),
+        follows=tuple(_found_line(finding, verdicts[finding]) for finding in cause.follows),
+    )
+
+
+def _paragraph(root: Finding, worst: Verdict, forgotten: str, last: OpLine | None) -> str:
+    """What happened, what was forgotten, and how bad that is: three sentences that stand alone."""
+    did = f"dom… performs {root.operation}." if last is None else f"The guest performs {last.text}."
+    return f"{did} {forgotten[:-1]}: {root.message}. So {worst.evidence}."
+
+
+def _place(recording: Recording, finding: Finding) -> int:
+    """The place in the recording at which a finding was reported; its end for one from outside the run."""
+    for at, moment in enumerate(recording.moments):
+        if isinstance(moment, Found) and moment.finding == finding:
+            return at
+    return len(recording.moments)
+
+
+def _op_line(program: Program, recording: Recording, number: int) -> OpLine:
+    op = program.ops[number]
+    ends = next((each for each in recording.moments if isinstance(each, OpEnds) and each.number == number), None)
+    mine = [] if ends is None else [each for each in ends.outcomes if each.op == number and each.code == op.kind.code]
+    meaning = " ".join(op.kind.doc.split("\n\n")[0].split())
+    text = render_op(op)
+    if op.race is not None:
+        text += f", raced by {render_op(op.race.op)}"
+    return OpLine(number, text, meaning.partition(". ")[0].rstrip(".") + ".", outcome_text(mine[-1]) if mine else "")
+
+
+def _checked(kind: OpKind) -> tuple[CheckLine, ...]:
+    if kind.declaration is None:
+        return ()
+    return tuple(CheckLine(*check) for check in checks_of(kind.declaration))
+
+
+def _story(hfn: int, lives: FrameLives, at: int) -> FrameStory:
+    life = [LifeLine(event.op, event.text) for event in lives.life(hfn)]
+    return FrameStory(hfn, lives.owner(hfn, at), tuple(dict.fromkeys(life[:MOST_EVENTS])))
+
+
+def _places(recording: Recording, root: Finding, bug: Bug | None, kind: OpKind | None) -> tuple[PlaceLine, ...]:
+    """Where to look: what ran when the rule was broken, and the call itself."""
+    found = next((each for each in recording.moments if isinstance(each, Found) and each.finding == root), None)
+    running = [] if found is None else [each for each in found.places if not each.function.startswith("vmcall")]
+    places = [PlaceLine(_file(place), place.function, "ran when the rule was broken") for place in running]
+    if kind is not None and kind.declaration is not None:
+        cls = kind.declaration.call
+        places.append(PlaceLine(_file(Place(cls.__module__, "", 0)), f"{cls.__qualname__}.check", "checks the call"))
+    if bug is not None:
+        place = replaced(bug)
+        places.append(PlaceLine(_file(place), place.function, "was replaced by the planted bug"))
+    unique = {(place.file, place.function): place for place in reversed(places)}
+    return tuple(reversed(unique.values()))[:MOST_PLACES]
+
+
+def _file(place: Place) -> str:
+    return f"{place.module.replace('.', '/')}.py"
+
+
+def _found_line(finding: Finding, verdict: Verdict) -> FoundLine:
+    law = LAWS.get(f"{finding.oracle}/{finding.rule.partition(':')[0]}", "")
+    return FoundLine(finding.identity, finding.op, TITLES[verdict.severity], finding.message, law)

@@ -1,0 +1,77 @@
+"""The explanation of a run's findings as data: what text, page and JSON show."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class FoundLine(NamedTuple):
+    """A finding, with its severity and the law that was broken."""
+
+    identity: str
+    op: int
+    severity: str
+    message: str
+    law: str
+
+
+class OpLine(NamedTuple):
+    """An op that matters: its text, what it asks for, and how it ended."""
+
+    number: int
+    text: str
+    meaning: str
+    outcome: str
+
+
+class CheckLine(NamedTuple):
+    """A check that the call went through, and the status that it gives if it fails."""
+
+    reason: str
+    status: str
+
+
+class LifeLine(NamedTuple):
+    """Something that happened to a frame in op number `op`; -1 is at boot."""
+
+    op: int
+    text: str
+
+
+class FrameStory(NamedTuple):
+    """A frame that the finding is about: whose it was when the rule was broken, and its life."""
+
+    hfn: int
+    owner: str
+    life: tuple[LifeLine, ...]
+
+
+class PlaceLine(NamedTuple):
+    """A function of the hypervisor to look at: its file, its name, and why."""
+
+    file: str
+    function: str
+    why: str
+
+
+class Explanation(NamedTuple):
+    """Why the findings of a program are what they are. `severity` is that of the worst finding."""
+
+    severity: str
+    title: str
+    paragraph: str
+    evidence: str
+    bug: str
+    """What is planted, in words; "" if nothing is."""
+    ops: tuple[OpLine, ...]
+    left_out: int
+    """Number of ops that do not matter for the root: without them it is found as well."""
+    forgotten: str
+    """What the hypervisor did not do, as a sentence."""
+    checked: tuple[CheckLine, ...]
+    frames: tuple[FrameStory, ...]
+    operands: tuple[str, ...]
+    """How what the guest chose led to the address, index or length that broke the rule."""
+    places: tuple[PlaceLine, ...]
+    root: FoundLine
+    follows: tuple[FoundLine, ...]
