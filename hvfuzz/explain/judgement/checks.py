@@ -57,5 +57,5 @@ def _nodes(function: Callable[..., Any]) -> tuple[ast.AST, ...]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return ()
-    nodes = [node for node in ast.walk(tree) if hasattr(node, "lineno")]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.expr | ast.stmt)]
     return tuple(sorted(nodes, key=lambda node: (node.lineno, node.col_offset)))
