@@ -23,6 +23,7 @@ COMMANDS: Final = MappingProxyType(
     {
         "fuzz": "fuzz",
         "repro": "repro",
+        "explain": "inspect.explain",
         "minimise": "minimise",
         "show": "inspect.show",
         "walk": "inspect.walk",

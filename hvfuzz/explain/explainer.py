@@ -13,7 +13,7 @@ from hvfuzz.explain.judgement.rule_words import words_of
 from hvfuzz.explain.judgement.severity import TITLES, Verdict, severity_of
 from hvfuzz.explain.judgement.slicing import relevant_ops
 from hvfuzz.explain.judgement.subjects import subjects_of
-from hvfuzz.explain.recording.moments import Found, OpEnds, Place, Recording
+from hvfuzz.explain.recording.moments import Boot, Found, OpEnds, Place, Recording
 from hvfuzz.explain.recording.recorder import Recorder
 from hvfuzz.explain.recording.running_code import replaced
 from hvfuzz.explain.telling.explanation import (
@@ -31,8 +31,8 @@ from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.all_oracles import ORACLES
 from hvfuzz.oracles.framework.finding import Finding
-from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.pairs.plans import leaving_out
+from hvfuzz.targets.pairs.sampled_target import SampledTarget
 
 LAWS: Final = {f"{oracle.name}/{rule}": law for oracle in ORACLES for rule, law in oracle.rules.items()}
 """oracle/rule -> the law, as its oracle states it."""
@@ -42,10 +42,13 @@ MOST_EVENTS: Final = 12
 MOST_PLACES: Final = 4
 
 
-def explain(program: Program, bug: Bug | None = None) -> Explanation | None:
-    """Run `program` and explain what is found; None if nothing is. The slice costs a second run."""
+def explain(program: Program, bug: Bug | None = None, *, paired: bool = False) -> Explanation | None:
+    """Run `program` and explain what is found; None if nothing is. The slice costs a second run.
+
+    With `paired`, what only pairs of runs show is looked for, too.
+    """
     recorder = Recorder(bug)
-    with EmulatedTarget(bug, observer=recorder) as target:
+    with SampledTarget(bug, observer=recorder, always=paired) as target:
         findings = target.run(program).findings
         if not findings:
             return None
@@ -61,6 +64,13 @@ def explain(program: Program, bug: Bug | None = None) -> Explanation | None:
             if cause.root.identity not in {finding.identity for finding in again}:
                 kept, out = frozenset(range(len(program.ops))), frozenset()
     return _put_together(program, bug, recording, cause, lives, at, frames, sorted(kept), len(out))
+
+
+def explain_without_run(program: Program, bug: Bug | None, findings: Sequence[Finding]) -> Explanation:
+    """Explain findings about a program that ends its process, so that no run of it can be recorded."""
+    recording = Recording(Boot((), (), ()), ())
+    every = range(len(program.ops))
+    return _put_together(program, bug, recording, cause_of(findings), FrameLives(recording), 0, (), every, 0)
 
 
 def _put_together(

@@ -9,6 +9,11 @@ from hvfuzz.explain.telling.explanation import Explanation
 
 WIDTH = 100
 BOOT = "boot"
+GUEST = "What the guest did"
+FORGOTTEN = "What the hypervisor forgot"
+PLACES = "Where to look in the hypervisor"
+FOLLOWS = "What follows from it"
+HEADINGS = (GUEST, FORGOTTEN, PLACES, FOLLOWS)
 
 
 def first_paragraph(told: Explanation, width: int = WIDTH) -> Iterator[str]:
@@ -23,7 +28,7 @@ def lines(told: Explanation, width: int = WIDTH) -> Iterator[str]:
     if told.bug:
         yield ""
         yield f"This program runs with a planted bug, {told.bug}."
-    yield from _section("What the guest did")
+    yield from _section(GUEST)
     for op in told.ops:
         yield f"  op {op.number:<3} {op.text}"
         yield from _wrapped(op.meaning, width, " " * 9)
@@ -32,7 +37,7 @@ def lines(told: Explanation, width: int = WIDTH) -> Iterator[str]:
     if told.left_out:
         count = "1 other op does" if told.left_out == 1 else f"{told.left_out} other ops do"
         yield f"  {count} not matter: without, the same is found."
-    yield from _section("What the hypervisor forgot")
+    yield from _section(FORGOTTEN)
     yield from _wrapped(told.forgotten, width, "  ")
     if told.root.law:
         yield from _wrapped(f"The rule ({told.root.identity}): {told.root.law}.", width, "  ")
@@ -45,11 +50,11 @@ def lines(told: Explanation, width: int = WIDTH) -> Iterator[str]:
             when = BOOT if event.op < 0 else f"op {event.op}"
             yield from _wrapped(event.text, width, f"  {when:7}")
     if told.places:
-        yield from _section("Where to look in the hypervisor")
+        yield from _section(PLACES)
         for place in told.places:
             yield f"  {place.file}: {place.function} ({place.why})"
     if told.follows:
-        yield from _section("What follows from it")
+        yield from _section(FOLLOWS)
         for found in told.follows:
             yield f"  {found.identity} at op {found.op} [{found.severity}]"
             yield from _wrapped(found.message, width, " " * 4)

@@ -75,3 +75,15 @@ class Explanation(NamedTuple):
     places: tuple[PlaceLine, ...]
     root: FoundLine
     follows: tuple[FoundLine, ...]
+
+    def as_document(self) -> dict[str, object]:
+        """The same as objects and arrays, for JSON."""
+        return {name: _document(value) for name, value in self._asdict().items()}
+
+
+def _document(value: object) -> object:
+    if isinstance(value, tuple):
+        if hasattr(value, "_asdict"):
+            return {name: _document(each) for name, each in value._asdict().items()}
+        return [_document(each) for each in value]
+    return value
