@@ -46,6 +46,12 @@ READ: Final = 1
 WRITE: Final = 2
 EXEC: Final = 4
 
+
+def rights_text(rights: int) -> str:
+    """READ, WRITE and EXEC as letters, for messages; "none" without any."""
+    return "".join(letter for bit, letter in ((READ, "R"), (WRITE, "W"), (EXEC, "X")) if rights & bit) or "none"
+
+
 CANONICAL_LOW: Final = 0
 CANONICAL_HIGH: Final = (1 << 17) - 1
 

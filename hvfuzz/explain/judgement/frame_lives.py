@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from hvfuzz.explain.recording.in_words import cached_text, owner_name, place_of, rights_text, who_text
+from hvfuzz.explain.recording.in_words import cached_text, owner_name, place_of, who_text
 from hvfuzz.explain.recording.moments import (
     Access,
     Cached,
@@ -20,7 +20,7 @@ from hvfuzz.explain.recording.moments import (
     Recording,
 )
 from hvfuzz.hypervisor.memory.frames import OWNER_NONE, FrameState
-from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, WRITE
+from hvfuzz.machine.addresses import EXEC, PAGE_MASK, PAGE_SHIFT, WRITE, rights_text
 
 BOOT: Final = -1
 """Instead of the number of an op."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hvfuzz.explain.recording.moments import Cached, Dropped, Who
 from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, OWNER_NONE, FrameState
-from hvfuzz.machine.addresses import EXEC, PAGE_SHIFT, READ, U64, WRITE
+from hvfuzz.machine.addresses import PAGE_SHIFT, U64, rights_text
 from hvfuzz.oracles.shadow.changes import DMA
 
 
@@ -36,11 +36,6 @@ def place_of(space: int, page: int) -> str:
     name = "iova" if space & DMA else "gpa"
     whose = f"the devices of dom{space & ~DMA}" if space & DMA else f"dom{space}"
     return f"{name} {page << PAGE_SHIFT:#x} of {whose}"
-
-
-def rights_text(rights: int) -> str:
-    """Rights as letters."""
-    return "".join(letter for bit, letter in ((READ, "R"), (WRITE, "W"), (EXEC, "X")) if rights & bit) or "none"
 
 
 def cached_text(entry: Cached | Dropped) -> str:

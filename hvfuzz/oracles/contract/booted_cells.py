@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvfuzz.machine.addresses import EXEC, PAGE_SHIFT, READ, WRITE
 from hvfuzz.oracles.contract.spec import HOST_FRAME, Frame, IoPage, Page, RunState
+from hvfuzz.oracles.contract.spec.cell_words import difference, shown
 
 if TYPE_CHECKING:
     from hvfuzz.abi.boot import World
@@ -46,13 +47,16 @@ def faults(world: World, cells: Mapping[Key, Value], frames: int) -> Iterator[tu
     kinds = {key[0] for key in wanted} | {*ABSENT, "device", "iova"}
     for key in sorted({*wanted, *(key for key in cells if key[0] in kinds)}):
         if cells.get(key) != wanted.get(key):
-            yield str(key[0]), f"cell {key} is {cells.get(key)}, expected {wanted.get(key)}"
+            yield (
+                str(key[0]),
+                difference(key, cells.get(key), wanted.get(key)),
+            )
     used: dict[int, tuple[int, int]] = {}
     for number, config in enumerate(world.domains):
         for gfn in range(config.ram_pages):
             page = cells.get(("page", number, gfn))
             if page is None or page != Page(page.frame, READ | WRITE | EXEC, foreign=False):
-                yield "page", f"page {gfn:#x} of dom{number} is {page}"
+                yield "page", f"gpa {gfn << PAGE_SHIFT:#x} of dom{number} is {shown(('page',), page)}"
             elif page.frame in used:
                 other, place = used[page.frame]
                 yield "page", f"page {gfn:#x} of dom{number} is frame {page.frame:#x}, page {place:#x} of dom{other}"
@@ -68,6 +72,6 @@ def faults(world: World, cells: Mapping[Key, Value], frames: int) -> Iterator[tu
             owner = used.get(key[1])
             should = HOST_FRAME if owner is None else Frame(owner[0], 1, 0, 0)
             if value != should:
-                yield "frame", f"frame {key[1]:#x} is {value}, expected {should}"
+                yield "frame", difference(key, value, should)
     if cells["free",] != frames - in_use:
         yield "free", f"{cells['free',]} frames are free, and {in_use} of {frames} are in use"

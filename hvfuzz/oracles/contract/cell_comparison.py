@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from hvfuzz.oracles.contract.abstraction import Abstraction
 from hvfuzz.oracles.contract.cell_changes import Cells
 from hvfuzz.oracles.contract.spec import GHOSTS, Block, Key, State, Value, judge_change
+from hvfuzz.oracles.contract.spec.cell_words import difference
 from hvfuzz.oracles.scene.excuses import POOL_ADOPTED
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class CellComparison:
             return
         for key, value in actual.items():
             if get(key) != value:
-                self._report(key[0], f"cell {key} is {value} where the contract says {get(key)}")
+                self._report(key[0], difference(key, value, get(key)))
                 self.put(key, value)
 
     def judge_cell(self, key: Key) -> None:
@@ -113,8 +114,7 @@ class CellComparison:
             return
         for key in sorted({*actual, *expected}, key=repr):
             if actual.get(key) != expected.get(key):
-                text = f"cell {key} is {actual.get(key)} where the contract says {expected.get(key)}"
-                self._report(key[0], text)
+                self._report(key[0], difference(key, actual.get(key), expected.get(key)))
 
 
 def _same_blocks(expected: list[Block], actual: list[Block]) -> bool:

@@ -264,7 +264,7 @@ class Exits(Oracle):
                 name = Reg(place).name if place < REGISTERS else Saved(place).name
                 reason = self._calls.exit.reason
                 what = self._registers.access(vcpu) if reason is EPT_VIOLATION else reason.name
-                self.report("registers", f"{what}: {name} is {now}, expected {then}")
+                self.report("registers", f"{what}: {name} is {_number(now)}, expected {_number(then)}")
                 return
 
     def _expect_instruction(self, vcpu: VCpu, expected: list[Any]) -> None:
@@ -285,6 +285,11 @@ class Exits(Oracle):
             self.report("fault", f"{reason.name}{subject} injects {fault}")
         if emulation.wrong_offset(vcpu):
             self._misplaced(vcpu)
+
+
+def _number(value: Any) -> str:
+    """A saved value for a message: addresses and contents of registers in hexadecimal."""
+    return hex(value) if isinstance(value, int) else str(value)
 
 
 def _is_gp(fault: GuestFault | None) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import COUNT_MASK, MAPS_SHIFT, PINS_SHIFT, FrameState
-from hvfuzz.machine.addresses import PAGE_SHIFT, WORDS_PER_PAGE
+from hvfuzz.machine.addresses import PAGE_SHIFT, WORDS_PER_PAGE, rights_text
 from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, RESERVED
 from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, OWNER_AND_STATE, Leaf, is_link, malformation, name_of
 
@@ -163,7 +163,7 @@ class Moments:
                 if state & 0xFF == leaf.space & 0xFF and state & 0xFF00 in OWNED_OR_SHARED:
                     continue
                 if not self._may_reach(leaf, hfn):
-                    return f"{where}: with rights {leaf.rights} to {self._scene.describe(hfn)}"
+                    return f"{where}: with rights {rights_text(leaf.rights)} to {self._scene.describe(hfn)}"
         wrong = malformation(table.space, table.level, entry)
         return f"{where}: {wrong}" if wrong else ""
 
@@ -204,7 +204,7 @@ def fewer(old: int, new: int, shift: int) -> bool:
 
 def words_of(translation: Translation) -> str:
     """A translation in words."""
-    return "nothing" if translation is None else f"frame {translation[0]:#x} with rights {translation[1]}"
+    return "nothing" if translation is None else f"frame {translation[0]:#x} with rights {rights_text(translation[1])}"
 
 
 def detour(first: Translation, now: Translation, last: Translation) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.hypervisor.memory.frames import FrameState
-from hvfuzz.machine.addresses import PAGE_SHIFT
+from hvfuzz.machine.addresses import PAGE_SHIFT, rights_text
 from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, Entitlements, is_owned
 from hvfuzz.oracles.scene.device_windows import FIRST_FRAME
 from hvfuzz.oracles.shadow.changes import (
@@ -141,7 +141,7 @@ class LeafChecks:
             rights = self._entitlements.granted(leaf, hfn, word & 0xFF)
             if rights is not None:
                 if leaf.rights & ~rights:
-                    text = f"the leaf has rights {leaf.rights}, the grant gives {rights}"
+                    text = f"the leaf has rights {rights_text(leaf.rights)}, the grant gives {rights_text(rights)}"
                     self._report("rights", f"{name_of(leaf.space)}, page {leaf.page:#x}: {text}")
                     return True
                 return False

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
-from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE
+from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WRITE, rights_text
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.cpu.vmcs import ExitReason
 from hvfuzz.machine.mmu.ept import eptp_of
@@ -128,7 +128,9 @@ class Ownership(Oracle):
                     leaf = self.shadow.find(domain.id | DMA, page)
                     kept = leaf is not None and leaf.frame == page and leaf.rights == READ | WRITE
                     if kept != (domain.id == owner) or (leaf is not None and not kept):
-                        what = "nothing" if leaf is None else f"frame {leaf.frame:#x}, rights {leaf.rights}"
+                        what = (
+                            "nothing" if leaf is None else f"frame {leaf.frame:#x}, rights {rights_text(leaf.rights)}"
+                        )
                         device = f"device {bdf:#06x} of {'no domain' if owner < 0 else f'dom{owner}'}"
                         where = f"{name_of(domain.id | DMA)}, page {page:#x}"
                         self.report("reserved", f"{where}: mapped to {what}, reserved for {device}")

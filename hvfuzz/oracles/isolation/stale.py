@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE
+from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE, rights_text
 from hvfuzz.machine.mmu.paging_cache import SHIFTS
 from hvfuzz.machine.vtd import legacy_mode
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
@@ -88,11 +88,11 @@ class Stale(Oracle):
             space = spaces.get(key[2], -1)
             page = entry[5] >> PAGE_SHIFT
             if (space, page) in small or (large and _within(large, space, page)):
-                self._compare("tlb", space, page, entry[0], entry[1], f"gva {key[3] << PAGE_SHIFT:#x}")
+                self._compare("tlb", space, page, entry[0], entry[1], f"the TLB maps gva {key[3] << PAGE_SHIFT:#x}")
         for (table, page), cached in tlb.guest_physical.items():
             space = spaces.get(table, -1)
             if (space, page) in small or (large and _within(large, space, page)):
-                self._compare("tlb", space, page, cached[0], cached[1], "as gpa")
+                self._compare("tlb", space, page, cached[0], cached[1], "the TLB maps it")
         for table_key, structure in tlb.structures.combined.items():
             space = spaces.get(table_key[2], -1)
             page = structure[1] >> PAGE_SHIFT
@@ -101,7 +101,8 @@ class Stale(Oracle):
 
     def _compare_table(self, space: int, key: CombinedTableKey, table: CombinedTable) -> None:
         """The guest's table that a cached entry names must lie where stage 2 says now, with at least those rights."""
-        what = f"the guest's level {key[3] - 1} table for gva {key[4] << SHIFTS[key[3]]:#x}"
+        gva = key[4] << SHIFTS[key[3]]
+        what = f"a paging-structure cache leads gva {gva:#x}, for its level {key[3] - 1} table,"
         self._compare("structure", space, table[1] >> PAGE_SHIFT, table[0], table[2], what)
 
     def _check_ept_tables(self) -> None:
@@ -115,15 +116,15 @@ class Stale(Oracle):
                     where = (
                         f"{name_of(space)}, page {prefix << SHIFTS[level] - PAGE_SHIFT:#x}, EPT entry of level {level}"
                     )
-                    says = "nothing" if now is None else f"table {now[0]:#x} with rights {now[1]}"
-                    text = f"table {table:#x} with rights {rights} is cached, memory says {says}"
+                    says = "nothing" if now is None else f"table {now[0]:#x} with rights {rights_text(now[1])}"
+                    text = f"table {table:#x} with rights {rights_text(rights)} is cached, memory says {says}"
                     self.report("structure", f"{where}: {text}")
 
     def _check_iotlb(self, small: set[tuple[int, int]], large: set[tuple[int, int, int]]) -> None:
         for (did, page), (hpa, rights) in self.scene.machine.iommu.iotlb.items():
             space = did - 1 | DMA
             if (space, page) in small or (large and _within(large, space, page)):
-                self._compare("iotlb", space, page, hpa, rights & (READ | WRITE), "as iova")
+                self._compare("iotlb", space, page, hpa, rights & (READ | WRITE), "the IOTLB maps it")
 
     def _compare(self, rule: str, space: int, page: int, hpa: int, rights: int, what: str) -> None:
         """Compare a cached translation with what the tables say now."""
@@ -132,9 +133,10 @@ class Stale(Oracle):
             offset = page & leaf.frames - 1
             if leaf.frame + offset == hpa >> PAGE_SHIFT and not rights & ~leaf.rights:
                 return
-        now = "nothing" if leaf is None else f"frame {leaf.frame:#x} with rights {leaf.rights}"
-        cached = f"frame {hpa >> PAGE_SHIFT:#x} with rights {rights}"
-        self.report(rule, f"{name_of(space)}, page {page:#x}, {what}: {cached} is cached, the tables say {now}")
+        now = "nothing" if leaf is None else f"frame {leaf.frame:#x}, rights {rights_text(leaf.rights)}"
+        cached = f"{what} to frame {hpa >> PAGE_SHIFT:#x}, rights {rights_text(rights)}"
+        address = f"{'iova' if space & DMA else 'gpa'} {page << PAGE_SHIFT:#x}"
+        self.report(rule, f"{address} of {name_of(space)}: {cached}; the tables map it to {now}")
 
     def _check_context(self, bdf: int) -> None:
         """The cached context entry of a device must be the one in memory."""
@@ -158,18 +160,18 @@ class Stale(Oracle):
         for key, entry in machine.tlb.combined.items():
             space = spaces.get(key[2], -1)
             if space >= 0:
-                what = f"gva {key[3] << PAGE_SHIFT:#x}"
+                what = f"the TLB maps gva {key[3] << PAGE_SHIFT:#x}"
                 self._compare("tlb", space, entry[5] >> PAGE_SHIFT, entry[0], entry[1], what)
         for (table, page), cached in machine.tlb.guest_physical.items():
             if table in spaces:
-                self._compare("tlb", spaces[table], page, cached[0], cached[1], "as gpa")
+                self._compare("tlb", spaces[table], page, cached[0], cached[1], "the TLB maps it")
         for table_key, structure in machine.tlb.structures.combined.items():
             if table_key[2] in spaces:
                 self._compare_table(spaces[table_key[2]], table_key, structure)
         self._check_ept_tables()
         for (did, page), (hpa, rights) in machine.iommu.iotlb.items():
             if did - 1 | DMA in self.shadow.roots:
-                self._compare("iotlb", did - 1 | DMA, page, hpa, rights & (READ | WRITE), "as iova")
+                self._compare("iotlb", did - 1 | DMA, page, hpa, rights & (READ | WRITE), "the IOTLB maps it")
         for bdf in sorted(machine.iommu.context_cache):
             self._check_context(bdf)
 

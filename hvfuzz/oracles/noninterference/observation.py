@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from hvfuzz.machine.addresses import FRAME_ADDRESS, LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.addresses import FRAME_ADDRESS, LARGE_FRAMES, PAGE_SHIFT, PAGE_SIZE, rights_text
 
 if TYPE_CHECKING:
     from hvfuzz.guest.run.trace import Outcome
@@ -181,7 +181,7 @@ def _of_mappings(first: Hypervisor, second: Hypervisor, domain: int) -> tuple[st
     for gfn in sorted(mapped[0].keys() | mapped[1].keys()):
         rights = [each.get(gfn, (0, 0))[1] for each in mapped]
         if rights[0] != rights[1]:
-            return "mapping", f"page {gfn:#x} with rights {rights[0]}", f"rights {rights[1]}"
+            return "mapping", f"page {gfn:#x} with rights {rights_text(rights[0])}", f"rights {rights_text(rights[1])}"
     frames = ((gfn, hfn, mapped[1][gfn][0]) for gfn, (hfn, _) in sorted(mapped[0].items()))
     return _of_contents(first, second, frames)
 

@@ -20,15 +20,15 @@ def page(rights: int) -> Translation:
     [
         (page(7), page(3), page(1), ""),  # narrowed in two writes
         (page(1), page(3), page(7), ""),
-        (page(3), page(7), page(5), "rights 7"),  # never both before, nor both after
+        (page(3), page(7), page(5), "rights RWX"),  # never both before, nor both after
         (page(3), page(1), page(5), ""),
         (page(3), None, page(3), "nothing is mapped"),
         (page(3), page(1), page(3), "only"),
         (None, page(1), page(3), ""),
-        (None, page(7), page(3), "rights 7"),
+        (None, page(7), page(3), "rights RWX"),
         (None, page(1), None, "is mapped"),
         (page(3), OTHER, page(3), "frame 0x41"),
-        (page(3), (0x41, 3), (0x41, 1), "frame 0x41 with rights 3"),
+        (page(3), (0x41, 3), (0x41, 1), "frame 0x41 with rights RW"),
         (page(3), (0x40, 1), (0x41, 1), ""),
         (page(3), None, None, ""),
     ],

@@ -12,6 +12,7 @@ from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import LARGE_FRAMES, U64, Hfn
 from hvfuzz.oracles.contract.spec.blocks import frame_keys
 from hvfuzz.oracles.contract.spec.calls import console, device, discovery, event, grant, memory, multicall, sched, time
+from hvfuzz.oracles.contract.spec.cell_words import arguments
 from hvfuzz.oracles.contract.spec.evidence import Evidence, Rule
 from hvfuzz.oracles.contract.spec.state import State
 from hvfuzz.oracles.contract.spec.undo_log import Key
@@ -109,7 +110,9 @@ def _wrong_status(call: Call, expected: Status | Accept, evidence: Evidence) -> 
     name = str(seen) if status is None else status.name
     wanted = "OK" if isinstance(expected, Accept) else expected.name
     either = " or FAULT" if evidence.may_fault else ""
-    return Mismatch("status", call.name, f"{name} where the contract says {wanted}{either}: {call.args}")
+    return Mismatch(
+        "status", call.name, f"{name} where the contract says {wanted}{either}: {call.name}({arguments(call.args)})"
+    )
 
 
 def _refused(state: State, call: Call, evidence: Evidence) -> Mismatch | None:
@@ -140,7 +143,10 @@ def _accepted(state: State, call: Call, accept: Accept, evidence: Evidence) -> M
         if lost:
             state.excused.append(RESULT_GONE)
         if not evidence.writes_judged and not lost and not same_bytes(accept.written, observed.written):
-            return Mismatch("written", call.name, f"{observed.written} where the contract says {accept.written}")
+            wanted = () if accept.written is None else (accept.written,)
+            return Mismatch(
+                "written", call.name, f"{_bytes(observed.written)} where the contract says {_bytes(wanted)}"
+            )
     if observed.touched != accept.moved:
         text = f"moved {_touches(observed.touched)} where the contract says {_touches(accept.moved)}"
         return Mismatch("moved", call.name, text)
@@ -213,6 +219,11 @@ def _touches(touched: tuple[Touch, ...]) -> str:
     """The moved bytes in words, for messages."""
     parts = [f"{size} bytes {'to' if write else 'from'} {hpa:#x}" for write, hpa, size in touched]
     return ", ".join(parts) or "nothing"
+
+
+def _bytes(written: tuple[Bytes, ...]) -> str:
+    """Written bytes in words, for messages."""
+    return ", ".join(f"{data.hex()} at gva {gva:#x}" for gva, data in written) or "nothing"
 
 
 def same_bytes(expected: Bytes | None, written: tuple[Bytes, ...]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hvfuzz.oracles.contract.spec.calls.event import set_run
 from hvfuzz.oracles.contract.spec.calls.sched import event_pending
 from hvfuzz.oracles.contract.spec.calls.time import counter_read
+from hvfuzz.oracles.contract.spec.cell_words import difference
 from hvfuzz.oracles.contract.spec.cells import ClockWindow, Poll, RunState
 from hvfuzz.oracles.contract.spec.state import State
 from hvfuzz.oracles.contract.spec.undo_log import Key, Value
@@ -30,7 +31,7 @@ def judge_change(state: State, key: Key, actual: Value, cycles: int, operation: 
             if poll is None or poll.deadline <= cycles:
                 set_run(state, domain, vcpu, RunState.RUNNABLE)
                 return None
-    return Mismatch("change", operation, f"cell {key} is {actual} where the contract says {expected}")
+    return Mismatch("change", operation, difference(key, actual, expected))
 
 
 def count_read(state: State, domain: int, cycles: int) -> None:
@@ -56,7 +57,7 @@ def judge_halt(state: State, domain: int, vcpu: int, actual: int, interrupted: b
     """
     expected = RunState.RUNNABLE if interrupted or event_pending(state, domain) else RunState.HALTED
     if actual != expected:
-        return Mismatch("change", "hlt", f"run state {actual} where the contract says {expected.name}")
+        return Mismatch("change", "hlt", f"run state {RunState(actual).name} where the contract says {expected.name}")
     if state.get(("vcpu", domain, vcpu)) != expected:
         set_run(state, domain, vcpu, expected)
     return None
