@@ -86,7 +86,7 @@ def _put_together(
 ) -> Explanation:
     root = cause.root
     verdicts = {
-        finding: severity_of(finding, recording, lives, _place(recording, finding))
+        finding: severity_of(finding, recording, lives, _place(recording, finding), _caller(program, finding))
         for finding in (root, *cause.follows)
     }
     worst = max(verdicts.values(), key=lambda verdict: verdict.severity)
@@ -125,6 +125,11 @@ def _place(recording: Recording, finding: Finding) -> int:
         if isinstance(moment, Found) and moment.finding == finding:
             return at
     return len(recording.moments)
+
+
+def _caller(program: Program, finding: Finding) -> int:
+    """The domain that acts in the op of the finding."""
+    return program.ops[finding.op].actor.domain if 0 <= finding.op < len(program.ops) else 0
 
 
 def _op_line(program: Program, recording: Recording, number: int) -> OpLine:

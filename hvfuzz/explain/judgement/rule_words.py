@@ -11,6 +11,7 @@ class Harm(Enum):
     """What a broken rule can do. Evidence in the run decides the rest, see `severity.py`."""
 
     REACH = "memory of another owner can be reached"
+    MAY_REACH = "memory can be reached, of another owner if the frames that are named show it"
     STATE = "the state of another vCPU can be changed"
     LEAK = "contents of another owner can be learnt"
     STOP = "the host stops, or is kept busy, for all domains"
@@ -25,14 +26,14 @@ class RuleWords(NamedTuple):
     harm: Harm
 
 
-_REACH, _STATE, _LEAK, _STOP, _CONTRACT = Harm
+_REACH, _MAY_REACH, _STATE, _LEAK, _STOP, _CONTRACT = Harm
 _W = RuleWords
 
 _HOST_MEMORY: Final = {
     "free": _W("use of freed memory", "uses a frame that is free", _REACH),
     "freed": _W("use after free", "still uses a table page that it has given back", _REACH),
-    "guest": _W("confused deputy", "touches memory of a domain without being asked to", _REACH),
-    "unannounced": _W("stray access", "accesses memory beside the accesses that its code declares", _REACH),
+    "guest": _W("confused deputy", "touches memory of a domain without being asked to", _MAY_REACH),
+    "unannounced": _W("stray access", "accesses memory beside the accesses that its code declares", _MAY_REACH),
     "fresh": _W("uninitialised memory", "does not zero a page before it gives it to a domain", _LEAK),
     "scrub": _W("missing scrub", "does not zero a frame before it frees it", _LEAK),
     "poison": _W("missing poison", "does not poison a table page before it gives it back", _CONTRACT),
@@ -50,9 +51,9 @@ _PRINCIPAL: Final = {
     "step": _W("confused deputy", "changes the state of a domain that did not ask", _CONTRACT),
     "injection": _W("misdirected injection", "gives an exception or a register to another vCPU", _STATE),
     "state": _W("misdirected write", "changes control state of another vCPU", _STATE),
-    "translation": _W("wrong address space", "translates by the page tables of another vCPU", _REACH),
-    "access": _W("missing permission check", "lets an access through that the page tables refuse", _REACH),
-    "cached": _W("wrong cached translation", "lets the processor cache what the page tables do not say", _REACH),
+    "translation": _W("wrong address space", "translates by the page tables of another vCPU", _MAY_REACH),
+    "access": _W("missing permission check", "lets an access through that the page tables refuse", _MAY_REACH),
+    "cached": _W("wrong cached translation", "lets the processor cache what the page tables do not say", _MAY_REACH),
 }
 _FETCH: Final = {
     "twice": _W("double fetch", "reads an argument from guest memory again after it was checked", _CONTRACT),
@@ -69,14 +70,14 @@ _EXITS: Final = {
     "entry": _W("invalid guest state", "leaves guest state with which VM entry fails", _STOP),
     "fault": _W("wrong fault", "does not give the guest the exception that it should", _CONTRACT),
     "device": _W("wrong device state", "leaves a device in another state than its registers say", _CONTRACT),
-    "dma": _W("wrong DMA", "lets a device access memory that nobody asked it to", _REACH),
+    "dma": _W("wrong DMA", "lets a device access memory that nobody asked it to", _MAY_REACH),
     "answer": _W("wrong DMA data", "lets a device write other bytes than it should", _CONTRACT),
     "model": _W("wrong device model", "changes a device model as the real device would not", _CONTRACT),
-    "ring": _W("unchecked ring index", "does not check an index that the guest can change", _REACH),
+    "ring": _W("unchecked ring index", "does not check an index that the guest can change", _MAY_REACH),
     "others": _W("wrong device", "changes a device that the access does not concern", _CONTRACT),
     "control": _W("lost control of the guest", "changes what keeps the guest under its control", _CONTRACT),
     "call": _W("lost or repeated call", "does not make exactly the one call that was asked for", _CONTRACT),
-    "string": _W("string I/O without checks", "moves elements that the guest's ring may not move", _REACH),
+    "string": _W("string I/O without checks", "moves elements that the guest's ring may not move", _MAY_REACH),
     "interrupt": _W(
         "wrong interrupt", "changes an interrupt controller that it should not, or loses an interrupt", _CONTRACT
     ),
@@ -105,15 +106,15 @@ _OWNERSHIP: Final = {
     "pointer": _W("wrong EPT pointer", "lets a vCPU use tables that are not its domain's", _REACH),
     "context": _W("wrong context entry", "lets a device use tables that are not its domain's", _REACH),
     "access": _W("access to foreign memory", "has let an access to memory of another owner happen", _REACH),
-    "initiator": _W("confused deputy", "starts a device of another domain", _REACH),
+    "initiator": _W("confused deputy", "starts a device of another domain", _MAY_REACH),
     "mmio": _W("access to a foreign device", "lets a guest reach a device that it does not have", _REACH),
-    "moment": _W("wrong order of writes", "gives rights for a moment that nobody may have", _REACH),
+    "moment": _W("wrong order of writes", "gives rights for a moment that nobody may have", _MAY_REACH),
     "quiet": _W("wrong order at hand-over", "does not reset a device while nobody can use it", _LEAK),
     "copy": _W("confused deputy", "copies memory that the caller may not access", _REACH),
 }
 _STALE: Final = {
     "leaf": _W("freed while mapped", "frees a frame, or drops its count, while it is still mapped", _REACH),
-    "order": _W("flush before the write", "flushes a translation before it changes the entry", _REACH),
+    "order": _W("flush before the write", "flushes a translation before it changes the entry", _MAY_REACH),
     "unflushed": _W("missing flush", "does not flush what it has taken away", _REACH),
     "tlb": _W("stale TLB entry", "does not flush the TLB after it has taken a page away", _REACH),
     "iotlb": _W("stale IOTLB entry", "does not flush the IOTLB after it has taken a page away", _REACH),
@@ -150,7 +151,7 @@ _SPECIFICATION: Final = {
     "status": _W("missing check", "does not check what its contract says", _CONTRACT),
     "result": _W("wrong result", "returns another result than its contract says", _CONTRACT),
     "fetched": _W("needless fetch", "reads guest memory that the call does not need", _CONTRACT),
-    "moved": _W("wrong copy", "moves other bytes than the call names", _REACH),
+    "moved": _W("wrong copy", "moves other bytes than the call names", _MAY_REACH),
     "written": _W("wrong output", "writes other bytes to guest memory than it should", _CONTRACT),
     "fresh": _W("wrong allocation", "takes other frames than the call needs", _CONTRACT),
     "privilege": _W("privilege escalation", "makes a domain privileged", _REACH),
@@ -166,7 +167,7 @@ _CONTENTS: Final = {
     "taken": _W("information leak", "reads memory of a domain that did not ask for it", _LEAK),
     "host": _W("memory corruption", "lets its own memory be overwritten", _REACH),
     "canary": _W("memory corruption", "lets a secret word of its own be overwritten", _REACH),
-    "free": _W("write after free", "writes to a frame that is free", _REACH),
+    "free": _W("write after free", "leaves something else in a free frame than it should hold", _LEAK),
     "reserved": _W("reserved memory not cleared", "does not clear the memory that is reserved for a device", _LEAK),
 }
 _AUDIT: Final = _W("inconsistent state", "leaves state that contradicts itself", _CONTRACT)
