@@ -93,7 +93,7 @@ def _text(moment: object, hfn: int) -> str:
         case Access(who, hpa, size, access) if hpa >> PAGE_SHIFT <= hfn <= hpa + size - 1 >> PAGE_SHIFT:
             verb = "writes to" if access & WRITE else "executes" if access & EXEC else "reads from"
             return f"{who_text(who)} {verb} it: {size} bytes at offset {hpa & PAGE_MASK:#x}"
-        case Copy(who, _, hpa, size, write) if hpa >> PAGE_SHIFT <= hfn <= hpa + size - 1 >> PAGE_SHIFT:
+        case Copy(who, _, hpa, size, write, _) if hpa >> PAGE_SHIFT <= hfn <= hpa + size - 1 >> PAGE_SHIFT:
             verb = "to it" if write else "from it"
             return f"the hypervisor copies {size} bytes {verb}, for {who_text(who)}"
         case Found(finding, _) if f"frame {hfn:#x} " in f"{finding.message} ":

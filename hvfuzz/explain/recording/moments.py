@@ -78,20 +78,28 @@ class Return(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """The hypervisor copies from guest memory, or to it; `gva` is negative if it goes by a physical address."""
+    """The hypervisor copies from guest memory, or to it; `gva` is negative if it goes by a physical address.
+
+    `origin` is how the address came from what the guest chose, "" if it did not: see `chosen.py`.
+    """
 
     who: Who
     gva: int
     hpa: int
     size: int
     write: bool
+    origin: str = ""
 
 
 class Step(NamedTuple):
-    """The hypervisor applies a step of a call; `name` is that of the step's class."""
+    """The hypervisor applies a step of a call; `name` is that of the step's class.
+
+    `origins` are the fields that the guest chose, or that come from what it chose: see `chosen.py`.
+    """
 
     name: str
     fields: dict[str, object]
+    origins: dict[str, str]
 
 
 class PreemptionPoint(NamedTuple):

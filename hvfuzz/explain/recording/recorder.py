@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.explain.recording.cache_watch import CacheWatch
+from hvfuzz.explain.recording.chosen import Chosen, origin_of
 from hvfuzz.explain.recording.moments import (
     Access,
     Boot,
@@ -140,9 +141,14 @@ class Recorder(RunObserver):
 
     def call_started(self, vcpu: VCpu, declaration: Declaration | None, args: Any) -> None:
         """See `Observer.call_started`."""
-        values = None
+        values: dict[str, object] | None = None
         if declaration is not None and args is not None:
-            values = {field.name: getattr(args, field.attribute or field.name) for field in declaration.fields}
+            values = {}
+            for field in declaration.fields:
+                attribute = field.attribute or field.name
+                values[field.name] = value = getattr(args, attribute)
+                if type(value) is int:
+                    object.__setattr__(args, attribute, Chosen(value, field.name))
         name = UNKNOWN_CALL if declaration is None else declaration.name
         self._note(Call(Who(vcpu.domain, vcpu.index), name, values))
 
@@ -154,12 +160,14 @@ class Recorder(RunObserver):
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """See `Observer.guest_copy`."""
-        self._note(Copy(Who(vcpu.domain, vcpu.index), gva, hpa, size, write))
+        origin = origin_of(gva) or origin_of(hpa) or origin_of(size)
+        self._note(Copy(Who(vcpu.domain, vcpu.index), int(gva), int(hpa), int(size), write, origin))
 
     def step(self, step: AppliedStep) -> None:
         """See `Observer.step`."""
-        fields: Any = step
-        self._note(Step(type(step).__name__, fields._asdict() if hasattr(step, "_asdict") else {}))
+        fields: dict[str, object] = step._asdict() if hasattr(step, "_asdict") else {}
+        origins = {name: origin_of(value) for name, value in fields.items() if origin_of(value)}
+        self._note(Step(type(step).__name__, fields, origins))
 
     def preemption_point(self) -> None:
         """See `Observer.preemption_point`."""

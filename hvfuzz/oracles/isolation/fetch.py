@@ -189,7 +189,9 @@ class Fetch(Oracle):
         else:
             way = "to" if write else "from"
             whose = f"vCPU {vcpu.index} of dom{vcpu.domain}"
-            self.report("translated", f"gva {gva:#x} of {whose} is wrongly translated to hpa {hpa:#x} for a copy {way} it")
+            self.report(
+                "translated", f"gva {gva:#x} of {whose} is wrongly translated to hpa {hpa:#x} for a copy {way} it"
+            )
 
     def _judge_end(self, vcpu: VCpu, hpa: int, write: bool) -> None:
         """Compare a copy without a guest address with the page or grant that the struct of `grant.copy` names."""
