@@ -9,6 +9,7 @@ from hvfuzz.bugs import Bug
 from hvfuzz.explain.judgement.causes import Cause, cause_of
 from hvfuzz.explain.judgement.checks import checks_of
 from hvfuzz.explain.judgement.frame_lives import FrameLives
+from hvfuzz.explain.judgement.operands import operands_of
 from hvfuzz.explain.judgement.rule_words import words_of
 from hvfuzz.explain.judgement.severity import TITLES, Verdict, severity_of
 from hvfuzz.explain.judgement.slicing import relevant_ops
@@ -106,7 +107,7 @@ def _put_together(
         forgotten=forgotten,
         checked=() if kind is None else _checked(kind),
         frames=tuple(_story(hfn, lives, at) for hfn in frames[:MOST_FRAMES]),
-        operands=(),
+        operands=operands_of(recording, root, at),
         places=_places(recording, root, bug, kind),
         root=_found_line(root, verdicts[root]),
         follows=tuple(_found_line(finding, verdicts[finding]) for finding in cause.follows),

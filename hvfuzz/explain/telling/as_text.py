@@ -44,6 +44,8 @@ def lines(told: Explanation, width: int = WIDTH) -> Iterator[str]:
     if told.checked:
         checked = ", ".join(f"{check.reason} ({check.status})" for check in told.checked)
         yield from _wrapped(f"It checked: {checked}.", width, "  ")
+    for operand in told.operands:
+        yield from _wrapped(f"What the guest chose: {operand}.", width, "  ")
     for frame in told.frames:
         yield from _section(f"Frame {frame.hfn:#x}, which belongs to {frame.owner}")
         for event in frame.life:
