@@ -13,17 +13,20 @@ from hvfuzz.explain.judgement.operands import operands_of
 from hvfuzz.explain.judgement.rule_words import words_of
 from hvfuzz.explain.judgement.severity import TITLES, Verdict, severity_of
 from hvfuzz.explain.judgement.slicing import relevant_ops
-from hvfuzz.explain.judgement.subjects import subjects_of
+from hvfuzz.explain.recording.in_words import entry_text, place_of
 from hvfuzz.explain.recording.moments import Boot, Found, OpEnds, Place, Recording
 from hvfuzz.explain.recording.recorder import Recorder
 from hvfuzz.explain.recording.running_code import replaced
+from hvfuzz.explain.recording.subjects import subjects_of
 from hvfuzz.explain.telling.explanation import (
     CheckLine,
+    EntryLine,
     Explanation,
     FoundLine,
     FrameStory,
     LifeLine,
     OpLine,
+    PathStory,
     PlaceLine,
 )
 from hvfuzz.explain.telling.outcomes import outcome_text
@@ -107,6 +110,7 @@ def _put_together(
         forgotten=forgotten,
         checked=() if kind is None else _checked(kind),
         frames=tuple(_story(hfn, lives, at) for hfn in frames[:MOST_FRAMES]),
+        paths=_paths(recording, root),
         operands=operands_of(recording, root, at),
         places=_places(recording, root, bug, kind),
         root=_found_line(root, verdicts[root]),
@@ -168,6 +172,19 @@ def _places(recording: Recording, root: Finding, bug: Bug | None, kind: OpKind |
         places.append(PlaceLine(_file(place), place.function, "was replaced by the planted bug"))
     unique = {(place.file, place.function): place for place in reversed(places)}
     return tuple(reversed(unique.values()))[:MOST_PLACES]
+
+
+def _paths(recording: Recording, root: Finding) -> tuple[PathStory, ...]:
+    """The ways to the frames of the finding, when it was found. An entry that no cache contradicts is the wrong one."""
+    found = next((each for each in recording.moments if isinstance(each, Found) and each.finding == root), None)
+    told = []
+    for space, page, entries, cached, own in () if found is None else found.paths:
+        lines = [
+            EntryLine(*entry, entry_text(space, entry), wrong=not own and not cached and entry is entries[-1])
+            for entry in entries
+        ]
+        told.append(PathStory(place_of(space, page), tuple(lines), cached))
+    return tuple(told)
 
 
 def _file(place: Place) -> str:

@@ -96,6 +96,6 @@ def _text(moment: object, hfn: int) -> str:
         case Copy(who, _, hpa, size, write, _) if hpa >> PAGE_SHIFT <= hfn <= hpa + size - 1 >> PAGE_SHIFT:
             verb = "to it" if write else "from it"
             return f"the hypervisor copies {size} bytes {verb}, for {who_text(who)}"
-        case Found(finding, _) if f"frame {hfn:#x} " in f"{finding.message} ":
+        case Found(finding, _, _) if f"frame {hfn:#x} " in f"{finding.message} ":
             return f"! {finding.identity}"
     return ""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from hvfuzz.explain.judgement.subjects import subjects_of
 from hvfuzz.explain.recording.moments import Call, Copy, OpBegins, Recording, Step
+from hvfuzz.explain.recording.subjects import subjects_of
 from hvfuzz.oracles.framework.finding import Finding
 
 _NAME: Final = re.compile(r"[a-z_]+")

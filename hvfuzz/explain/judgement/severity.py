@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from hvfuzz.explain.judgement.frame_lives import FrameLives
 from hvfuzz.explain.judgement.rule_words import Harm, words_of
-from hvfuzz.explain.judgement.subjects import subjects_of
 from hvfuzz.explain.recording.moments import Cached, Dropped, FrameFreed, FrameTaken, LeafGone, LeafSet, Recording
+from hvfuzz.explain.recording.subjects import subjects_of
 from hvfuzz.machine.addresses import WRITE
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.shadow.changes import DMA, name_of

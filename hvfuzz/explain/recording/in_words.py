@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hvfuzz.explain.recording.moments import Cached, Dropped, Who
+from hvfuzz.explain.recording.moments import Cached, Dropped, TableEntry, Who
 from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, OWNER_NONE, FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, U64, rights_text
-from hvfuzz.oracles.shadow.changes import DMA
+from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_RIGHTS, EPT_RIGHTS, is_link
 
 
 def owner_name(owner: int, state: int) -> str:
@@ -36,6 +36,18 @@ def place_of(space: int, page: int) -> str:
     name = "iova" if space & DMA else "gpa"
     whose = f"the devices of dom{space & ~DMA}" if space & DMA else f"dom{space}"
     return f"{name} {page << PAGE_SHIFT:#x} of {whose}"
+
+
+def entry_text(space: int, entry: TableEntry) -> str:
+    """What an entry of a table says: not present, the next table, or a frame with rights."""
+    rights = entry.entry & (DMA_RIGHTS if space & DMA else EPT_RIGHTS)
+    if not rights:
+        return "not present"
+    frame = (entry.entry & ADDRESS) >> PAGE_SHIFT
+    if is_link(entry.entry, entry.level):
+        return f"table in frame {frame:#x}"
+    large = f", {4 << 9 * (entry.level - 1)} KiB" if entry.level > 1 else ""
+    return f"frame {frame:#x}, rights {rights_text(rights)}{large}"
 
 
 def cached_text(entry: Cached | Dropped) -> str:

@@ -182,11 +182,38 @@ class Place(NamedTuple):
     line: int
 
 
+class TableEntry(NamedTuple):
+    """The value of entry number `slot` of the table of `level` in frame `table`."""
+
+    level: int
+    table: int
+    slot: int
+    entry: int
+
+
+class Path(NamedTuple):
+    """How a page of a space is translated: the entries from the root on, and what a cache says, "" if it says nothing.
+
+    The walk ends with the entry that maps the page, or with the one that is not present. `own`: it leads to a frame
+    that belongs to the domain of the space, as the frame table says at this moment.
+    """
+
+    space: int
+    page: int
+    entries: tuple[TableEntry, ...]
+    cached: str
+    own: bool
+
+
 class Found(NamedTuple):
-    """An oracle reports a finding; `places` are the hypervisor's running functions, the innermost first."""
+    """An oracle reports a finding; `places` are the hypervisor's running functions, the innermost first.
+
+    `paths` lead to the frames that the finding names, at this moment.
+    """
 
     finding: Finding
     places: tuple[Place, ...]
+    paths: tuple[Path, ...]
 
 
 class Boot(NamedTuple):

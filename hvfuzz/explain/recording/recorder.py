@@ -28,7 +28,9 @@ from hvfuzz.explain.recording.moments import (
     Walk,
     Who,
 )
+from hvfuzz.explain.recording.paths import paths_to
 from hvfuzz.explain.recording.running_code import places
+from hvfuzz.explain.recording.subjects import subjects_of
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_RIGHTS, EPT_RIGHTS
@@ -202,7 +204,9 @@ class Recorder(RunObserver):
 
     def found(self, finding: Finding) -> None:
         """See `RunObserver.found`."""
-        self._note(Found(finding, places(self._bug)))
+        suite = self._suite
+        paths = () if suite is None else paths_to(suite, subjects_of(finding.message).frames)
+        self._note(Found(finding, places(self._bug), paths))
 
 
 def _leaf_set(leaf: Leaf) -> LeafSet:

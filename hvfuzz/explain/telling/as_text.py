@@ -51,6 +51,14 @@ def lines(told: Explanation, width: int = WIDTH) -> Iterator[str]:
         for event in frame.life:
             when = BOOT if event.op < 0 else f"op {event.op}"
             yield from _wrapped(event.text, width, f"  {when:7}")
+    for path in told.paths:
+        yield from _section(f"The way to it: {path.address}")
+        for entry in path.entries:
+            mark = "  <- this is wrong" if entry.wrong else ""
+            where = f"level {entry.level}, frame {entry.table:#x}[{entry.slot:#x}]"
+            yield f"  {where:28} = {entry.entry:#018x}  {entry.says}{mark}"
+        if path.cached:
+            yield f"  but {path.cached}  <- this is stale"
     if told.places:
         yield from _section(PLACES)
         for place in told.places:

@@ -46,6 +46,26 @@ class FrameStory(NamedTuple):
     life: tuple[LifeLine, ...]
 
 
+class EntryLine(NamedTuple):
+    """An entry of a table on the way to a page; `says` is what it says in words, `wrong` marks the offending one."""
+
+    level: int
+    table: int
+    slot: int
+    entry: int
+    says: str
+    wrong: bool
+
+
+class PathStory(NamedTuple):
+    """How an address leads to a frame of the finding: through tables, or by a cache that says otherwise."""
+
+    address: str
+    entries: tuple[EntryLine, ...]
+    cached: str
+    """What a cache says, with the frame and the rights; "" if it says nothing. It is the offending part."""
+
+
 class PlaceLine(NamedTuple):
     """A function of the hypervisor to look at: its file, its name, and why."""
 
@@ -70,6 +90,7 @@ class Explanation(NamedTuple):
     """What the hypervisor did not do, as a sentence."""
     checked: tuple[CheckLine, ...]
     frames: tuple[FrameStory, ...]
+    paths: tuple[PathStory, ...]
     operands: tuple[str, ...]
     """How what the guest chose led to the address, index or length that broke the rule."""
     places: tuple[PlaceLine, ...]
