@@ -179,10 +179,8 @@ def _paths(recording: Recording, root: Finding) -> tuple[PathStory, ...]:
     found = next((each for each in recording.moments if isinstance(each, Found) and each.finding == root), None)
     told = []
     for space, page, entries, cached, own in () if found is None else found.paths:
-        lines = [
-            EntryLine(*entry, entry_text(space, entry), wrong=not own and not cached and entry is entries[-1])
-            for entry in entries
-        ]
+        wrong = None if own or cached else entries[-1]
+        lines = [EntryLine(*entry, entry_text(space, entry), wrong=entry is wrong) for entry in entries]
         told.append(PathStory(place_of(space, page), tuple(lines), cached))
     return tuple(told)
 

@@ -63,7 +63,7 @@ def _cached(suite: OracleSuite) -> Iterator[tuple[int, int, int, str]]:
 
 
 def _mapped(suite: OracleSuite, frames: frozenset[int]) -> Iterator[tuple[int, int, int]]:
-    """(space, page, hfn) of each leaf for one of the frames, as the tables in memory stood when they were last followed."""
+    """(space, page, hfn) of each leaf for one of the frames, as the tables were when they were last followed."""
     shadow = suite.shadow
     for hfn in frames:
         for word in (*shadow.leaves.get(hfn, ()), *shadow.large.get(hfn >> 9, ())):
