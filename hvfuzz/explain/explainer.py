@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 from hvfuzz.bugs import Bug
@@ -14,7 +15,7 @@ from hvfuzz.explain.judgement.rule_words import words_of
 from hvfuzz.explain.judgement.severity import TITLES, Verdict, severity_of
 from hvfuzz.explain.judgement.slicing import relevant_ops
 from hvfuzz.explain.recording.in_words import entry_text, place_of
-from hvfuzz.explain.recording.moments import Boot, Found, OpEnds, Place, Recording
+from hvfuzz.explain.recording.moments import Boot, Exit, Found, OpBegins, OpEnds, Place, Recording
 from hvfuzz.explain.recording.recorder import Recorder
 from hvfuzz.explain.recording.running_code import replaced
 from hvfuzz.explain.recording.subjects import subjects_of
@@ -26,6 +27,7 @@ from hvfuzz.explain.telling.explanation import (
     FrameStory,
     LifeLine,
     OpLine,
+    OwnerRun,
     PathStory,
     PlaceLine,
 )
@@ -111,6 +113,8 @@ def _put_together(
         checked=() if kind is None else _checked(kind),
         frames=tuple(_story(hfn, lives, at) for hfn in frames[:MOST_FRAMES]),
         paths=_paths(recording, root),
+        owners_before=_runs(lives.owners(0)),
+        owners_after=_runs(lives.owners(at)),
         operands=operands_of(recording, root, at),
         places=_places(recording, root, bug, kind),
         root=_found_line(root, verdicts[root]),
@@ -145,7 +149,25 @@ def _op_line(program: Program, recording: Recording, number: int) -> OpLine:
     text = render_op(op)
     if op.race is not None:
         text += f", raced by {render_op(op.race.op)}"
-    return OpLine(number, text, meaning.partition(". ")[0].rstrip(".") + ".", outcome_text(mine[-1]) if mine else "")
+    return OpLine(
+        number,
+        *op.actor,
+        op.kind.name,
+        text,
+        meaning.partition(". ")[0].rstrip(".") + ".",
+        outcome_text(mine[-1]) if mine else "",
+        tuple(_exits(recording, number)),
+    )
+
+
+def _exits(recording: Recording, number: int) -> Iterator[str]:
+    """The reasons of the VM exits in op number `number`."""
+    inside = False
+    for moment in recording.moments:
+        if isinstance(moment, OpBegins):
+            inside = moment.number == number
+        elif inside and isinstance(moment, Exit):
+            yield moment.reason
 
 
 def _checked(kind: OpKind) -> tuple[CheckLine, ...]:
@@ -183,6 +205,16 @@ def _paths(recording: Recording, root: Finding) -> tuple[PathStory, ...]:
         lines = [EntryLine(*entry, entry_text(space, entry), wrong=entry is wrong) for entry in entries]
         told.append(PathStory(place_of(space, page), tuple(lines), cached))
     return tuple(told)
+
+
+def _runs(owners: Sequence[str]) -> tuple[OwnerRun, ...]:
+    """Neighbouring frames of one owner together."""
+    runs, first = [], 0
+    for owner, group in groupby(owners):
+        frames = len(list(group))
+        runs.append(OwnerRun(first, frames, owner))
+        first += frames
+    return tuple(runs)
 
 
 def _file(place: Place) -> str:

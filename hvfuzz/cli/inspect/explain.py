@@ -9,10 +9,12 @@ from rich.markup import escape
 from hvfuzz.campaign.findings import record_beside
 from hvfuzz.campaign.forked_target import deadly_run
 from hvfuzz.campaign.program_files import read_program
-from hvfuzz.cli.options import PATH, Command, json_option, replay_bug_option
+from hvfuzz.cli.options import PATH, Command, json_option, option, replay_bug_option
 from hvfuzz.cli.repro import bug_for
 from hvfuzz.cli.screen import Screen, write_json
+from hvfuzz.engines.atomic_file import write_output
 from hvfuzz.explain.explainer import explain, explain_without_run
+from hvfuzz.explain.telling.as_page import page
 from hvfuzz.explain.telling.as_text import HEADINGS, lines
 from hvfuzz.explain.telling.explanation import Explanation
 from hvfuzz.guest.program.ops import catalogue
@@ -26,13 +28,14 @@ from hvfuzz.targets.pairs.sampled_target import is_of_pairs
     short_help="Explain the finding of a program.",
     examples=(
         "hvfuzz explain crashes/stale--tlb--memory.exchange@xsa-346/program.hvp",
-        "hvfuzz explain program.hvp --bug xsa-78 --json",
+        "hvfuzz explain program.hvp --bug xsa-78 --html explanation.html",
     ),
 )
 @click.argument("file", type=PATH)
 @replay_bug_option
+@option("--html", metavar="FILE", type=PATH, help="Also write the explanation as a page, with pictures, to FILE.")
 @json_option()
-def command(file: Path, bug: str | None, as_json: bool) -> None:
+def command(file: Path, bug: str | None, html: Path | None, as_json: bool) -> None:
     """Run the program in FILE and explain what it finds: what the guest did, what the hypervisor forgot, whose memory
     was reached, how bad that is, and where to look.
 
@@ -47,6 +50,8 @@ def command(file: Path, bug: str | None, as_json: bool) -> None:
         told = explain_without_run(program, planted, deadly.findings)
     else:
         told = explain(program, planted, paired=record is not None and is_of_pairs(record.identity))
+    if html is not None and told is not None:
+        write_output(html, page(told).encode())
     if as_json:
         write_json({"file": str(file), "explanation": None if told is None else told.as_document()})
         sys.exit(0 if told is None else 1)

@@ -48,13 +48,19 @@ class FrameLives:
             return "nobody: there is no memory"
         owner, state = words[hfn] & 0xFF, words[hfn] >> 8 & 0xFF
         for moment in self._recording.moments[:at]:
-            if isinstance(moment, FrameTaken) and moment.hfn <= hfn < moment.hfn + moment.frames:
-                owner, state = moment.owner, moment.state
-            elif isinstance(moment, FrameFreed) and moment.hfn <= hfn < moment.hfn + moment.frames:
-                # A table page goes back to the pool of its domain; any other frame is free.
-                table = state == FrameState.TABLE
-                owner, state = (owner, FrameState.POOL) if table else (OWNER_NONE, FrameState.FREE)
+            if isinstance(moment, FrameTaken | FrameFreed) and moment.hfn <= hfn < moment.hfn + moment.frames:
+                owner, state = _after(moment, owner, state)
         return owner_name(owner, state)
+
+    def owners(self, at: int) -> list[str]:
+        """Who has each frame just before place `at`, as `owner` says for one of them."""
+        words = self._recording.boot.frame_words
+        states = [(word & 0xFF, word >> 8 & 0xFF) for word in words]
+        for moment in self._recording.moments[:at]:
+            if isinstance(moment, FrameTaken | FrameFreed):
+                for hfn in range(moment.hfn, min(moment.hfn + moment.frames, len(states))):
+                    states[hfn] = _after(moment, *states[hfn])
+        return [owner_name(*state) for state in states]
 
     def life(self, hfn: int) -> Iterator[Event]:
         """The life of frame `hfn`, from boot on."""
@@ -73,6 +79,16 @@ class FrameLives:
             text = _text(moment, hfn)
             if text:
                 yield Event(op, at, text)
+
+
+def _after(moment: FrameTaken | FrameFreed, owner: int, state: int) -> tuple[int, int]:
+    """Owner and state of a frame after it was allocated or freed.
+
+    A table page goes back to the pool of its domain; any other frame is free.
+    """
+    if isinstance(moment, FrameTaken):
+        return moment.owner, moment.state
+    return (owner, FrameState.POOL) if state == FrameState.TABLE else (OWNER_NONE, FrameState.FREE)
 
 
 def _text(moment: object, hfn: int) -> str:

@@ -16,12 +16,16 @@ class FoundLine(NamedTuple):
 
 
 class OpLine(NamedTuple):
-    """An op that matters: its text, what it asks for, and how it ended."""
+    """An op that matters: who performs it, its text, what it asks for, how it ended, and the VM exits in it."""
 
     number: int
+    domain: int
+    vcpu: int
+    name: str
     text: str
     meaning: str
     outcome: str
+    exits: tuple[str, ...]
 
 
 class CheckLine(NamedTuple):
@@ -66,6 +70,14 @@ class PathStory(NamedTuple):
     """What a cache says, with the frame and the rights; "" if it says nothing. It is the offending part."""
 
 
+class OwnerRun(NamedTuple):
+    """`frames` frames from `hfn` on with the same owner."""
+
+    hfn: int
+    frames: int
+    owner: str
+
+
 class PlaceLine(NamedTuple):
     """A function of the hypervisor to look at: its file, its name, and why."""
 
@@ -91,6 +103,9 @@ class Explanation(NamedTuple):
     checked: tuple[CheckLine, ...]
     frames: tuple[FrameStory, ...]
     paths: tuple[PathStory, ...]
+    owners_before: tuple[OwnerRun, ...]
+    owners_after: tuple[OwnerRun, ...]
+    """Who has each frame of the machine: at boot, and when the rule was broken."""
     operands: tuple[str, ...]
     """How what the guest chose led to the address, index or length that broke the rule."""
     places: tuple[PlaceLine, ...]
