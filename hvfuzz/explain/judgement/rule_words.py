@@ -173,7 +173,14 @@ _CONTENTS: Final = {
 _AUDIT: Final = _W("inconsistent state", "leaves state that contradicts itself", _CONTRACT)
 _NONINTERFERENCE: Final = _W("side channel", "lets a domain notice what another domain does or holds", _LEAK)
 _LAWS: Final = _W("broken law", "gives two different results for what is the same", _CONTRACT)
-_WHOLE: Final = {"audit": _AUDIT, "noninterference": _NONINTERFERENCE, "laws": _LAWS, "specification": _CELL}
+_PROCESS: Final = _W("death of the host", "ends its own process, or blocks it for ever", _STOP)
+_WHOLE: Final = {
+    "audit": _AUDIT,
+    "host_process": _PROCESS,
+    "noninterference": _NONINTERFERENCE,
+    "laws": _LAWS,
+    "specification": _CELL,
+}
 """Oracle -> the words for those of its rules that have none of their own."""
 
 RULE_WORDS: Final = MappingProxyType(
