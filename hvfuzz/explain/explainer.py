@@ -15,7 +15,7 @@ from hvfuzz.explain.judgement.rule_words import words_of
 from hvfuzz.explain.judgement.severity import TITLES, Verdict, severity_of
 from hvfuzz.explain.judgement.slicing import relevant_ops
 from hvfuzz.explain.recording.in_words import entry_text, place_of
-from hvfuzz.explain.recording.moments import Boot, Exit, Found, OpBegins, OpEnds, Place, Recording
+from hvfuzz.explain.recording.moments import Boot, Exit, Found, Moment, OpBegins, OpEnds, Place, Recording, Step
 from hvfuzz.explain.recording.recorder import Recorder
 from hvfuzz.explain.recording.running_code import replaced
 from hvfuzz.explain.recording.subjects import subjects_of
@@ -45,7 +45,9 @@ LAWS: Final = {f"{oracle.name}/{rule}": law for oracle in ORACLES for rule, law 
 MOST_FRAMES: Final = 3
 MOST_EVENTS: Final = 12
 """Frames, and events of one, that an explanation tells."""
-MOST_PLACES: Final = 4
+MOST_PLACES: Final = 5
+EVERYWHERE: Final = ("hvfuzz.hypervisor.core.dispatch", "hvfuzz.hypervisor.core.exits", "hvfuzz.hypervisor.core.host")
+"""Modules through which every exit, or every access to memory, goes."""
 
 
 def explain(program: Program, bug: Bug | None = None, *, paired: bool = False) -> Explanation | None:
@@ -116,7 +118,7 @@ def _put_together(
         owners_before=_runs(lives.owners(0)),
         owners_after=_runs(lives.owners(at)),
         operands=operands_of(recording, root, at),
-        places=_places(recording, root, bug, kind),
+        places=_places(recording, root, at, bug, kind),
         root=_found_line(root, verdicts[root]),
         follows=tuple(_found_line(finding, verdicts[finding]) for finding in cause.follows),
     )
@@ -162,12 +164,7 @@ def _op_line(program: Program, recording: Recording, number: int) -> OpLine:
 
 def _exits(recording: Recording, number: int) -> Iterator[str]:
     """The reasons of the VM exits in op number `number`."""
-    inside = False
-    for moment in recording.moments:
-        if isinstance(moment, OpBegins):
-            inside = moment.number == number
-        elif inside and isinstance(moment, Exit):
-            yield moment.reason
+    return (moment.reason for moment in _of_op(recording, number) if isinstance(moment, Exit))
 
 
 def _checked(kind: OpKind) -> tuple[CheckLine, ...]:
@@ -181,19 +178,38 @@ def _story(hfn: int, lives: FrameLives, at: int) -> FrameStory:
     return FrameStory(hfn, lives.owner(hfn, at), tuple(dict.fromkeys(life[:MOST_EVENTS])))
 
 
-def _places(recording: Recording, root: Finding, bug: Bug | None, kind: OpKind | None) -> tuple[PlaceLine, ...]:
-    """Where to look: what ran when the rule was broken, and the call itself."""
+def _places(
+    recording: Recording, root: Finding, at: int, bug: Bug | None, kind: OpKind | None
+) -> tuple[PlaceLine, ...]:
+    """Where to look: what ran when the rule was broken, the steps before that, and what checks the call.
+
+    Functions through which every call goes tell nothing.
+    """
     found = next((each for each in recording.moments if isinstance(each, Found) and each.finding == root), None)
-    running = [] if found is None else [each for each in found.places if not each.function.startswith("vmcall")]
-    places = [PlaceLine(_file(place), place.function, "ran when the rule was broken") for place in running]
+    running = () if found is None else found.places
+    places = [(place, "ran when the rule was broken") for place in running if place.module not in EVERYWHERE]
+    steps = [moment.place for moment in _of_op(recording, root.op)[:at] if isinstance(moment, Step)]
+    places += [(place, "was applied before") for place in dict.fromkeys(reversed(steps))]
     if kind is not None and kind.declaration is not None:
         cls = kind.declaration.call
-        places.append(PlaceLine(_file(Place(cls.__module__, "", 0)), f"{cls.__qualname__}.check", "checks the call"))
+        places.append((Place(cls.__module__, f"{cls.__qualname__}.check", 0), "checks the call"))
     if bug is not None:
-        place = replaced(bug)
-        places.append(PlaceLine(_file(place), place.function, "was replaced by the planted bug"))
-    unique = {(place.file, place.function): place for place in reversed(places)}
+        places.insert(0, (replaced(bug), "was replaced by the planted bug"))
+    unique = {
+        (place.module, place.function): PlaceLine(_file(place), place.function, why) for place, why in places[::-1]
+    }
     return tuple(reversed(unique.values()))[:MOST_PLACES]
+
+
+def _of_op(recording: Recording, number: int) -> list[Moment]:
+    """The moments of op number `number`."""
+    inside, moments = False, []
+    for moment in recording.moments:
+        if isinstance(moment, OpBegins):
+            inside = moment.number == number
+        if inside:
+            moments.append(moment)
+    return moments
 
 
 def _paths(recording: Recording, root: Finding) -> tuple[PathStory, ...]:

@@ -91,15 +91,25 @@ class Copy(NamedTuple):
     origin: str = ""
 
 
-class Step(NamedTuple):
-    """The hypervisor applies a step of a call; `name` is that of the step's class.
+class Place(NamedTuple):
+    """A function of the hypervisor that was running: its module, its qualified name, and the line in it."""
 
-    `origins` are the fields that the guest chose, or that come from what it chose: see `chosen.py`.
+    module: str
+    function: str
+    line: int
+
+
+class Step(NamedTuple):
+    """The hypervisor applies a step of a call; `name` is that of the step's class, "" if it is a planted bug's own.
+
+    `origins` are the fields that the guest chose, or that come from what it chose: see `chosen.py`. `place` is the
+    function that applies it.
     """
 
     name: str
     fields: dict[str, object]
     origins: dict[str, str]
+    place: Place
 
 
 class PreemptionPoint(NamedTuple):
@@ -172,14 +182,6 @@ class DeviceRegister(NamedTuple):
     size: int
     value: int
     write: bool
-
-
-class Place(NamedTuple):
-    """A function of the hypervisor that was running: its module, its qualified name, and the line in it."""
-
-    module: str
-    function: str
-    line: int
 
 
 class TableEntry(NamedTuple):

@@ -29,7 +29,7 @@ from hvfuzz.explain.recording.moments import (
     Who,
 )
 from hvfuzz.explain.recording.paths import paths_to
-from hvfuzz.explain.recording.running_code import places
+from hvfuzz.explain.recording.running_code import place_of_step, places
 from hvfuzz.explain.recording.subjects import subjects_of
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
 from hvfuzz.machine.cpu.vcpu import VCpu
@@ -169,7 +169,9 @@ class Recorder(RunObserver):
         """See `Observer.step`."""
         fields: dict[str, object] = step._asdict() if hasattr(step, "_asdict") else {}
         origins = {name: origin_of(value) for name, value in fields.items() if origin_of(value)}
-        self._note(Step(type(step).__name__, fields, origins))
+        place = place_of_step(step, self._bug)
+        name = type(step).__name__ if place.function == f"{type(step).__qualname__}.apply" else ""
+        self._note(Step(name, fields, origins, place))
 
     def preemption_point(self) -> None:
         """See `Observer.preemption_point`."""

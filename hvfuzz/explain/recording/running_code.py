@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.explain.recording.moments import Place
@@ -25,8 +26,7 @@ def places(bug: Bug | None) -> tuple[Place, ...]:
     planted = None if bug is None else _code_of(bug.replacement)
     file = None if planted is None else planted.co_filename
     found: list[Place] = []
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    for frame in _frames():
         code, module = frame.f_code, frame.f_globals.get("__name__", "")
         if bug is not None and (code.co_filename == file or module.startswith(BUGS)):
             place = replaced(bug)
@@ -34,8 +34,26 @@ def places(bug: Bug | None) -> tuple[Place, ...]:
                 found.append(place)
         elif module.startswith(HYPERVISOR):
             found.append(Place(module, code.co_qualname, frame.f_lineno))
-        frame = frame.f_back
     return tuple(found)
+
+
+def _frames() -> Iterator[FrameType]:
+    """The running frames, the innermost first; where an exception is being handled, those that it has left."""
+    fault = sys.exc_info()[1]
+    if fault is not None:
+        yield from reversed([frame for frame, _ in traceback.walk_tb(fault.__traceback__)])
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def place_of_step(step: object, bug: Bug | None) -> Place:
+    """Where a step is applied: its `apply`; a step of the bug's own counts as the function that the bug replaces."""
+    cls = type(step)
+    if bug is not None and not cls.__module__.startswith(HYPERVISOR):
+        return replaced(bug)
+    return Place(cls.__module__, f"{cls.__qualname__}.apply", 0)
 
 
 def replaced(bug: Bug) -> Place:

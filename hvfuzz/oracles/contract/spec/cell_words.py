@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, rights_text
@@ -21,6 +22,10 @@ from hvfuzz.oracles.contract.spec.cells import (
 )
 
 PORTS_PER_BUCKET: Final = 32
+TUPLES: Final[Mapping[str, Any]] = MappingProxyType(
+    {"page": Page, "iova": IoPage, "frame": Frame, "grant": Grant, "handle": Handle, "port": Port, "poll": Poll}
+)
+"""Kind of cell -> the class of its values."""
 ONE_DIGIT: Final = 10
 """Smaller numbers are the same in hexadecimal."""
 
@@ -65,7 +70,10 @@ def difference(key: tuple[Hashable, ...], value: object, expected: object) -> st
 
 
 def shown(key: tuple[Hashable, ...], value: object) -> str:
-    """The value of a cell; "absent" if the cell does not exist."""
+    """The value of a cell; "absent" if the cell does not exist. Equal tuples of the machine's count as these."""
+    kind = TUPLES.get(str(key[0]))
+    if kind is not None and isinstance(value, tuple):
+        value = kind(*value)
     match value:
         case None:
             return "absent"
