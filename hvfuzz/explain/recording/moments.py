@@ -174,9 +174,8 @@ class Dropped(NamedTuple):
 
 
 class DeviceRegister(NamedTuple):
-    """A vCPU, or the hypervisor for it, reads or writes a register of a device."""
+    """A register of a device is read or written: by a guest, through the hypervisor, or by DMA."""
 
-    who: Who
     device: str
     register: int
     size: int

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.explain.recording.cache_watch import CacheWatch
 from hvfuzz.explain.recording.chosen import Chosen, origin_of
+from hvfuzz.explain.recording.device_watch import DeviceWatch
 from hvfuzz.explain.recording.moments import (
     Access,
     Boot,
     Call,
     Copy,
+    DeviceRegister,
     Exit,
     Found,
     FrameFreed,
@@ -54,13 +56,14 @@ UNKNOWN_CALL: Final = "unknown call"
 class Recorder(RunObserver):
     """Collects the moments of a run. `bug` is the planted one, whose own code is not named in them."""
 
-    __slots__ = ("_boot", "_bug", "_caches", "_machine", "_running", "_suite", "moments")
+    __slots__ = ("_boot", "_bug", "_caches", "_devices", "_machine", "_running", "_suite", "moments")
 
     def __init__(self, bug: Bug | None = None) -> None:
         self._bug: Final = bug
         self.moments: list[Moment] = []
         self._machine: Machine | None = None
         self._caches: CacheWatch | None = None
+        self._devices: Final = DeviceWatch(self._register)
         self._suite: OracleSuite | None = None
         self._boot = Boot((), (), ())
         self._running = False
@@ -91,6 +94,7 @@ class Recorder(RunObserver):
         machine, suite, caches = self._machine, self._suite, self._caches
         if machine is None or suite is None or caches is None:
             return
+        self._devices.begin(machine)
         words = machine.memory.words
         first = suite.hypervisor.frames.base >> 3
         leaves = [suite.shadow.leaf(word) for words in suite.shadow.leaves.values() for word in words]
@@ -192,6 +196,11 @@ class Recorder(RunObserver):
     def block_freed(self, first: int) -> None:
         """See `Observer.block_freed`."""
         self._note(FrameFreed(first, LARGE_FRAMES))
+
+    def _register(self, device: str, offset: int, size: int, value: int, write: bool) -> None:
+        """A register of a device is accessed."""
+        if self._running:
+            self._note(DeviceRegister(device, offset, size, value, write))
 
     # What the oracles see.
 
