@@ -1,7 +1,9 @@
 """Reading program files from users, in text or byte form, with a one-line error for anything else."""
 
 import os
+import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +14,8 @@ from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import MAX_OPS, Program
 
 SUFFIX: Final = ".hvp"
+STDIN: Final = "-"
+"""The path that stands for standard input."""
 MAX_FILE: Final = 1 << 20
 """Size limit of a program file in bytes, far above the longest program."""
 
@@ -71,7 +75,7 @@ def _parsed(path: Path, data: bytes, catalogue: Catalogue) -> Program:
 def _read(path: Path) -> bytes:
     """Read a file of at most `MAX_FILE` bytes; never reads more than that, even from a device or a pipe."""
     try:
-        with path.open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if str(path) == STDIN else path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
             size = os.fstat(file.fileno()).st_size
     except IsADirectoryError as error:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Final, NamedTuple
 
 from hvfuzz.bugs import Bug
 from hvfuzz.explain.judgement.causes import Cause, cause_of
 from hvfuzz.explain.judgement.checks import checks_of
+from hvfuzz.explain.judgement.chosen_operands import operands_of
 from hvfuzz.explain.judgement.frame_lives import FrameLives
-from hvfuzz.explain.judgement.operands import operands_of
 from hvfuzz.explain.judgement.rule_words import words_of
 from hvfuzz.explain.judgement.severity import TITLES, Verdict, severity_of
 from hvfuzz.explain.judgement.slicing import relevant_ops
 from hvfuzz.explain.recording.in_words import entry_text, place_of
-from hvfuzz.explain.recording.moments import Boot, Exit, Found, Moment, OpBegins, OpEnds, Place, Recording, Step
+from hvfuzz.explain.recording.recorded_moments import (
+    Boot,
+    Exit,
+    Found,
+    Moment,
+    OpBegins,
+    OpEnds,
+    Place,
+    Recording,
+    Step,
+)
 from hvfuzz.explain.recording.recorder import Recorder
 from hvfuzz.explain.recording.running_code import replaced
 from hvfuzz.explain.recording.subjects import subjects_of
@@ -39,9 +49,11 @@ from hvfuzz.oracles.framework.all_oracles import ORACLES
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.pairs.plans import leaving_out
 from hvfuzz.targets.pairs.sampled_target import SampledTarget
+from hvfuzz.targets.target import Run
 
 LAWS: Final = {f"{oracle.name}/{rule}": law for oracle in ORACLES for rule, law in oracle.rules.items()}
 """oracle/rule -> the law, as its oracle states it."""
+NOTHING_RECORDED: Final = Recording(Boot((), (), ()), ())
 MOST_FRAMES: Final = 3
 MOST_EVENTS: Final = 12
 """Frames, and events of one, that an explanation tells."""
@@ -50,35 +62,49 @@ EVERYWHERE: Final = ("hvfuzz.hypervisor.core.dispatch", "hvfuzz.hypervisor.core.
 """Modules through which every exit, or every access to memory, goes."""
 
 
-def explain(program: Program, bug: Bug | None = None, *, paired: bool = False) -> Explanation | None:
-    """Run `program` and explain what is found; None if nothing is. The slice costs a second run.
+class Replay(NamedTuple):
+    """A recorded run, and the explanation of what it found; None if that is nothing."""
+
+    run: Run
+    recording: Recording
+    told: Explanation | None
+
+
+def replay(program: Program, bug: Bug | None = None, *, paired: bool = False) -> Replay:
+    """Run `program`, record it and explain what is found. The slice of the explanation costs a second run.
 
     With `paired`, what only pairs of runs show is looked for, too.
     """
     recorder = Recorder(bug)
     with SampledTarget(bug, observer=recorder, always=paired) as target:
-        findings = target.run(program).findings
-        if not findings:
-            return None
+        run = target.run(program, digest=True)
         recording = recorder.recording
-        cause = cause_of(findings)
+        if not run.findings:
+            return Replay(run, recording, None)
+        cause = cause_of(run.findings)
         lives = FrameLives(recording)
         at = _place(recording, cause.root)
         frames = subjects_of(cause.root.message).frames
-        kept = relevant_ops(program, max(cause.root.op, 0), frames, lives) if program.ops else frozenset()
-        out = frozenset(range(len(program.ops))) - kept
-        if out:
-            again = target.run(leaving_out(program, out, target.catalogue)).findings
+        every = frozenset(range(len(program.ops)))
+        kept = relevant_ops(program, max(cause.root.op, 0), frames, lives) if every else every
+        if kept != every:
+            again = target.run(leaving_out(program, every - kept, target.catalogue)).findings
             if cause.root.identity not in {finding.identity for finding in again}:
-                kept, out = frozenset(range(len(program.ops))), frozenset()
-    return _put_together(program, bug, recording, cause, lives, at, frames, sorted(kept), len(out))
+                kept = every
+    out = len(every - kept)
+    return Replay(run, recording, _put_together(program, bug, recording, cause, lives, at, frames, sorted(kept), out))
+
+
+def explain(program: Program, bug: Bug | None = None, *, paired: bool = False) -> Explanation | None:
+    """The explanation of `replay`."""
+    return replay(program, bug, paired=paired).told
 
 
 def explain_without_run(program: Program, bug: Bug | None, findings: Sequence[Finding]) -> Explanation:
     """Explain findings about a program that ends its process, so that no run of it can be recorded."""
-    recording = Recording(Boot((), (), ()), ())
     every = range(len(program.ops))
-    return _put_together(program, bug, recording, cause_of(findings), FrameLives(recording), 0, (), every, 0)
+    lives = FrameLives(NOTHING_RECORDED)
+    return _put_together(program, bug, NOTHING_RECORDED, cause_of(findings), lives, 0, (), every, 0)
 
 
 def _put_together(
@@ -132,10 +158,10 @@ def _paragraph(root: Finding, worst: Verdict, forgotten: str, last: OpLine | Non
 
 def _place(recording: Recording, finding: Finding) -> int:
     """The place in the recording at which a finding was reported; its end for one from outside the run."""
-    for at, moment in enumerate(recording.moments):
+    for at, moment in enumerate(recording.recorded_moments):
         if isinstance(moment, Found) and moment.finding == finding:
             return at
-    return len(recording.moments)
+    return len(recording.recorded_moments)
 
 
 def _caller(program: Program, finding: Finding) -> int:
@@ -145,7 +171,9 @@ def _caller(program: Program, finding: Finding) -> int:
 
 def _op_line(program: Program, recording: Recording, number: int) -> OpLine:
     op = program.ops[number]
-    ends = next((each for each in recording.moments if isinstance(each, OpEnds) and each.number == number), None)
+    ends = next(
+        (each for each in recording.recorded_moments if isinstance(each, OpEnds) and each.number == number), None
+    )
     mine = [] if ends is None else [each for each in ends.outcomes if each.op == number and each.code == op.kind.code]
     meaning = " ".join(op.kind.doc.split("\n\n")[0].split())
     text = render_op(op)
@@ -185,7 +213,9 @@ def _places(
 
     Functions through which every call goes tell nothing.
     """
-    found = next((each for each in recording.moments if isinstance(each, Found) and each.finding == root), None)
+    found = next(
+        (each for each in recording.recorded_moments if isinstance(each, Found) and each.finding == root), None
+    )
     running = () if found is None else found.places
     places = [(place, "ran when the rule was broken") for place in running if place.module not in EVERYWHERE]
     steps = [moment.place for moment in _of_op(recording, root.op)[:at] if isinstance(moment, Step)]
@@ -204,7 +234,7 @@ def _places(
 def _of_op(recording: Recording, number: int) -> list[Moment]:
     """The moments of op number `number`."""
     inside, moments = False, []
-    for moment in recording.moments:
+    for moment in recording.recorded_moments:
         if isinstance(moment, OpBegins):
             inside = moment.number == number
         if inside:
@@ -214,7 +244,9 @@ def _of_op(recording: Recording, number: int) -> list[Moment]:
 
 def _paths(recording: Recording, root: Finding) -> tuple[PathStory, ...]:
     """The ways to the frames of the finding, when it was found. An entry that no cache contradicts is the wrong one."""
-    found = next((each for each in recording.moments if isinstance(each, Found) and each.finding == root), None)
+    found = next(
+        (each for each in recording.recorded_moments if isinstance(each, Found) and each.finding == root), None
+    )
     told = []
     for space, page, entries, cached, own in () if found is None else found.paths:
         wrong = None if own or cached else entries[-1]

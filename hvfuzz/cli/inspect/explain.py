@@ -28,7 +28,7 @@ from hvfuzz.targets.pairs.sampled_target import is_of_pairs
     short_help="Explain the finding of a program.",
     examples=(
         "hvfuzz explain crashes/stale--tlb--memory.exchange@xsa-346/program.hvp",
-        "hvfuzz explain program.hvp --bug xsa-78 --html explanation.html",
+        "hvfuzz explain crashes/recount--pins--grant.unmap@xsa-224/program.hvp --html explanation.html",
     ),
 )
 @click.argument("file", type=PATH)

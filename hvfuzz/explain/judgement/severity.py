@@ -8,7 +8,15 @@ from typing import Final, NamedTuple
 
 from hvfuzz.explain.judgement.frame_lives import FrameLives
 from hvfuzz.explain.judgement.rule_words import Harm, words_of
-from hvfuzz.explain.recording.moments import Cached, Dropped, FrameFreed, FrameTaken, LeafGone, LeafSet, Recording
+from hvfuzz.explain.recording.recorded_moments import (
+    Cached,
+    Dropped,
+    FrameFreed,
+    FrameTaken,
+    LeafGone,
+    LeafSet,
+    Recording,
+)
 from hvfuzz.explain.recording.subjects import subjects_of
 from hvfuzz.machine.addresses import WRITE
 from hvfuzz.oracles.framework.finding import Finding
@@ -100,7 +108,7 @@ def _writes(finding: Finding, recording: Recording, frames: tuple[int, ...]) -> 
         return False
     rights = [
         moment.rights
-        for moment in (*recording.boot.cached, *recording.boot.leaves, *recording.moments)
+        for moment in (*recording.boot.cached, *recording.boot.leaves, *recording.recorded_moments)
         if isinstance(moment, Cached | Dropped | LeafSet | LeafGone) and moment.hfn in frames
     ]
     return not rights or any(right & WRITE for right in rights)
@@ -110,14 +118,14 @@ def _changes_hands(recording: Recording, hfn: int, at: int) -> bool:
     """Whether the frame is freed or allocated at `at` or later: then it gets another owner."""
     return any(
         isinstance(moment, FrameFreed | FrameTaken) and moment.hfn <= hfn < moment.hfn + moment.frames
-        for moment in recording.moments[at:]
+        for moment in recording.recorded_moments[at:]
     )
 
 
 def _lost_its_leaf(recording: Recording, hfn: int) -> bool:
     """Whether a leaf for the frame is gone, and not set again."""
     lost = False
-    for moment in recording.moments:
+    for moment in recording.recorded_moments:
         if isinstance(moment, LeafSet | LeafGone) and moment.hfn <= hfn < moment.hfn + moment.frames:
             lost = isinstance(moment, LeafGone)
     return lost
@@ -126,7 +134,7 @@ def _lost_its_leaf(recording: Recording, hfn: int) -> bool:
 def _other_domains(hfn: int, recording: Recording, owner: str) -> str:
     """Another domain than the owner that still has a leaf for the frame at the end; "" if there is none."""
     spaces: dict[tuple[int, int], None] = {}
-    for moment in recording.moments:
+    for moment in recording.recorded_moments:
         if isinstance(moment, LeafSet | LeafGone) and moment.hfn <= hfn < moment.hfn + moment.frames:
             key = moment.space, moment.page
             if isinstance(moment, LeafSet):

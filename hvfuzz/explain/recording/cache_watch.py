@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.explain.recording.moments import Cached, Dropped, Who
+from hvfuzz.explain.recording.recorded_moments import Cached, Dropped, Who
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.mmu.ept import EP4TA
 

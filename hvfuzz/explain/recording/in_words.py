@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvfuzz.explain.recording.moments import Cached, Dropped, TableEntry, Who
+from hvfuzz.explain.recording.recorded_moments import Cached, Dropped, TableEntry, Who
 from hvfuzz.hypervisor.memory.frames import OWNER_HYPERVISOR, OWNER_NONE, FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, U64, rights_text
 from hvfuzz.oracles.shadow.changes import ADDRESS, DMA, DMA_RIGHTS, EPT_RIGHTS, is_link

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.explain.recording.moments import Path, TableEntry
+from hvfuzz.explain.recording.recorded_moments import Path, TableEntry
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, WORDS_PER_PAGE, rights_text
 from hvfuzz.oracles.shadow.changes import (

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from hvfuzz.explain.recording.cache_watch import CacheWatch
 from hvfuzz.explain.recording.chosen import Chosen, origin_of
 from hvfuzz.explain.recording.device_watch import DeviceWatch
-from hvfuzz.explain.recording.moments import (
+from hvfuzz.explain.recording.paths import paths_to
+from hvfuzz.explain.recording.recorded_moments import (
     Access,
     Boot,
     Call,
@@ -30,7 +31,6 @@ from hvfuzz.explain.recording.moments import (
     Walk,
     Who,
 )
-from hvfuzz.explain.recording.paths import paths_to
 from hvfuzz.explain.recording.running_code import place_of_step, places
 from hvfuzz.explain.recording.subjects import subjects_of
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
@@ -133,8 +133,14 @@ class Recorder(RunObserver):
         """See `RunObserver.op_finished`."""
         self._look()
         self._running = False
-        index = next(each.number for each in reversed(self.moments) if isinstance(each, OpBegins))
-        self.moments.append(OpEnds(index, tuple(outcomes)))
+        begins = next(each for each in reversed(self.moments) if isinstance(each, OpBegins))
+        race = begins.op.race
+        kinds = [
+            race.op.kind.name if race is not None and outcome.code == race.op.kind.code else name
+            for outcome in outcomes
+            for name in (program.ops[outcome.op].kind.name,)
+        ]
+        self.moments.append(OpEnds(begins.number, tuple(outcomes), tuple(kinds)))
 
     def exit_started(self, vcpu: VCpu) -> None:
         """See `RunObserver.exit_started`."""

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.explain.recording.moments import Place
+from hvfuzz.explain.recording.recorded_moments import Place
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType

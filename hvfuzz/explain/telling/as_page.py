@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
 
 from hvfuzz.explain.pictures.owner_map import owner_map
 from hvfuzz.explain.pictures.path_drawing import draw_path
@@ -18,10 +17,10 @@ def page(told: Explanation) -> str:
     """The document. What comes from the program is escaped; the pictures escape their own texts."""
     return _template().render(
         told=told,
-        style=Markup(STYLE),
-        timeline=Markup(timeline(told)),
-        owners=Markup(owner_map(told)),
-        paths=[Markup(draw_path(path)) for path in told.paths],
+        style=STYLE,
+        timeline=timeline(told),
+        owners=owner_map(told),
+        paths=[draw_path(path) for path in told.paths],
     )
 
 

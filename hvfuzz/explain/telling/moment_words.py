@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from hvfuzz.explain.recording.in_words import cached_text, owner_name, place_of, who_text
-from hvfuzz.explain.recording.moments import (
+from hvfuzz.explain.recording.recorded_moments import (
     Access,
     Cached,
     Call,
@@ -67,9 +67,9 @@ def words(moment: Moment) -> Iterator[str]:
             if op.race is not None:
                 yield f"      race before fetch {op.race.fetch}: {render_op(op.race.op)}"
             yield f"{number:4}  {render_op(op)}"
-        case OpEnds(_, outcomes):
-            for outcome in outcomes:
-                which = "" if len(outcomes) == 1 else f"op {outcome.op}: "
+        case OpEnds(_, outcomes, kinds):
+            for outcome, kind in zip(outcomes, kinds, strict=True):
+                which = "" if len(outcomes) == 1 else f"{kind}: "
                 yield f"      = {which}{outcome_text(outcome)}  [clock {outcome.cycles}]"
         case Found(finding, _, _):
             yield f"      ! {finding.identity}: {finding.message}"

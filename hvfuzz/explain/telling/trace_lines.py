@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from hvfuzz.explain.recording.moments import (
+from hvfuzz.explain.recording.recorded_moments import (
     Access,
     Cached,
     Call,
@@ -19,7 +19,9 @@ from hvfuzz.explain.recording.moments import (
     LeafSet,
     Moment,
     OpBegins,
+    OpEnds,
     Recording,
+    Return,
     Step,
     Walk,
 )
@@ -40,7 +42,7 @@ MOST: Final = 3
 
 def trace_lines(recording: Recording, *, verbose: bool = False) -> Iterator[str]:
     """The trace; `verbose` folds nothing."""
-    for op in _ops(recording.moments):
+    for op in _ops(recording.recorded_moments):
         if verbose:
             for moment in op:
                 yield from words(moment)
@@ -104,9 +106,41 @@ def _both(one: Moment, two: Moment) -> Moment | None:
 
 
 def _folded(moments: Iterable[Moment]) -> Iterator[str]:
-    """The lines of one op; of many moments of one kind in a row, the first ones and the number of the others."""
-    shown = (moment for moment in moments if not isinstance(moment, Walk))
-    for kind, group in groupby(shown, key=type):
+    """The lines of one op; of many alike in a row, steps or others, the first ones and a summary of the rest."""
+    for _, alike in groupby(_steps(moments), key=_pattern):
+        steps = list(alike)
+        most = MOST if len(steps) > MOST + 1 else len(steps)
+        for step in steps[:most]:
+            yield from _rows(step)
+        rest = [moment for step in steps[most:] for moment in step]
+        if rest:
+            yield f"        {'':7} ... {len(steps) - most} more such steps"
+            frames = (moment for moment in rest if isinstance(moment, FrameTaken | FrameFreed))
+            yield from _rows(list(_merged(frames)))
+
+
+def _steps(moments: Iterable[Moment]) -> Iterator[list[Moment]]:
+    """Each step with what happens in it; what comes before the first one is a group of its own."""
+    group: list[Moment] = []
+    for moment in moments:
+        if isinstance(moment, Walk):
+            continue
+        if isinstance(moment, Step | Return | OpEnds) and group:
+            yield group
+            group = []
+        group.append(moment)
+    if group:
+        yield group
+
+
+def _pattern(step: Sequence[Moment]) -> tuple[object, ...]:
+    """What steps that are alike have in common: the kinds of their moments, in order."""
+    return tuple(moment.name if isinstance(moment, Step) else type(moment) for moment in step)
+
+
+def _rows(moments: Sequence[Moment]) -> Iterator[str]:
+    """The lines of moments; of many of one kind in a row, the first ones and the number of the others."""
+    for kind, group in groupby(moments, key=type):
         row = list(group)
         most = MOST if kind in FOLDED and len(row) > MOST + 1 else len(row)
         for moment in row[:most]:

@@ -30,10 +30,11 @@ class OpBegins(NamedTuple):
 
 
 class OpEnds(NamedTuple):
-    """The op is over; `outcomes` are its own and those of ops that raced it or that it batched."""
+    """The op is over; `outcomes` are its own and those of ops that raced it or that it batched, with their `kinds`."""
 
     number: int
     outcomes: tuple[Outcome, ...]
+    kinds: tuple[str, ...]
 
 
 class Walk(NamedTuple):

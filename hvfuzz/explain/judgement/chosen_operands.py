@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from hvfuzz.explain.recording.moments import Call, Copy, OpBegins, Recording, Step
+from hvfuzz.explain.recording.recorded_moments import Call, Copy, OpBegins, Recording, Step
 from hvfuzz.explain.recording.subjects import subjects_of
 from hvfuzz.oracles.framework.finding import Finding
 
@@ -42,7 +42,7 @@ def operands_of(recording: Recording, finding: Finding, at: int) -> tuple[str, .
 def _of_op(recording: Recording, op: int, at: int) -> Iterator[object]:
     """The moments of op number `op` before place `at`."""
     inside = False
-    for moment in recording.moments[:at]:
+    for moment in recording.recorded_moments[:at]:
         if isinstance(moment, OpBegins):
             inside = moment.number == op
         if inside:
