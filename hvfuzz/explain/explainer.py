@@ -158,10 +158,10 @@ def _paragraph(root: Finding, worst: Verdict, forgotten: str, last: OpLine | Non
 
 def _place(recording: Recording, finding: Finding) -> int:
     """The place in the recording at which a finding was reported; its end for one from outside the run."""
-    for at, moment in enumerate(recording.recorded_moments):
+    for at, moment in enumerate(recording.moments):
         if isinstance(moment, Found) and moment.finding == finding:
             return at
-    return len(recording.recorded_moments)
+    return len(recording.moments)
 
 
 def _caller(program: Program, finding: Finding) -> int:
@@ -171,9 +171,7 @@ def _caller(program: Program, finding: Finding) -> int:
 
 def _op_line(program: Program, recording: Recording, number: int) -> OpLine:
     op = program.ops[number]
-    ends = next(
-        (each for each in recording.recorded_moments if isinstance(each, OpEnds) and each.number == number), None
-    )
+    ends = next((each for each in recording.moments if isinstance(each, OpEnds) and each.number == number), None)
     mine = [] if ends is None else [each for each in ends.outcomes if each.op == number and each.code == op.kind.code]
     meaning = " ".join(op.kind.doc.split("\n\n")[0].split())
     text = render_op(op)
@@ -213,9 +211,7 @@ def _places(
 
     Functions through which every call goes tell nothing.
     """
-    found = next(
-        (each for each in recording.recorded_moments if isinstance(each, Found) and each.finding == root), None
-    )
+    found = next((each for each in recording.moments if isinstance(each, Found) and each.finding == root), None)
     running = () if found is None else found.places
     places = [(place, "ran when the rule was broken") for place in running if place.module not in EVERYWHERE]
     steps = [moment.place for moment in _of_op(recording, root.op)[:at] if isinstance(moment, Step)]
@@ -234,7 +230,7 @@ def _places(
 def _of_op(recording: Recording, number: int) -> list[Moment]:
     """The moments of op number `number`."""
     inside, moments = False, []
-    for moment in recording.recorded_moments:
+    for moment in recording.moments:
         if isinstance(moment, OpBegins):
             inside = moment.number == number
         if inside:
@@ -244,9 +240,7 @@ def _of_op(recording: Recording, number: int) -> list[Moment]:
 
 def _paths(recording: Recording, root: Finding) -> tuple[PathStory, ...]:
     """The ways to the frames of the finding, when it was found. An entry that no cache contradicts is the wrong one."""
-    found = next(
-        (each for each in recording.recorded_moments if isinstance(each, Found) and each.finding == root), None
-    )
+    found = next((each for each in recording.moments if isinstance(each, Found) and each.finding == root), None)
     told = []
     for space, page, entries, cached, own in () if found is None else found.paths:
         wrong = None if own or cached else entries[-1]

@@ -42,7 +42,7 @@ def operands_of(recording: Recording, finding: Finding, at: int) -> tuple[str, .
 def _of_op(recording: Recording, op: int, at: int) -> Iterator[object]:
     """The moments of op number `op` before place `at`."""
     inside = False
-    for moment in recording.recorded_moments[:at]:
+    for moment in recording.moments[:at]:
         if isinstance(moment, OpBegins):
             inside = moment.number == op
         if inside:

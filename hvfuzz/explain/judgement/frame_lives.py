@@ -47,7 +47,7 @@ class FrameLives:
         if not 0 <= hfn < len(words):
             return "nobody: there is no memory"
         owner, state = words[hfn] & 0xFF, words[hfn] >> 8 & 0xFF
-        for moment in self._recording.recorded_moments[:at]:
+        for moment in self._recording.moments[:at]:
             if isinstance(moment, FrameTaken | FrameFreed) and moment.hfn <= hfn < moment.hfn + moment.frames:
                 owner, state = _after(moment, owner, state)
         return owner_name(owner, state)
@@ -56,7 +56,7 @@ class FrameLives:
         """Who has each frame just before place `at`, as `owner` says for one of them."""
         words = self._recording.boot.frame_words
         states = [(word & 0xFF, word >> 8 & 0xFF) for word in words]
-        for moment in self._recording.recorded_moments[:at]:
+        for moment in self._recording.moments[:at]:
             if isinstance(moment, FrameTaken | FrameFreed):
                 for hfn in range(moment.hfn, min(moment.hfn + moment.frames, len(states))):
                     states[hfn] = _after(moment, *states[hfn])
@@ -73,7 +73,7 @@ class FrameLives:
             if entry.hfn == hfn:
                 yield Event(BOOT, BOOT, f"is cached: {cached_text(entry)}")
         op = BOOT
-        for at, moment in enumerate(self._recording.recorded_moments):
+        for at, moment in enumerate(self._recording.moments):
             if isinstance(moment, OpBegins):
                 op = moment.number
             text = _text(moment, hfn)

@@ -108,7 +108,7 @@ def _writes(finding: Finding, recording: Recording, frames: tuple[int, ...]) -> 
         return False
     rights = [
         moment.rights
-        for moment in (*recording.boot.cached, *recording.boot.leaves, *recording.recorded_moments)
+        for moment in (*recording.boot.cached, *recording.boot.leaves, *recording.moments)
         if isinstance(moment, Cached | Dropped | LeafSet | LeafGone) and moment.hfn in frames
     ]
     return not rights or any(right & WRITE for right in rights)
@@ -118,14 +118,14 @@ def _changes_hands(recording: Recording, hfn: int, at: int) -> bool:
     """Whether the frame is freed or allocated at `at` or later: then it gets another owner."""
     return any(
         isinstance(moment, FrameFreed | FrameTaken) and moment.hfn <= hfn < moment.hfn + moment.frames
-        for moment in recording.recorded_moments[at:]
+        for moment in recording.moments[at:]
     )
 
 
 def _lost_its_leaf(recording: Recording, hfn: int) -> bool:
     """Whether a leaf for the frame is gone, and not set again."""
     lost = False
-    for moment in recording.recorded_moments:
+    for moment in recording.moments:
         if isinstance(moment, LeafSet | LeafGone) and moment.hfn <= hfn < moment.hfn + moment.frames:
             lost = isinstance(moment, LeafGone)
     return lost
@@ -134,7 +134,7 @@ def _lost_its_leaf(recording: Recording, hfn: int) -> bool:
 def _other_domains(hfn: int, recording: Recording, owner: str) -> str:
     """Another domain than the owner that still has a leaf for the frame at the end; "" if there is none."""
     spaces: dict[tuple[int, int], None] = {}
-    for moment in recording.recorded_moments:
+    for moment in recording.moments:
         if isinstance(moment, LeafSet | LeafGone) and moment.hfn <= hfn < moment.hfn + moment.frames:
             key = moment.space, moment.page
             if isinstance(moment, LeafSet):

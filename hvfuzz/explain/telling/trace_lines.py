@@ -42,7 +42,7 @@ MOST: Final = 3
 
 def trace_lines(recording: Recording, *, verbose: bool = False) -> Iterator[str]:
     """The trace; `verbose` folds nothing."""
-    for op in _ops(recording.recorded_moments):
+    for op in _ops(recording.moments):
         if verbose:
             for moment in op:
                 yield from words(moment)
