@@ -66,9 +66,10 @@ class DmaEngine(Device):
         elif register == Register.LENGTH:
             self.registers[register >> 3] = min(value, MAX_LENGTH)
         elif register == Register.CONTROL and value & START:
-            self._copy()
+            self.act()
 
-    def _copy(self) -> None:
+    def act(self) -> None:
+        """Make the copy."""
         registers = self.registers
         source = registers[Register.SRC >> 3]
         destination = registers[Register.DST >> 3]

@@ -88,9 +88,8 @@ class MemoryModel:
 
     def hook(self, on: bool) -> None:
         """Follow each write from now on, or stop; memory changes its class, see `hooked_hardware`."""
-        machine, host = self._scene.machine, self._scene.hypervisor.host
+        machine = self._scene.machine
         self._memory.__class__ = self._recorded if on else PhysicalMemory
-        host.store64 = self._memory.store64  # The host keeps its own reference.
         if on and machine.access_observer is not self._listener:
             self._inner, machine.access_observer = machine.access_observer, self._listener
         elif not on and machine.access_observer is self._listener:

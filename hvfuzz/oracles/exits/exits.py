@@ -143,6 +143,14 @@ class Exits(Oracle):
             self._ports.started()
             self._bystanders.ports = True
 
+    def device_started(self, number: int) -> None:
+        """Let the second model act, too."""
+        self._activity.woken(number)
+
+    def device_finished(self, number: int) -> None:
+        """Check what the device did."""
+        self._activity.rested("when it acted by itself")
+
     def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """Check a memory access by a device."""
         if type(initiator) is not VCpu:

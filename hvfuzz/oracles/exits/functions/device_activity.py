@@ -7,7 +7,7 @@ say which access comes next. Helper of the oracle `exits`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, WRITE
 from hvfuzz.oracles.exits.functions.all_functions import second_functions
@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.scene.scene import Scene
 
 
+Begun: TypeAlias = tuple[SecondFunction, Callable[[], Steps[None]]]
+"""A function, and what makes the steps that a write to its registers asks for."""
+
+
 class DeviceActivity:
     """What the functions of one machine do, and should do; `report` takes a rule and a message."""
 
     __slots__ = (
         "_base",
+        "_begun",
         "_data",
         "_past",
         "_report",
@@ -31,6 +36,7 @@ class DeviceActivity:
         "_subjects",
         "_touched",
         "_used",
+        "_waiting",
         "_written",
         "bus",
         "due",
@@ -47,6 +53,10 @@ class DeviceActivity:
         """Registers and internal memory of each function after boot."""
         self._steps: Steps[None] | None = None
         """What is still to be done."""
+        self._begun: Begun | None = None
+        """The function and the steps of the present activity."""
+        self._waiting: Begun | None = None
+        """Those of the activity that was announced when a device woke up by itself."""
         self.due: Access | None = None
         """The next access; None if nothing is left to do."""
         self.lost = False
@@ -77,15 +87,33 @@ class DeviceActivity:
             for function, (registers, private) in zip(self.bus.functions, self._base, strict=True):
                 function.restore(registers, private)
             self._used = False
+        self._waiting = None
         self._forget()
 
-    def begin(self, function: SecondFunction, steps: Steps[None]) -> None:
-        """A write to registers of `function` is about to be made."""
+    def begin(self, function: SecondFunction, steps: Callable[[], Steps[None]]) -> None:
+        """A write to registers of `function` is about to be made, which asks for these steps."""
         self._forget()
         self._used = True
         self._touched[function] = None
-        self._steps = steps
+        self._begun = function, steps
+        self._steps = steps()
         self._advance(None)
+
+    def woken(self, number: int) -> None:
+        """A function is about to act by itself. A write to registers that is announced waits: nothing of it is done."""
+        waiting = self._begun
+        if self._steps is not None:
+            self._steps.close()
+        function = self.bus.functions[number]
+        self.begin(function, function.wake)
+        self._waiting = waiting
+
+    def rested(self, where: str) -> None:
+        """It has acted: what has waited begins only now, by the registers and the memory of this time."""
+        waiting, self._waiting = self._waiting, None
+        self.end("device", where)
+        if waiting is not None:
+            self.begin(*waiting)
 
     def cleared(self, number: int) -> None:
         """Function `number` is about to be taken from its domain, which resets it."""
@@ -147,7 +175,7 @@ class DeviceActivity:
             function.restore(registers, private)
 
     def _forget(self) -> None:
-        self._steps = self.due = self._written = None
+        self._steps = self._begun = self.due = self._written = None
         self.bus.blocked = None
         self._past.clear()
         self._touched.clear()
