@@ -94,7 +94,8 @@ def raced_memory(plain: type[PhysicalMemory], written: Callable[[FrameType], Non
             plain.fill(self, hfn, word)
 
         def copy(self, dst: int, src: int, n: int) -> None:
+            data = plain.read(self, src, n)
             written(sys._getframe(1))
-            plain.copy(self, dst, src, n)
+            plain.write(self, dst, data)
 
     return RacedMemory

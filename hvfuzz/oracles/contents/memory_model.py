@@ -78,6 +78,8 @@ class MemoryModel:
         self._accessor: Any = None
         self._access = self._copy = self._host = NOTHING
         """(first byte, end) of the last announcement of each kind; NOTHING once it is used up."""
+        self._kept: tuple[Any, ...] | None = None
+        """The announcements from before the race that acts now."""
         self._copied_for = NO_DOMAIN
         self._copied_to: list[int] = []
         """Frames to which the announced copy may write."""
@@ -99,7 +101,7 @@ class MemoryModel:
         """Forget the run."""
         self._expected.clear()
         self._access = self._copy = self._host = NOTHING
-        self._accessor = None
+        self._accessor = self._kept = None
         self._copied_for = NO_DOMAIN
         self._copied_to = []
         self._pending.clear()
@@ -116,6 +118,17 @@ class MemoryModel:
             self._accessor, self._access = initiator, (hpa, hpa + size)
         if self._inner is not None:
             self._inner(initiator, hpa, size, access)
+
+    def race_started(self, vcpu: VCpu) -> None:
+        """What was announced is written after the race, or was before."""
+        self._kept = (self._accessor, self._access, self._copy, self._copied_for, self._copied_to, self._host)
+        self._access = self._copy = self._host = NOTHING
+
+    def race_finished(self, vcpu: VCpu) -> None:
+        """What was announced before the race may be written now."""
+        if self._kept is not None:
+            self._accessor, self._access, self._copy, self._copied_for, self._copied_to, self._host = self._kept
+            self._kept = None
 
     def exit_started(self, vcpu: VCpu) -> None:
         """What the guest was about to write is written."""

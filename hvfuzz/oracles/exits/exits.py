@@ -212,7 +212,7 @@ class Exits(Oracle):
         if idle.reads or idle.writes or idle.touched or calls.copying is not None:
             self._miscalled(f"guest memory copied in {reason.name}, outside of a call")
         working = reason in WORKING or (reason is IO and fields.string)
-        end = calls.cycles if working else self._emulation.ends_at()
+        end = calls.read_at if working else self._emulation.ends_at()
         if self._clock.cycles < end or (self._clock.cycles > end and not working):
             self.report("clock", f"the exit began at {calls.cycles} cycles and ends at {self._clock.cycles}")
         if not self._iommu.enabled or self._iommu.root_table != self._root:

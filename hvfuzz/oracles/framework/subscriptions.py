@@ -21,6 +21,8 @@ PASSED_ON: Final = (
     "preemption_point",
 )
 """Events of `Observer` that are passed on as they are, except for the vCPU of a copy: see `principal.attribution`."""
+TOLD: Final = ("race_started", "race_finished", "device_started", "device_finished")
+"""Events that the target tells, by methods of these names."""
 OWN: Final = (
     "op_finished",
     "exit_started",
@@ -61,7 +63,7 @@ class Subscriptions:
     def methods(self, *, closely: bool) -> dict[str, Listener]:
         """Name of each method of the suite that calls listeners -> that method; close watchers hear it if `closely`."""
         return {
-            **{event: self.of(event, closely=closely) for event in PASSED_ON},
+            **{event: self.of(event, closely=closely) for event in (*PASSED_ON, *TOLD)},
             **{f"_{event}": self.of(event, closely=closely) for event in OWN},
             "_trap_finished": self.of("exit_finished", then="trap_finished", closely=closely),
         }

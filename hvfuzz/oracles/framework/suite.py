@@ -60,6 +60,10 @@ class OracleSuite(Observer):
     _shadow_changed: Listener
     _unusual_copies: Listener
     _reentrant_exit: Listener
+    race_started: Listener
+    race_finished: Listener
+    device_started: Listener
+    device_finished: Listener
 
     def __init__(
         self,
@@ -107,8 +111,6 @@ class OracleSuite(Observer):
         for methods in self._events.values():
             methods["guest_copy"] = self._attribution.copies_for(methods["guest_copy"])
         self._pass_on()
-        self.race_started, self.race_finished = listeners.of("race_started"), listeners.of("race_finished")
-        self.device_started, self.device_finished = listeners.of("device_started"), listeners.of("device_finished")
         access_filter.invalid_copy = listeners.of("invalid_copy")
         access_filter.foreign_copy = listeners.of("foreign_copy")
         access_filter.dma_or_foreign_access = listeners.of("dma_or_foreign_access")

@@ -51,7 +51,6 @@ class Translations:
         "_kept_tables",
         "_machine",
         "_next",
-        "_races",
         "_tlb",
     )
 
@@ -72,15 +71,12 @@ class Translations:
         """(start of a page, where it led) when the page before it was about to be written to its end."""
         self._capacity = 0
         """The capacity of the caches at the start of the exit."""
-        self._races = 0
-        """The races so far at the start of the exit."""
 
     def reset(self) -> None:
         """Forget what was cached."""
         self._kept, self._before = {}, {}
         self._kept_tables, self._before_tables = {}, {}
         self._capacity = 0
-        self._races = 0
         self._next = (NO_GVA, ())
 
     def exit_started(self) -> None:
@@ -89,7 +85,6 @@ class Translations:
         self._kept = self._before = tlb.combined.copy()
         self._kept_tables = self._before_tables = tlb.structures.combined.copy()
         self._capacity = tlb.capacity
-        self._races = self._calls.races
         self._next = (NO_GVA, ())
 
     @property
@@ -124,7 +119,7 @@ class Translations:
     @property
     def _changed(self) -> bool:
         """Whether the guest's tables may have changed in this exit: by a race, by a step, or by a copy to the guest."""
-        if self._calls.races != self._races:
+        if self._calls.interrupted:
             return True
         call: RunningCall | None = self._calls.current
         while call is not None:

@@ -41,6 +41,7 @@ class CallStack:
     __slots__ = (
         "_clock",
         "_domains",
+        "_races_before",
         "_read",
         "_work",
         "acting",
@@ -82,6 +83,8 @@ class CallStack:
         """The clock at the start of the exit."""
         self.races: int = 0
         """Races that have begun in this run."""
+        self._races_before = 0
+        """Races that had begun when the present exit did."""
         self.racing: int = 0
         """The clock when the present race began; 0 outside of a race."""
         self.awake = False
@@ -112,6 +115,16 @@ class CallStack:
         """Whether a call is running."""
         return self.current is not self.idle
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a race has acted in the middle of the present exit."""
+        return self.races != self._races_before
+
+    @property
+    def read_at(self) -> int:
+        """The clock when an exit other than a hypercall reads it: that at its start, and what has passed in races."""
+        return self.cycles + self.raced
+
     def reset(self) -> None:
         """Return to a state without exit, call or copies."""
         self.abandon()
@@ -119,7 +132,7 @@ class CallStack:
         self.exit_ended()
         self.acting = None
         self.worked = False
-        self.races = self.racing = self.raced = 0
+        self.races = self._races_before = self.racing = self.raced = 0
         self.awake = False
         self.ended = (0, 0)
         self.flushes = 0
@@ -162,6 +175,7 @@ class CallStack:
         self.since = self._work.units
         self.cycles = self._clock.cycles
         self.raced = 0
+        self._races_before = self.races
         if self.idle.reads or self.idle.writes:
             self.abandon()  # An exit before left them.
         self.outside = self.idle

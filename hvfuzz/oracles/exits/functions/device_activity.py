@@ -28,6 +28,7 @@ class DeviceActivity:
     __slots__ = (
         "_base",
         "_begun",
+        "_clearing",
         "_data",
         "_past",
         "_report",
@@ -54,7 +55,9 @@ class DeviceActivity:
         self._steps: Steps[None] | None = None
         """What is still to be done."""
         self._begun: Begun | None = None
-        """The function and the steps of the present activity."""
+        """The function and the steps of the activity that is announced, until it makes an access or ends."""
+        self._clearing: int | None = None
+        """Number of the function whose reset is announced, until the end of the step."""
         self._waiting: Begun | None = None
         """Those of the activity that was announced when a device woke up by itself."""
         self.due: Access | None = None
@@ -96,35 +99,49 @@ class DeviceActivity:
         self._used = True
         self._touched[function] = None
         self._begun = function, steps
-        self._steps = steps()
-        self._advance(None)
 
     def woken(self, number: int) -> None:
-        """A function is about to act by itself. A write to registers that is announced waits: nothing of it is done."""
-        waiting = self._begun
-        if self._steps is not None:
-            self._steps.close()
+        """A function is about to act by itself. What is announced waits: nothing of it is done."""
+        waiting, clearing = self._begun, self._clearing
+        if clearing is not None and self._subjects[clearing].registers == list(self.bus.functions[clearing].power_on):
+            self._clear()
+            clearing = None
         function = self.bus.functions[number]
         self.begin(function, function.wake)
-        self._waiting = waiting
+        self._waiting, self._clearing = waiting, clearing
 
     def rested(self, where: str) -> None:
-        """It has acted: what has waited begins only now, by the registers and the memory of this time."""
-        waiting, self._waiting = self._waiting, None
+        """It has acted: what waits begins only now, by the registers and the memory of this time."""
+        waiting, clearing = self._waiting, self._clearing
+        self._waiting = self._clearing = None
         self.end("device", where)
         if waiting is not None:
             self.begin(*waiting)
+        if clearing is not None:
+            self.cleared(clearing)
 
     def cleared(self, number: int) -> None:
         """Function `number` is about to be taken from its domain, which resets it."""
         self._forget()
         self._used = True
-        function = self.bus.functions[number]
-        self._touched[function] = None
-        function.reset()
+        self._touched[self.bus.functions[number]] = None
+        self._clearing = number
+
+    def _clear(self) -> None:
+        """The reset that was announced is made, at the latest now."""
+        if self._clearing is not None:
+            self.bus.functions[self._clearing].reset()
+            self._clearing = None
+
+    def _start(self) -> None:
+        """The activity that was announced begins, at the latest now."""
+        if self._begun is not None:
+            self._steps, self._begun = self._begun[1](), None
+            self._advance(None)
 
     def accessed(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """A function is about to access memory or registers."""
+        self._start()
         self._check_written()
         if self.lost:
             return
@@ -155,6 +172,8 @@ class DeviceActivity:
 
         `rule` is broken by wrong registers of the functions that were written to. All present state is adopted.
         """
+        self._start()
+        self._clear()
         self._check_written()
         due = self.due
         if due is not None and not self.lost:
@@ -175,7 +194,7 @@ class DeviceActivity:
             function.restore(registers, private)
 
     def _forget(self) -> None:
-        self._steps = self._begun = self.due = self._written = None
+        self._steps = self._begun = self._clearing = self.due = self._written = None
         self.bus.blocked = None
         self._past.clear()
         self._touched.clear()
