@@ -26,11 +26,13 @@ from hvfuzz.machine.addresses import PAGE_SHIFT, U64
 _NUMBERS: Final = MappingProxyType(
     {
         Point.FETCH: (1, 1, 1, 2, 2, 2, 3, 3, 0, 4, 5, 6, 8, 12),
-        Point.WRITE: (0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 40),
+        Point.WRITE: (0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12, 20),
         Point.STEP: (0, 0, 0, 1, 1, 2, 3, 5, 7),
     }
 )
 """Numbers of points, weighted by repetition. Fetch 0 reads the struct's header, 1 its body, later ones arrays."""
+_BEYOND_A_QUOTA: Final = (65, 66, 100, 128, 129, 200, 512)
+"""Counts with which a call has preemption points."""
 _POINT_WEIGHTS: Final = MappingProxyType({Point.FETCH: 5, Point.WRITE: 4, Point.STEP: 4})
 _ACCESSES: Final = ("load", "load", "store", "execute", "dma", "dma", "timer")
 """What goes on while the hypervisor changes its tables, weighted by repetition."""
@@ -70,7 +72,19 @@ def with_race(context: Context, op: Op) -> Op:
         other = _access_to_the_changed(context, op, racer)
     if other is None:
         other = compose(context, context.grammar.choose_kind(context.rng), racer if context.chance(0.85) else None)
+    if point is Point.STEP and context.chance(0.6):
+        op = _of_more_work(context, op)
     return op._replace(race=Race(number_, other, point))
+
+
+def _of_more_work(context: Context, op: Op) -> Op:
+    """`op` with a count for which it has preemption points, if it takes a count of pages."""
+    traits = context.grammar.traits[op.kind]
+    if traits.count is None or traits.arrays or op.kind.follow is not None:
+        return op
+    values = list(op.values)
+    values[traits.count] = context.pick(_BEYOND_A_QUOTA)
+    return op._replace(values=tuple(values))
 
 
 def _point(context: Context, points: tuple[Point, ...]) -> Point:
