@@ -49,10 +49,10 @@ _BATCH_ENTRIES: Final = tuple(
 """Offset and kind of each word of the first three multicall entries: number, args, status, result."""
 
 
-def with_race(context: Context, op: Op) -> Op:
+def with_race(context: Context, op: Op, point: Point | None = None) -> Op:
     """`op` with a race: mostly a store to its arguments by the other vCPU of the domain.
 
-    `op` itself if it can be raced at no point.
+    At such a `point`, if it is given. `op` itself if it can be raced at no point.
     """
     points = points_of(op.kind)
     if not points:
@@ -63,7 +63,8 @@ def with_race(context: Context, op: Op) -> Op:
         racer = Actor(domain, (vcpu + 1) % vcpus)
     else:
         racer = context.actor((domain + 1) % len(context.domains))
-    point = _point(context, points)
+    if point is None:
+        point = _point(context, points)
     number_ = context.pick(_NUMBERS[point]) if context.chance(0.95) else context.below(MAX_POINT + 1)
     other = None
     if point is Point.FETCH:

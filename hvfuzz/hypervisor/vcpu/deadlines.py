@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hvfuzz.hypervisor.vcpu.ticks import whole_ticks
+
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
     from hvfuzz.machine.cpu.vcpu import VCpu
@@ -16,9 +18,10 @@ def next_deadline(hv: Hypervisor, vcpu: VCpu) -> int | None:
     """
     poll = hv.scheduler.polls.get(vcpu.id)
     timer = hv.timers.get(vcpu.domain)
+    count = hv.apic_timers.get(vcpu.id)
     found = (
         None if poll is None else poll.deadline,
-        hv.apic_timers.get(vcpu.id),
+        None if count is None else whole_ticks(count),
         None if timer is None else timer.deadline,
     )
     return min((each for each in found if each is not None), default=None)
