@@ -103,9 +103,6 @@ class DeviceActivity:
     def woken(self, number: int) -> None:
         """A function is about to act by itself. What is announced waits: nothing of it is done."""
         waiting, clearing = self._begun, self._clearing
-        if clearing is not None and self._subjects[clearing].registers == list(self.bus.functions[clearing].power_on):
-            self._clear()
-            clearing = None
         function = self.bus.functions[number]
         self.begin(function, function.wake)
         self._waiting, self._clearing = waiting, clearing
