@@ -28,7 +28,7 @@ HARDWARE: Final = f"{__package__}."
 class RacedWrites(RacePoints):
     """Counts the host's writes to one memory while a race is armed for one of them; else `count` means nothing."""
 
-    __slots__ = ("_classes", "_memory", "_plain", "_vcpus")
+    __slots__ = ("_memory", "_plain", "_raced", "_unhooked", "_vcpus")
     __snapshot_leaf__ = True
     """Whoever arms it resets it; memory and vCPUs are restored as parts of the machine."""
 
@@ -38,17 +38,16 @@ class RacedWrites(RacePoints):
         self._vcpus: Final = vcpus
         self._plain: type[PhysicalMemory] | None = None
         """The class that memory had before a race was armed; None if none is."""
-        self._classes: Final[dict[type[PhysicalMemory], type[PhysicalMemory]]] = {}
-        """Class of memory -> that class with hooks."""
+        self._raced: Final = raced_memory(type(memory), self._written)
+        self._unhooked: Final = type(memory)
 
     def arm(self, trigger: int, action: Callable[[], None]) -> None:
         """Run `action` once, before write number `trigger` of the host from now on."""
         self.reset()
         super().arm(trigger, action)
         self._plain = plain = type(self._memory)
-        if plain not in self._classes:
-            self._classes[plain] = raced_memory(plain, self._written)
-        self._memory.__class__ = self._classes[plain]
+        # Hooks of others are those of an audited run, in which the time of another class does not matter.
+        self._memory.__class__ = self._raced if plain is self._unhooked else raced_memory(plain, self._written)
 
     def disarm(self) -> None:
         """Run no action, and take the hooks from memory."""
