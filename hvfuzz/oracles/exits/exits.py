@@ -173,7 +173,7 @@ class Exits(Oracle):
             self._ports.copied(vcpu, gva, hpa)
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
-        """The APIC timers have advanced before the exit is handled: `sched.kick` tells whether one has ended a HLT."""
+        """The APIC timers have advanced before the call: `sched.kick` tells whether one has ended a HLT."""
         apics = self._emulation.apics
         if apics.touched and apics.tick(self._calls.cycles):
             self._judge_apics()
@@ -182,10 +182,9 @@ class Exits(Oracle):
         """Compare the state with which the guest resumes to the expected one."""
         vmcs = vcpu.vmcs
         calls = self._calls
-        expected = calls.left
+        expected, fields = calls.left, calls.exit
         if self._emulation.apics.touched:
             self._emulation.apics.tick(calls.cycles)
-        fields = calls.exit
         reason = fields.reason
         if reason is VMCALL:
             if calls.idle.begun != 1 or calls.current is not calls.idle:

@@ -86,8 +86,7 @@ class OracleSuite(Observer):
         self.oracles: Final = make_oracles(scene, self.shadow, enabled)
         self._resets: Final = [each.reset for each in self.oracles.values() if type(each).reset is not Oracle.reset]
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
-        # What the shadow has to follow: most ops, and most calls, leave nothing.
-        self._written: Final = machine.memory.written
+        self._written: Final = machine.memory.written  # Most ops, and most calls, leave nothing to follow.
         self._refilled: Final = self.shadow.refilled
         self._planted: Final = planted
         self._dead = False
