@@ -66,10 +66,12 @@ class DmaEngine(Device):
         elif register == Register.LENGTH:
             self.registers[register >> 3] = min(value, MAX_LENGTH)
         elif register == Register.CONTROL and value & START:
-            self.act()
+            self._copy()
 
     def act(self) -> None:
-        """Make the copy."""
+        self._copy()
+
+    def _copy(self) -> None:
         registers = self.registers
         source = registers[Register.SRC >> 3]
         destination = registers[Register.DST >> 3]
