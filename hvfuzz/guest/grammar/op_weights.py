@@ -28,6 +28,7 @@ DEFAULT_WEIGHTS: Final[Mapping[str, int]] = MappingProxyType(
         "mmio_write": 6,
         "raw": 3,
         "tlb": 3,
+        "wakeup": 2,
         **dict.fromkeys(TRAP_FAMILIES, 1),
     }
 )

@@ -95,6 +95,7 @@ CONTROL_VALUE: Final = Kind(
 MSR: Final = Kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
 INVALIDATION: Final = Kind("invalidation", 1, (0, 1, 2, 3, 4))
 PCID: Final = Kind("pcid", 8, (0, 1, 2, 0xFFF, 0x1000))
+PCI_DEVICE: Final = Kind("device", 1, (0, 1, 2, 3))
 CAPACITY: Final = Kind("capacity", 1, (0, 1, 2, 4, 16, 64))
 
 

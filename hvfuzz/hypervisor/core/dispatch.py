@@ -149,6 +149,10 @@ def commit_long(hv: Hypervisor, steps: Sequence[Step]) -> None:
 
 
 def preempt(hv: Hypervisor) -> None:
-    """Preemption point: charge an exit and an entry to the clock; the call continues where it was."""
+    """Preemption point: charge an exit and an entry to the clock; the call continues where it was.
+
+    Other vCPUs run guest code here, and devices act. Their exits wait: the host's lock is held.
+    """
     hv.machine.clock.cycles += Cost.VMENTRY + Cost.VMEXIT
     hv.observer.preemption_point()
+    hv.machine.preemptions.before()

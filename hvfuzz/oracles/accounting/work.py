@@ -110,7 +110,7 @@ class Work(Oracle):
         units = self._counter.units - self._calls.since
         if units > LONG_BOUND:
             self.report("preemption", f"{units} words or elements touched in one exit, bound {LONG_BOUND}")
-        cycles = self._clock.cycles - self._calls.cycles
+        cycles = self._clock.cycles - self._calls.read_at
         if cycles > TIME_BOUND + self._slices * TIME_SLICE:
             self.report("time", f"an exit of dom{vcpu.domain} takes {cycles} cycles, bound {TIME_BOUND}")
 

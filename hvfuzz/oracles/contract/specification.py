@@ -220,7 +220,7 @@ class Specification(Oracle):
 
     def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """Attribute a device's access to the call that is running."""
-        if type(initiator) is not VCpu and self._calls.running:
+        if type(initiator) is not VCpu and self._calls.running and not self._calls.awake:
             self._calls.current.touched.append((access == WRITE, hpa, size))
 
     def exit_started(self, vcpu: VCpu) -> None:

@@ -59,9 +59,8 @@ class AccessLog:
             if below not in self._hooked:
                 self._hooked[below] = hooked_memory(self._guarded, self._asked_by_the_host, below)
             memory.__class__ = self._hooked[below]
-        # The host keeps its own references for reading and writing single words.
+        # The host keeps its own reference for reading single words.
         host.words = HookedView(memory.words, WORD, self._guarded) if on else memory.words
-        host.store64 = memory.store64
 
     def host_exception(self, fault: BaseException) -> None:
         """The host is dead: nothing waits to be reported."""

@@ -19,7 +19,7 @@ from hvfuzz.machine.physical_memory import ZERO_PAGE
 from hvfuzz.oracles.framework.fault_origin import fault_text
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.host.heap_headers import CONTROL, OUTSIDE_HEADER, HeapHeaders
-from hvfuzz.oracles.scene.excuses import DEVICE_MEMORY, OWN_TARGET
+from hvfuzz.oracles.scene.excuses import DEVICE_MEMORY, OWN_TARGET, RACED_FRAME
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
@@ -191,7 +191,11 @@ class HostMemory(Oracle):
                 continue  # Heap pages have headers.
             if hfn in call.targets:
                 self.scene.excused(OWN_TARGET)
-            elif self._read(hfn << PAGE_SHIFT, PAGE_SIZE) != ZERO_PAGE:
+            elif self._read(hfn << PAGE_SHIFT, PAGE_SIZE) == ZERO_PAGE:
+                continue
+            elif self._calls.interrupted:
+                self.scene.excused(RACED_FRAME)
+            else:
                 self.report("fresh", f"{self.scene.describe(hfn)} is not zero at the end of the call that allocated it")
                 return
 

@@ -133,9 +133,13 @@ class System:
         def racing(vcpu: VCpu, begins: bool) -> None:
             (suite.race_started if begins else suite.race_finished)(vcpu)
 
+        def waking(number: int, begins: bool) -> None:
+            (suite.device_started if begins else suite.device_finished)(number)
+
+        told = (racing, waking) if watched else (None, None)
         try:
             with watchdog:
-                trace = self.interpreter.run(program, before, after, racing if watched else None)
+                trace = self.interpreter.run(program, before, after, *told)
                 suite.program_finished()
                 if audit and not trace.stopped:
                     # After a host fault the machine is in the middle of a change: an audit would report false errors.

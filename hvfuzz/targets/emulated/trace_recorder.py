@@ -6,7 +6,7 @@ from typing import Any
 
 from hvfuzz.abi.declaration import Declaration
 from hvfuzz.abi.status import Status
-from hvfuzz.guest.format.text import render_op
+from hvfuzz.guest.format.text import PREPOSITIONS, render_op
 from hvfuzz.guest.program.program import Op, Program
 from hvfuzz.guest.run.trace import Outcome, Result
 from hvfuzz.hypervisor.core.observer import AppliedStep
@@ -102,7 +102,8 @@ class TraceRecorder(RunObserver):
     def op_started(self, index: int, op: Op) -> None:
         """See `RunObserver.op_started`."""
         if op.race is not None:
-            self.lines.append(f"      race before fetch {op.race.fetch}: {render_op(op.race.op)}")
+            where = PREPOSITIONS[op.race.point] or "before fetch "
+            self.lines.append(f"      race {where}{op.race.number}: {render_op(op.race.op)}")
         self.lines.append(f"{index:4}  {render_op(op)}")
         self._op = op
         self._last_walk = []
