@@ -11,6 +11,7 @@ from hvfuzz.machine.fetches import Fetches
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.physical_memory import PhysicalMemory
+from hvfuzz.machine.shortage import Shortage
 from hvfuzz.machine.vtd.iommu import Iommu
 
 DeviceT = TypeVar("DeviceT", bound=Device)
@@ -28,6 +29,7 @@ class Machine:
         "iommu",
         "memory",
         "mmu",
+        "shortage",
         "tlb",
         "vcpus",
     )
@@ -42,6 +44,7 @@ class Machine:
         self.vcpus: list[VCpu] = []
         self.devices: list[Device] = []
         self.fetches: Fetches = Fetches()
+        self.shortage: Shortage = Shortage()
         self.exit_handler: ExitHandler = unhandled_exit
         self.access_observer: AccessObserver | None = None
 

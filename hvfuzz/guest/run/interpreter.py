@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from hvfuzz.abi.boot import ARG_ARRAYS, ARG_NESTED, World
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Op, Program, Ref, batched
+from hvfuzz.guest.run.adversaries import ADVERSARIES, Adversary
 from hvfuzz.guest.run.call_arguments import CallArguments, NoRoom
 from hvfuzz.guest.run.instructions import INSTRUCTIONS, Unreachable
 from hvfuzz.guest.run.trace import Outcome, Result, Trace
@@ -42,7 +44,7 @@ class HostBusy(Exception):
 class Interpreter:
     """Executes programs on `machine`, booted as `world`. Its exit handler may raise HostStopped and HostBusy."""
 
-    __slots__ = ("_actors", "_arguments", "_batched", "_execute", "_late", "_racing", "_trace", "machine")
+    __slots__ = ("_actors", "_arguments", "_batched", "_deny", "_execute", "_late", "_racing", "_trace", "machine")
 
     def __init__(self, machine: Machine, catalogue: Catalogue, world: World) -> None:
         self.machine: Final = machine
@@ -55,7 +57,9 @@ class Interpreter:
         self._racing: Callable[[VCpu, bool], None] | None = None
         self._trace = Trace()
         self._execute: Final = {catalogue.by_name[name].code: run for name, run in INSTRUCTIONS.items()}
-        self._execute[catalogue.by_name["tlb"].code] = self._set_tlb_capacity
+        for name, act in ADVERSARIES.items():
+            self._execute[catalogue.by_name[name].code] = partial(self._interfere, act)
+        self._deny: Final = catalogue.by_name["deny"]
 
     def run(
         self,
@@ -75,7 +79,7 @@ class Interpreter:
         outcomes = trace.outcomes
         self._arguments.results = [0] * len(ops)
         self._late = []
-        fetches, clock = self.machine.fetches, self.machine.clock
+        fetches, clock, shortage = self.machine.fetches, self.machine.clock, self.machine.shortage
         limit = clock.cycles + WORK_BUDGET
         index = first = 0
         try:
@@ -92,6 +96,8 @@ class Interpreter:
                 while self._late:
                     fetches.reset()
                     self._race(*self._late.pop(0))
+                if shortage.at >= 0 and op.kind is not self._deny:
+                    shortage.disarm()
                 if after is not None:
                     after(index, op, outcomes[first:])
                 index += 1 + self._batched
@@ -105,6 +111,7 @@ class Interpreter:
             if after is not None:
                 after(index, ops[index], trace.outcomes[first:])
         fetches.reset()
+        shortage.disarm()
         self._racing = None
         return trace
 
@@ -137,9 +144,8 @@ class Interpreter:
         finally:
             racing(vcpu, False)
 
-    def _set_tlb_capacity(self, _vcpu: VCpu, values: Sequence[int]) -> None:
-        self.machine.tlb.set_capacity(values[0])
-        self.machine.iommu.set_capacity(values[0])
+    def _interfere(self, act: Adversary, _vcpu: VCpu, values: Sequence[int]) -> None:
+        act(self.machine, values)
 
     def _perform(self, index: int, op: Op, program: Program | None) -> None:
         """Execute one op on its vCPU and record the outcome. Without a `program`, a multicall batches nothing."""

@@ -55,6 +55,11 @@ def tables_needed(shadow: PageTableShadow, caller: int, name: str, args: Any, re
     return UNKNOWN
 
 
+def frames_needed(name: str, args: Any) -> int:
+    """Number of frames or blocks that the call needs before its table pages."""
+    return args.count if name in ("memory.populate", "memory.exchange") else 0
+
+
 def _missing(shadow: PageTableShadow, space: int, pages: Iterable[int], level: int) -> int:
     """Number of tables that are missing on the way to leaves of `level` for `pages`."""
     absent: set[tuple[int, int]] = set()
