@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from hvfuzz.campaign.minimise.reductions import (
+    adversaries,
     dependents,
     remove_ops,
     replace_op,
@@ -12,6 +13,7 @@ from hvfuzz.campaign.minimise.reductions import (
     simpler_fields,
     simpler_shapes,
 )
+from hvfuzz.guest.program.instruction_kinds import ADVERSARIES
 from hvfuzz.guest.program.program import Op, Program, defect
 from hvfuzz.targets.target import Target
 
@@ -19,7 +21,8 @@ from hvfuzz.targets.target import Target
 class Minimiser:
     """One minimisation: `program` is the best so far, and always shows the finding `identity` on `target`.
 
-    Three passes run in turn until none makes progress: remove ops, simplify ops, try a simpler world. Within a pass a
+    Four passes run in turn until none makes progress: remove ops that are no act of a guest, for a finding without them
+    says more; remove ops, simplify ops, try a simpler world. Within a pass a
     success does not restart the scan. `tried` counts the programs run. `proceed` is called before each of them;
     minimisation stops when it returns False.
     """
@@ -46,6 +49,7 @@ class Minimiser:
         before = None
         while before != self.program and self._proceed():
             before = self.program
+            self._remove_adversaries()
             self._remove_ops()
             self._simplify_ops()
             self._simplify_world()
@@ -74,6 +78,16 @@ class Minimiser:
         at = next((finding.op for finding in findings if finding.identity == self._identity), -1)
         if 0 <= at < len(self.program.ops) - 1:
             self._accept(self.program._replace(ops=self.program.ops[: at + 1]))
+
+    def _remove_adversaries(self) -> None:
+        """Remove all ops that are no act of a guest, or else as many as possible, from the end, and races with them."""
+        found = adversaries(self.program)
+        if found and not self._accept(remove_ops(self.program, frozenset(found))):
+            for index in reversed(found):
+                self._accept(remove_ops(self.program, frozenset((index,))))
+        for place, op in enumerate(self.program.ops):
+            if op.race is not None and op.race.op.kind.name in ADVERSARIES:
+                self._accept(replace_op(self.program, place, op._replace(race=None)))
 
     def _remove_ops(self) -> None:
         """Remove ever smaller runs of ops, from the end; finally each op together with those that use its result."""

@@ -8,6 +8,8 @@ from typing import Final
 
 from hvfuzz.abi.boot import WORLDS
 from hvfuzz.guest.generate.context import Context
+from hvfuzz.guest.generate.interference.denied_requests import denial, deny_last
+from hvfuzz.guest.generate.interference.lost_entries import lose_around_last
 from hvfuzz.guest.generate.mangled_calls import as_raw_call, with_mangle
 from hvfuzz.guest.generate.op_composition import compose
 from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
@@ -24,6 +26,8 @@ DEFAULT_LENGTH: Final = 16
 _TEMPLATE_SHARE: Final = 0.35
 _RACE_SHARE: Final = 0.06
 _MANGLE_SHARE: Final = 0.04
+_DENIAL_SHARE: Final = 0.06
+_LOSS_SHARE: Final = 0.04
 _STEP_CAP: Final = 6
 """Most ops for which one step counts towards the length: a repetition of 20 ops exercises little more than six."""
 _TEMPLATES: Final = WeightedChoice(TEMPLATES)
@@ -49,6 +53,8 @@ def generate(
     while done < length:
         before = len(context.ops)
         append_step(context)
+        if len(context.ops) > before:
+            interfere_with_last(context)
         done += min(len(context.ops) - before, _STEP_CAP)
     return Program(world, tuple(context.ops[:MAX_OPS]))
 
@@ -75,6 +81,15 @@ def append_step(context: Context) -> None:
         context.ops[-1] = with_mangle(context, op)
 
 
+def interfere_with_last(context: Context) -> None:
+    """Sometimes deny the last op some memory, or drop cached translations around it."""
+    choice = context.rng.random()
+    if choice < _DENIAL_SHARE:
+        deny_last(context)
+    elif choice < _DENIAL_SHARE + _LOSS_SHARE:
+        lose_around_last(context)
+
+
 def _context_before(context: Context) -> Context:
     """The context without the last op, whose race must not refer to its result."""
     return Context(context.grammar, context.rng, context.world, context.ops[:-1], context.ops)
@@ -83,6 +98,9 @@ def _context_before(context: Context) -> Context:
 def append_multicall(context: Context, kind: OpKind) -> None:
     """Append a multicall and the calls that it takes as entries."""
     op = compose(context, kind)
+    before = denial(context, op) if context.chance(_DENIAL_SHARE) else None
+    if before is not None:
+        context.append(before)
     context.append(op)
     position = kind.index["count"]
     count = op.values[position]
