@@ -53,9 +53,9 @@ def generate(
     while done < length:
         before = len(context.ops)
         append_step(context)
+        done += min(len(context.ops) - before, _STEP_CAP)
         if len(context.ops) > before:
             interfere_with_last(context)
-        done += min(len(context.ops) - before, _STEP_CAP)
     return Program(world, tuple(context.ops[:MAX_OPS]))
 
 

@@ -1,31 +1,34 @@
-"""Guest-physical translations are flushed only if a linear one leads to their page: that one may be lost before."""
+"""A page is unmapped without INVEPT if no linear address leads to it: its guest-physical translation stays."""
 
 from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor.memory.stage2 import Stage2
+from hvfuzz.hypervisor.memory.table_tree import leaf_frame
 from hvfuzz.machine.addresses import PAGE_SHIFT
 
+unmap = Stage2.unmap
 
-def replacement(self):
-    machine = self.host.machine
-    machine.clock.cycles += 200
-    tlb = machine.tlb
-    tlb.structures.invept(self.root)
-    for key in [key for key in tlb.combined if key[2] == self.root]:
-        tlb.guest_physical.pop((self.root, tlb.combined[key][5] >> PAGE_SHIFT), None)
-        del tlb.combined[key]
+
+def replacement(self, gfn):
+    cached = self.host.machine.tlb.combined.items()
+    entry, level, address = self.lookup(gfn)
+    if level > 1 or any(key[2] == self.root and found[5] >> PAGE_SHIFT == gfn for key, found in cached):
+        return unmap(self, gfn)
+    self.host.write64(address, 0)
+    self.frames.drop_map(leaf_frame(entry, level, gfn))
+    self.trim(gfn, address)
+    return True
 
 
 BUG = Bug(
     name="translation-of-a-lost-entry",
-    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.flush",
+    replaces="hvfuzz.hypervisor.memory.stage2:Stage2.unmap",
     replacement=replacement,
-    findings=("stale/unflushed/memory.decrease",),
+    findings=("stale/tlb/memory.decrease",),
     trigger="""\
 # hvp 1
 world pair
-memory.populate(dom1, first=0x200, count=1, order=0)
-pte(dom1, gva=DIRECT+0x41000, level=1, entry=0x200063)
 load(dom1, gva=DIRECT+0x41000, size=8)
-retain(dom1, cache=TLB, entry=255)
-memory.decrease(dom1, first=0x200, count=1)
+evict(dom1, cache=TLB, entry=5)
+memory.decrease(dom1, first=0x41, count=1)
 """,
 )
