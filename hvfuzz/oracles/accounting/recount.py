@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.status import Status
 from hvfuzz.oracles.accounting.pool_checks import PoolChecks
 from hvfuzz.oracles.accounting.refcounts import UNUSED, RefCounts
-from hvfuzz.oracles.accounting.table_demand import frames_needed, tables_needed
+from hvfuzz.oracles.accounting.table_demand import frames_needed, payer, tables_needed
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, name_of, sides_of
@@ -152,11 +152,14 @@ class Recount(Oracle):
                 self.report("denied", f"dom{vcpu.domain}: {text}")
         if status == NO_POOL and args is not None:
             number = vcpu.domain
-            free = len(self._pools.live[number])
+            paying = payer(number, declaration.name, args)
+            if paying >= len(self._pools.live):
+                return  # There is no such domain: the specification judges the status.
+            free = len(self._pools.live[paying])
             needed = tables_needed(self.shadow, number, declaration.name, args, call.reads)
             denied = call.denied(self._shortage) - frames_needed(declaration.name, args)
             if needed <= free and not 0 <= denied < needed:
-                text = f"which needs {needed} of the {free} table pages in its pool"
+                text = f"which needs {needed} of the {free} table pages in dom{paying}'s pool"
                 self.report("need", f"dom{number} is refused {declaration.name}, {text}")
 
     def audit(self) -> None:
