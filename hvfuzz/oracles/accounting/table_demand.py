@@ -65,7 +65,7 @@ def tables_needed(shadow: PageTableShadow, caller: int, name: str, args: Any, re
 
 
 def payer(caller: int, name: str, args: Any) -> int:
-    """The domain whose pool gives the table pages; there may be no such domain, for which the contract has NO_DOMAIN."""
+    """The domain whose pool gives the table pages, if there is such a domain."""
     return int(args.to) if name == "device.assign" and args.to != SELF else caller
 
 
