@@ -13,13 +13,15 @@ NEVER: Final = -1
 class Shortage:
     """The next request that fails, and the number of requests so far."""
 
-    __slots__ = ("at", "requests")
+    __slots__ = ("at", "requests", "waiting")
 
     def __init__(self) -> None:
         self.at: int = NEVER
         """Number of the request that fails, counted as `requests` counts; NEVER if none does."""
         self.requests: int = 0
         """Requests so far that were made while one was to fail."""
+        self.waiting: int = NEVER
+        """The request to arm when the present op ends; NEVER if none."""
 
     def arm(self, request: int) -> None:
         """From now on, request number `request` fails, counted from 0."""
@@ -27,7 +29,14 @@ class Shortage:
 
     def disarm(self) -> None:
         """No request fails any more."""
-        self.at = NEVER
+        self.at = self.waiting = NEVER
+
+    def op_ended(self) -> None:
+        """What was armed is over. What waits is armed: so it never begins in the middle of a call."""
+        waiting = self.waiting
+        self.disarm()
+        if waiting >= 0:
+            self.arm(waiting)
 
     def denies(self, pieces: int) -> bool:
         """Count a request of `pieces` pieces at once; whether it fails, since one of them does.

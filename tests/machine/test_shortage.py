@@ -31,6 +31,19 @@ def test_it_counts_from_when_it_is_armed_and_ends_when_it_is_disarmed() -> None:
     assert not shortage.denies(1)
 
 
+def test_what_waits_is_armed_for_one_op() -> None:
+    shortage = Shortage()
+    shortage.waiting = 1
+    assert not shortage.denies(4)
+    shortage.op_ended()
+    assert (shortage.at, shortage.waiting) == (5, NEVER)
+    shortage.waiting = 0
+    shortage.op_ended()
+    assert shortage.denies(1)
+    shortage.op_ended()
+    assert shortage.at == NEVER
+
+
 def test_a_request_for_nothing_never_fails() -> None:
     shortage = Shortage()
     shortage.arm(0)

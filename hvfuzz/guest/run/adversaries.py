@@ -23,7 +23,7 @@ def _set_capacity(machine: Machine, values: Sequence[int]) -> None:
 
 
 def _deny(machine: Machine, values: Sequence[int]) -> None:
-    machine.shortage.arm(values[0])
+    machine.shortage.waiting = values[0]
 
 
 def _retain(machine: Machine, values: Sequence[int]) -> None:

@@ -44,7 +44,7 @@ class HostBusy(Exception):
 class Interpreter:
     """Executes programs on `machine`, booted as `world`. Its exit handler may raise HostStopped and HostBusy."""
 
-    __slots__ = ("_actors", "_arguments", "_batched", "_deny", "_execute", "_late", "_racing", "_trace", "machine")
+    __slots__ = ("_actors", "_arguments", "_batched", "_execute", "_late", "_racing", "_trace", "machine")
 
     def __init__(self, machine: Machine, catalogue: Catalogue, world: World) -> None:
         self.machine: Final = machine
@@ -59,7 +59,6 @@ class Interpreter:
         self._execute: Final = {catalogue.by_name[name].code: run for name, run in INSTRUCTIONS.items()}
         for name, act in ADVERSARIES.items():
             self._execute[catalogue.by_name[name].code] = partial(self._interfere, act)
-        self._deny: Final = catalogue.by_name["deny"]
 
     def run(
         self,
@@ -96,8 +95,8 @@ class Interpreter:
                 while self._late:
                     fetches.reset()
                     self._race(*self._late.pop(0))
-                if shortage.at >= 0 and op.kind is not self._deny:
-                    shortage.disarm()
+                if shortage.at >= 0 or shortage.waiting >= 0:
+                    shortage.op_ended()
                 if after is not None:
                     after(index, op, outcomes[first:])
                 index += 1 + self._batched

@@ -52,10 +52,10 @@ def without_shared_hardware(program: Program, catalogue: Catalogue) -> Program:
     A denial stays if the next op, in which a request is denied, is of the same domain.
     """
     idle, deny = catalogue.by_name[IDLE], catalogue.by_name["deny"]
-    shared = {catalogue.by_name[name] for name in ADVERSARIES} - {deny}
+    shared = {catalogue.by_name[name] for name in ADVERSARIES}
 
     def plain(op: Op, following: Op) -> Op:
-        if op.kind in shared or (op.kind is deny and op.actor.domain != following.actor.domain):
+        if op.kind in shared and not (op.kind is deny and op.actor.domain == following.actor.domain):
             return Op(idle, op.actor, ())
         race = op.race
         if race is not None and (race.op.actor.domain != op.actor.domain or race.op.kind in shared):
