@@ -14,6 +14,7 @@ from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.machine.race_points import NO_TRIGGER, RacePoints
 from hvfuzz.machine.raced_writes import RacedWrites
+from hvfuzz.machine.shortage import Shortage
 from hvfuzz.machine.vtd.iommu import Iommu
 
 DeviceT = TypeVar("DeviceT", bound=Device)
@@ -33,6 +34,7 @@ class Machine:
         "mmu",
         "next_deadline",
         "preemptions",
+        "shortage",
         "tlb",
         "user_of",
         "vcpus",
@@ -52,6 +54,7 @@ class Machine:
         self.writes: RacedWrites = RacedWrites(self.memory, self.vcpus)
         self.preemptions: RacePoints = RacePoints()
         """Preemption points: the exit handler calls `before()` where it would let others run."""
+        self.shortage: Shortage = Shortage()
         self.exit_handler: ExitHandler = unhandled_exit
         self.access_observer: AccessObserver | None = None
         self.next_deadline: Callable[[VCpu], int | None] = nothing_set

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from hvfuzz.guest.program.instruction_kinds import ADVERSARIES
 from hvfuzz.guest.program.program import Actor, Op, Program, Race, Ref, Value, points_of
 
 SIMPLE_VALUES: Final = (0, 1, 2, 8, 0x40)
@@ -36,6 +37,11 @@ def remove_ops(program: Program, removed: frozenset[int]) -> Program:
         return Ref(place[ref.op]) if ref.op in place else 0
 
     return program._replace(ops=tuple(relink(program.ops[index], link) for index in kept))
+
+
+def adversaries(program: Program) -> tuple[int, ...]:
+    """Indices of the ops that are no act of a guest: what the hardware, or the host around the hypervisor, does."""
+    return tuple(index for index, op in enumerate(program.ops) if op.kind.name in ADVERSARIES)
 
 
 def dependents(program: Program, index: int) -> frozenset[int]:

@@ -29,6 +29,9 @@ DEFAULT_WEIGHTS: Final[Mapping[str, int]] = MappingProxyType(
         "raw": 3,
         "tlb": 3,
         "wakeup": 2,
+        "retain": 2,
+        "evict": 1,
+        "deny": 2,
         **dict.fromkeys(TRAP_FAMILIES, 1),
     }
 )

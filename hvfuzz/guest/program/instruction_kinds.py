@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 from hvfuzz.abi.device_models import Placement
 from hvfuzz.abi.kinds import GVA, Kind
 from hvfuzz.guest.program.argument_kinds import (
+    CACHE,
+    CACHE_ENTRY,
     CAPACITY,
     CONTROL,
     CONTROL_VALUE,
@@ -22,6 +24,7 @@ from hvfuzz.guest.program.argument_kinds import (
     MSR,
     PCI_DEVICE,
     PCID,
+    REQUEST,
     SIZE,
     SUBLEAF,
     TIMES,
@@ -34,6 +37,8 @@ from hvfuzz.guest.program.argument_kinds import (
 
 TRAP_FAMILIES: Final = ("cpuid", "wait", "port_io", "ring", "paging", "msr", "tsc", "delivery")
 """Families of instructions that the guest's kernel or the hypervisor may intercept."""
+ADVERSARIES: Final = ("tlb", "deny", "retain", "evict")
+"""Ops that are no act of a guest, but what the hardware, or the host around the hypervisor, may do at any time."""
 
 
 class InstructionKind(NamedTuple):
@@ -172,4 +177,14 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
             "Time passes until the next deadline of the vCPU or its domain. No vCPU executes this.",
             executed=False,
         ),
+        without_exit(
+            "deny",
+            "deny",
+            "Have one request of the hypervisor for memory fail in the next op, of whatever actor: number `request`.",
+            request=REQUEST,
+        ),
+        without_exit(
+            "retain", "tlb", "Drop all entries of a cache of translations but one.", cache=CACHE, entry=CACHE_ENTRY
+        ),
+        without_exit("evict", "tlb", "Drop one entry of a cache of translations.", cache=CACHE, entry=CACHE_ENTRY),
     )

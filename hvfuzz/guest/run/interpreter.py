@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from hvfuzz.abi.boot import ARG_ARRAYS, ARG_NESTED, World
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Op, Program, Ref, batched
+from hvfuzz.guest.run.adversaries import ADVERSARIES, Adversary
 from hvfuzz.guest.run.armed_race import ArmedRace
 from hvfuzz.guest.run.call_arguments import CallArguments, NoRoom
 from hvfuzz.guest.run.instructions import INSTRUCTIONS, Unreachable
@@ -70,9 +72,10 @@ class Interpreter:
         self._outside: Final = OutsideWorld(machine)
         self._trace = Trace()
         self._execute: Final = {catalogue.by_name[name].code: run for name, run in INSTRUCTIONS.items()}
-        self._execute[catalogue.by_name["tlb"].code] = self._set_tlb_capacity
         self._execute[catalogue.by_name["dma"].code] = self._outside.dma
         self._execute[catalogue.by_name["timer"].code] = self._outside.timer
+        for name, act in ADVERSARIES.items():
+            self._execute[catalogue.by_name[name].code] = partial(self._interfere, act)
 
     def run(
         self,
@@ -95,6 +98,7 @@ class Interpreter:
             # Whatever ended the run: memory must not keep the hooks of a race.
             self._race.disarm()
             self.machine.fetches.reset()
+            self.machine.shortage.disarm()
             self._racing = self._outside.waking = None
 
     def _run(
@@ -108,7 +112,7 @@ class Interpreter:
         outcomes = trace.outcomes
         self._arguments.results = [0] * len(ops)
         self._late = []
-        fetches, clock = self.machine.fetches, self.machine.clock
+        fetches, clock, shortage = self.machine.fetches, self.machine.clock, self.machine.shortage
         limit = clock.cycles + WORK_BUDGET
         index = first = 0
         try:
@@ -126,6 +130,8 @@ class Interpreter:
                 while self._late:
                     fetches.reset()
                     self._perform_race(*self._late.pop(0))
+                if shortage.at >= 0 or shortage.waiting >= 0:
+                    shortage.op_ended()
                 if after is not None:
                     after(index, op, outcomes[first:])
                 index += 1 + self._batched
@@ -169,9 +175,8 @@ class Interpreter:
         finally:
             racing(vcpu, False)
 
-    def _set_tlb_capacity(self, _vcpu: VCpu, values: Sequence[int]) -> None:
-        self.machine.tlb.set_capacity(values[0])
-        self.machine.iommu.set_capacity(values[0])
+    def _interfere(self, act: Adversary, _vcpu: VCpu, values: Sequence[int]) -> None:
+        act(self.machine, values)
 
     def _perform(self, index: int, op: Op, program: Program | None) -> None:
         """Execute one op on its vCPU and record the outcome. Without a `program`, a multicall batches nothing."""

@@ -72,6 +72,7 @@ class Specification(Oracle):
         self._dispatch: Final = DispatchChecks(scene)
         self._calls: Final = scene.calls
         self._clock: Final = scene.machine.clock
+        self._shortage: Final = scene.machine.shortage
         self._domains: Final = shadow.domains
         self._privileged: Final = tuple(config.privileged for config in scene.world.domains)
         self._polls: Final = scene.hypervisor.scheduler.polls
@@ -181,6 +182,7 @@ class Specification(Oracle):
                 running.garbled,
                 self._dispatch.translations[vcpu.id],
                 running.shut,
+                running.denied(self._shortage),
             )
         )
         try:

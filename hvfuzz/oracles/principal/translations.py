@@ -49,6 +49,7 @@ class Translations:
         "_excused",
         "_kept",
         "_kept_tables",
+        "_losses",
         "_machine",
         "_next",
         "_tlb",
@@ -69,14 +70,14 @@ class Translations:
         """The paging-structure cache at that time."""
         self._next: tuple[int, tuple[int, ...]] = (NO_GVA, ())
         """(start of a page, where it led) when the page before it was about to be written to its end."""
-        self._capacity = 0
-        """The capacity of the caches at the start of the exit."""
+        self._capacity = self._losses = 0
+        """The capacity of the caches at the start of the exit, and how often entries had been dropped by chance."""
 
     def reset(self) -> None:
         """Forget what was cached."""
         self._kept, self._before = {}, {}
         self._kept_tables, self._before_tables = {}, {}
-        self._capacity = 0
+        self._capacity = self._losses = 0
         self._next = (NO_GVA, ())
 
     def exit_started(self) -> None:
@@ -84,13 +85,15 @@ class Translations:
         tlb = self._tlb
         self._kept = self._before = tlb.combined.copy()
         self._kept_tables = self._before_tables = tlb.structures.combined.copy()
-        self._capacity = tlb.capacity
+        self._capacity, self._losses = tlb.capacity, tlb.losses
         self._next = (NO_GVA, ())
 
     @property
     def crowded(self) -> bool:
-        """Whether entries may be evicted before the next event, or a race has just made the caches smaller."""
+        """Whether entries may be evicted before the next event, or a race has just dropped some."""
         tlb = self._tlb
+        if tlb.losses != self._losses:
+            return True
         room = tlb.capacity - MARGIN
         return len(tlb.combined) > room or len(tlb.structures.combined) > room or tlb.capacity != self._capacity
 

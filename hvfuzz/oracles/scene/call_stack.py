@@ -43,6 +43,7 @@ class CallStack:
         "_domains",
         "_races_before",
         "_read",
+        "_shortage",
         "_work",
         "acting",
         "applied",
@@ -68,6 +69,7 @@ class CallStack:
     def __init__(self, machine: Machine, hypervisor: Hypervisor) -> None:
         self._read: Final = machine.memory.read
         self._clock: Final = machine.clock
+        self._shortage: Final = machine.shortage
         # A copy, because an access to the hypervisor's own array counts as work of the host.
         self._domains: Final = list.copy(hypervisor.domains)
         self._work: Final = hypervisor.host.work
@@ -199,7 +201,7 @@ class CallStack:
         del reads[start:]
         outer.begun += 1
         version: int = self._domains[vcpu.domain].version
-        call = RunningCall(outer, declaration, args, struct, self._clock.cycles, version)
+        call = RunningCall(outer, declaration, args, struct, self._clock.cycles, version, self._shortage.requests)
         self.current = call
         return call
 
@@ -239,6 +241,8 @@ class CallStack:
         """Note the frame. Table pages come from a pool and were not free before."""
         if state != TABLE:
             self.current.fresh.append(hfn)
+        else:
+            self.current.tables += 1
 
     def block_allocated(self, first: int, owner: int, state: int) -> None:
         """Note all frames of the block."""

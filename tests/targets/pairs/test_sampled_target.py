@@ -96,12 +96,21 @@ tlb(dom1, capacity=0)
 memory.populate(dom1, first=0x100, count=1, order=0)
   race 1: store(dom1.1, gva=DIRECT+0x40000, size=8, value=0)
 memory.populate(dom1, first=0x101, count=1, order=0)
+deny(dom2, request=0)
+deny(dom1, request=0)
+  race 1: evict(dom1.1, cache=TLB, entry=0)
+memory.populate(dom1, first=0x102, count=1, order=0)
+retain(dom1, cache=TLB, entry=0)
 """
         plain = without_shared_hardware(parse(text, target.catalogue), target.catalogue)
     assert [(op.kind.name, op.race is None) for op in plain.ops] == [
         ("pause", True),
         ("memory.populate", True),
         ("memory.populate", False),
+        ("pause", True),
+        ("deny", True),
+        ("memory.populate", True),
+        ("pause", True),
     ]
 
 

@@ -55,7 +55,7 @@ class Protect:
             refused = page_refusal(hv, caller, gfn, entry, level)
             if refused is not None:
                 return refused
-        if len(caller.stage2.blocks_cut(self.first, self.count, self.rights)) > len(caller.pool):
+        if caller.stage2.pool.lacks(len(caller.stage2.blocks_cut(self.first, self.count, self.rights))):
             return POOL_TOO_SMALL
         return Effect(self._steps(caller), self.count)
 

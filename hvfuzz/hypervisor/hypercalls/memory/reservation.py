@@ -73,7 +73,7 @@ class Populate:
         if frames is None:
             return Refused(Status.NO_MEMORY, "too few free frames")
         gfns = range(self.first, self.first + pages)
-        if caller.stage2.tables_needed(gfns) > len(caller.pool):
+        if caller.stage2.pool.lacks(caller.stage2.tables_needed(gfns)):
             return POOL_TOO_SMALL
         number = caller.id
         steps = tuple(PopulatePage(number, gfn, hfn) for gfn, hfn in zip(gfns, frames, strict=True))
@@ -84,7 +84,7 @@ class Populate:
         if blocks is None:
             return Refused(Status.NO_MEMORY, "too few free blocks")
         gfns = range(self.first, self.first + pages, BLOCK_PAGES)
-        if caller.stage2.tables_needed(gfns, BLOCK_LEVEL) > len(caller.pool):
+        if caller.stage2.pool.lacks(caller.stage2.tables_needed(gfns, BLOCK_LEVEL)):
             return POOL_TOO_SMALL
         steps = tuple(PopulateBlock(caller.id, gfn, hfn) for gfn, hfn in zip(gfns, blocks, strict=True))
         return Effect(steps, self.count)
@@ -159,7 +159,7 @@ class Decrease:
 def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | None:
     """The steps that free the pages of a checked range; None if the pool has too few table pages for the splits."""
     stage2 = caller.stage2
-    if len(stage2.blocks_cut(first, count)) > len(caller.pool):
+    if stage2.pool.lacks(len(stage2.blocks_cut(first, count))):
         return None
     steps: list[Step] = []
     for gfn, entry, level in stage2.leaves(first, count):
