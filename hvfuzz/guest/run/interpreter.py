@@ -202,6 +202,10 @@ class Interpreter:
             pointer = arguments.number(words)
         return self._call(vcpu, arguments.number(op.values[0]), pointer)
 
+    def _make_batch(self, index: int, op: Op, vcpu: VCpu) -> tuple[int, int]:
+        """Make op number `index`, a multicall whose entries are in the argument page; the status and the result."""
+        return self._hypercall(vcpu, op)
+
     def _batch(self, index: int, op: Op, vcpu: VCpu, program: Program) -> None:
         """Run a multicall whose entries are the ops that follow (see `batched`), as many as fit the argument page."""
         declaration = op.kind.declaration
@@ -242,7 +246,7 @@ class Interpreter:
             raced = next((entry for _, entry in batch if entry.race is not None), None)
             if raced is not None:
                 self._arm(index, raced)
-        status, result = self._hypercall(vcpu, op._replace(values=tuple(values), race=None))
+        status, result = self._make_batch(index, op._replace(values=tuple(values), race=None), vcpu)
         cycles = self.machine.clock.cycles
         outcomes = self._trace.outcomes
         outcomes.append(Outcome(index, op.kind.code, Result.OK, status, result, cycles))
