@@ -24,6 +24,8 @@ class Exemption(StrEnum):
     NAME_IN_STRUCT = "name in struct"
 
 
+ALL: Final = frozenset(Exemption)
+
 REASONS: Final = MappingProxyType(
     {
         Exemption.CACHES: "all: both runs have no caches of translations, from which the manual lets any entry go at "

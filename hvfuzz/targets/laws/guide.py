@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from hvfuzz.abi.status import Status
 from hvfuzz.guest.program.program import Op, Program
-from hvfuzz.guest.run.trace import Outcome, Result
+from hvfuzz.guest.run.trace import Outcome
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.machine.addresses import PAGE_SHIFT
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.noninterference.observation import VcpuState, state_of
+from hvfuzz.oracles.noninterference.partings import of_states, outcome_text
 from hvfuzz.targets.laws.exemptions import BATCH, Exemption
 from hvfuzz.targets.laws.variant import Variant
 from hvfuzz.targets.run_observer import RunObserver
@@ -176,7 +176,9 @@ class Guide(RunObserver):
         for mine, its in zip(one.outcomes, other.outcomes, strict=True):
             last = None if variant.names else 5
             if mine[1:last] != its[1:last]:
-                self.parted = Parted(its.op, outcome_text(mine), outcome_text(its))
+                late = mine[1:5] == its[1:5]
+                texts = [outcome_text(each) + f" at {each.cycles}" * late for each in (mine, its)]
+                self.parted = Parted(its.op, *texts)
                 return
         states = one.states
         if variant.names:
@@ -184,8 +186,8 @@ class Guide(RunObserver):
         if states != other.states:
             place = next(at for at, (mine, its) in enumerate(zip(states, other.states, strict=True)) if mine != its)
             vcpu = self.hypervisor.machine.vcpus[place]
-            texts = difference(states[place], other.states[place])
-            self.parted = Parted(self.index, f"dom{vcpu.domain}.{vcpu.index}: {texts[0]}", texts[1])
+            parting = of_states(self.index, vcpu.domain, vcpu.index, states[place], other.states[place])
+            self.parted = Parted(self.index, f"dom{vcpu.domain}'s {parting.first}", parting.second)
 
     def _renamed(self, states: tuple[VcpuState, ...]) -> tuple[VcpuState, ...]:
         """The states of the first run in the order of the second's vCPUs."""
@@ -197,26 +199,15 @@ class Guide(RunObserver):
         return tuple(states[places[vcpu.domain, vcpu.index]] for vcpu in self.hypervisor.machine.vcpus)
 
 
-def outcome_text(outcome: Outcome) -> str:
-    """An outcome in words."""
-    if outcome.how != Result.OK:
-        return (
-            f"{Result(outcome.how).name}, vector {outcome.status}, error code {outcome.result:#x}, at {outcome.cycles}"
-        )
-    known = outcome.status in Status._value2member_map_
-    status = Status(outcome.status).name if known else f"status {outcome.status}"
-    return f"{status}, result {outcome.result:#x}, at {outcome.cycles}"
-
-
 def difference(one: object, other: object) -> tuple[str, str]:
     """The first parts of two nested tuples that differ, as text with their place."""
     place = ""
     while isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
         at = next(at for at, (mine, its) in enumerate(zip(one, other, strict=True)) if mine != its)
         names = getattr(one, "_fields", None)
-        place += f".{names[at]}" if names else f"[{at}]"
+        place += f"{names[at]} " if names else f"[{at}] "
         one, other = one[at], other[at]
     if isinstance(one, bytes) and isinstance(other, bytes) and len(one) == len(other):
         at = next(at for at, (mine, its) in enumerate(zip(one, other, strict=True)) if mine != its)
-        return f"{place} byte {at:#x} is {one[at]:#x}".strip(), f"{other[at]:#x}"
-    return f"{place} {one!r:.200}".strip(), f"{other!r:.200}"
+        return f"{place}byte {at:#x} is {one[at]:#x}", f"{other[at]:#x}"
+    return f"{place}{one!r:.200}", f"{other!r:.200}"

@@ -20,13 +20,16 @@ from hvfuzz.machine.fetches import NO_TRIGGER
 from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu.ept_walk import STAGE_1
 from hvfuzz.machine.mmu.paging import RFLAGS_RF
+from hvfuzz.oracles.noninterference.partings import outcome_text
+from hvfuzz.targets.laws.exemptions import Exemption
 from hvfuzz.targets.laws.state_facts import is_mapped
 from hvfuzz.targets.laws.swapped_names import name_offsets
 
 if TYPE_CHECKING:
     from hvfuzz.machine.addresses import Gva
     from hvfuzz.machine.cpu.vcpu import VCpu
-    from hvfuzz.targets.laws.guide import Guide
+    from hvfuzz.targets.laws.guide import Guide, Moment
+    from hvfuzz.targets.laws.variant import Variant
 
 OUTCOME: Final = struct.Struct("<2Q")
 OUTCOME_OFFSET: Final = 16
@@ -51,10 +54,8 @@ class GuidedInterpreter(Interpreter):
         moment = self._guide.counterpart(index)
         if self._clears:
             return self._clearing_entries(op, vcpu)
-        whole = variant is None or not variant.one_by_one or moment is None or not moment.calls
-        faulted = moment is not None and any(outcome.how == Result.FAULT for outcome in moment.outcomes)
-        if whole or faulted or op.mangle is not None or self.machine.fetches.trigger != NO_TRIGGER:
-            return super()._make_batch(index, op, vcpu)  # `Exemption.OWN_ENTRIES`, `Exemption.RACED_BATCH`
+        if variant is None or moment is None or not variant.one_by_one or self._stays_whole(op, variant, moment):
+            return super()._make_batch(index, op, vcpu)
         page = self._arguments.write(op, vcpu)
         _, hpa = self._arguments.page(vcpu)
         count = op.values[op.kind.index["count"]]
@@ -77,6 +78,12 @@ class GuidedInterpreter(Interpreter):
         vcpu.regs[RFLAGS] = before[RFLAGS] & ~RFLAGS_RF
         return int(status), done
 
+    def _stays_whole(self, op: Op, variant: Variant, moment: Moment) -> bool:
+        if Exemption.RACED_BATCH in variant.exempt and self.machine.fetches.trigger != NO_TRIGGER:
+            return True
+        faulted = any(outcome.how == Result.FAULT for outcome in moment.outcomes)
+        return Exemption.OWN_ENTRIES in variant.exempt and (not moment.calls or op.mangle is not None or faulted)
+
     def _writable(self, vcpu: VCpu, page: Gva, offset: int) -> int | None:
         """The hpa of a byte of the argument page, if the guest's kernel can write it."""
         try:
@@ -89,7 +96,7 @@ class GuidedInterpreter(Interpreter):
     def _perform(self, index: int, op: Op, program: Program | None) -> None:
         variant = self._guide.variant
         inserted = None if variant is None or program is None else variant.inserted.get(index)
-        if inserted is None or not self._guide.second:
+        if variant is None or inserted is None or not self._guide.second:
             super()._perform(index, op, program)
             return
         vcpu = self._actors[op.actor]
@@ -99,6 +106,9 @@ class GuidedInterpreter(Interpreter):
             return
         page = self._arguments._pages[vcpu.index]
         registers, walk = list(vcpu.regs), self._walk(vcpu, page)
+        if walk is None and Exemption.UNREACHABLE_PAGE not in variant.exempt:
+            super()._perform(index, op, program)
+            return
         if walk is None:
             self._skip(index, op)
             return
@@ -115,7 +125,7 @@ class GuidedInterpreter(Interpreter):
         if outcome.how == Result.OK and outcome.status == 0:
             self._guide.succeeded.add(index)
         elif inserted.undoes:
-            self._guide.refused_inverse(index, f"status {outcome.status} of {op.kind.name}")
+            self._guide.refused_inverse(index, f"{outcome_text(outcome)} of {op.kind.name}")
 
     def _skip(self, index: int, op: Op) -> None:
         outcome = Outcome(index, op.kind.code, Result.SKIPPED, 0, 0, self.machine.clock.cycles)
@@ -184,7 +194,7 @@ class GuidedInterpreter(Interpreter):
     @property
     def _clears(self) -> bool:
         variant = self._guide.variant
-        return variant is not None and bool(variant.names)
+        return variant is not None and bool(variant.names) and Exemption.NAME_IN_STRUCT in variant.exempt
 
     def _offsets(self, op: Op) -> tuple[int, ...]:
         if not self._clears:

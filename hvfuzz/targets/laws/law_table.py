@@ -11,6 +11,7 @@ from hvfuzz.guest.format.binary import encode
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Program, batched
 from hvfuzz.targets.laws import swapped_names, undone_pairs
+from hvfuzz.targets.laws.exemptions import ALL, Exemption
 from hvfuzz.targets.laws.variant import Law, Variant, plain, unmoved
 
 NEVER: Final = 1 << 62
@@ -19,14 +20,18 @@ ALWAYS: Final = 1
 """A quota that each step of a long call uses up."""
 
 
-def _one_by_one(program: Program, catalogue: Catalogue) -> Iterator[Callable[[], Variant]]:
+def _one_by_one(
+    program: Program, catalogue: Catalogue, _exempt: frozenset[Exemption]
+) -> Iterator[Callable[[], Variant]]:
     if any(batched(program.ops, index) for index in range(len(program.ops))):
         yield lambda: _same(
             program, catalogue, "in which the guest makes the calls of each multicall one by one"
         )._replace(one_by_one=True)
 
 
-def _other_quotas(program: Program, catalogue: Catalogue) -> Iterator[Callable[[], Variant]]:
+def _other_quotas(
+    program: Program, catalogue: Catalogue, _exempt: frozenset[Exemption]
+) -> Iterator[Callable[[], Variant]]:
     if any(op.kind.declaration is not None and op.kind.declaration.long for op in program.ops):
         for quota, how in ((ALWAYS, "preempted between all their steps"), (NEVER, "never preempted")):
             yield partial(_with_quota, program, catalogue, quota, f"in which long calls are {how}")
@@ -53,7 +58,7 @@ BY_NAME: Final = {law.name: law for law in LAWS}
 def sample(program: Program, catalogue: Catalogue) -> tuple[Law, Variant] | None:
     """One variant of one of the laws that have one, which the bytes of the program decide."""
     mark = zlib.crc32(encode(program, catalogue))
-    laws = [(law, found) for law in LAWS if (found := tuple(law.variants(program, catalogue)))]
+    laws = [(law, found) for law in LAWS if (found := tuple(law.variants(program, catalogue, ALL)))]
     if not laws:
         return None
     law, variants = laws[mark % len(laws)]

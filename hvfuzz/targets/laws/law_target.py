@@ -17,6 +17,7 @@ from hvfuzz.oracles.framework.fault_origin import fault_text
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.emulated.watchdog import LIMIT
+from hvfuzz.targets.laws.exemptions import ALL, Exemption
 from hvfuzz.targets.laws.guide import Guide, Parted
 from hvfuzz.targets.laws.guided_interpreter import GuidedInterpreter
 from hvfuzz.targets.laws.law_table import LAWS, sample
@@ -38,7 +39,7 @@ class Side(NamedTuple):
 class LawTarget:
     """Runs programs twice; no other oracle acts. `laws` are those that are tried, with all their changes.
 
-    With `sampled`, a run tries one change of one law, which the program decides.
+    With `sampled`, a run tries one change of one law, which the program decides. Only exemptions in `exempt` hold.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class LawTarget:
         *,
         laws: Iterable[Law] = LAWS,
         sampled: bool = False,
+        exempt: frozenset[Exemption] = ALL,
         hang_seconds: float = LIMIT,
         mutated: bool = False,
     ) -> None:
         self._bug: Final = bug
         self._laws: Final = tuple(laws)
         self._sampled: Final = sampled
+        self._exempt: Final = exempt
         self._hang_seconds: Final = hang_seconds
         self._mutated: Final = mutated
         self._first: Final = self._side(WORLDS, _as_booted)
@@ -89,8 +92,8 @@ class LawTarget:
                 yield chosen
             return
         for law in self._laws:
-            for make in law.variants(program, self.catalogue):
-                yield law, make()
+            for make in law.variants(program, self.catalogue, self._exempt):
+                yield law, make()._replace(exempt=self._exempt)
 
     def _try(self, law: Law, variant: Variant) -> tuple[Run, Finding | None]:
         """The first run of a variant, and what its second shows."""
@@ -155,8 +158,9 @@ class LawTarget:
 
         def prepared(hv: Hypervisor) -> None:
             guide.systems[hv.world.name] = hv
-            hv.machine.tlb.set_capacity(0)
-            hv.machine.iommu.set_capacity(0)
+            if Exemption.CACHES in self._exempt:
+                hv.machine.tlb.set_capacity(0)
+                hv.machine.iommu.set_capacity(0)
             prepare(hv)
 
         target = EmulatedTarget(

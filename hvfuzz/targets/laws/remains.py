@@ -10,6 +10,7 @@ from hvfuzz.hypervisor.memory.allocator import HEAP_HEADER
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, WORD
 from hvfuzz.oracles.contract.spec import Key
+from hvfuzz.targets.laws.exemptions import Exemption
 from hvfuzz.targets.laws.guide import difference
 from hvfuzz.targets.laws.state_facts import State, contents, scene_of, state_of_system
 from hvfuzz.targets.laws.variant import Variant
@@ -54,7 +55,7 @@ def remains_part(first: Remains, second: Remains) -> Place | None:
 def _of_fact(names: Mapping[int, int], key: Key, one: object, other: object) -> Place:
     texts = difference(one, other)
     name = f"{key[0]} {', '.join(hex(each) if isinstance(each, int) else str(each) for each in key[1:])}"
-    return Place(f"{name} is {texts[0]}", texts[1], lambda hv, first: _state(hv, names, first).facts.get(key))
+    return Place(f"{name}: {texts[0]}", texts[1], lambda hv, first: _state(hv, names, first).facts.get(key))
 
 
 def _of_pages(first: Remains, second: Remains) -> Place | None:
@@ -78,12 +79,13 @@ def _of_pages(first: Remains, second: Remains) -> Place | None:
 def _of_frames(first: Remains, second: Remains) -> Place | None:
     """The same for all frames, the hypervisor's included."""
     one, other = first.hv, second.hv
-    pairs = bool(first.variant.inserted)
-    heap = {value for key, value in first.state.facts.items() if pairs and key[0] == "bucket"}
+    exempt = first.variant.exempt if first.variant.inserted else frozenset()
+    headers = Exemption.HEAP_NUMBER in exempt
+    heap = {value for key, value in first.state.facts.items() if headers and key[0] == "bucket"}
     for hfn in sorted(one.machine.memory.dirty | other.machine.memory.dirty):
-        if pairs and (_is_of_tables(one, hfn) or _is_of_tables(other, hfn)):
-            continue  # `Exemption.TABLE_PAGES`
-        start = HEAP_HEADER if hfn in heap else 0  # `Exemption.HEAP_NUMBER`
+        if Exemption.TABLE_PAGES in exempt and (_is_of_tables(one, hfn) or _is_of_tables(other, hfn)):
+            continue
+        start = HEAP_HEADER if hfn in heap else 0
         pages = contents(one, hfn)[start:], contents(other, hfn)[start:]
         if pages[0] != pages[1]:
             texts = difference(*pages)

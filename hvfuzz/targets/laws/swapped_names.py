@@ -17,6 +17,7 @@ from hvfuzz.abi.kinds import DOMAIN
 from hvfuzz.guest.program.ops import Catalogue, OpKind
 from hvfuzz.guest.program.program import Mangle, Op, Program, Race, Ref, Value, batched
 from hvfuzz.machine.addresses import U64, WORD
+from hvfuzz.targets.laws.exemptions import Exemption
 from hvfuzz.targets.laws.variant import IDLE, Law, Variant, idle_op, plain, unmoved
 
 NAMES: Final = MappingProxyType({1: 2, 2: 1})
@@ -163,15 +164,16 @@ def _shown(op: Op, catalogue: Catalogue, *, unraced: bool) -> Op:
     return op._replace(mangle=mangle, race=race)
 
 
-def _variant(program: Program, catalogue: Catalogue) -> Variant:
-    first = open_program(program, catalogue)
+def _variant(program: Program, catalogue: Catalogue, exempt: frozenset[Exemption]) -> Variant:
+    hidden = Exemption.NAMES_IN_MEMORY not in exempt
+    first = plain(program, catalogue) if hidden else open_program(program, catalogue)
     change = "in which dom1 and dom2 have changed places and names"
     return Variant(change, first, renamed(first, catalogue), unmoved(first), names=NAMES)
 
 
-def _variants(program: Program, catalogue: Catalogue) -> Iterator[Callable[[], Variant]]:
+def _variants(program: Program, catalogue: Catalogue, exempt: frozenset[Exemption]) -> Iterator[Callable[[], Variant]]:
     if program.ops:
-        yield partial(_variant, program, catalogue)
+        yield partial(_variant, program, catalogue, exempt)
 
 
 LAW: Final = Law("names", "where two domains change names, all else is the same", _variants)

@@ -16,6 +16,7 @@ from hvfuzz.guest.program.ops import Catalogue, OpKind
 from hvfuzz.guest.program.program import Actor, Op, Program, Ref, Value, batched, default
 from hvfuzz.guest.program.relinking import relink
 from hvfuzz.machine.addresses import PAGE_SHIFT
+from hvfuzz.targets.laws.exemptions import Exemption
 from hvfuzz.targets.laws.variant import IDLE, Inserted, Law, Variant, idle_op, plain
 
 INVERSES: Final[Mapping[str, str]] = MappingProxyType(
@@ -170,7 +171,7 @@ def with_nests(program: Program, nest: tuple[Begin, ...], catalogue: Catalogue) 
     return Variant(f"with {names} between the ops", program, second, tuple(origin), MappingProxyType(inserted))
 
 
-def _variants(program: Program, catalogue: Catalogue) -> Iterator[Callable[[], Variant]]:
+def _variants(program: Program, catalogue: Catalogue, _exempt: frozenset[Exemption]) -> Iterator[Callable[[], Variant]]:
     first = plain(program, catalogue)
     domains = len(WORLDS[program.world].domains)
     if first.ops and all(op.actor.domain < domains for op in first.ops):

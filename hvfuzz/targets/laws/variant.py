@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Actor, Op, Program
+from hvfuzz.targets.laws.exemptions import ALL, Exemption
 
 IDLE: Final = "pause"
 """The kind of op that stands for one that is left out: it does not leave the guest."""
@@ -45,14 +46,17 @@ class Variant(NamedTuple):
     """The preemption quota of the second run; None: the usual one."""
     names: Mapping[int, int] = SAME_NAMES
     """The number in the second run of each domain that has another one there. Then the clocks must agree as well."""
+    exempt: frozenset[Exemption] = ALL
+    """The exemptions that hold."""
 
 
 class Law(NamedTuple):
-    """A law: its name is the rule of its findings. `variants` lists what makes each change of a program it allows."""
+    """A law: its name is the rule of its findings. `variants` yields what makes each change of a program that it
+    allows, with the exemptions that hold."""
 
     name: str
     demands: str
-    variants: Callable[[Program, Catalogue], Iterator[Callable[[], Variant]]]
+    variants: Callable[[Program, Catalogue, frozenset[Exemption]], Iterator[Callable[[], Variant]]]
 
 
 def plain(program: Program, catalogue: Catalogue) -> Program:
