@@ -50,15 +50,18 @@ def name_places(kind: OpKind) -> tuple[int, ...]:
     return tuple(at for at, field in enumerate(kind.fields) if field.kind.name == DOMAIN.name)
 
 
-def swapped(op: Op) -> Op:
-    """The op with the other names."""
+def swapped(op: Op, catalogue: Catalogue) -> Op:
+    """The op with the other names; its names are those that `open_program` leaves."""
     actor = op.actor._replace(domain=NAMES.get(op.actor.domain, op.actor.domain))
-    race = None if op.race is None else Race(op.race.fetch, swapped(op.race.op))
+    race = None if op.race is None else Race(op.race.fetch, swapped(op.race.op, catalogue))
     values = list(op.values)
     for at in name_places(op.kind):
         value = values[at]
         if isinstance(value, int):
             values[at] = NAMES.get(value, value)
+    called, words = called_by(op, catalogue), values[-1] if values else 0
+    if called is not None and called.declaration is not None and isinstance(words, tuple):
+        values[-1] = swapped_words(words, name_offsets(called.declaration))
     return op._replace(actor=actor, race=race, values=tuple(values))
 
 
@@ -76,16 +79,7 @@ def swapped_words(words: tuple[int | Ref, ...], offsets: tuple[int, ...]) -> tup
 
 def renamed(program: Program, catalogue: Catalogue) -> Program:
     """The program with the other names, which `open_program` has made visible."""
-    ops = []
-    for op in program.ops:
-        other = swapped(op)
-        called = called_by(op, catalogue)
-        words = op.values[1] if op.kind.name == "blob" else ()
-        if called is not None and called.declaration is not None and isinstance(words, tuple) and words:
-            offsets = name_offsets(called.declaration)
-            other = other._replace(values=(other.values[0], swapped_words(words, offsets)))
-        ops.append(other)
-    return program._replace(ops=tuple(ops))
+    return program._replace(ops=tuple(swapped(op, catalogue) for op in program.ops))
 
 
 def called_by(op: Op, catalogue: Catalogue) -> OpKind | None:
