@@ -60,7 +60,12 @@ def swapped(op: Op, catalogue: Catalogue) -> Op:
         if isinstance(value, int):
             values[at] = NAMES.get(value, value)
     called, words = called_by(op, catalogue), values[-1] if values else 0
-    if called is not None and called.declaration is not None and isinstance(words, tuple):
+    if (
+        called is not None
+        and called.declaration is not None
+        and isinstance(words, tuple)
+        and not isinstance(words, Ref)
+    ):
         values[-1] = swapped_words(words, name_offsets(called.declaration))
     return op._replace(actor=actor, race=race, values=tuple(values))
 
@@ -85,16 +90,14 @@ def renamed(program: Program, catalogue: Catalogue) -> Program:
 def called_by(op: Op, catalogue: Catalogue) -> OpKind | None:
     """The call that a raw op makes, as far as it can be known."""
     number = op.values[0] if op.kind.family == "raw" else None
-    return catalogue.by_code.get(number & U64) if isinstance(number, int) and not isinstance(number, Ref) else None
+    return catalogue.by_code.get(number & U64) if isinstance(number, int) else None
 
 
 def open_program(program: Program, catalogue: Catalogue) -> Program:
     """The program without calls whose names it does not show, for both runs."""
     entry_of = {at: index for index in range(len(program.ops)) for at in _entries(program, index)}
-    closed = [
-        index for index in range(len(program.ops)) if program.ops[index].kind.follow is not None
-        and _is_closed_batch(program, index)
-    ]  # fmt: skip
+    batches = [index for index, op in enumerate(program.ops) if op.kind.follow is not None]
+    closed = [index for index in batches if _is_closed_batch(program, index)]
     ops = []
     for index, op in enumerate(program.ops):
         if index in closed or _takes_hidden_name(op, catalogue):
