@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from hvfuzz.abi.boot import ARG_ARRAYS, World
+from hvfuzz.abi.boot import ARG_ARRAYS, World, argument_page
 from hvfuzz.abi.kinds import DOMAIN
 from hvfuzz.abi.status import Status
 from hvfuzz.guest.program.ops import Catalogue
@@ -104,7 +104,7 @@ class GuidedInterpreter(Interpreter):
         if vcpu.runnable or not needed or (inserted.absent and self._has_device_page(vcpu, *inserted.absent)):
             self._skip(index, op)
             return
-        page = self._arguments._pages[vcpu.index]
+        page = argument_page(vcpu.index)
         registers, walk = list(vcpu.regs), self._walk(vcpu, page)
         if walk is None and Exemption.UNREACHABLE_PAGE not in variant.exempt:
             super()._perform(index, op, program)

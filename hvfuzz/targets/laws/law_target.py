@@ -58,9 +58,9 @@ class LawTarget:
         self._exempt: Final = exempt
         self._hang_seconds: Final = hang_seconds
         self._mutated: Final = mutated
-        self._first: Final = self._side(WORLDS, _as_booted)
-        self._second: Final = self._side(WORLDS, _as_booted)
-        self._mirrored: Final = self._side(MIRRORED, _with_names_of_others)
+        self.first: Final = self._side(WORLDS, _as_booted)
+        self.second: Final = self._side(WORLDS, _as_booted)
+        self.mirrored: Final = self._side(MIRRORED, _with_names_of_others)
         self.pairs: Final = dict.fromkeys((law.name for law in LAWS), 0)
         """Number of pairs run so far, by law."""
         self.excused: Final = dict.fromkeys(self.pairs, 0)
@@ -69,21 +69,23 @@ class LawTarget:
     @property
     def catalogue(self) -> Catalogue:
         """See `Target.catalogue`."""
-        return self._first.target.catalogue
+        return self.first.target.catalogue
 
     def run(self, program: Program, *, audit: bool = True, digest: bool = False) -> Run:
         """Try the laws on `program`; see `Target.run`. The trace is that of a plain run, or of its first run."""
         found: list[Finding] = []
         run: Run | None = None
         for law, variant in self._changes(program):
-            run, finding = self._try(law, variant)
+            run, finding = self.compare(law, variant)
             found += run.findings if finding is None else (finding,)
         if run is None:
-            self._first.guide.run_next(WORLDS[program.world].name, None, None)
-            run = self._first.target.run(program, audit=False, digest=digest)
+            self.first.guide.run_next(WORLDS[program.world].name, None, None)
+            run = self.first.target.run(program, audit=False, digest=digest)
             found += run.findings
-        found.sort(key=lambda finding: finding.op)
-        return run._replace(findings=tuple({finding.identity: finding for finding in reversed(found)}.values())[::-1])
+        first: dict[str, Finding] = {}
+        for each in sorted(found, key=lambda finding: finding.op):
+            first.setdefault(each.identity, each)
+        return run._replace(findings=tuple(first.values()))
 
     def _changes(self, program: Program) -> Iterator[tuple[Law, Variant]]:
         if self._sampled:
@@ -95,10 +97,10 @@ class LawTarget:
             for make in law.variants(program, self.catalogue, self._exempt):
                 yield law, make()._replace(exempt=self._exempt)
 
-    def _try(self, law: Law, variant: Variant) -> tuple[Run, Finding | None]:
+    def compare(self, law: Law, variant: Variant) -> tuple[Run, Finding | None]:
         """The first run of a variant, and what its second shows."""
         self.pairs[law.name] += 1
-        first, second = self._first, self._mirrored if variant.names else self._second
+        first, second = self.first, self.mirrored if variant.names else self.second
         world = WORLDS[variant.first.world].name
         first.guide.run_next(world, variant, None)
         run = first.target.run(variant.first, audit=False)
@@ -177,7 +179,7 @@ class LawTarget:
 
     def close(self) -> None:
         """See `Target.close`."""
-        for side in (self._first, self._second, self._mirrored):
+        for side in (self.first, self.second, self.mirrored):
             side.target.close()
 
     def __enter__(self) -> Self:

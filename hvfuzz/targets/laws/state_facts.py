@@ -112,7 +112,7 @@ def _renamed(cells: Mapping[Key, Value], places: Mapping[Key, int], names: Mappi
         if kind in PER_DOMAIN:
             key = kind, name(key[1]), *key[2:]
         facts[key] = value
-    facts["frames that nobody maps"] = tuple(sorted(unmapped.items(), key=repr))  # type: ignore[index]
+    facts[("frames that nobody maps",)] = tuple(sorted(unmapped.items(), key=repr))
     return facts
 
 

@@ -92,4 +92,6 @@ def target_that_shows(identity: str | None, bug: Bug | None) -> Target:
     """The target to replay a program against that has the finding `identity`; None if that is not known."""
     if is_of_laws(identity):
         return LawTarget(bug, laws=_laws_of(identity))
-    return PairTarget(bug) if is_of_pairs(identity) else SampledTarget(bug)
+    if is_of_pairs(identity):
+        return PairTarget(bug)
+    return SampledTarget(bug, shown="" if identity is None else None)

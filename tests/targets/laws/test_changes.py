@@ -24,10 +24,10 @@ def test_each_call_of_a_nest_succeeds_and_is_undone(nest: tuple[object, ...]) ->
     with LawTarget() as target:
         program = parse(f"{HEAD}cpuid(dom1, leaf=0)\n", target.catalogue)
         variant = with_nests(program, NESTS[NESTS.index(nest)], target.catalogue)  # type: ignore[arg-type]
-        assert target._try(BY_NAME["undo"], variant)[1] is None
-        assert target._second.guide.succeeded == set(variant.inserted)
+        assert target.compare(BY_NAME["undo"], variant)[1] is None
+        assert target.second.guide.succeeded == set(variant.inserted)
         assert len(variant.inserted) == 2 * (1 + 2 * len(nest))
-        assert target._second.guide.counterpart(0) is None
+        assert target.second.guide.counterpart(0) is None
 
 
 def test_all_calls_that_can_be_undone_are_in_a_nest() -> None:
@@ -150,7 +150,7 @@ def test_one_by_one_the_guest_makes_each_call_itself() -> None:
     with LawTarget(laws=[BY_NAME["multicall"]]) as target:
         program = parse(text, target.catalogue)
         exits: list[int] = []
-        guide = target._second.guide
+        guide = target.second.guide
         started = guide.exit_started
         guide.exit_started = lambda vcpu: (exits.append(vcpu.id), started(vcpu))[1]  # type: ignore[method-assign]
         assert target.run(program).findings == ()
