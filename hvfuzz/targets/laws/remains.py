@@ -61,7 +61,7 @@ def _of_fact(names: Mapping[int, int], key: Key, one: object, other: object) -> 
 def _of_pages(first: Remains, second: Remains) -> Place | None:
     """The first byte that differs in a page of memory that either run has written."""
     names = first.variant.names
-    for key, hfn in sorted(first.state.frames.items(), key=lambda each: repr(each[0])):
+    for key, hfn in sorted(first.state.frames.items()):
         other = second.state.frames[key]
         if hfn not in first.hv.machine.memory.dirty and other not in second.hv.machine.memory.dirty:
             continue

@@ -80,7 +80,7 @@ def state_of_system(hv: Hypervisor, names: Mapping[int, int], *, named: bool) ->
 
 def _renamed(cells: Mapping[Key, Value], places: Mapping[Key, int], names: Mapping[int, int]) -> Facts:
     called: dict[int, Key] = {}
-    for key, hfn in sorted(places.items(), key=lambda each: repr(each[0])):
+    for key, hfn in sorted(places.items()):
         called.setdefault(hfn, key)
     facts: Facts = {}
     unmapped: Counter[object] = Counter()
