@@ -22,8 +22,8 @@ class SampledTarget:
     """The emulated hypervisor like `EmulatedTarget`; an audited run in which no oracle finds anything has its pairs.
 
     If these are alike, a law is tried as well: one change of the program, which the program decides. `observer` gets
-    the events of the run that oracles judge. For a replay, `shown` is the finding to show, "" for any: all changes of
-    all laws are tried, or those of its law. If its run has pairs, or tries a law, then whatever else is found.
+    the events of the run that oracles judge. For a replay, `shown` is the identity of the finding to show, "" for any:
+    then all changes of the laws that may show it are tried, and the runs that it needs are made whatever else is found.
     """
 
     def __init__(
