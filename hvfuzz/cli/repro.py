@@ -18,7 +18,7 @@ from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
-from hvfuzz.targets.pairs.sampled_target import SampledTarget, is_of_pairs
+from hvfuzz.targets.pairs.sampled_target import SampledTarget
 
 NO_BUG: Final = "none"
 
@@ -74,8 +74,8 @@ def command(file: Path, bug: str | None, show_trace: bool, as_json: bool) -> Non
     run = deadly_run(program, planted)  # which has no trace
     if run is None:
         record = record_beside(file)
-        always = record is not None and is_of_pairs(record.identity)
-        with SampledTarget(planted, observer=recorder, always=always) as target:
+        shown = "" if record is None else record.identity
+        with SampledTarget(planted, observer=recorder, shown=shown) as target:
             run = target.run(program, digest=True)
     if as_json:
         document: dict[str, Any] = {

@@ -1,10 +1,11 @@
 """Reductions for the minimiser: smaller and simpler variants of a program, an op or a value."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from hvfuzz.guest.program.instruction_kinds import ADVERSARIES
 from hvfuzz.guest.program.program import Actor, Op, Program, Race, Ref, Value, points_of
+from hvfuzz.guest.program.relinking import relink
 
 SIMPLE_VALUES: Final = (0, 1, 2, 8, 0x40)
 """Replacements for any larger number, in the order in which they are tried."""
@@ -12,20 +13,6 @@ FIRST_POINTS: Final = range(4)
 """Numbers of the points that are tried in place of a point of a kind that is rarer."""
 PAGE: Final = 0xFFF
 """Mask of the offset within a page."""
-
-
-def relink(op: Op, link: Callable[[Ref], int | Ref]) -> Op:
-    """Replace every reference to an earlier result in `op`, and in its race, by `link(reference)`."""
-
-    def value_of(value: Value) -> Value:
-        if isinstance(value, Ref):
-            return link(value)
-        if isinstance(value, tuple):
-            return tuple(link(each) if isinstance(each, Ref) else each for each in value)
-        return value
-
-    race = None if op.race is None else op.race._replace(op=relink(op.race.op, link))
-    return op._replace(values=tuple(map(value_of, op.values)), race=race)
 
 
 def remove_ops(program: Program, removed: frozenset[int]) -> Program:

@@ -6,9 +6,10 @@ from typing import Final, TypeAlias
 
 from hvfuzz.guest.run.instructions import Unreachable
 from hvfuzz.machine.cached_entries import Cache, evict, retain
+from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.machine import Machine
 
-Adversary: TypeAlias = Callable[[Machine, Sequence[int]], None]
+Adversary: TypeAlias = Callable[[Machine, VCpu, Sequence[int]], None]
 
 
 def _cache(number: int) -> Cache:
@@ -17,20 +18,20 @@ def _cache(number: int) -> Cache:
     return Cache(number)
 
 
-def _set_capacity(machine: Machine, values: Sequence[int]) -> None:
+def _set_capacity(machine: Machine, _vcpu: VCpu, values: Sequence[int]) -> None:
     machine.tlb.set_capacity(values[0])
     machine.iommu.set_capacity(values[0])
 
 
-def _deny(machine: Machine, values: Sequence[int]) -> None:
+def _deny(machine: Machine, _vcpu: VCpu, values: Sequence[int]) -> None:
     machine.shortage.waiting = values[0]
 
 
-def _retain(machine: Machine, values: Sequence[int]) -> None:
+def _retain(machine: Machine, _vcpu: VCpu, values: Sequence[int]) -> None:
     retain(machine, _cache(values[0]), values[1])
 
 
-def _evict(machine: Machine, values: Sequence[int]) -> None:
+def _evict(machine: Machine, _vcpu: VCpu, values: Sequence[int]) -> None:
     evict(machine, _cache(values[0]), values[1])
 
 

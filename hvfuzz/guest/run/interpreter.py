@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from hvfuzz.abi.boot import ARG_ARRAYS, ARG_NESTED, World
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Op, Program, Ref, batched
-from hvfuzz.guest.run.adversaries import ADVERSARIES, Adversary
+from hvfuzz.guest.run.adversaries import ADVERSARIES
 from hvfuzz.guest.run.armed_race import ArmedRace
 from hvfuzz.guest.run.call_arguments import CallArguments, NoRoom
 from hvfuzz.guest.run.instructions import INSTRUCTIONS, Unreachable
@@ -75,7 +75,7 @@ class Interpreter:
         self._execute[catalogue.by_name["dma"].code] = self._outside.dma
         self._execute[catalogue.by_name["timer"].code] = self._outside.timer
         for name, act in ADVERSARIES.items():
-            self._execute[catalogue.by_name[name].code] = partial(self._interfere, act)
+            self._execute[catalogue.by_name[name].code] = partial(act, machine)
 
     def run(
         self,
@@ -175,9 +175,6 @@ class Interpreter:
         finally:
             racing(vcpu, False)
 
-    def _interfere(self, act: Adversary, _vcpu: VCpu, values: Sequence[int]) -> None:
-        act(self.machine, values)
-
     def _perform(self, index: int, op: Op, program: Program | None) -> None:
         """Execute one op on its vCPU and record the outcome. Without a `program`, a multicall batches nothing."""
         kind, actor, values, _, _ = op
@@ -239,6 +236,10 @@ class Interpreter:
             pointer = arguments.number(words)
         return self._call(vcpu, arguments.number(op.values[0]), pointer)
 
+    def _make_batch(self, index: int, op: Op, vcpu: VCpu) -> tuple[int, int]:
+        """Make op number `index`, a multicall whose entries are in the argument page; the status and the result."""
+        return self._hypercall(vcpu, op)
+
     def _batch(self, index: int, op: Op, vcpu: VCpu, program: Program) -> None:
         """Run a multicall whose entries are the ops that follow (see `batched`), as many as fit the argument page."""
         declaration = op.kind.declaration
@@ -279,7 +280,7 @@ class Interpreter:
             raced = next((entry for _, entry in batch if entry.race is not None), None)
             if raced is not None:
                 self._arm(index, raced)
-        status, result = self._hypercall(vcpu, op._replace(values=tuple(values), race=None))
+        status, result = self._make_batch(index, op._replace(values=tuple(values), race=None), vcpu)
         cycles = self.machine.clock.cycles
         outcomes = self._trace.outcomes
         outcomes.append(Outcome(index, op.kind.code, Result.OK, status, result, cycles))

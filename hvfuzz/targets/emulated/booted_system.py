@@ -43,12 +43,13 @@ class System:
         planted: bool = False,
         secret: int = BOOT_SECRET,
         prepare: Callable[[Hypervisor], None] | None = None,
+        interpreter: Callable[[Machine, Catalogue, World], Interpreter] = Interpreter,
     ) -> None:
         self.hypervisor: Final[Hypervisor] = boot(world, memory_size, secret)
         if prepare is not None:
             prepare(self.hypervisor)
         self.machine: Final[Machine] = self.hypervisor.machine
-        self.interpreter: Final = Interpreter(self.machine, ops, world)
+        self.interpreter: Final = interpreter(self.machine, ops, world)
         self._vcpus: Final[dict[tuple[int, int], VCpu]] = {
             (each.domain, each.index): each for each in self.machine.vcpus
         }

@@ -8,8 +8,9 @@ from hvfuzz.abi.declaration import Since, hypercall
 from hvfuzz.abi.kinds import COUNT, Flags, GfnArg, Order
 from hvfuzz.abi.limits import LARGE_ORDER, MAX_GFN, POPULATE, POPULATE_LARGE, RANGE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.effects import PAGE_WORK, PREEMPTION_QUOTA, Effect, Refused, Step
+from hvfuzz.hypervisor.core.effects import PAGE_WORK, Effect, Refused, Step
 from hvfuzz.hypervisor.core.host import HostBug
+from hvfuzz.hypervisor.core.work_quota import PREEMPTION_QUOTA
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.memory.page_checks import BAD_RANGE, POOL_TOO_SMALL, range_ok, release_refusal
 from hvfuzz.hypervisor.memory.table_tree import BLOCK_LEVEL, BLOCK_PAGES, RIGHTS, leaf_frame
