@@ -41,6 +41,8 @@ class Stale(Oracle):
         "tlb": "a TLB entry is dropped when its stage-2 leaf is removed or loses rights, and before its frame is freed",
         "iotlb": "an IOTLB entry is dropped when its leaf is removed or loses rights, and before its frame is freed",
         "structure": "a paging-structure cache entry is dropped when the table it names is removed or loses rights",
+        "invalidation": "an invalidation of the TLB drops what it names, no less and no more",
+        "remapping": "a request to the IOMMU, or a command, has the outcome and leaves what the specification says",
         "context": "a cached context entry is dropped when the entry in memory changes",
     }
 
