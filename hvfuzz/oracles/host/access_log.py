@@ -6,6 +6,8 @@ that follow. For that it hooks every access of memory, which is slow: so it acts
     guest_copy(hpa, size, write)   -> one access within these bytes
     host_access(hpa, size, write)  -> accesses within these bytes, until something else is announced
 
+Steps are announced before and after, so that each can be judged when it is done: an exit must not leave one open.
+
 Hardware, guests and oracles access memory too while the hypervisor works. The module of the code that makes an access
 tells whose it is.
 """
@@ -13,7 +15,7 @@ tells whose it is.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.machine.addresses import PAGE_SHIFT, WORD
 from hvfuzz.machine.physical_memory import PhysicalMemory
@@ -36,7 +38,7 @@ class AccessLog:
     """Hooks the memory of one machine, and reports the rule `unannounced` of the oracle."""
 
     __snapshot_leaf__ = True
-    __slots__ = ("_announced", "_calls", "_hooked", "_memory", "_scene")
+    __slots__ = ("_announced", "_calls", "_hooked", "_memory", "_open", "_scene")
     oracle = "host_memory"
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
@@ -47,6 +49,8 @@ class AccessLog:
         """Class of memory, which another watcher may have hooked first -> that class with the hooks of this one."""
         self._announced = [NOTHING] * KEPT
         """(first byte, end, write, valid for one access only), the latest last."""
+        self._open: list[Any] = []
+        """The steps that are being applied, the innermost last."""
 
     def hook(self, on: bool) -> None:
         """Watch each access from now on, or stop: memory changes its class, see `hooked_hardware`."""
@@ -68,6 +72,7 @@ class AccessLog:
     def reset(self) -> None:
         """Forget the announcements."""
         self._announced = [NOTHING] * KEPT
+        self._open.clear()
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:
         """Note an announcement for any number of accesses."""
@@ -76,6 +81,28 @@ class AccessLog:
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """Note an announcement for one access."""
         self._announce(hpa, size, write, True)
+
+    def exit_started(self, vcpu: VCpu) -> None:
+        """No step is being applied."""
+        self._open.clear()
+
+    def step(self, step: Any) -> None:
+        """A step starts, perhaps within another one."""
+        self._open.append(step)
+
+    def stepped(self, step: Any) -> None:
+        """It must be the step that started last."""
+        if not self._open or self._open.pop() is not step:
+            name = type(step).__name__
+            self._scene.report(
+                self.oracle, "unannounced", f"the hypervisor tells the end of the step {name}, not its start"
+            )
+
+    def exit_finished(self, vcpu: VCpu) -> None:
+        """All steps must be done."""
+        if self._open:
+            name = type(self._open[-1]).__name__
+            self._scene.report(self.oracle, "unannounced", f"the hypervisor never tells that the step {name} is done")
 
     def _announce(self, hpa: int, size: int, write: bool, once: bool) -> None:
         self._announced.append((hpa, hpa + size, write, once))

@@ -1,4 +1,4 @@
-"""The second reader of DMAR tables: silent on the hypervisor, of one mind with it on damage, and able to tell faults."""
+"""The second reader of DMAR tables: of one mind with the hypervisor, on damage, too, and able to tell faults."""
 
 from __future__ import annotations
 
