@@ -8,6 +8,7 @@ from typing import Final
 from hvfuzz.oracles.accounting.cycles import Cycles
 from hvfuzz.oracles.accounting.growth import Growth
 from hvfuzz.oracles.accounting.recount import Recount
+from hvfuzz.oracles.accounting.table_writes import TableWrites
 from hvfuzz.oracles.accounting.turns import Turns
 from hvfuzz.oracles.accounting.work import Work
 from hvfuzz.oracles.contents.contents import Contents
@@ -48,7 +49,7 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Audit,
 )
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, Growth, Cycles, Turns, Walks, Fills)
+CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, Growth, Cycles, Turns, TableWrites, Walks, Fills)
 """Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names;
 `HostWrites`, which is one of them, reports rules of several.
 
@@ -56,7 +57,19 @@ The memory model comes first: it hooks memory itself, and the access log hooks w
 the MMU likewise."""
 LAST_WATCHERS: Final = (Invalidations, Requests)
 """Close watchers that hook what `HostWrites` has hooked."""
-CloseWatcher = MemoryModel | AccessLog | Growth | Cycles | Turns | Walks | Fills | HostWrites | Invalidations | Requests
+CloseWatcher = (
+    MemoryModel
+    | AccessLog
+    | Growth
+    | Cycles
+    | Turns
+    | TableWrites
+    | Walks
+    | Fills
+    | HostWrites
+    | Invalidations
+    | Requests
+)
 
 
 def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] | None) -> dict[str, Oracle]:
