@@ -26,7 +26,7 @@ from hvfuzz.oracles.host.moments import Moments, fewer
 from hvfuzz.oracles.host.owed_flushes import OwedFlushes
 from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, RESERVED, is_owned
 from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
-from hvfuzz.oracles.shadow.changes import OWNER_AND_STATE
+from hvfuzz.oracles.shadow.changes import DMA, OWNER_AND_STATE
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
@@ -185,8 +185,8 @@ class HostWrites:
 
     def _flush(self, space: int, page: int) -> None:
         self._settle()
-        if page == EVERYTHING:
-            self._scene.calls.flushes += 1
+        if page == EVERYTHING and (space == EVERYTHING or not space & DMA):
+            self._scene.calls.flushes += 1  # the IOMMU charges for its own
         self._owed.flush(space, page)
 
     def _flush_context(self, bdf: int | None, did: int | None, ignore: int) -> None:
