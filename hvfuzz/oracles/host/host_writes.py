@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.hypervisor.memory.frames import MAPS_SHIFT, PINS_SHIFT, FrameState
+from hvfuzz.hypervisor.memory.frames import FREE_WORD, MAPS_SHIFT, PINS_SHIFT, FrameState
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.vtd.iommu import Iommu
@@ -250,6 +250,9 @@ class HostWrites:
 
     def _frame_changed(self, hfn: int, old: int, new: int) -> None:
         self._moments.frame_changed(hfn, old, new)
+        if new == FREE_WORD and old >> MAPS_SHIFT:
+            text = f"frame {hfn:#x} is freed while it has counts: its word was {old:#x}"
+            self._hold("recount", "free", text)
         if fewer(old, new, MAPS_SHIFT) or fewer(old, new, PINS_SHIFT):
             self._owed.due_for_frame(hfn, f"frame {hfn:#x} lost a count")
         elif (old ^ new) & OWNER_AND_STATE and not (is_owned(old) and is_owned(new) and not (old ^ new) & 0xFF):
