@@ -127,4 +127,4 @@ class Clock:
 
     def wait_until(self, cycles: int) -> None:
         """Let time pass until `cycles`; none, if that is over."""
-        self.cycles = max(self.cycles, cycles)
+        self.cycles += max(cycles - self.cycles, 0)

@@ -43,7 +43,7 @@ class Recount(Oracle):
         "denied": "a call that succeeds has taken no memory that it was denied",
         "size": "a populated block is mapped by one large leaf, and so is a block that is protected with equal rights",
         "empty": "a linked table page has an entry, or is a root",
-        "free": "the allocator's free frames are the frames in state FREE",
+        "free": "the allocator's free frames are the frames in state FREE, and had no counts left when they were freed",
     }
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:

@@ -6,7 +6,7 @@ call stack and the shadow up to date, and decides what an exception of an oracle
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.hypervisor.core import exits
@@ -136,16 +136,18 @@ class OracleSuite(RaisedEvents):
         for name, listener in self._events[self._closely].items():
             setattr(self, name, listener)
 
-    def attach(self) -> None:
+    def attach(self, firmware: Mapping[str, Any] | None = None) -> None:
         """Check the booted machine, and start to watch it: this state is the base that `reset` returns to.
 
-        What is wrong is a finding of each run, with the operation `boot`.
+        What is wrong is a finding of each run, with the operation `boot`. `firmware`: see `firmware_checks`.
         """
         self.machine.memory.written.clear()
         if self._shadowed:
             self.shadow.attach()
         for oracle in self.oracles.values():
             oracle.attach()
+        if firmware is not None and (specification := self.oracles.get("specification")) is not None:
+            specification.firmware_read(firmware)  # type: ignore[attr-defined]
         # What holds at all times holds after boot. The oracle `audit` only compares two shadows, and the first is new.
         for name, oracle in self.oracles.items():
             if name != AUDIT:

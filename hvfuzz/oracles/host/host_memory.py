@@ -45,7 +45,7 @@ class HostMemory(Oracle):
         "free": "the hypervisor does not touch a free frame, except to fill in the header of a page it then allocates",
         "freed": "the hypervisor does not touch a table page that it gave back",
         "guest": "the hypervisor touches a domain's frame only by a guest copy, or to scrub it before freeing it",
-        "unannounced": "the hypervisor accesses only bytes that it announced, and each guest copy once",
+        "unannounced": "the hypervisor accesses only what it announced, a guest copy once, and tells the end of a step",
         "fresh": "a page given to a domain is zero at the end of the call, except for what the call writes",
         "scrub": "a frame is all zero when it is freed",
         "poison": "a table page that goes back to its pool is poisoned, so that a stale walk meets reserved bits",

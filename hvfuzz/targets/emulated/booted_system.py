@@ -22,6 +22,7 @@ from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.oracles.framework.fault_origin import fault_text, is_interrupt
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.framework.suite import OracleSuite
+from hvfuzz.targets.emulated import firmware_trials
 from hvfuzz.targets.emulated.state_features import StateFeatures
 from hvfuzz.targets.emulated.watchdog import Hang, Watchdog
 from hvfuzz.targets.run_observer import RunObserver
@@ -59,7 +60,7 @@ class System:
         self._planted: Final = planted
         observers: tuple[Observer, ...] = (self.features,) if observer is None else (self.features, observer)
         self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers, planted=planted)
-        self.suite.attach()
+        self.suite.attach(firmware_trials.readings())
         handle_exit: Callable[[VCpu], None] = self.suite.handle_exit
         self._watched: Final = bool(self.suite.oracles) or observer is not None
         if observer is not None:
