@@ -1,7 +1,7 @@
 """`hvfuzz minimise`: reduces a program to the smallest one that still shows a finding."""
 
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import click
@@ -63,8 +63,10 @@ def command(
     deadly = deadly_run(program, planted) is not None
     record = record_beside(file)
     sought = identity or (None if record is None else record.identity)
-    with StopSignal() as stop, ForkedTarget(planted) if deadly else target_that_shows(sought, planted) as target:
-        identities = [finding.identity for finding in target.run(program).findings]
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())
+        shows = stack.enter_context(ForkedTarget(planted) if deadly else target_that_shows(sought, planted))
+        identities = [finding.identity for finding in shows.run(program).findings]
         if not identities:
             raise ProgramFileError(file, "the program shows no finding; does it need --bug?")
         if identity is not None and identity not in identities:
@@ -75,6 +77,8 @@ def command(
             shown = ", ".join(identities)
             where = f"that {RECORD} names; it shows {shown} (choose one with --identity)"
             raise ProgramFileError(file, f"the program does not show {kept!r}, {where}")
+        # Only now is it known what has to be run for each candidate.
+        target = shows if deadly or sought else stack.enter_context(target_that_shows(kept, planted))
         before = len(program.ops)
         tried = 0
 

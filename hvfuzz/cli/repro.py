@@ -22,7 +22,6 @@ from hvfuzz.explain.telling.trace_lines import LEGEND, trace_lines
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.targets.pairs.sampled_target import is_of_pairs
 from hvfuzz.targets.target import Run
 
 NO_BUG: Final = "none"
@@ -113,9 +112,8 @@ def _replay(file: Path, planted: Bug | None) -> _Replayed:
         told = explain_without_run(program, planted, deadly.findings)
         return _Replayed(deadly, NOTHING_RECORDED, told, len(program.ops))
     record = record_beside(file)
-    return _Replayed(
-        *replay(program, planted, paired=record is not None and is_of_pairs(record.identity)), len(program.ops)
-    )
+    done = replay(program, planted, "" if record is None else record.identity)
+    return _Replayed(*done, len(program.ops))
 
 
 def _document(file: Path, planted: Bug | None, replayed: _Replayed, trace: list[str] | None) -> dict[str, Any]:

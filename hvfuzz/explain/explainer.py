@@ -70,13 +70,13 @@ class Replay(NamedTuple):
     told: Explanation | None
 
 
-def replay(program: Program, bug: Bug | None = None, *, paired: bool = False) -> Replay:
+def replay(program: Program, bug: Bug | None = None, shown: str = "") -> Replay:
     """Run `program`, record it and explain what is found. The slice of the explanation costs a second run.
 
-    With `paired`, what only pairs of runs show is looked for, too.
+    `shown` is the identity of the finding that is to be shown, "" for any: see `SampledTarget`.
     """
     recorder = Recorder(bug)
-    with SampledTarget(bug, observer=recorder, always=paired) as target:
+    with SampledTarget(bug, observer=recorder, shown=shown) as target:
         run = target.run(program, digest=True)
         recording = recorder.recording
         if not run.findings:
@@ -95,9 +95,9 @@ def replay(program: Program, bug: Bug | None = None, *, paired: bool = False) ->
     return Replay(run, recording, _put_together(program, bug, recording, cause, lives, at, frames, sorted(kept), out))
 
 
-def explain(program: Program, bug: Bug | None = None, *, paired: bool = False) -> Explanation | None:
+def explain(program: Program, bug: Bug | None = None, shown: str = "") -> Explanation | None:
     """The explanation of `replay`."""
-    return replay(program, bug, paired=paired).told
+    return replay(program, bug, shown).told
 
 
 def explain_without_run(program: Program, bug: Bug | None, findings: Sequence[Finding]) -> Explanation:

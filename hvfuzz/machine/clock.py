@@ -124,3 +124,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.cycles: int = 0
+
+    def wait_until(self, cycles: int) -> None:
+        """Let time pass until `cycles`; none, if that is over."""
+        self.cycles += max(cycles - self.cycles, 0)

@@ -1,5 +1,6 @@
 """A machine: one memory, one TLB, one IOMMU, the vCPUs and the devices, with hooks for the hypervisor and observers."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from hvfuzz.machine.clock import Clock
@@ -11,6 +12,9 @@ from hvfuzz.machine.fetches import Fetches
 from hvfuzz.machine.mmu.stage1 import Mmu
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.physical_memory import PhysicalMemory
+from hvfuzz.machine.race_points import NO_TRIGGER, RacePoints
+from hvfuzz.machine.raced_writes import RacedWrites
+from hvfuzz.machine.shortage import Shortage
 from hvfuzz.machine.vtd.iommu import Iommu
 
 DeviceT = TypeVar("DeviceT", bound=Device)
@@ -28,8 +32,13 @@ class Machine:
         "iommu",
         "memory",
         "mmu",
+        "next_deadline",
+        "preemptions",
+        "shortage",
         "tlb",
+        "user_of",
         "vcpus",
+        "writes",
     )
 
     def __init__(self, memory_size: int = 16 << 20) -> None:
@@ -42,8 +51,22 @@ class Machine:
         self.vcpus: list[VCpu] = []
         self.devices: list[Device] = []
         self.fetches: Fetches = Fetches()
+        self.writes: RacedWrites = RacedWrites(self.memory, self.vcpus)
+        self.preemptions: RacePoints = RacePoints()
+        """Preemption points: the exit handler calls `before()` where it would let others run."""
+        self.shortage: Shortage = Shortage()
         self.exit_handler: ExitHandler = unhandled_exit
         self.access_observer: AccessObserver | None = None
+        self.next_deadline: Callable[[VCpu], int | None] = nothing_set
+        """When the next deadline of a vCPU or its domain is over, in cycles; None without one. For the outside world,
+        in which time passes; whoever keeps the deadlines sets this."""
+        self.user_of: Callable[[Device], int | None] = nothing_set
+        """The domain that uses a device, None if none does. For the outside world, as `next_deadline`."""
+
+    @property
+    def race_pending(self) -> bool:
+        """Whether something is still to act in the middle of the present op."""
+        return any(points.trigger != NO_TRIGGER for points in (self.fetches, self.writes, self.preemptions))
 
     def add_vcpu(self, domain: int) -> VCpu:
         """Create the next vCPU of `domain`."""
@@ -58,6 +81,10 @@ class Machine:
             raise ValueError(f"no room for the registers of {device.name} below {REGISTERS_LIMIT:#x}")
         self.devices.append(device)
         return device
+
+
+def nothing_set(_: object) -> None:
+    """The answer of a machine on which nothing sets deadlines, or assigns devices."""
 
 
 def unhandled_exit(vcpu: VCpu) -> None:

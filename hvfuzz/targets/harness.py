@@ -39,7 +39,15 @@ HARNESSES: Mapping[str, Harness] = MappingProxyType(
             Harness(
                 "abi",
                 "decoding: malformed structs, raw VMCALLs, hostile buffers",
-                {"*": 2, "raw": 24, "discovery": 6, "access": 1, "tlb": 0, **dict.fromkeys(TRAP_FAMILIES, 0)},
+                {
+                    "*": 2,
+                    "raw": 24,
+                    "discovery": 6,
+                    "access": 1,
+                    "tlb": 0,
+                    "deny": 0,
+                    **dict.fromkeys(TRAP_FAMILIES, 0),
+                },
             ),
             Harness(
                 "translation",

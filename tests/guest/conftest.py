@@ -31,7 +31,19 @@ from hvfuzz.abi.kinds import (
 )
 from hvfuzz.abi.registry import Abi
 from hvfuzz.guest.program.ops import Catalogue, OpKind, catalogue
-from hvfuzz.guest.program.program import MAX_ELEMENTS, MAX_FETCH, Actor, Mangle, Op, Program, Race, Ref, Value, is_array
+from hvfuzz.guest.program.program import (
+    MAX_ELEMENTS,
+    MAX_POINT,
+    Actor,
+    Mangle,
+    Op,
+    Program,
+    Race,
+    Ref,
+    Value,
+    is_array,
+    points_of,
+)
 from hvfuzz.hypervisor.hypercalls import ABI
 
 Sides = Annotated[int, Flags("HOST", "DEVICE", "READONLY")]
@@ -193,9 +205,10 @@ def _programs(draw: st.DrawFn, known: Catalogue) -> Program:
     for index in range(length):
         kind = draw(st.sampled_from(known.kinds))
         op = draw(_ops(kind, world, index))
-        if kind.fetches and draw(st.integers(0, 3)) == 0:
+        if points_of(kind) and draw(st.integers(0, 3)) == 0:
             other = draw(st.sampled_from(known.kinds))
-            op = op._replace(race=Race(draw(st.integers(0, MAX_FETCH)), draw(_ops(other, world, index))))
+            number, point = draw(st.integers(0, MAX_POINT)), draw(st.sampled_from(points_of(kind)))
+            op = op._replace(race=Race(number, draw(_ops(other, world, index)), point))
         ops.append(op)
     return Program(world, tuple(ops))
 

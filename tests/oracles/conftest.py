@@ -74,7 +74,10 @@ class Rig:
         def racing(vcpu: VCpu, begins: bool) -> None:
             (self.suite.race_started if begins else self.suite.race_finished)(vcpu)
 
-        trace = self.interpreter.run(program, before, after, racing)
+        def waking(number: int, begins: bool) -> None:
+            (self.suite.device_started if begins else self.suite.device_finished)(number)
+
+        trace = self.interpreter.run(program, before, after, racing, waking)
         self.suite.program_finished()
         return trace
 

@@ -31,7 +31,7 @@ SAMPLE = (
     (
         "machine/mmu/stage1.py:Mmu.translate:off-by-one:5",
         "crashes/host_memory--hole--memory.exchange@xsa-212/program.hvp",
-        "ownership",
+        "principal",
     ),
     (
         "hypervisor/hypercalls/device/dma_map.py:DmaMap.check:drop-check:5",
@@ -64,6 +64,21 @@ SAMPLE = (
         "corpus/hypercalls/race-grant-revoked-while-mapped.hvp",
         "fetch",
     ),
+    ("machine/mmu/tlb.py:Tlb.invlpg:early-return:2", "corpus/translation/pte-edit-and-invlpg.hvp", "stale"),
+    ("machine/mmu/stage1.py:Mmu.translate:drop-check:1", "corpus/translation/pcids.hvp", "principal"),
+    ("machine/vtd/fault_log.py:FaultLog.record:early-return:6", "corpus/dma/fault-log-overflows.hvp", "stale"),
+    ("hypervisor/memory/rmrr.py:_check_unit:drop-operand:1", "corpus/dma/reserved-memory.hvp", "specification"),
+    (
+        "hypervisor/hypercalls/memory/protect.py:Protect._steps:drop-operand:2",
+        "corpus/hypercalls/superpage-protected-but-for-an-end.hvp",
+        "work",
+    ),
+    (
+        "hypervisor/memory/page_checks.py:superpages_cut:off-by-one:1",
+        "corpus/hypercalls/exchange-in-a-read-only-superpage.hvp",
+        "host_memory",
+    ),
+    ("hypervisor/memory/guest_access.py:write_at:off-by-one:2", "corpus/hypercalls/exchange.hvp", "work"),
 )
 
 

@@ -129,6 +129,9 @@ def _domains() -> str:
         A call that needs new table pages takes them from the pool of the domain: one for each missing level of EPT or
         IOMMU tables, and one for each large page that it splits. If the pool has too few, the call is refused with
         `NO_POOL`.
+
+        A call asks for all its frames first, then for all its table pages. A host that is short of memory may refuse
+        either request, whatever is free: then the call is refused with `NO_MEMORY` or `NO_POOL`, as if too few were.
         """)
 
 

@@ -50,6 +50,7 @@ BUG = Bug(
     replacement=removal_steps,
     findings=(
         "ownership/free/memory.decrease",
+        "recount/free/memory.decrease",
         "recount/maps/memory.decrease",
         "specification/page/memory.decrease",
         "stale/leaf/memory.decrease",

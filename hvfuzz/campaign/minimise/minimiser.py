@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from hvfuzz.campaign.minimise.reductions import (
+    adversaries,
     dependents,
     remove_ops,
     replace_op,
@@ -19,9 +20,10 @@ from hvfuzz.targets.target import Target
 class Minimiser:
     """One minimisation: `program` is the best so far, and always shows the finding `identity` on `target`.
 
-    Three passes run in turn until none makes progress: remove ops, simplify ops, try a simpler world. Within a pass a
-    success does not restart the scan. `tried` counts the programs run. `proceed` is called before each of them;
-    minimisation stops when it returns False.
+    Five passes run in turn until none makes progress: remove ops that are no act of a guest, remove races (a finding
+    without either says more), remove ops, simplify ops, try a simpler world. Within a pass a success does not restart
+    the scan. `tried` counts the programs run. `proceed` is called before each of them; minimisation stops when it
+    returns False.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class Minimiser:
         before = None
         while before != self.program and self._proceed():
             before = self.program
+            self._remove_adversaries()
+            self._remove_races()
             self._remove_ops()
             self._simplify_ops()
             self._simplify_world()
@@ -74,6 +78,21 @@ class Minimiser:
         at = next((finding.op for finding in findings if finding.identity == self._identity), -1)
         if 0 <= at < len(self.program.ops) - 1:
             self._accept(self.program._replace(ops=self.program.ops[: at + 1]))
+
+    def _remove_races(self) -> None:
+        """Remove all races, or else each that does not matter: concurrency is the hardest part of a program."""
+        if any(op.race is not None for op in self.program.ops):
+            self._accept(self.program._replace(ops=tuple(op._replace(race=None) for op in self.program.ops)))
+        for place, op in enumerate(self.program.ops):
+            if op.race is not None:
+                self._accept(replace_op(self.program, place, op._replace(race=None)))
+
+    def _remove_adversaries(self) -> None:
+        """Remove all ops that are no act of a guest, or else as many as possible, from the end."""
+        found = adversaries(self.program)
+        if found and not self._accept(remove_ops(self.program, frozenset(found))):
+            for index in reversed(found):
+                self._accept(remove_ops(self.program, frozenset((index,))))
 
     def _remove_ops(self) -> None:
         """Remove ever smaller runs of ops, from the end; finally each op together with those that use its result."""

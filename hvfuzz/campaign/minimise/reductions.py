@@ -1,28 +1,18 @@
 """Reductions for the minimiser: smaller and simpler variants of a program, an op or a value."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-from hvfuzz.guest.program.program import Actor, Op, Program, Race, Ref, Value
+from hvfuzz.guest.program.instruction_kinds import ADVERSARIES
+from hvfuzz.guest.program.program import Actor, Op, Program, Race, Ref, Value, points_of
+from hvfuzz.guest.program.relinking import relink
 
 SIMPLE_VALUES: Final = (0, 1, 2, 8, 0x40)
 """Replacements for any larger number, in the order in which they are tried."""
+FIRST_POINTS: Final = range(4)
+"""Numbers of the points that are tried in place of a point of a kind that is rarer."""
 PAGE: Final = 0xFFF
 """Mask of the offset within a page."""
-
-
-def relink(op: Op, link: Callable[[Ref], int | Ref]) -> Op:
-    """Replace every reference to an earlier result in `op`, and in its race, by `link(reference)`."""
-
-    def value_of(value: Value) -> Value:
-        if isinstance(value, Ref):
-            return link(value)
-        if isinstance(value, tuple):
-            return tuple(link(each) if isinstance(each, Ref) else each for each in value)
-        return value
-
-    race = None if op.race is None else Race(op.race.fetch, relink(op.race.op, link))
-    return op._replace(values=tuple(map(value_of, op.values)), race=race)
 
 
 def remove_ops(program: Program, removed: frozenset[int]) -> Program:
@@ -34,6 +24,11 @@ def remove_ops(program: Program, removed: frozenset[int]) -> Program:
         return Ref(place[ref.op]) if ref.op in place else 0
 
     return program._replace(ops=tuple(relink(program.ops[index], link) for index in kept))
+
+
+def adversaries(program: Program) -> tuple[int, ...]:
+    """Indices of the ops that are no act of a guest: what the hardware, or the host around the hypervisor, does."""
+    return tuple(index for index, op in enumerate(program.ops) if op.kind.name in ADVERSARIES)
 
 
 def dependents(program: Program, index: int) -> frozenset[int]:
@@ -94,10 +89,14 @@ def simpler_shapes(op: Op) -> Iterator[Op]:
     race, mangle = op.race, op.mangle
     if race is not None:
         yield op._replace(race=None)
-        yield from (op._replace(race=Race(fetch, race.op)) for fetch in range(race.fetch))
-        yield from (op._replace(race=Race(race.fetch, other)) for other in simpler_shapes(race.op))
+        # A race at a fetch is the simplest: it happens in most ops, and not only in the middle of a change.
+        for point in points_of(op.kind):
+            if point < race.point:
+                yield from (op._replace(race=Race(number, race.op, point)) for number in FIRST_POINTS)
+        yield from (op._replace(race=race._replace(number=number)) for number in range(race.number))
+        yield from (op._replace(race=race._replace(op=other)) for other in simpler_shapes(race.op))
         for place in range(len(race.op.values)):
-            yield from (op._replace(race=Race(race.fetch, other)) for other in simpler_fields(race.op, place))
+            yield from (op._replace(race=race._replace(op=other)) for other in simpler_fields(race.op, place))
     if mangle is not None:
         yield op._replace(mangle=None)
         parts = [name for name, value in mangle._asdict().items() if value is not None]

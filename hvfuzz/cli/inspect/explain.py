@@ -19,7 +19,6 @@ from hvfuzz.explain.telling.as_text import HEADINGS, lines
 from hvfuzz.explain.telling.explanation import Explanation
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
-from hvfuzz.targets.pairs.sampled_target import is_of_pairs
 
 
 @click.command(
@@ -49,7 +48,7 @@ def command(file: Path, bug: str | None, html: Path | None, as_json: bool) -> No
     if deadly is not None:
         told = explain_without_run(program, planted, deadly.findings)
     else:
-        told = explain(program, planted, paired=record is not None and is_of_pairs(record.identity))
+        told = explain(program, planted, "" if record is None else record.identity)
     if html is not None and told is not None:
         write_output(html, page(told).encode())
     if as_json:

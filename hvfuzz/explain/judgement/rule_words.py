@@ -53,6 +53,7 @@ _PRINCIPAL: Final = {
     "state": _W("misdirected write", "changes control state of another vCPU", _STATE),
     "translation": _W("wrong address space", "translates by the page tables of another vCPU", _MAY_REACH),
     "access": _W("missing permission check", "lets an access through that the page tables refuse", _MAY_REACH),
+    "walk": _W("wrong page walk", "lets the processor walk tables otherwise than the manuals say", _MAY_REACH),
     "cached": _W("wrong cached translation", "lets the processor cache what the page tables do not say", _MAY_REACH),
 }
 _FETCH: Final = {
@@ -89,6 +90,8 @@ _WORK: Final = {
     "growth": _W("unbounded growth", "does not limit what a guest can store in the host", _STOP),
     "time": _W("unbounded time", "takes longer than what it does explains", _STOP),
     "turns": _W("unbounded loop", "does not bound the turns of a loop", _STOP),
+    "entries": _W("unbounded work", "writes too many table entries without offering to be preempted", _STOP),
+    "units": _W("uncounted work", "does work that its own account of work leaves out", _STOP),
     "hang": _W("endless loop", "never returns to the guest", _STOP),
 }
 _OWNERSHIP: Final = {
@@ -119,6 +122,10 @@ _STALE: Final = {
     "tlb": _W("stale TLB entry", "does not flush the TLB after it has taken a page away", _REACH),
     "iotlb": _W("stale IOTLB entry", "does not flush the IOTLB after it has taken a page away", _REACH),
     "structure": _W("stale paging-structure cache", "does not flush the paging-structure caches", _REACH),
+    "invalidation": _W(
+        "wrong invalidation", "drops other cached translations than the guest asked for", _MAY_REACH
+    ),
+    "remapping": _W("wrong DMA remapping", "lets the IOMMU translate otherwise than its manual says", _MAY_REACH),
     "context": _W("stale context-cache entry", "does not flush the context cache", _REACH),
 }
 _RECOUNT: Final = {
@@ -131,6 +138,7 @@ _RECOUNT: Final = {
     "handle": _W("dangling handle", "keeps a grant mapping without its grant", _CONTRACT),
     "pool": _W("lost table page", "loses a page of a domain's pool, or has it twice", _CONTRACT),
     "need": _W("needless refusal", "refuses a call for want of table pages that it does not need", _CONTRACT),
+    "denied": _W("ignored shortage", "carries on although there is no memory for what it does", _CONTRACT),
     "size": _W("split superpage", "splits a large page that it need not split", _CONTRACT),
     "empty": _W("empty table", "leaves an empty table linked", _CONTRACT),
     "free": _W("damaged free list", "loses a free frame, or has a used one in its free list", _REACH),

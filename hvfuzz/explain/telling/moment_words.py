@@ -30,7 +30,7 @@ from hvfuzz.explain.recording.recorded_moments import (
     Walk,
 )
 from hvfuzz.explain.telling.outcomes import number_text, outcome_text, status_name
-from hvfuzz.guest.format.text import render_op
+from hvfuzz.guest.format.text import PREPOSITIONS, render_op
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE, rights_text
 from hvfuzz.machine.mmu.ept_walk import STAGE_1, STAGE_2, STRUCTURE_1, STRUCTURE_2, WalkStep
@@ -65,7 +65,8 @@ def words(moment: Moment) -> Iterator[str]:
     match moment:
         case OpBegins(number, op):
             if op.race is not None:
-                yield f"      race before fetch {op.race.fetch}: {render_op(op.race.op)}"
+                where = PREPOSITIONS[op.race.point] or "before fetch "
+                yield f"      race {where}{op.race.number}: {render_op(op.race.op)}"
             yield f"{number:4}  {render_op(op)}"
         case OpEnds(_, outcomes, kinds):
             for outcome, kind in zip(outcomes, kinds, strict=True):

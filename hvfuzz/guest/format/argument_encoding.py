@@ -11,7 +11,7 @@ from typing import Any, Final
 from hvfuzz.abi.kinds import Kind
 from hvfuzz.guest.program.argument_kinds import ANY_RESOURCE, INTEGER_FORMAT
 from hvfuzz.guest.program.ops import OpKind
-from hvfuzz.guest.program.program import MAX_ELEMENTS, Ref, Value, is_array
+from hvfuzz.guest.program.program import MAX_ELEMENTS, Ref, Value, is_array, points_of
 
 _RAW_POINTER: Final = 31
 _LITERAL, _PRODUCER, _ANY_OP = 0, 1, 2
@@ -109,12 +109,12 @@ class _Array:
 class ArgumentCodec:
     """Encoding of the values of one kind of op."""
 
-    __slots__ = ("kind", "longest", "mangles", "parts", "raced", "resources", "run")
+    __slots__ = ("kind", "longest", "mangles", "parts", "points", "resources", "run")
 
     def __init__(self, kind: OpKind) -> None:
         self.kind = kind
         self.mangles = kind.number is not None
-        self.raced = kind.fetches
+        self.points = points_of(kind)
         self.resources = () if kind.produces is None else (kind.produces, ANY_RESOURCE)
         parts: list[_Run | _Array] = []
         scalars: list[Kind] = []

@@ -7,7 +7,7 @@
               2: the result of the n-th last op
     array     length, then its elements; length 31: a raw pointer
     mangle    mask of its parts, then these parts
-    race      fetch number, then an op without race
+    race      number of the point in bits 0 to 5, kind of the point in bits 6 and 7, then an op without race
 
 The decoder reduces each byte, by remainder, to a value that its field allows, so changing a byte changes one thing.
 """
@@ -23,11 +23,12 @@ from hvfuzz.guest.format.argument_encoding import ArgumentCodec, Producers, new_
 from hvfuzz.guest.format.scanner import TextError
 from hvfuzz.guest.format.text import TEXT_STARTS, parse
 from hvfuzz.guest.program.ops import Catalogue
-from hvfuzz.guest.program.program import MAX_FETCH, MAX_OPS, Actor, Mangle, Op, Program, Race, Value
+from hvfuzz.guest.program.program import MAX_OPS, MAX_POINT, Actor, Mangle, Op, Point, Program, Race, Value
 
 _EXTRAS: Final = 32
 """Extras bytes from here on count as 0: races and mangled structs are rare in random bytes."""
 _MANGLED, _RACED = 1, 2
+_POINT_BITS: Final = MAX_POINT.bit_length()
 _MANGLE_PARTS: Final = tuple(Struct("<" + code) for code in "HHQI")
 
 
@@ -41,7 +42,7 @@ class _Codec:
         folded = tuple(by_code.values())
         self.layouts = tuple(by_code.get(code) or folded[code % len(folded)] for code in range(256))
         self.by_kind = {layout.kind: layout for layout in folded}
-        # Room for the longest op: opcode, actor and extras, values and mangle, twice for a race, and a fetch number.
+        # Room for the longest op: opcode, actor and extras, values and mangle, twice for a race, and its point.
         self.zeros = bytes(2 * (3 + 17 + 1 + max(layout.longest for layout in folded)))
         actors = [
             [Actor(domain, vcpu) for domain, each in enumerate(world.domains) for vcpu in range(each.vcpus)]
@@ -90,8 +91,8 @@ def decode(data: bytes, catalogue: Catalogue) -> Program:
         if 0 < extras < _EXTRAS:
             if extras & _MANGLED and layout.mangles:
                 mangle, at = _decode_mangle(data, at)
-            if extras & _RACED and layout.raced:
-                race, at = _decode_race(data, at, index, producers, layouts, actors)
+            if extras & _RACED and layout.points:
+                race, at = _decode_race(data, at, index, producers, layouts, actors, layout.points)
         ops.append(new_tuple(Op, (layout.kind, actor, values, mangle, race)))
         for resource in layout.resources:
             producers.setdefault(resource, []).append(index)
@@ -106,8 +107,10 @@ def _decode_race(
     producers: Producers,
     layouts: tuple[ArgumentCodec, ...],
     actors: tuple[Actor, ...],
+    points: tuple[Point, ...],
 ) -> tuple[Race, int]:
-    fetch = data[at] & MAX_FETCH
+    number, kind = data[at] & MAX_POINT, data[at] >> _POINT_BITS
+    point = Point(kind) if kind in points else points[kind % len(points)]
     layout = layouts[data[at + 1]]
     actor = actors[data[at + 2]]
     extras = data[at + 3]
@@ -115,7 +118,7 @@ def _decode_race(
     mangle = None
     if extras < _EXTRAS and extras & _MANGLED and layout.mangles:
         mangle, at = _decode_mangle(data, at)
-    return Race(fetch, Op(layout.kind, actor, values, mangle)), at
+    return Race(number, Op(layout.kind, actor, values, mangle), point), at
 
 
 def _decode_mangle(data: bytes, at: int) -> tuple[Mangle | None, int]:
@@ -147,7 +150,8 @@ def encode(program: Program, catalogue: Catalogue) -> bytes:
             out.append(_encode_mangle(mangle))
         if race is not None:
             other = race.op
-            out.append(bytes((race.fetch, other.kind.code, numbers[other.actor], other.mangle is not None)))
+            place = race.point << _POINT_BITS | race.number
+            out.append(bytes((place, other.kind.code, numbers[other.actor], other.mangle is not None)))
             out.append(by_kind[other.kind].encode(other.values, index, producers))
             if other.mangle is not None:
                 out.append(_encode_mangle(other.mangle))

@@ -6,7 +6,12 @@
     r1 = grant.map(dom2, granter=dom1, ref=r0, gfn=0x100, iova=0, flags=HOST)
     race 1: store(dom1.1, gva=DIRECT+0x10008, size=8, value=0)    # performed before fetch 1 of the next op
     grant.revoke(dom1, ref=r0) !version=9
+    race before write 3: load(dom2, gva=DIRECT+0x10008, size=8)   # before the hypervisor's write number 3
+    memory.decrease(dom2, first=0x10, count=1)
+    race at step 0: dma(dom1, device=0)                           # at the first preemption point
+    memory.protect(dom1, first=0x40, count=200, rights=R)
 
+`race before fetch 1` is the same as `race 1`. All numbers count from 0.
 An omitted field is 0 or an empty array, so old files stay valid when the ABI adds a field.
 """
 
@@ -21,10 +26,12 @@ from hvfuzz.guest.format.op_parser import BASES, DOMAINS, OpParser
 from hvfuzz.guest.format.scanner import BLANKS, Scanner, TextError, shown, unknown
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import (
-    MAX_FETCH,
     MAX_OPS,
+    MAX_POINT,
+    NOT_RACED,
     Mangle,
     Op,
+    Point,
     Program,
     Race,
     Ref,
@@ -32,6 +39,7 @@ from hvfuzz.guest.program.program import (
     batched,
     default,
     is_array,
+    points_of,
 )
 
 __all__ = ["MAGIC", "TEXT_STARTS", "VERSION", "TextError", "parse", "render", "render_op"]
@@ -40,6 +48,8 @@ MAGIC: Final = "# hvp "
 VERSION: Final = 1
 TEXT_STARTS: Final = (MAGIC.encode(), BOM_UTF8 + MAGIC.encode())
 """How the bytes of a program in text form begin; editors may put a byte order mark first."""
+PREPOSITIONS: Final = {Point.FETCH: "", Point.WRITE: "before write ", Point.STEP: "at step "}
+"""What stands before the number of a race."""
 _ONE_DIGIT = 10
 """Numbers below are the same in decimal and hexadecimal."""
 _DECIMAL_TO = 9999
@@ -62,7 +72,7 @@ def render(program: Program) -> str:
         indent = "  " if inside else ""
         inside = max(inside - 1, 0) or batched(ops, index)
         if op.race is not None:
-            lines.append(f"{indent}race {op.race.fetch}: {render_op(op.race.op)}")
+            lines.append(f"{indent}race {PREPOSITIONS[op.race.point]}{op.race.number}: {render_op(op.race.op)}")
         label = f"r{index} = " if index in labelled or op.kind.produces is not None else ""
         lines.append(f"{indent}{label}{render_op(op)}")
     return "\n".join(lines) + "\n"
@@ -144,7 +154,7 @@ def parse(text: str, catalogue: Catalogue) -> Program:
     world: int | None = None
     ops: list[Op] = []
     labels: dict[str, int] = {}
-    race: tuple[int, Op] | None = None
+    race: Race | None = None
     scanner = Scanner("", 0)
     for number, line in enumerate(lines[1:], start=2):
         scanner = Scanner(line, number)
@@ -157,10 +167,10 @@ def parse(text: str, catalogue: Catalogue) -> Program:
         if scanner.take(r"race\b"):
             if race is not None:
                 scanner.fail("expected the raced op, found a second race")
-            scanner.skip()
-            fetch = scanner.number(f"a fetch number from 0 to {MAX_FETCH}", MAX_FETCH)
+            point = _parse_point(scanner)
+            at = scanner.number(f"a {point.name.lower()} number from 0 to {MAX_POINT}", MAX_POINT)
             scanner.expect(":")
-            race = fetch, parser.op(scanner)
+            race = Race(at, parser.op(scanner), point)
             scanner.finish()
             continue
         if len(ops) == MAX_OPS:
@@ -172,10 +182,10 @@ def parse(text: str, catalogue: Catalogue) -> Program:
         op = parser.op(scanner)
         scanner.finish()
         if race is not None:
-            if not op.kind.fetches:
+            if race.point not in points_of(op.kind):
                 scanner.position = start
-                scanner.fail(f"'{op.kind.name}' fetches no guest memory, so nothing can race it")
-            op = op._replace(race=Race(*race))
+                scanner.fail(f"'{op.kind.name}' cannot be raced there: {NOT_RACED[race.point]}")
+            op = op._replace(race=race)
             race = None
         if label is not None:
             labels[label] = len(ops)
@@ -185,6 +195,13 @@ def parse(text: str, catalogue: Catalogue) -> Program:
     if race is not None:
         scanner.fail("expected the raced op, found the end of the program")
     return Program(world, tuple(ops))
+
+
+def _parse_point(scanner: Scanner) -> Point:
+    """`before fetch`, `before write` or `at step`; a fetch, if none of them stands there."""
+    words = scanner.take(r"(?:before\s+(?:fetch|write)|at\s+step)\b")
+    scanner.skip()
+    return Point.FETCH if words is None else Point[words.split()[-1].upper()]
 
 
 def _parse_world(scanner: Scanner) -> int:

@@ -28,6 +28,10 @@ DEFAULT_WEIGHTS: Final[Mapping[str, int]] = MappingProxyType(
         "mmio_write": 6,
         "raw": 3,
         "tlb": 3,
+        "wakeup": 2,
+        "retain": 2,
+        "evict": 1,
+        "deny": 2,
         **dict.fromkeys(TRAP_FAMILIES, 1),
     }
 )

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from hvfuzz.guest.grammar.grammar import Grammar
 from hvfuzz.guest.mutate.argument_mutators import change_argument, copy_with_change, replace_everywhere
 from hvfuzz.guest.mutate.call_mutators import change_actor, change_mangle, make_raw_call
+from hvfuzz.guest.mutate.interference_mutator import interfere
 from hvfuzz.guest.mutate.op_mutators import (
     consume_result,
     delete_ops,
@@ -42,5 +43,6 @@ MUTATORS: Final[tuple[tuple[Mutator, int], ...]] = (
     (replace_everywhere, 3),
     (make_raw_call, 2),
     (wrap_in_multicall, 2),
+    (interfere, 4),
 )
 """(Mutator, weight)."""

@@ -10,6 +10,7 @@ from hvfuzz.abi.boot import CPUID_SIGNATURE, CPUID_VERSION
 from hvfuzz.abi.device_models import Placement
 from hvfuzz.abi.kinds import Kind
 from hvfuzz.guest.program.device_registers import OTHER_PORTS, PCI_REGISTERS
+from hvfuzz.machine.cached_entries import Cache
 
 ANY_RESOURCE: Final = "any"
 """`consumes` of a kind that takes the result of any earlier op with a result."""
@@ -95,7 +96,13 @@ CONTROL_VALUE: Final = Kind(
 MSR: Final = Kind("msr", 4, (*MSRS.values(), 0x8FF, 0x900, 0x1000), names=MSRS)
 INVALIDATION: Final = Kind("invalidation", 1, (0, 1, 2, 3, 4))
 PCID: Final = Kind("pcid", 8, (0, 1, 2, 0xFFF, 0x1000))
+PCI_DEVICE: Final = Kind("device", 1, (0, 1, 2, 3))
 CAPACITY: Final = Kind("capacity", 1, (0, 1, 2, 4, 16, 64))
+REQUEST: Final = Kind("request", 1, (0, 1, 2, 3, 4, 63, 64))
+"""A request for memory within an op, from 0."""
+CACHE: Final = Kind("cache", 1, tuple(Cache), names=MappingProxyType({each.name: int(each) for each in Cache}))
+CACHE_ENTRY: Final = Kind("cache_entry", 1, (0, 1, 2, 3, 4, 7, 63))
+"""An entry of a cache, oldest first; any number counts modulo the number of entries."""
 
 
 # The kinds that depend on which device models there are.

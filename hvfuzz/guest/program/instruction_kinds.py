@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 from hvfuzz.abi.device_models import Placement
 from hvfuzz.abi.kinds import GVA, Kind
 from hvfuzz.guest.program.argument_kinds import (
+    CACHE,
+    CACHE_ENTRY,
     CAPACITY,
     CONTROL,
     CONTROL_VALUE,
@@ -20,7 +22,9 @@ from hvfuzz.guest.program.argument_kinds import (
     LEVEL,
     LIMIT,
     MSR,
+    PCI_DEVICE,
     PCID,
+    REQUEST,
     SIZE,
     SUBLEAF,
     TIMES,
@@ -33,6 +37,8 @@ from hvfuzz.guest.program.argument_kinds import (
 
 TRAP_FAMILIES: Final = ("cpuid", "wait", "port_io", "ring", "paging", "msr", "tsc", "delivery")
 """Families of instructions that the guest's kernel or the hypervisor may intercept."""
+ADVERSARIES: Final = ("tlb", "deny", "retain", "evict")
+"""Ops that are no act of a guest, but what the hardware, or the host around the hypervisor, may do at any time."""
 
 
 class InstructionKind(NamedTuple):
@@ -45,6 +51,10 @@ class InstructionKind(NamedTuple):
     fetches: bool = True
     """Whether guest memory may be fetched for it: by the hypervisor, or by the processor, which reads the frame that
     IRET pops, and the IDT and the TSS when an exception is delivered."""
+    writes: bool = True
+    """Whether it may exit. Any exit may have the hypervisor write: at each, APIC timers raise their interrupts."""
+    executed: bool = True
+    """Whether a vCPU executes it."""
 
 
 def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[InstructionKind, ...]:
@@ -61,6 +71,10 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
     def without_fetch(name: str, family: str, doc: str, **fields: Kind) -> InstructionKind:
         """An instruction that raises no exception, and whose exit reads no guest memory."""
         return InstructionKind(name, family, doc, fields, fetches=False)
+
+    def without_exit(name: str, family: str, doc: str, *, executed: bool = True, **fields: Kind) -> InstructionKind:
+        """An instruction that raises no exception and never exits, or something that no vCPU executes."""
+        return InstructionKind(name, family, doc, fields, fetches=False, writes=False, executed=executed)
 
     return (
         instruction("load", "access", "Read memory.", gva=GVA, size=SIZE),
@@ -90,7 +104,7 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
         instruction("blob", "raw", "A hypercall whose argument struct is these words.", number=numbers, words=words),
         without_fetch("cpuid", "cpuid", "CPUID.", leaf=LEAF),
         instruction("hlt", "wait", "HLT: wait for an event."),
-        without_fetch("pause", "wait", "PAUSE."),
+        without_exit("pause", "wait", "PAUSE."),
         instruction("in", "port_io", "IN: read an I/O port.", port=port, size=SIZE),
         instruction("out", "port_io", "OUT: write an I/O port.", port=port, size=SIZE, value=WORD),
         instruction("syscall", "ring", "SYSCALL: enter the guest's kernel, at CPL 0."),
@@ -101,7 +115,7 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
         instruction("wrmsr", "msr", "WRMSR: write a model-specific register.", index=MSR, value=WORD),
         instruction("cli", "wait", "CLI: mask interrupts."),
         instruction("sti", "wait", "STI: unmask interrupts."),
-        without_fetch(
+        without_exit(
             "tlb",
             "tlb",
             "Set the capacity of the TLB, the paging-structure caches and the IOTLB, in entries.",
@@ -150,4 +164,27 @@ def instruction_kinds(numbers: Kind, models: Sequence[Placement]) -> tuple[Instr
             gva=GVA,
         ),
         instruction("read_cr", "paging", "MOV from a control register.", register=CONTROL),
+        without_exit(
+            "dma",
+            "wakeup",
+            "A device of the domain acts by itself: it does what is programmed into it. No vCPU executes this.",
+            executed=False,
+            device=PCI_DEVICE,
+        ),
+        without_exit(
+            "timer",
+            "wakeup",
+            "Time passes until the next deadline of the vCPU or its domain. No vCPU executes this.",
+            executed=False,
+        ),
+        without_exit(
+            "deny",
+            "deny",
+            "Have one request of the hypervisor for memory fail in the next op, of whatever actor: number `request`.",
+            request=REQUEST,
+        ),
+        without_exit(
+            "retain", "tlb", "Drop all entries of a cache of translations but one.", cache=CACHE, entry=CACHE_ENTRY
+        ),
+        without_exit("evict", "tlb", "Drop one entry of a cache of translations.", cache=CACHE, entry=CACHE_ENTRY),
     )

@@ -34,11 +34,17 @@ class OpKind:
     declaration: Declaration | None
     doc: str
     fetches: bool
-    """Whether guest memory is fetched in some run of the op (see `machine/fetches.py`); only such ops can be raced."""
+    """Whether guest memory is fetched in some run of the op (see `machine/fetches.py`)."""
+    writes: bool
+    """Whether the hypervisor writes to memory in some run of the op (see `machine/raced_writes.py`)."""
+    executed: bool
+    """Whether its vCPU executes it, which must be able to run then; else it happens without any vCPU."""
     index: Mapping[str, int] = field(init=False)
     """Position of each field by name."""
     follow: int | None = field(init=False)
     """Position of the field with the entries of a multicall, for which the next ops can stand; None without one."""
+    long: bool = field(init=False)
+    """Whether it has preemption points in some run."""
     consumes: bool = field(init=False)
     """Whether any of its arguments can refer to the result of an earlier op."""
 
@@ -47,6 +53,7 @@ class OpKind:
         follow = next((i for i, each in enumerate(self.fields) if each.kind.follow), None)
         object.__setattr__(self, "index", MappingProxyType(positions))
         object.__setattr__(self, "follow", follow)
+        object.__setattr__(self, "long", self.declaration is not None and self.declaration.long)
         object.__setattr__(self, "consumes", any(_consumes(each.kind) for each in self.fields))
 
     def __repr__(self) -> str:
@@ -96,6 +103,8 @@ def catalogue(abi: Abi) -> Catalogue:
                 declaration=call,
                 doc=call.doc,
                 fetches=True,
+                writes=True,
+                executed=True,
             )
         )
     numbers = Kind(
@@ -104,18 +113,20 @@ def catalogue(abi: Abi) -> Catalogue:
         (*(call.number for call in abi.calls), 0, 0x7F, 0xFFFF_FFFF, (1 << 64) - 1),
         names=MappingProxyType({call.name: call.number for call in abi.calls}),
     )
-    for offset, (name, family, doc, fields, fetches) in enumerate(instruction_kinds(numbers, abi.device_models)):
+    for offset, each in enumerate(instruction_kinds(numbers, abi.device_models)):
         kinds.append(
             OpKind(
-                name=name,
+                name=each.name,
                 code=INSTRUCTION_CODES + offset,
-                family=family,
-                fields=tuple(Field(name=each, kind=kind) for each, kind in fields.items()),
+                family=each.family,
+                fields=tuple(Field(name=name, kind=kind) for name, kind in each.fields.items()),
                 produces=None,
                 number=None,
                 declaration=None,
-                doc=doc,
-                fetches=fetches,
+                doc=each.doc,
+                fetches=each.fetches,
+                writes=each.writes,
+                executed=each.executed,
             )
         )
     return Catalogue(sorted(kinds, key=lambda kind: kind.code))

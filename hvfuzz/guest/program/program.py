@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
+from functools import cache
 from typing import Final, NamedTuple, TypeAlias
 
 from hvfuzz.abi.boot import ARG_ARRAYS, ARG_NESTED, WORLDS
@@ -14,8 +16,8 @@ MAX_OPS: Final = 256
 """Most ops of a program, not counting ops that are performed as races."""
 MAX_ELEMENTS: Final = 20
 """Most elements of one array argument."""
-MAX_FETCH: Final = 63
-"""Largest fetch number of a race."""
+MAX_POINT: Final = 63
+"""Largest number of a point at which an op is raced."""
 ENTRY_SIZE: Final = 32
 """Bytes of a multicall entry: number, address of the struct, status, result."""
 MAX_BATCH: Final = (ARG_NESTED - ARG_ARRAYS) // ENTRY_SIZE
@@ -57,11 +59,26 @@ MANGLE_BITS: Final = (16, 16, 64, 32)
 """Width in bits of each part of a Mangle."""
 
 
-class Race(NamedTuple):
-    """An op that another vCPU performs just before fetch number `fetch` (from 0) of the raced op."""
+class Point(IntEnum):
+    """What is counted, from 0, in the raced op to say when its race acts."""
 
-    fetch: int
+    FETCH = 0
+    """Before a fetch of guest memory."""
+    WRITE = 1
+    """Before a write of the hypervisor to memory."""
+    STEP = 2
+    """At a preemption point of a long call."""
+
+
+class Race(NamedTuple):
+    """An op that is performed in the middle of the raced op, at its point number `number`.
+
+    Another vCPU performs it, or it is one that no vCPU performs: a device that acts by itself, or time that passes.
+    """
+
+    number: int
     op: Op
+    point: Point = Point.FETCH
 
 
 class Op(NamedTuple):
@@ -79,6 +96,21 @@ class Program(NamedTuple):
 
     world: int
     ops: tuple[Op, ...]
+
+
+NOT_RACED: Final = {
+    Point.FETCH: "it fetches no guest memory",
+    Point.WRITE: "the hypervisor writes nothing for it",
+    Point.STEP: "it has no preemption points",
+}
+"""Why an op is not raced at a point."""
+
+
+@cache
+def points_of(kind: OpKind) -> tuple[Point, ...]:
+    """The points at which an op of this kind can be raced."""
+    has = {Point.FETCH: kind.fetches, Point.WRITE: kind.writes, Point.STEP: kind.long}
+    return tuple(point for point, reached in has.items() if reached)
 
 
 def is_array(kind: Kind) -> bool:
@@ -120,11 +152,11 @@ def defect(program: Program) -> str | None:
     for index, op in enumerate(ops):
         problem = _op_defect(op, index, world)
         if problem is None and op.race is not None:
-            fetch, other = op.race
-            if not op.kind.fetches:
-                problem = "it fetches no guest memory, so it cannot be raced"
-            elif not 0 <= fetch <= MAX_FETCH:
-                problem = f"it is raced at fetch {fetch}; the last one is {MAX_FETCH}"
+            number, other, point = op.race
+            if point not in points_of(op.kind):
+                problem = f"{NOT_RACED[point]}, so it cannot be raced there"
+            elif not 0 <= number <= MAX_POINT:
+                problem = f"it is raced at {point.name.lower()} {number}; the last one is {MAX_POINT}"
             elif other.race is not None:
                 problem = "the op of its race has a race"
             else:

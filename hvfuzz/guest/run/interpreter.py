@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from hvfuzz.abi.boot import ARG_ARRAYS, ARG_NESTED, World
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Op, Program, Ref, batched
+from hvfuzz.guest.run.adversaries import ADVERSARIES
+from hvfuzz.guest.run.armed_race import ArmedRace
 from hvfuzz.guest.run.call_arguments import CallArguments, NoRoom
 from hvfuzz.guest.run.instructions import INSTRUCTIONS, Unreachable
+from hvfuzz.guest.run.outside_world import OutsideWorld, Waking
 from hvfuzz.guest.run.trace import Outcome, Result, Trace
 from hvfuzz.machine.addresses import U64, Gva
 from hvfuzz.machine.cpu.faults import GuestFault
@@ -42,7 +46,18 @@ class HostBusy(Exception):
 class Interpreter:
     """Executes programs on `machine`, booted as `world`. Its exit handler may raise HostStopped and HostBusy."""
 
-    __slots__ = ("_actors", "_arguments", "_batched", "_execute", "_late", "_racing", "_trace", "machine")
+    __slots__ = (
+        "_actors",
+        "_arguments",
+        "_batched",
+        "_execute",
+        "_late",
+        "_outside",
+        "_race",
+        "_racing",
+        "_trace",
+        "machine",
+    )
 
     def __init__(self, machine: Machine, catalogue: Catalogue, world: World) -> None:
         self.machine: Final = machine
@@ -53,9 +68,14 @@ class Interpreter:
         self._batched = 0
         """Ops after the current one that its multicall took as entries."""
         self._racing: Callable[[VCpu, bool], None] | None = None
+        self._race: Final = ArmedRace(machine)
+        self._outside: Final = OutsideWorld(machine)
         self._trace = Trace()
         self._execute: Final = {catalogue.by_name[name].code: run for name, run in INSTRUCTIONS.items()}
-        self._execute[catalogue.by_name["tlb"].code] = self._set_tlb_capacity
+        self._execute[catalogue.by_name["dma"].code] = self._outside.dma
+        self._execute[catalogue.by_name["timer"].code] = self._outside.timer
+        for name, act in ADVERSARIES.items():
+            self._execute[catalogue.by_name[name].code] = partial(act, machine)
 
     def run(
         self,
@@ -63,19 +83,36 @@ class Interpreter:
         before: Callable[[int, Op], None] | None = None,
         after: Callable[[int, Op, list[Outcome]], None] | None = None,
         racing: Callable[[VCpu, bool], None] | None = None,
+        waking: Waking | None = None,
     ) -> Trace:
         """Run `program` from the machine's present state; `before` and `after` are called around each op.
 
         `after` gets the outcomes that the op added: its own, and those of ops that raced it or were batched by it.
-        `racing` is called around each op that races another one, with its vCPU and whether it begins.
+        `racing` is called around each op that races another one, with its vCPU and whether it begins. `waking` is
+        called around what a device does by itself, with its number and whether it begins.
         """
-        self._racing = racing
+        try:
+            self._racing, self._outside.waking = racing, waking
+            return self._run(program, before, after)
+        finally:
+            # Whatever ended the run: memory must not keep the hooks of a race.
+            self._race.disarm()
+            self.machine.fetches.reset()
+            self.machine.shortage.disarm()
+            self._racing = self._outside.waking = None
+
+    def _run(
+        self,
+        program: Program,
+        before: Callable[[int, Op], None] | None,
+        after: Callable[[int, Op, list[Outcome]], None] | None,
+    ) -> Trace:
         self._trace = trace = Trace()
         ops = program.ops
         outcomes = trace.outcomes
         self._arguments.results = [0] * len(ops)
         self._late = []
-        fetches, clock = self.machine.fetches, self.machine.clock
+        fetches, clock, shortage = self.machine.fetches, self.machine.clock, self.machine.shortage
         limit = clock.cycles + WORK_BUDGET
         index = first = 0
         try:
@@ -89,9 +126,12 @@ class Interpreter:
                     self._arm(index, op)
                 self._batched = 0
                 self._perform(index, op, program)
+                self._race.disarm()
                 while self._late:
                     fetches.reset()
-                    self._race(*self._late.pop(0))
+                    self._perform_race(*self._late.pop(0))
+                if shortage.at >= 0 or shortage.waiting >= 0:
+                    shortage.op_ended()
                 if after is not None:
                     after(index, op, outcomes[first:])
                 index += 1 + self._batched
@@ -104,27 +144,25 @@ class Interpreter:
             trace.stopped = "host stopped"
             if after is not None:
                 after(index, ops[index], trace.outcomes[first:])
-        fetches.reset()
-        self._racing = None
         return trace
 
     def _arm(self, index: int, op: Op) -> None:
-        """Arm the race of `op`: its vCPU performs it just before the fetch that it names."""
-        race = op.race
-        assert race is not None
-        if race.op.actor == op.actor:
-            return  # a vCPU in host context executes no guest code
-        fetches = self.machine.fetches
+        """Arm the race of `op`, the op with this index or an entry of its batch.
 
-        def act() -> None:
+        An op that exits while the exit of the raced op is handled waits for the end of that exit, and is performed
+        then. So it is at a preemption point, too: the host's lock is held over the whole exit, and a call that is
+        preempted goes on within it.
+        """
+
+        def act(other: Op) -> None:
             try:
-                self._race(index, race.op)
+                self._perform_race(index, other)
             except HostBusy:
-                self._late.append((index, race.op))
+                self._late.append((index, other))
 
-        fetches.arm(race.fetch, act)
+        self._race.arm(op, act)
 
-    def _race(self, index: int, op: Op) -> None:
+    def _perform_race(self, index: int, op: Op) -> None:
         """Perform a racing op, and tell when it begins and ends. HostBusy leaves it undone."""
         vcpu = self._actors.get(op.actor)
         racing = self._racing
@@ -137,16 +175,12 @@ class Interpreter:
         finally:
             racing(vcpu, False)
 
-    def _set_tlb_capacity(self, _vcpu: VCpu, values: Sequence[int]) -> None:
-        self.machine.tlb.set_capacity(values[0])
-        self.machine.iommu.set_capacity(values[0])
-
     def _perform(self, index: int, op: Op, program: Program | None) -> None:
         """Execute one op on its vCPU and record the outcome. Without a `program`, a multicall batches nothing."""
         kind, actor, values, _, _ = op
         vcpu = self._actors.get(actor)
         how, status, result = _OK, 0, 0
-        if vcpu is None or vcpu.runnable:
+        if vcpu is None or (vcpu.runnable and kind.executed):
             how = Result.SKIPPED
         else:
             arguments = self._arguments
@@ -202,6 +236,10 @@ class Interpreter:
             pointer = arguments.number(words)
         return self._call(vcpu, arguments.number(op.values[0]), pointer)
 
+    def _make_batch(self, index: int, op: Op, vcpu: VCpu) -> tuple[int, int]:
+        """Make op number `index`, a multicall whose entries are in the argument page; the status and the result."""
+        return self._hypercall(vcpu, op)
+
     def _batch(self, index: int, op: Op, vcpu: VCpu, program: Program) -> None:
         """Run a multicall whose entries are the ops that follow (see `batched`), as many as fit the argument page."""
         declaration = op.kind.declaration
@@ -237,12 +275,12 @@ class Interpreter:
         if batch:
             values[op.kind.index["count"]] = len(batch)
         if op.race is None:
-            # A batch has one race: the multicall's, or else that of the first entry with one. Fetches are counted over
+            # A batch has one race: the multicall's, or else that of the first entry with one. Points are counted over
             # the whole multicall.
             raced = next((entry for _, entry in batch if entry.race is not None), None)
             if raced is not None:
                 self._arm(index, raced)
-        status, result = self._hypercall(vcpu, op._replace(values=tuple(values), race=None))
+        status, result = self._make_batch(index, op._replace(values=tuple(values), race=None), vcpu)
         cycles = self.machine.clock.cycles
         outcomes = self._trace.outcomes
         outcomes.append(Outcome(index, op.kind.code, Result.OK, status, result, cycles))

@@ -23,6 +23,7 @@ from hvfuzz.hypervisor.memory.stage2 import Stage2
 from hvfuzz.hypervisor.memory.table_pool import POISON, TablePool
 from hvfuzz.hypervisor.memory.table_tree import ADDRESS, RIGHTS
 from hvfuzz.hypervisor.vcpu import apic, msr
+from hvfuzz.hypervisor.vcpu.deadlines import next_deadline
 from hvfuzz.machine.addresses import MAXPHYADDR, PAGE_SHIFT, PAGE_SIZE
 from hvfuzz.machine.cpu.msrs import LSTAR, STAR
 from hvfuzz.machine.cpu.registers import Reg
@@ -37,6 +38,7 @@ from hvfuzz.machine.machine import Machine
 from hvfuzz.machine.mmu.paging import PS, RW, US, A, D, P
 from hvfuzz.machine.vtd.dmar import DMAR_ADDRESS, ReservedMemory, dmar_table
 from hvfuzz.machine.vtd.legacy_mode import source_id
+from hvfuzz.machine.vtd.walker import Blocked
 
 MEMORY_SIZE = 16 << 20
 BOOT_SECRET = 0x5EC2_E700_DEAD_10CC
@@ -75,12 +77,20 @@ def boot(world: World, memory_size: int = MEMORY_SIZE, secret: int = BOOT_SECRET
     install_firmware(machine, world)
     hv = Hypervisor(machine, world, ABI, all_models.MODELS, secret)
     machine.exit_handler = lambda vcpu: exits.handle_exit(hv, vcpu)
+    machine.next_deadline = lambda vcpu: next_deadline(hv, vcpu)
+    machine.user_of = lambda device: user_of(machine, device)
     for config in world.domains:
         add_domain(hv, config)
     start_processors(hv)
     for vcpu in machine.vcpus:
         run_kernel(vcpu)
     return hv
+
+
+def user_of(machine: Machine, device: Device) -> int | None:
+    """The domain whose id stands in the context entry of the device, as a bystander at the bus sees it."""
+    context = machine.iommu.tables.context(machine.iommu.root_table, device.bdf)
+    return None if isinstance(context, Blocked) else context.did - 1
 
 
 def install_firmware(machine: Machine, world: World) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hvfuzz.abi.decode import check_header, decode_body
 from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.effects import NO_WORK, PREEMPTION_QUOTA, Refused, Step
+from hvfuzz.hypervisor.core.effects import NO_WORK, Refused, Step
 from hvfuzz.hypervisor.memory import guest_access
 from hvfuzz.machine.addresses import U64
 from hvfuzz.machine.clock import Cost
@@ -136,10 +136,11 @@ def commit(hv: Hypervisor, steps: Sequence[Step]) -> None:
 def commit_long(hv: Hypervisor, steps: Sequence[Step]) -> None:
     """Apply the steps of an effect, in order, with a preemption point after each quota of work."""
     observer = hv.host.observer
+    quota = hv.preemption_quota
     done = 0
     for step in steps:
         work: int = getattr(step, "work", NO_WORK)
-        if done and done + work > PREEMPTION_QUOTA:
+        if done and done + work > quota:
             preempt(hv)
             done = 0
         done += work
@@ -149,6 +150,10 @@ def commit_long(hv: Hypervisor, steps: Sequence[Step]) -> None:
 
 
 def preempt(hv: Hypervisor) -> None:
-    """Preemption point: charge an exit and an entry to the clock; the call continues where it was."""
+    """Preemption point: charge an exit and an entry to the clock; the call continues where it was.
+
+    Other vCPUs run guest code here, and devices act. Their exits wait: the host's lock is held.
+    """
     hv.machine.clock.cycles += Cost.VMENTRY + Cost.VMEXIT
     hv.observer.preemption_point()
+    hv.machine.preemptions.before()

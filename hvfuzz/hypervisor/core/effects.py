@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hvfuzz.abi.limits import UNMAP_BURST
 from hvfuzz.abi.status import Status
+from hvfuzz.hypervisor.core.work_quota import PREEMPTION_QUOTA
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.hypervisor import Hypervisor
-
-PREEMPTION_QUOTA = 64
-"""Units of work that a long call may do between two preemption points."""
 
 NO_WORK = 0
 """Default of `Step.work`: the step touches a few words, whatever the arguments."""

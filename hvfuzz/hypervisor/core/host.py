@@ -109,14 +109,13 @@ class HostMemory:
     is misaligned. Nothing is charged to the clock: the cost of an exit covers the handler's own accesses.
     """
 
-    __slots__ = ("machine", "memory", "observer", "on_access", "store64", "words", "work")
+    __slots__ = ("machine", "memory", "observer", "on_access", "words", "work")
 
     def __init__(self, machine: Machine, observer: Observer = SILENT) -> None:
         self.machine = machine
         self.memory = machine.memory
-        # Accessors of single words, bound once; observers may replace them to hook each access.
+        # The accessor of single words, read once; observers may replace it to hook each access.
         self.words: Words = machine.memory.words
-        self.store64 = machine.memory.store64
         self.work = Work()
         self.observer = observer
         self.on_access: Callable[[int, int, bool], None] | None = None
@@ -150,7 +149,7 @@ class HostMemory:
         if self.on_access is not None:
             self.on_access(hpa, 8, True)
         try:
-            self.store64(hpa, value)
+            self.memory.store64(hpa, value)
         except (BusError, ValueError) as error:
             raise HostFault(f"word written at {hpa:#x}: {error}") from None
 

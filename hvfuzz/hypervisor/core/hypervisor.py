@@ -10,6 +10,7 @@ from hvfuzz.abi.limits import SELF
 from hvfuzz.hypervisor.core import canaries
 from hvfuzz.hypervisor.core.host import HostArray, HostFault, HostMemory, Work
 from hvfuzz.hypervisor.core.observer import Observer
+from hvfuzz.hypervisor.core.work_quota import PREEMPTION_QUOTA
 from hvfuzz.hypervisor.devices.device_model import AREA
 from hvfuzz.hypervisor.memory.allocator import HEAP_CANARY, HEAP_HEADER, Allocator
 from hvfuzz.hypervisor.memory.dma import ContextTables
@@ -56,6 +57,7 @@ class Hypervisor:
         "machine",
         "models",
         "msr_bitmap",
+        "preemption_quota",
         "reserved",
         "scheduler",
         "secret",
@@ -74,6 +76,8 @@ class Hypervisor:
         self.models = tuple(models)
         """The device models that each domain has."""
         self.secret = secret
+        self.preemption_quota = PREEMPTION_QUOTA
+        """Units of work that a long call may do between two preemption points."""
         self.host = HostMemory(machine)
         self.frames = FrameTable(self.host)
         self.allocator = Allocator(self.host, self.frames, secret)

@@ -10,7 +10,7 @@ from hvfuzz.abi.limits import PORTS_PER_BUCKET
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core.domains import Bucket, Port, PortState
 from hvfuzz.hypervisor.core.effects import Effect, Refused, Step
-from hvfuzz.hypervisor.core.host import HostArray, HostBug
+from hvfuzz.hypervisor.core.host import HostArray
 from hvfuzz.hypervisor.ipc import event_channels
 
 if TYPE_CHECKING:
@@ -24,22 +24,22 @@ def room_for(hv: Hypervisor, domain: Domain, port: int) -> tuple[Step, ...] | No
     index = port // PORTS_PER_BUCKET
     if domain.buckets[index] is not None:
         return ()
-    return (AllocateBucket(domain.id, index),) if hv.allocator.available else None
+    chosen = hv.allocator.choose(1)
+    return None if chosen is None else (AllocateBucket(domain.id, index, chosen[0]),)
 
 
 class AllocateBucket(NamedTuple):
-    """Allocate bucket number `bucket` of `domain`."""
+    """Allocate bucket number `bucket` of `domain` in the free frame `page`."""
 
     domain: int
     bucket: int
+    page: int
 
     def apply(self, hv: Hypervisor) -> None:
-        """Allocate the page, with PORTS_PER_BUCKET free ports."""
-        page = hv.allocator.alloc_heap_page()
-        if page < 0:
-            raise HostBug("no free frame in a checked allocation")
+        """Take the page, with PORTS_PER_BUCKET free ports."""
+        hv.allocator.take_heap_page(self.page)
         ports: HostArray[Port | None] = HostArray([None] * PORTS_PER_BUCKET, hv.host.work)
-        hv.domains[self.domain].buckets[self.bucket] = Bucket(page, ports)
+        hv.domains[self.domain].buckets[self.bucket] = Bucket(self.page, ports)
 
 
 def leftover_bucket(domain: Domain, port: int) -> tuple[Step, ...]:

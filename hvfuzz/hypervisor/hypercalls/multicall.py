@@ -10,7 +10,8 @@ from hvfuzz.abi.kinds import CallEntries, Count
 from hvfuzz.abi.limits import MULTICALL
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core import dispatch
-from hvfuzz.hypervisor.core.effects import PREEMPTION_QUOTA, Effect, Refused
+from hvfuzz.hypervisor.core.effects import Effect, Refused
+from hvfuzz.hypervisor.core.work_quota import PREEMPTION_QUOTA
 from hvfuzz.hypervisor.memory import guest_access
 
 if TYPE_CHECKING:

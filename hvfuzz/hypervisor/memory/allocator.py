@@ -47,7 +47,7 @@ class Allocator:
 
     def choose(self, count: int, *, top_down: bool = False) -> tuple[int, ...] | None:
         """The lowest `count` free frames (with `top_down` the highest); None if fewer are free."""
-        if count > self.available:
+        if count > self.available or self.denied(count):
             return None
         chosen: list[int] = []
         numbers = range(len(self.blocks))[self.lowest :]
@@ -67,9 +67,14 @@ class Allocator:
         whole = [
             number * LARGE_FRAMES for number in range(self.lowest, len(self.blocks)) if self.blocks[number] == _FULL
         ]
-        if count > len(whole):
+        if count > len(whole) or self.denied(count):
             return None
         return tuple(whole[: -count - 1 : -1] if top_down else whole[:count])
+
+    def denied(self, count: int) -> bool:
+        """Whether the machine has a request of `count` frames or blocks fail, although so many are free."""
+        shortage = self.host.machine.shortage
+        return shortage.at >= 0 and shortage.denies(count)
 
     def take(self, hfn: int, owner: int, state: FrameState) -> None:
         """Allocate the free frame `hfn`."""
@@ -106,7 +111,11 @@ class Allocator:
         chosen = self.choose(1)
         if chosen is None:
             return -1
-        hfn = chosen[0]
+        self.take_heap_page(chosen[0])
+        return chosen[0]
+
+    def take_heap_page(self, hfn: int) -> None:
+        """Allocate the free frame `hfn` as `alloc_heap_page` does."""
         number = self.heap_allocations
         self.heap_allocations = number + 1
         self._claim(hfn, 1)
@@ -115,7 +124,6 @@ class Allocator:
         self.host.write64((hfn << PAGE_SHIFT) + HEAP_CANARY, self.heap_canary(number))
         self.host.write64((hfn << PAGE_SHIFT) + HEAP_NUMBER, number)
         self.host.observer.frame_allocated(hfn, OWNER_HYPERVISOR, _HYPERVISOR)
-        return hfn
 
     def free_heap_page(self, hfn: int) -> None:
         """Free a page of `alloc_heap_page`; scrubbing erases its canary, too."""

@@ -20,7 +20,7 @@ from hvfuzz.abi.boot import HYPERVISOR_HOLE_END, HYPERVISOR_HOLE_START
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SIZE, READ, U64, WRITE
 from hvfuzz.machine.clock import Cost
 from hvfuzz.machine.cpu.faults import EptViolation, GuestFault, Vector
-from hvfuzz.machine.fetches import NO_TRIGGER
+from hvfuzz.machine.race_points import NO_TRIGGER
 
 if TYPE_CHECKING:
     from hvfuzz.hypervisor.core.host import HostMemory

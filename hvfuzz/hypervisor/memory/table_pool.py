@@ -23,6 +23,13 @@ class TablePool:
         self.owner = owner
         self.pages = pages
 
+    def lacks(self, pages: int) -> bool:
+        """Whether a request of `pages` table pages is refused. A check asks once, for all that its steps will take."""
+        if pages > len(self.pages):
+            return True
+        shortage = self.host.machine.shortage
+        return shortage.at >= 0 and shortage.denies(pages)
+
     def take(self) -> int:
         """Take a page from the pool and zero it; returns its frame, or -1 if the pool is empty."""
         if not self.pages:

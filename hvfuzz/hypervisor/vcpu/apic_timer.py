@@ -23,15 +23,22 @@ PERIODIC = 1 << 17
 
 def read(hv: ApicTimers, vcpu: VCpu) -> int:
     """Read the current count register."""
-    end = hv.apic_timers.get(vcpu.id)
-    return 0 if end is None else (end - tick_start(hv.machine.clock.cycles)) // divisor(hv, vcpu)
+    return left_of(hv, hv.apic_timers.get(vcpu.id), divisor(hv, vcpu))
+
+
+def left_of(hv: ApicTimers, end: int | None, speed: int) -> int:
+    """What is left now of the count that reaches zero at `end`."""
+    # The count may have reached zero since the exit began: its interrupt is raised at the next one.
+    return 0 if end is None else max(end - tick_start(hv.machine.clock.cycles), 0) // speed
 
 
 def write(hv: ApicTimers, vcpu: VCpu, register: int, value: int) -> None:
     """Write INITIAL_COUNT, which starts the count (0 stops it), or DIVIDE, which changes the speed of what is left."""
-    # Without this, a change of DIVIDE would also rescale what has been counted, and a count could go up.
-    left = value if register == INITIAL_COUNT else read(hv, vcpu)
+    end, speed = hv.apic_timers.get(vcpu.id), divisor(hv, vcpu)
     apic.put(hv, vcpu, register, value)
+    # The clock goes on while the register is written: what is left, and its end, are of the same time.
+    # Without this, a change of DIVIDE would also rescale what has been counted, and a count could go up.
+    left = value if register == INITIAL_COUNT else left_of(hv, end, speed)
     if left:
         hv.apic_timers[vcpu.id] = tick_start(hv.machine.clock.cycles) + left * divisor(hv, vcpu)
     else:

@@ -68,6 +68,9 @@ class DmaEngine(Device):
         elif register == Register.CONTROL and value & START:
             self._copy()
 
+    def act(self) -> None:
+        self._copy()
+
     def _copy(self) -> None:
         registers = self.registers
         source = registers[Register.SRC >> 3]

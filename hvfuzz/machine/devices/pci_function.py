@@ -81,6 +81,20 @@ class Device:
         finally:
             self.busy = False
 
+    def wake(self) -> None:
+        """Act without a write to a register, as an engine that wakes up by itself; not while a write is in progress."""
+        if self.busy:
+            return
+        self.busy = True
+        try:
+            self.act()
+        finally:
+            self.busy = False
+
+    def act(self) -> None:
+        """Do once what is programmed into the registers."""
+        raise NotImplementedError
+
     def read_register(self, register: int) -> int:
         """The value of the register at this offset; 0 if there is none. Reading has no side effect."""
         raise NotImplementedError

@@ -63,7 +63,7 @@ class Tlb:
     The caller of an invalidation charges the clock.
     """
 
-    __slots__ = ("capacity", "combined", "guest_physical", "hits", "misses", "structures")
+    __slots__ = ("capacity", "combined", "guest_physical", "hits", "losses", "misses", "structures")
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
         self.capacity: int = capacity
@@ -74,6 +74,8 @@ class Tlb:
         """Linear accesses served by a combined mapping."""
         self.misses: int = 0
         """Linear accesses that walked the tables."""
+        self.losses: int = 0
+        """How often entries of any cache of translations were dropped by chance (see `cached_entries`)."""
         self.structures: PagingStructureCaches = PagingStructureCaches(capacity)
         """The paging-structure caches."""
 

@@ -1,6 +1,7 @@
-"""Checks the cycles that the hypervisor adds to the clock: for what it does, and no more. Helper of the oracle `work`.
+"""Checks the cycles that the hypervisor adds to the clock: for what it does, no more and no less. Helper of `work`.
 
-Time that a guest cannot account for is a channel, and time without end stops everyone else. Hardware charges for itself
+Time that a guest cannot account for is a channel, time without end stops everyone else, and time that is not counted
+lets a guest do more in a tick than it should. Hardware charges for itself
 (walks, cached translations, device work); here each charge by other code is added up, exit by exit, and compared with
 what was seen to happen. For that the clock is hooked, in audited runs only.
 """
@@ -82,6 +83,6 @@ class Cycles:
         """Compare."""
         reason = vcpu.vmcs.reason
         allowed = self._allowed + Cost.FLUSH * self._calls.flushes
-        if self._spent > allowed and reason not in CLOCK_READS:
+        if self._spent != allowed and reason not in CLOCK_READS:
             text = f"the hypervisor lets {self._spent} cycles pass in an exit for {reason.name} of dom{vcpu.domain}"
             self._report(self.oracle, "time", f"{text}; its copies, flushes and preemptions account for {allowed}")

@@ -6,12 +6,12 @@ must agree are in the frame words, in the grant entries, in the pools and in the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvfuzz.abi.status import Status
 from hvfuzz.oracles.accounting.pool_checks import PoolChecks
 from hvfuzz.oracles.accounting.refcounts import UNUSED, RefCounts
-from hvfuzz.oracles.accounting.table_demand import tables_needed
+from hvfuzz.oracles.accounting.table_demand import frames_needed, payer, tables_needed
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, name_of, sides_of
@@ -39,14 +39,16 @@ class Recount(Oracle):
         "entry": "a grant entry's pins count the live sides of the mappings made from it",
         "handle": "a live grant mapping belongs to a live grant entry for its domain, and its sides are mapped",
         "pool": "table pages in use and in the pool add up to those of the domain at boot, each page once",
-        "need": "a call refused with NO_POOL needs more table pages than the pool has",
+        "need": "a call refused with NO_POOL needs more table pages than the pool has, or one that it was denied",
+        "denied": "a call that succeeds has taken no memory that it was denied",
         "size": "a populated block is mapped by one large leaf, and so is a block that is protected with equal rights",
         "empty": "a linked table page has an entry, or is a root",
-        "free": "the allocator's free frames are the frames in state FREE",
+        "free": "the allocator's free frames are the frames in state FREE, and had no counts left when they were freed",
     }
 
     def __init__(self, scene: Scene, shadow: PageTableShadow) -> None:
         super().__init__(scene, shadow)
+        self._shortage: Final = scene.machine.shortage
         self._counts = RefCounts(scene, shadow, self.report)
         self._pools = PoolChecks(scene, shadow, self.report)
 
@@ -141,13 +143,23 @@ class Recount(Oracle):
                     self.check_mapping(space & ~DMA, mapping)
 
     def call_finished(self, vcpu: VCpu, declaration: Any, args: Any, status: Any, result: int, reason: str) -> None:
-        """Check a refusal with NO_POOL. A refused call changed nothing, so the tables are as it found them."""
+        """Check what a call took, and a refusal with NO_POOL, which leaves the tables as the call found them."""
+        call = self.scene.calls.current
+        if not status and (denied := call.denied(self._shortage)) >= 0:
+            taken = call.tables + (len(call.fresh) >> getattr(args, "order", 0))
+            if taken > denied:
+                text = f"{declaration.name} takes {taken} pieces of memory, and was denied number {denied}"
+                self.report("denied", f"dom{vcpu.domain}: {text}")
         if status == NO_POOL and args is not None:
             number = vcpu.domain
-            free = len(self._pools.live[number])
-            needed = tables_needed(self.shadow, number, declaration.name, args, self.scene.calls.current.reads)
-            if needed <= free:
-                text = f"which needs {needed} of the {free} table pages in its pool"
+            paying = payer(number, declaration.name, args)
+            if paying >= len(self._pools.live):
+                return  # There is no such domain: the specification judges the status.
+            free = len(self._pools.live[paying])
+            needed = tables_needed(self.shadow, number, declaration.name, args, call.reads)
+            denied = call.denied(self._shortage) - frames_needed(declaration.name, args)
+            if needed <= free and not 0 <= denied < needed:
+                text = f"which needs {needed} of the {free} table pages in dom{paying}'s pool"
                 self.report("need", f"dom{number} is refused {declaration.name}, {text}")
 
     def audit(self) -> None:

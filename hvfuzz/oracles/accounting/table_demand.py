@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from hvfuzz.abi.limits import SELF
 from hvfuzz.hypervisor.ipc.grants import DEVICE, HOST
 from hvfuzz.machine.addresses import LARGE_FRAMES, PAGE_SHIFT
 from hvfuzz.oracles.shadow.changes import (
@@ -28,7 +30,7 @@ UNKNOWN: Final = 1 << 63
 
 
 def tables_needed(shadow: PageTableShadow, caller: int, name: str, args: Any, reads: list[Bytes]) -> int:
-    """Maximum number of table pages that the call takes from the caller's pool.
+    """Maximum number of table pages that the call takes from the pool of its `payer`.
 
     The shadow must show the state before the call changes anything; `reads` are its copies from guest memory.
     """
@@ -52,7 +54,24 @@ def tables_needed(shadow: PageTableShadow, caller: int, name: str, args: Any, re
         case "device.dma_map":
             first = args.iova >> PAGE_SHIFT
             return _missing(shadow, caller | DMA, range(first, first + args.count), 1)
+        case "device.assign":
+            regions = [
+                range(base >> PAGE_SHIFT, (base >> PAGE_SHIFT) + pages)
+                for device, base, pages in shadow.scene.world.reserved
+                if device == args.device
+            ]
+            return _missing(shadow, payer(caller, name, args) | DMA, chain.from_iterable(regions), 1)
     return UNKNOWN
+
+
+def payer(caller: int, name: str, args: Any) -> int:
+    """The domain whose pool gives the table pages, if there is such a domain."""
+    return int(args.to) if name == "device.assign" and args.to != SELF else caller
+
+
+def frames_needed(name: str, args: Any) -> int:
+    """Number of frames or blocks that the call needs before its table pages."""
+    return args.count if name in ("memory.populate", "memory.exchange") else 0
 
 
 def _missing(shadow: PageTableShadow, space: int, pages: Iterable[int], level: int) -> int:

@@ -50,6 +50,8 @@ class Work(Oracle):
         "growth": "what a domain can store in the host stays within its limit",
         "time": "an exit takes the time of what it does, and no more",
         "turns": "the lines that run between two preemption points stay within a bound, whatever they touch",
+        "entries": "the table entries written between two preemption points are about those of a quota of pages",
+        "units": "each word that the hypervisor accesses counts as work",
         "hang": "the host returns from every op (reported by the target, by processor time)",
     }
 
@@ -110,7 +112,7 @@ class Work(Oracle):
         units = self._counter.units - self._calls.since
         if units > LONG_BOUND:
             self.report("preemption", f"{units} words or elements touched in one exit, bound {LONG_BOUND}")
-        cycles = self._clock.cycles - self._calls.cycles
+        cycles = self._clock.cycles - self._calls.read_at
         if cycles > TIME_BOUND + self._slices * TIME_SLICE:
             self.report("time", f"an exit of dom{vcpu.domain} takes {cycles} cycles, bound {TIME_BOUND}")
 

@@ -22,12 +22,12 @@ from hvfuzz.hypervisor.memory.table_pool import POISON
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, READ, WORD, WORDS_PER_PAGE, WRITE
 from hvfuzz.machine.cpu.vcpu import VCpu
 from hvfuzz.machine.physical_memory import ZERO_PAGE, PhysicalMemory
+from hvfuzz.oracles.contents.announcements import NOTHING, Announcements, within
 from hvfuzz.oracles.contents.contents import CONTENTS
 from hvfuzz.oracles.host.heap_headers import CONTROL
 from hvfuzz.oracles.host.hooked_hardware import recorded_memory
 from hvfuzz.oracles.isolation.entitlements import Entitlements
 from hvfuzz.oracles.principal.copy_ends import CopyEnds
-from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
 from hvfuzz.oracles.scene.running_call import NO_GVA
 from hvfuzz.oracles.shadow.changes import DMA
 
@@ -47,7 +47,6 @@ FLAGS: Final = 1 << 5 | 1 << 6
 POISONED: Final = POISON.to_bytes(WORD, "little") * WORDS_PER_PAGE
 SHOWN: Final = 16
 """Bytes that a message shows, at most."""
-NOTHING: Final = (0, 0)
 RULES: Final = {HYPERVISOR: "host", TABLE: "host", FREE: "free", POOL: "free", RESERVED: "reserved"}
 """State of a frame -> the rule that a write breaks; "foreign" for the frames of domains."""
 
@@ -75,12 +74,7 @@ class MemoryModel:
         """First frame behind the control area and the frame table."""
         self._expected: dict[int, bytearray] = {}
         """Hfn -> what it should hold, for each frame that was written in this run."""
-        self._accessor: Any = None
-        self._access = self._copy = self._host = NOTHING
-        """(first byte, end) of the last announcement of each kind; NOTHING once it is used up."""
-        self._copied_for = NO_DOMAIN
-        self._copied_to: list[int] = []
-        """Frames to which the announced copy may write."""
+        self._told: Final = Announcements()
         self._pending: dict[int, tuple[str, str]] = {}
         """Hfn -> (rule, message) of a write that is wrong, unless the frame is freed or allocated later in the op."""
         self._given: set[int] = set()
@@ -88,9 +82,8 @@ class MemoryModel:
 
     def hook(self, on: bool) -> None:
         """Follow each write from now on, or stop; memory changes its class, see `hooked_hardware`."""
-        machine, host = self._scene.machine, self._scene.hypervisor.host
+        machine = self._scene.machine
         self._memory.__class__ = self._recorded if on else PhysicalMemory
-        host.store64 = self._memory.store64  # The host keeps its own reference.
         if on and machine.access_observer is not self._listener:
             self._inner, machine.access_observer = machine.access_observer, self._listener
         elif not on and machine.access_observer is self._listener:
@@ -99,10 +92,7 @@ class MemoryModel:
     def reset(self) -> None:
         """Forget the run."""
         self._expected.clear()
-        self._access = self._copy = self._host = NOTHING
-        self._accessor = None
-        self._copied_for = NO_DOMAIN
-        self._copied_to = []
+        self._told.forget()
         self._pending.clear()
         self._given.clear()
 
@@ -114,22 +104,30 @@ class MemoryModel:
     def _memory_access(self, initiator: Any, hpa: int, size: int, access: int) -> None:
         """A vCPU or a device is about to access memory."""
         if access == WRITE:
-            self._accessor, self._access = initiator, (hpa, hpa + size)
+            self._told.accessor, self._told.access = initiator, (hpa, hpa + size)
         if self._inner is not None:
             self._inner(initiator, hpa, size, access)
 
+    def race_started(self, vcpu: VCpu) -> None:
+        """What was announced is written after the race, or was before."""
+        self._told.put_aside()
+
+    def race_finished(self, vcpu: VCpu) -> None:
+        """What was announced before the race may be written now."""
+        self._told.take_up()
+
     def exit_started(self, vcpu: VCpu) -> None:
         """What the guest was about to write is written."""
-        self._access = self._host = NOTHING
+        self._told.access = self._told.host = NOTHING
 
     def exit_finished(self, vcpu: VCpu) -> None:
         """What the hypervisor was about to write is written."""
-        self._copy = self._host = NOTHING
+        self._told.copy = self._told.host = NOTHING
 
     def host_access(self, hpa: int, size: int, write: bool) -> None:
         """The hypervisor is about to write by its own mapping."""
         if write:
-            self._host = (hpa, hpa + size)
+            self._told.host = (hpa, hpa + size)
 
     def guest_copy(self, vcpu: VCpu, gva: int, hpa: int, size: int, write: bool) -> None:
         """The hypervisor is about to copy for `vcpu`, whose exit it is."""
@@ -137,7 +135,7 @@ class MemoryModel:
         frames = range(hpa >> PAGE_SHIFT, (hpa + size - 1 >> PAGE_SHIFT) + 1)
         allowed = [hfn for hfn in frames if self._may_copy(vcpu, gva, hfn, write)]
         if write:
-            self._copy, self._copied_for, self._copied_to = (hpa, hpa + size), number, allowed
+            self._told.copy, self._told.copied_for, self._told.copied_to = (hpa, hpa + size), number, allowed
             return
         for hfn in frames:
             if hfn not in allowed and self._scene.frame_word(hfn) >> 8 & 0xFF in DOMAINS:
@@ -181,15 +179,15 @@ class MemoryModel:
     def _refused(self, hpa: int, before: bytes, data: bytes) -> str:
         """Who made the write, if it may not; "" if it may."""
         hfn, end = hpa >> PAGE_SHIFT, hpa + len(data)
-        if _within(self._copy, hpa, end):
-            if end == self._copy[1]:
-                self._copy = NOTHING
-            if hfn in self._copied_to:
+        if within(self._told.copy, hpa, end):
+            if end == self._told.copy[1]:
+                self._told.copy = NOTHING
+            if hfn in self._told.copied_to:
                 return ""
-            return f"the hypervisor, by a copy in an exit of dom{self._copied_for},"
-        if _within(self._access, hpa, end):
+            return f"the hypervisor, by a copy in an exit of dom{self._told.copied_for},"
+        if within(self._told.access, hpa, end):
             return self._refused_access(hfn)
-        if _within(self._host, hpa, end):
+        if within(self._told.host, hpa, end):
             return self._refused_host(hfn, hpa, before, data)
         if self._only_flags(hfn, before, data):
             return ""
@@ -197,13 +195,13 @@ class MemoryModel:
 
     def _refused_access(self, hfn: int) -> str:
         """Who made the announced access, if it may not write to the frame."""
-        initiator = self._accessor
+        initiator = self._told.accessor
         if isinstance(initiator, VCpu):
             number = initiator.domain
             if self._may_use(number, hfn, WRITE):
                 return ""
             return f"vCPU {initiator.index} of dom{number}"
-        self._access = NOTHING
+        self._told.access = NOTHING
         number = self._shadow.device_domain(initiator.bdf)
         if number >= 0 and (
             self._kinds[hfn] in self._own[number]
@@ -289,8 +287,3 @@ class MemoryModel:
 
     def _report(self, rule: str, message: str) -> None:
         self._scene.report(self.oracle, rule, message)
-
-
-def _within(announced: tuple[int, int], first: int, end: int) -> bool:
-    """Whether all bytes from `first` to before `end` were announced."""
-    return announced[0] <= first and end <= announced[1]

@@ -9,7 +9,6 @@ from hvfuzz.abi.limits import HEADER_SIZE
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import READ, WRITE
 from hvfuzz.machine.cpu.registers import RAX
-from hvfuzz.machine.fetches import NO_TRIGGER
 from hvfuzz.oracles.contract.spec import BY_NUMBER, TARGETS, Mismatch, decode, judge_dispatch
 from hvfuzz.oracles.scene.excuses import RACE_PENDING
 from hvfuzz.oracles.shadow.guest_walk import leads
@@ -70,7 +69,7 @@ class DispatchChecks:
         # A pending race may still make it writable. Accessed and dirty flags count as set: another walk may set them.
         if isinstance(expected, Status):
             return
-        if machine.fetches.trigger != NO_TRIGGER:
+        if machine.race_pending:
             self._excused(RACE_PENDING)
         else:
             running.shut = not leads(machine, vcpu, *TARGETS[declaration.name](expected), WRITE, flags=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from hvfuzz.abi.status import Status
 from hvfuzz.machine.addresses import WRITE
 from hvfuzz.machine.cpu.vcpu import VCpu
-from hvfuzz.oracles.contract import booted_cells
+from hvfuzz.oracles.contract import booted_cells, firmware_checks
 from hvfuzz.oracles.contract.abstraction import Abstraction
 from hvfuzz.oracles.contract.cell_changes import CellChanges, Cells
 from hvfuzz.oracles.contract.cell_comparison import CellComparison
@@ -25,7 +25,7 @@ from hvfuzz.oracles.framework.oracle import Oracle, Rules
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from hvfuzz.oracles.scene.running_call import RunningCall
     from hvfuzz.oracles.shadow.changes import Change
@@ -58,6 +58,7 @@ class Specification(Oracle):
         "written": "exactly the bytes that the contract names are written to guest memory",
         "fresh": "the call takes as many frames as the contract says, all of them free",
         "privilege": "no call changes the privilege of a domain",
+        "firmware": "boot goes by the tables of the firmware, and stops if they are damaged",
         "nested": "a multicall makes the calls of its entries, and writes their outcomes",
         "time": "`sched.yield` advances the clock by a time slice",
         "change": "nothing changes without a call",
@@ -72,6 +73,7 @@ class Specification(Oracle):
         self._dispatch: Final = DispatchChecks(scene)
         self._calls: Final = scene.calls
         self._clock: Final = scene.machine.clock
+        self._shortage: Final = scene.machine.shortage
         self._domains: Final = shadow.domains
         self._privileged: Final = tuple(config.privileged for config in scene.world.domains)
         self._polls: Final = scene.hypervisor.scheduler.polls
@@ -93,6 +95,9 @@ class Specification(Oracle):
         for domain, privileged in zip(self._domains, self._privileged, strict=True):
             if domain.privileged != privileged:
                 self.report("privilege", f"after boot dom{domain.id} is {'un' if privileged else ''}privileged")
+        fault = firmware_checks.table_fault(self.scene)
+        if fault is not None:
+            self.report("firmware", fault)
         self._start(State(frames, cells.items()))
         self._changes.attach()
         self.reset()
@@ -103,6 +108,11 @@ class Specification(Oracle):
         self._changes.reset()
         self._traps.reset()
         self._polling = False
+
+    def firmware_read(self, readings: Mapping[str, firmware_checks.Reading]) -> None:
+        """Judge what boot makes of tables that this firmware does not have."""
+        for text in firmware_checks.reading_faults(readings):
+            self.report("firmware", text)
 
     # Hypercalls.
 
@@ -181,6 +191,7 @@ class Specification(Oracle):
                 running.garbled,
                 self._dispatch.translations[vcpu.id],
                 running.shut,
+                running.denied(self._shortage),
             )
         )
         try:
@@ -220,7 +231,7 @@ class Specification(Oracle):
 
     def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """Attribute a device's access to the call that is running."""
-        if type(initiator) is not VCpu and self._calls.running:
+        if type(initiator) is not VCpu and self._calls.running and not self._calls.awake:
             self._calls.current.touched.append((access == WRITE, hpa, size))
 
     def exit_started(self, vcpu: VCpu) -> None:

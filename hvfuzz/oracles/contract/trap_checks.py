@@ -126,7 +126,7 @@ class TrapChecks:
             stop(self._state, vcpu.domain, vcpu.index)
             self._comparison.judge_cell(("vcpu", vcpu.domain, vcpu.index))
         elif reads_clock(fields):
-            count_read(self._state, vcpu.domain, self._calls.cycles)
+            count_read(self._state, vcpu.domain, self._calls.read_at)
             self._comparison.judge_cell(("clock_window", vcpu.domain))
         self.judge_runs()
 

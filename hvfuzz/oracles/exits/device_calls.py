@@ -5,6 +5,7 @@ Helper of the oracle `exits`.
 
 from __future__ import annotations
 
+from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -71,7 +72,7 @@ class CopyCalls:
         else:
             engine = functions[args.device]
             if number < len(self._copies) and isinstance(engine, CopyEngine):
-                self._activity.begin(engine, engine.submitted(*self._copies[number]))
+                self._activity.begin(engine, partial(engine.submitted, *self._copies[number]))
 
     def stepped(self) -> None:
         """The step was applied."""

@@ -114,8 +114,8 @@ class Emulation:
         return True
 
     def ends_at(self) -> int:
-        """The clock after the exit: the time at its start, plus the wait for a clock read."""
-        return self._reading().cycles if reads_clock(self._calls.exit) else self._calls.cycles
+        """The clock after the exit: the time at its start and of races, plus the wait for a clock read."""
+        return self._reading().cycles if reads_clock(self._calls.exit) else self._calls.read_at
 
     def keeps_offset(self, vcpu: VCpu) -> bool:
         """Whether `vcpu` has the TSC offset that it had before the exit. The present one is adopted."""
@@ -132,7 +132,7 @@ class Emulation:
         if fields.reason is WRMSR and fields.leaf == TSC:
             left = self._calls.left
             value: int = (left[RAX] & LOW) | (left[RDX] & LOW) << 32
-            expected = value - rounded(self._calls.cycles) & U64
+            expected = value - rounded(self._calls.read_at) & U64
         if vmcs.tsc_offset != self._offset:
             self._written[vcpu.id] = vmcs.tsc_offset
         return vmcs.tsc_offset != expected
@@ -144,7 +144,7 @@ class Emulation:
                 yield vcpu
 
     def _reading(self) -> Reading:
-        return counter_read(self._window, self._calls.cycles)
+        return counter_read(self._window, self._calls.read_at)
 
     def _counter(self) -> int:
         return self._reading().told + self._offset & U64

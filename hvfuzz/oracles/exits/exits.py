@@ -28,7 +28,7 @@ from hvfuzz.oracles.exits.models import all_models
 from hvfuzz.oracles.exits.port_accesses import PortIo
 from hvfuzz.oracles.exits.register_accesses import Registers
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
-from hvfuzz.oracles.scene.exit_fields import ExitFields, exit_fields
+from hvfuzz.oracles.scene.exit_fields import ExitFields, exit_fields, in_hex
 from hvfuzz.oracles.scene.scene import Scene
 
 if TYPE_CHECKING:
@@ -143,6 +143,14 @@ class Exits(Oracle):
             self._ports.started()
             self._bystanders.ports = True
 
+    def device_started(self, number: int) -> None:
+        """Let the second model act, too."""
+        self._activity.woken(number)
+
+    def device_finished(self, number: int) -> None:
+        """Check what the device did."""
+        self._activity.rested("when it acted by itself")
+
     def dma_or_foreign_access(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """Check a memory access by a device."""
         if type(initiator) is not VCpu:
@@ -165,7 +173,7 @@ class Exits(Oracle):
             self._ports.copied(vcpu, gva, hpa)
 
     def call_started(self, vcpu: VCpu, declaration: Any, args: Any) -> None:
-        """The APIC timers have advanced before the exit is handled: `sched.kick` tells whether one has ended a HLT."""
+        """The APIC timers have advanced before the call: `sched.kick` tells whether one has ended a HLT."""
         apics = self._emulation.apics
         if apics.touched and apics.tick(self._calls.cycles):
             self._judge_apics()
@@ -174,10 +182,9 @@ class Exits(Oracle):
         """Compare the state with which the guest resumes to the expected one."""
         vmcs = vcpu.vmcs
         calls = self._calls
-        expected = calls.left
+        expected, fields = calls.left, calls.exit
         if self._emulation.apics.touched:
             self._emulation.apics.tick(calls.cycles)
-        fields = calls.exit
         reason = fields.reason
         if reason is VMCALL:
             if calls.idle.begun != 1 or calls.current is not calls.idle:
@@ -204,7 +211,7 @@ class Exits(Oracle):
         if idle.reads or idle.writes or idle.touched or calls.copying is not None:
             self._miscalled(f"guest memory copied in {reason.name}, outside of a call")
         working = reason in WORKING or (reason is IO and fields.string)
-        end = calls.cycles if working else self._emulation.ends_at()
+        end = calls.read_at if working else self._emulation.ends_at()
         if self._clock.cycles < end or (self._clock.cycles > end and not working):
             self.report("clock", f"the exit began at {calls.cycles} cycles and ends at {self._clock.cycles}")
         if not self._iommu.enabled or self._iommu.root_table != self._root:
@@ -264,7 +271,7 @@ class Exits(Oracle):
                 name = Reg(place).name if place < REGISTERS else Saved(place).name
                 reason = self._calls.exit.reason
                 what = self._registers.access(vcpu) if reason is EPT_VIOLATION else reason.name
-                self.report("registers", f"{what}: {name} is {_number(now)}, expected {_number(then)}")
+                self.report("registers", f"{what}: {name} is {in_hex(now)}, expected {in_hex(then)}")
                 return
 
     def _expect_instruction(self, vcpu: VCpu, expected: list[Any]) -> None:
@@ -285,11 +292,6 @@ class Exits(Oracle):
             self.report("fault", f"{reason.name}{subject} injects {fault}")
         if emulation.wrong_offset(vcpu):
             self._misplaced(vcpu)
-
-
-def _number(value: Any) -> str:
-    """A saved value for a message: addresses and contents of registers in hexadecimal."""
-    return hex(value) if isinstance(value, int) else str(value)
 
 
 def _is_gp(fault: GuestFault | None) -> bool:

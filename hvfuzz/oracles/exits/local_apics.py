@@ -80,7 +80,15 @@ class Apics:
 
     def read(self, vcpu: VCpu, index: int) -> int | None:
         """Expected value of RDMSR of APIC MSR `index`; None for #GP(0)."""
-        return apic.reads(self._known[vcpu.id], index - FIRST_MSR)
+        words = self._known[vcpu.id]
+        if index - FIRST_MSR == apic.CURRENT:
+            return max(words[apic.CURRENT] - self._fallen(words), 0)
+        return apic.reads(words, index - FIRST_MSR)
+
+    def _fallen(self, words: Words) -> int:
+        """What a count has fallen in this exit, in which a race lets time pass: `tick` knows only of its start."""
+        passed = self._scene.calls.read_at // CLOCK_TICK - self._tick
+        return passed * CLOCK_TICK // apic.SPEEDS[words[apic.DIVIDE]]
 
     def write(self, vcpu: VCpu, index: int, value: int) -> bool:
         """Apply WRMSR of APIC MSR `index`; False for #GP(0)."""
@@ -89,7 +97,12 @@ class Apics:
             return False
         domain = [other for other in self._vcpus if other.domain == vcpu.domain]
         chips = [self._known[other.id] for other in domain]
+        words = self._known[vcpu.id]
+        left = max(words[apic.CURRENT] - self._fallen(words), 0) if register == apic.DIVIDE else value
         apic.written(chips, domain.index(vcpu), register, value)
+        if register in (apic.INITIAL, apic.DIVIDE):
+            # `tick` lets the count fall from the start of the exit on.
+            words[apic.CURRENT] = left + self._fallen(words) if left else 0
         return True
 
     def differences(self) -> Iterator[str]:

@@ -8,6 +8,7 @@ Helper of the oracle `exits`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.abi.boot import DEVICES, MMIO_BASE, MMIO_SIZE
@@ -69,7 +70,7 @@ class Registers:
                 self._function = function
                 if fields.write:
                     offset, value = fields.operand & MMIO_SIZE - 1, self._calls.left[RAX] & SIZE_MASK[fields.width]
-                    self._activity.begin(function, function.write(offset, fields.width, value))
+                    self._activity.begin(function, partial(function.write, offset, fields.width, value))
 
     def expect(self, vcpu: VCpu, expected: list[Any]) -> None:
         """Apply the access to `expected` if it is to a device of the domain; otherwise expect an exception."""

@@ -8,6 +8,7 @@ from typing import Final
 from hvfuzz.oracles.accounting.cycles import Cycles
 from hvfuzz.oracles.accounting.growth import Growth
 from hvfuzz.oracles.accounting.recount import Recount
+from hvfuzz.oracles.accounting.table_writes import TableWrites
 from hvfuzz.oracles.accounting.turns import Turns
 from hvfuzz.oracles.accounting.work import Work
 from hvfuzz.oracles.contents.contents import Contents
@@ -16,6 +17,9 @@ from hvfuzz.oracles.contract.specification import Specification
 from hvfuzz.oracles.exits.exits import Exits
 from hvfuzz.oracles.framework.audit import Audit
 from hvfuzz.oracles.framework.oracle import Oracle
+from hvfuzz.oracles.hardware.invalidations import Invalidations
+from hvfuzz.oracles.hardware.requests import Requests
+from hvfuzz.oracles.hardware.walks import Walks
 from hvfuzz.oracles.host.access_log import AccessLog
 from hvfuzz.oracles.host.host_memory import HostMemory
 from hvfuzz.oracles.host.host_writes import EACH, HostWrites
@@ -45,12 +49,27 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     Audit,
 )
 NAMES: Final = tuple(oracle.name for oracle in ORACLES)
-CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, Growth, Cycles, Turns, Fills)
+CLOSE_WATCHERS: Final = (MemoryModel, AccessLog, Growth, Cycles, Turns, TableWrites, Walks, Fills)
 """Helpers that act in audited runs only, because they are slow. Each reports rules of the oracle that it names;
 `HostWrites`, which is one of them, reports rules of several.
 
-The memory model comes first: it hooks memory itself, and the access log hooks what it finds."""
-CloseWatcher = MemoryModel | AccessLog | Growth | Cycles | Turns | Fills | HostWrites
+The memory model comes first: it hooks memory itself, and the access log hooks what it finds. `Walks` and `Fills` hook
+the MMU likewise."""
+LAST_WATCHERS: Final = (Invalidations, Requests)
+"""Close watchers that hook what `HostWrites` has hooked."""
+CloseWatcher = (
+    MemoryModel
+    | AccessLog
+    | Growth
+    | Cycles
+    | Turns
+    | TableWrites
+    | Walks
+    | Fills
+    | HostWrites
+    | Invalidations
+    | Requests
+)
 
 
 def make_oracles(scene: Scene, shadow: PageTableShadow, enabled: frozenset[str] | None) -> dict[str, Oracle]:
@@ -66,4 +85,5 @@ def make_close_watchers(scene: Scene, shadow: PageTableShadow, oracles: Mapping[
     watchers: list[CloseWatcher] = [watcher(scene, shadow) for watcher in CLOSE_WATCHERS if watcher.oracle in oracles]
     if not oracles.keys().isdisjoint(EACH):
         watchers.append(HostWrites(scene, shadow, oracles))
+    watchers += [watcher(scene, shadow) for watcher in LAST_WATCHERS if watcher.oracle in oracles]
     return watchers

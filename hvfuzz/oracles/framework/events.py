@@ -30,6 +30,8 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "op_finished": Event("", "the op and its races are done, and `shadow_changed` was raised if it applies"),
         "race_started": Event("vcpu", "`vcpu` is about to act in the middle of another one's op, or right after it"),
         "race_finished": Event("vcpu", "it has acted, unless it has found the host busy"),
+        "device_started": Event("number", "a device is about to act by itself, perhaps in the middle of an exit"),
+        "device_finished": Event("number", "it has acted"),
         # VM exits.
         "exit_started": Event("vcpu", "the hypervisor is about to handle a VM exit"),
         "trap_started": Event("vcpu", "after `exit_started`, if the exit is not a hypercall"),

@@ -17,10 +17,9 @@ def raised_by_an_oracle(fault: BaseException) -> bool:
 
     Hardware, hooked or not, raises on behalf of its caller: so the innermost code that is not hardware's decides. The
     end of the stack is no fault of the code that happens to be called there: the code with most of the calls decides.
-    What the hypervisor raises after it caught an exception of an oracle's is still the oracle's.
+    What the hypervisor makes of an exception of an oracle's (`raise ... from`) is still the oracle's.
     """
-    caught = fault.__context__
-    if caught is not None and raised_by_an_oracle(caught):
+    if fault.__suppress_context__ and fault.__context__ is not None and raised_by_an_oracle(fault.__context__):
         return True
     raiser = ""
     oracles = others = 0

@@ -21,6 +21,8 @@ PASSED_ON: Final = (
     "preemption_point",
 )
 """Events of `Observer` that are passed on as they are, except for the vCPU of a copy: see `principal.attribution`."""
+TOLD: Final = ("race_started", "race_finished", "device_started", "device_finished")
+"""Events that the target tells, by methods of these names."""
 OWN: Final = (
     "op_finished",
     "exit_started",
@@ -36,6 +38,25 @@ OWN: Final = (
 
 ALSO_OBSERVED: Final = "shadow_changed"
 """The event of the suite that an observer of a run hears as well, if it has that method."""
+
+
+class RaisedEvents(Observer):
+    """The methods by which a suite raises events itself: it makes them of what `Subscriptions` finds."""
+
+    _op_finished: Listener
+    _exit_started: Listener
+    _trap_started: Listener
+    _exit_finished: Listener
+    _trap_finished: Listener
+    _call_started: Listener
+    _call_finished: Listener
+    _shadow_changed: Listener
+    _unusual_copies: Listener
+    _reentrant_exit: Listener
+    race_started: Listener
+    race_finished: Listener
+    device_started: Listener
+    device_finished: Listener
 
 
 class Subscriptions:
@@ -64,7 +85,7 @@ class Subscriptions:
     def methods(self, *, closely: bool) -> dict[str, Listener]:
         """Name of each method of the suite that calls listeners -> that method; close watchers hear it if `closely`."""
         return {
-            **{event: self.of(event, closely=closely) for event in PASSED_ON},
+            **{event: self.of(event, closely=closely) for event in (*PASSED_ON, *TOLD)},
             **{f"_{event}": self.of(event, closely=closely) for event in OWN},
             "_trap_finished": self.of("exit_finished", then="trap_finished", closely=closely),
         }

@@ -6,7 +6,7 @@ call stack and the shadow up to date, and decides what an exception of an oracle
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from hvfuzz.hypervisor.core import exits
@@ -16,9 +16,9 @@ from hvfuzz.oracles.framework.access_filter import AccessFilter
 from hvfuzz.oracles.framework.all_oracles import make_close_watchers, make_oracles
 from hvfuzz.oracles.framework.fault_origin import fault_line, raised_by_an_oracle
 from hvfuzz.oracles.framework.finding_log import AUDIT, SCENE, FindingLog
-from hvfuzz.oracles.framework.listeners import Listener, nothing
+from hvfuzz.oracles.framework.listeners import nothing
 from hvfuzz.oracles.framework.oracle import Oracle
-from hvfuzz.oracles.framework.subscriptions import Subscriptions
+from hvfuzz.oracles.framework.subscriptions import RaisedEvents, Subscriptions
 from hvfuzz.oracles.principal.attribution import Attribution
 from hvfuzz.oracles.scene.call_stack import CallStack
 from hvfuzz.oracles.scene.scene import Scene
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 VMCALL: Final = ExitReason.VMCALL
 
 
-class OracleSuite(Observer):
+class OracleSuite(RaisedEvents):
     """The oracles named in `enabled` (all, if None), attached to one machine and its hypervisor.
 
     `attach` once, when the system is booted and before its snapshot is taken. Then for each program: `reset` (after
@@ -49,17 +49,6 @@ class OracleSuite(Observer):
     """
 
     __snapshot_leaf__ = True
-    # The methods that `_subscribe` makes of OWN.
-    _op_finished: Listener
-    _exit_started: Listener
-    _trap_started: Listener
-    _exit_finished: Listener
-    _trap_finished: Listener
-    _call_started: Listener
-    _call_finished: Listener
-    _shadow_changed: Listener
-    _unusual_copies: Listener
-    _reentrant_exit: Listener
 
     def __init__(
         self,
@@ -82,8 +71,7 @@ class OracleSuite(Observer):
         self.oracles: Final = make_oracles(scene, self.shadow, enabled)
         self._resets: Final = [each.reset for each in self.oracles.values() if type(each).reset is not Oracle.reset]
         self._shadowed: Final = any(oracle.shadowed for oracle in self.oracles.values())
-        # What the shadow has to follow: most ops, and most calls, leave nothing.
-        self._written: Final = machine.memory.written
+        self._written: Final = machine.memory.written  # Most ops, and most calls, leave nothing to follow.
         self._refilled: Final = self.shadow.refilled
         self._planted: Final = planted
         self._dead = False
@@ -107,7 +95,6 @@ class OracleSuite(Observer):
         for methods in self._events.values():
             methods["guest_copy"] = self._attribution.copies_for(methods["guest_copy"])
         self._pass_on()
-        self.race_started, self.race_finished = listeners.of("race_started"), listeners.of("race_finished")
         access_filter.invalid_copy = listeners.of("invalid_copy")
         access_filter.foreign_copy = listeners.of("foreign_copy")
         access_filter.dma_or_foreign_access = listeners.of("dma_or_foreign_access")
@@ -147,16 +134,18 @@ class OracleSuite(Observer):
         for name, listener in self._events[self._closely].items():
             setattr(self, name, listener)
 
-    def attach(self) -> None:
+    def attach(self, firmware: Mapping[str, Any] | None = None) -> None:
         """Check the booted machine, and start to watch it: this state is the base that `reset` returns to.
 
-        What is wrong is a finding of each run, with the operation `boot`.
+        What is wrong is a finding of each run, with the operation `boot`. `firmware`: see `firmware_checks`.
         """
         self.machine.memory.written.clear()
         if self._shadowed:
             self.shadow.attach()
         for oracle in self.oracles.values():
             oracle.attach()
+        if firmware is not None and (specification := self.oracles.get("specification")) is not None:
+            specification.firmware_read(firmware)  # type: ignore[attr-defined]
         # What holds at all times holds after boot. The oracle `audit` only compares two shadows, and the first is new.
         for name, oracle in self.oracles.items():
             if name != AUDIT:

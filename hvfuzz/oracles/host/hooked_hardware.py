@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from hvfuzz.machine import raced_writes
 from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, SIZE_MASK, U64, WORD, WORDS_PER_PAGE
 from hvfuzz.machine.clock import Clock
 from hvfuzz.machine.mmu.ept import EP4TA
@@ -31,7 +32,8 @@ FlushContext = Callable[[int | None, int | None, int], None]
 """Called with the arguments of `Iommu.invalidate_context`."""
 Caches = tuple[type[Tlb], type[Iommu]]
 OURS: Final = "hvfuzz."
-PLANTED: Final = "hvfuzz.bugs."
+PLANTED: Final = ("hvfuzz.bugs.", raced_writes.__name__)
+"""Modules whose code counts as the code that calls it: planted bugs, and the hooks of a race."""
 NO_SPACE: Final = -2
 """Sentinel for the space of domain id 0, which is that of no domain."""
 EVERYTHING: Final = -1
@@ -39,7 +41,7 @@ EVERYTHING: Final = -1
 
 
 def responsible_module(frame: FrameType | None) -> str:
-    """Name of the module of hvfuzz whose code runs in `frame`; a planted bug counts as the code that calls it."""
+    """Name of the module of hvfuzz whose code runs in `frame`; see PLANTED."""
     while frame is not None:
         module: str = frame.f_globals.get("__name__", "")
         if module.startswith(OURS) and not module.startswith(PLANTED):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from hvfuzz.hypervisor.memory.frames import MAPS_SHIFT, PINS_SHIFT, FrameState
+from hvfuzz.hypervisor.memory.frames import FREE_WORD, MAPS_SHIFT, PINS_SHIFT, FrameState
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, WORD
 from hvfuzz.machine.mmu.tlb import Tlb
 from hvfuzz.machine.vtd.iommu import Iommu
@@ -26,7 +26,7 @@ from hvfuzz.oracles.host.moments import Moments, fewer
 from hvfuzz.oracles.host.owed_flushes import OwedFlushes
 from hvfuzz.oracles.isolation.entitlements import OWNED_OR_SHARED, RESERVED, is_owned
 from hvfuzz.oracles.scene.call_stack import NO_DOMAIN
-from hvfuzz.oracles.shadow.changes import OWNER_AND_STATE
+from hvfuzz.oracles.shadow.changes import DMA, OWNER_AND_STATE
 
 if TYPE_CHECKING:
     from hvfuzz.machine.cpu.vcpu import VCpu
@@ -193,8 +193,8 @@ class HostWrites:
         return next((space for space, hfn in self._shadow.roots.items() if hfn << PAGE_SHIFT == root), NO_DOMAIN)
 
     def _flush(self, space: int, page: int) -> None:
-        if page == EVERYTHING:
-            self._scene.calls.flushes += 1
+        if page == EVERYTHING and (space == EVERYTHING or not space & DMA):
+            self._scene.calls.flushes += 1  # the IOMMU charges for its own
         self._settle()
         self._owed.flush(space, page)
 
@@ -259,6 +259,9 @@ class HostWrites:
 
     def _frame_changed(self, hfn: int, old: int, new: int) -> None:
         self._moments.frame_changed(hfn, old, new)
+        if new == FREE_WORD and old >> MAPS_SHIFT:
+            text = f"frame {hfn:#x} is freed while it has counts: its word was {old:#x}"
+            self._hold("recount", "free", text)
         if fewer(old, new, MAPS_SHIFT) or fewer(old, new, PINS_SHIFT):
             self._owed.due_for_frame(hfn, f"frame {hfn:#x} lost a count")
         elif (old ^ new) & OWNER_AND_STATE and not (is_owned(old) and is_owned(new) and not (old ^ new) & 0xFF):

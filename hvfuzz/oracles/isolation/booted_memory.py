@@ -24,6 +24,8 @@ from hvfuzz.abi.boot import (
     USER_PAGES,
     table_index,
 )
+from hvfuzz.hypervisor.memory.frames import FrameState
+from hvfuzz.hypervisor.memory.table_pool import POISON
 from hvfuzz.machine.addresses import PAGE_SHIFT, WORDS_PER_PAGE
 from hvfuzz.oracles.isolation.canary_search import CANARY_BITS
 
@@ -38,6 +40,7 @@ PAGE: Final = TABLE | 1 << 6
 USER: Final = 1 << 2
 LARGE: Final = 1 << 7
 LARGE_SHIFT: Final = 21
+POOL: Final = FrameState.POOL << 8
 MARKED: Final = (0x2F, 0x30, 0x3F)
 """Pages whose last word is the canary of the domain, as is that of its last page of RAM."""
 
@@ -67,6 +70,10 @@ def faults(scene: Scene, shadow: PageTableShadow) -> Iterator[tuple[str, str]]:
     """Yield (rule, message) for each page that holds something else, and for each canary that is not one."""
     tables = guest_words()
     known: dict[int, str] = {}
+    for hfn, word in enumerate(scene.owner_and_state):
+        page = scene.words[hfn << 9 : hfn + 1 << 9]
+        if word & 0xFF00 == POOL and page.tolist() != [POISON] * WORDS_PER_PAGE:
+            yield "residue", f"the unused table page in frame {hfn:#x} holds something else than its mark"
     for domain, config in enumerate(scene.world.domains):
         canary: int = shadow.domains[domain].canary
         if canary & CANARY_BITS != CANARY_BITS or canary in known:

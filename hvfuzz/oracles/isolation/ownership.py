@@ -155,7 +155,7 @@ class Ownership(Oracle):
         else:
             owner = self.shadow.device_domain(initiator.bdf)  # type: ignore[attr-defined]
             exiting = self._calls.exiting
-            if owner not in (exiting, NO_DOMAIN) and exiting != NO_DOMAIN:
+            if owner not in (exiting, NO_DOMAIN) and exiting != NO_DOMAIN and not self._calls.awake:
                 self.report("initiator", f"a device of dom{owner} accesses memory in an exit of dom{exiting}")
             space = owner | DMA
         hfn = hpa >> PAGE_SHIFT

@@ -17,6 +17,7 @@ from hvfuzz.machine.addresses import PAGE_SHIFT, READ, WRITE, rights_text
 from hvfuzz.machine.mmu.paging_cache import SHIFTS
 from hvfuzz.machine.vtd import legacy_mode
 from hvfuzz.oracles.framework.oracle import Oracle, Rules
+from hvfuzz.oracles.hardware import power_on
 from hvfuzz.oracles.isolation.freed_frames import FreedFrames
 from hvfuzz.oracles.scene.scene import Scene
 from hvfuzz.oracles.shadow.changes import DMA, LARGE_LEVEL, Context, context_of, name_of
@@ -41,6 +42,8 @@ class Stale(Oracle):
         "tlb": "a TLB entry is dropped when its stage-2 leaf is removed or loses rights, and before its frame is freed",
         "iotlb": "an IOTLB entry is dropped when its leaf is removed or loses rights, and before its frame is freed",
         "structure": "a paging-structure cache entry is dropped when the table it names is removed or loses rights",
+        "invalidation": "an invalidation of the TLB drops what it names, no less and no more",
+        "remapping": "a request to the IOMMU, or a command, has the outcome and leaves what the specification says",
         "context": "a cached context entry is dropped when the entry in memory changes",
     }
 
@@ -56,7 +59,9 @@ class Stale(Oracle):
         """Address of an EPT root -> the space that it translates for."""
 
     def attach(self) -> None:
-        """Learn the EPT roots."""
+        """Learn the EPT roots, and check what no boot changes."""
+        for text in power_on.faults(self.scene.machine):
+            self.report("remapping", f"after power-on, {text}")
         self._space_of_table = {hfn << PAGE_SHIFT: space for space, hfn in self.shadow.roots.items() if not space & DMA}
 
     def reset(self) -> None:

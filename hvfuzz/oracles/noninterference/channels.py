@@ -5,8 +5,8 @@ passage of ABI.md that declares it; a test holds a program that needs it, and fi
 
 The manual of the processor adds one that is closed here by construction: caches of translations have a capacity that
 all vCPUs share, and may drop an entry at any time (SDM Vol. 3C, 29.4). In a pair their capacity is never used up, and
-ops that set it are left out; so are races between vCPUs of two domains, in which one domain's op lasts as long as the
-other's takes.
+ops that set it, or drop entries, are left out; so are races between vCPUs of two domains, in which one domain's op
+lasts as long as the other's takes.
 """
 
 from collections.abc import Mapping

@@ -45,10 +45,10 @@ def compare(
         return Parting("outcome", op, domain, f"{len(first.outcomes)} outcomes", f"{len(second.outcomes)}")
     for mine, other in zip(first.outcomes, second.outcomes, strict=True):
         if mine[:5] != other[:5]:
-            return Parting(_rule(mine, other), op, domain, _text(mine), _text(other))
+            return Parting(_rule(mine, other), op, domain, outcome_text(mine), outcome_text(other))
     for index, (state, others) in enumerate(zip(first.states, second.states, strict=True)):
         if state != others:
-            return _of_states(op, domain, index, state, others)
+            return of_states(op, domain, index, state, others)
     if first.timing.end - first.timing.start != second.timing.end - second.timing.start and not (
         waits and Channel.WINDOWS in declared and first.timing.end == second.timing.end
     ):
@@ -65,8 +65,11 @@ def _rule(mine: Outcome, other: Outcome) -> str:
     return "result" if mine.status == other.status else "fault" if mine.how == Result.FAULT else "status"
 
 
-def _text(outcome: Outcome) -> str:
+def outcome_text(outcome: Outcome) -> str:
+    """An outcome in words."""
     match outcome.how:
+        case Result.HOST_DOWN:
+            return "the host stops"
         case Result.SKIPPED:
             return "skipped, since its vCPU waits"
         case Result.FAULT:
@@ -76,7 +79,8 @@ def _text(outcome: Outcome) -> str:
     return f"{status}, result {outcome.result:#x}"
 
 
-def _of_states(op: int, domain: int, index: int, mine: VcpuState, other: VcpuState) -> Parting:
+def of_states(op: int, domain: int, index: int, mine: VcpuState, other: VcpuState) -> Parting:
+    """The first difference between two states of a vCPU, of this index in its domain."""
     place = next(at for at, (one, two) in enumerate(zip(mine, other, strict=True)) if one != two)
     name = STATE[place]
     if place == 0:

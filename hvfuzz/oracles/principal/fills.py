@@ -58,13 +58,20 @@ class Fills:
         """The entries of the paging-structure caches that were judged."""
         self._owners: dict[int, VCpu] = {}
         """VPID -> the vCPU whose translations it tags."""
-        self._hooked: Final = _hooked_mmu(self)
+        self._hooked: Final[dict[type[Mmu], type[Mmu]]] = {}
+        """Class of MMU, which another watcher may have hooked first -> that class with the hooks of this one."""
 
     def hook(self, on: bool) -> None:
         """Watch each translation from now on, or stop. What is cached at boot counts as judged."""
         tlb = self._machine.tlb
         self._filled, self._tables = tlb.combined.copy(), tlb.structures.combined.copy()
-        self._machine.mmu.__class__ = self._hooked if on else Mmu
+        below = type(self._machine.mmu)
+        if not on:
+            self._machine.mmu.__class__ = Mmu
+        elif below not in self._hooked.values():
+            if below not in self._hooked:
+                self._hooked[below] = _hooked_mmu(self, below)
+            self._machine.mmu.__class__ = self._hooked[below]
         self._owners = {vcpu.vpid: vcpu for vcpu in self._machine.vcpus}
 
     def reset(self) -> None:
@@ -164,21 +171,23 @@ def _pages(vcpu: VCpu, access: int, user: bool, smap: bool) -> bool | None:
     return False if smap and vcpu.cr4 & CR4_SMAP and not vcpu.regs[RFLAGS] & RFLAGS_AC else None
 
 
-def _hooked_mmu(fills: Fills) -> type[Mmu]:
-    """A class of MMU that tells `fills` of each translation and of each walk."""
+def _hooked_mmu(fills: Fills, base: type[Mmu]) -> type[Mmu]:
+    """A class of MMU, otherwise as `base`, that tells `fills` of each translation and of each walk."""
+    below: Any = base  # known only when the MMU is hooked
 
-    class HookedMmu(Mmu):
+    class HookedMmu(below):  # type: ignore[misc]
         """See `_hooked_mmu`."""
 
         __slots__ = ()
 
         def translate(self, vcpu: Any, gva: int, access: int, user: bool, smap: bool = True) -> int:
             fills.asked(vcpu, gva, sys._getframe(1).f_globals.get("__name__", ""))
-            return super().translate(vcpu, gva, access, user, smap)
+            hpa: int = super().translate(vcpu, gva, access, user, smap)
+            return hpa
 
         def _walk(self, vcpu: Any, gva: int, access: int, user: bool, smap: bool, key: CombinedKey, start: Any) -> int:
             try:
-                hpa = super()._walk(vcpu, gva, access, user, smap, key, start)
+                hpa: int = super()._walk(vcpu, gva, access, user, smap, key, start)
             except (GuestFault, EptViolation) as fault:
                 fills.ended(vcpu, gva, access, user, smap, start, fault)
                 raise

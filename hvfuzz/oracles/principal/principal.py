@@ -40,6 +40,7 @@ class Principal(Oracle):
         "state": "an exit changes no control register, MSR, table register or VMCS field of another vCPU",
         "translation": "the hypervisor translates by the tables of the vCPU whose exit it is",
         "access": "an access is let through, or raises the exception, that the tables of its vCPU and its rights give",
+        "walk": "a translation has the result and the cost, and leaves in tables and caches, what the manual makes it",
         "cached": "a translation that is cached for a vCPU is what its own tables give at that time",
     }
 

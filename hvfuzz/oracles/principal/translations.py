@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, READ, WRITE
-from hvfuzz.machine.fetches import NO_TRIGGER
 from hvfuzz.machine.mmu.ept import EP4TA
 from hvfuzz.machine.mmu.paging import CR3_PCID, CR4_PCIDE
 from hvfuzz.oracles.contract.spec import valid_range
@@ -43,15 +42,14 @@ class Translations:
     """Judges the translations of one machine; only those of the vCPU whose exit is being handled."""
 
     __slots__ = (
-        "_armed",
         "_before",
         "_before_tables",
         "_calls",
         "_capacity",
         "_excused",
-        "_fetches",
         "_kept",
         "_kept_tables",
+        "_losses",
         "_machine",
         "_next",
         "_tlb",
@@ -60,7 +58,6 @@ class Translations:
     def __init__(self, scene: Scene) -> None:
         self._machine: Final = scene.machine
         self._tlb: Final = scene.machine.tlb
-        self._fetches: Final = scene.machine.fetches
         self._calls: Final = scene.calls
         self._excused: Final = scene.excused
         self._before: dict[CombinedKey, CombinedEntry] = {}
@@ -73,17 +70,14 @@ class Translations:
         """The paging-structure cache at that time."""
         self._next: tuple[int, tuple[int, ...]] = (NO_GVA, ())
         """(start of a page, where it led) when the page before it was about to be written to its end."""
-        self._capacity = 0
-        """The capacity of the caches at the start of the exit."""
-        self._armed = NO_TRIGGER
-        """The fetch that was to be raced at the start of the exit."""
+        self._capacity = self._losses = 0
+        """The capacity of the caches at the start of the exit, and how often entries had been dropped by chance."""
 
     def reset(self) -> None:
         """Forget what was cached."""
         self._kept, self._before = {}, {}
         self._kept_tables, self._before_tables = {}, {}
-        self._capacity = 0
-        self._armed = NO_TRIGGER
+        self._capacity = self._losses = 0
         self._next = (NO_GVA, ())
 
     def exit_started(self) -> None:
@@ -91,14 +85,15 @@ class Translations:
         tlb = self._tlb
         self._kept = self._before = tlb.combined.copy()
         self._kept_tables = self._before_tables = tlb.structures.combined.copy()
-        self._capacity = tlb.capacity
-        self._armed = self._fetches.trigger
+        self._capacity, self._losses = tlb.capacity, tlb.losses
         self._next = (NO_GVA, ())
 
     @property
     def crowded(self) -> bool:
-        """Whether entries may be evicted before the next event, or a race has just made the caches smaller."""
+        """Whether entries may be evicted before the next event, or a race has just dropped some."""
         tlb = self._tlb
+        if tlb.losses != self._losses:
+            return True
         room = tlb.capacity - MARGIN
         return len(tlb.combined) > room or len(tlb.structures.combined) > room or tlb.capacity != self._capacity
 
@@ -127,7 +122,7 @@ class Translations:
     @property
     def _changed(self) -> bool:
         """Whether the guest's tables may have changed in this exit: by a race, by a step, or by a copy to the guest."""
-        if self._fetches.trigger != self._armed:
+        if self._calls.interrupted:
             return True
         call: RunningCall | None = self._calls.current
         while call is not None:

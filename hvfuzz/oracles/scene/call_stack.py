@@ -41,10 +41,13 @@ class CallStack:
     __slots__ = (
         "_clock",
         "_domains",
+        "_races_before",
         "_read",
+        "_shortage",
         "_work",
         "acting",
         "applied",
+        "awake",
         "copying",
         "current",
         "cycles",
@@ -56,6 +59,9 @@ class CallStack:
         "left",
         "outside",
         "principal",
+        "raced",
+        "races",
+        "racing",
         "since",
         "worked",
     )
@@ -63,6 +69,7 @@ class CallStack:
     def __init__(self, machine: Machine, hypervisor: Hypervisor) -> None:
         self._read: Final = machine.memory.read
         self._clock: Final = machine.clock
+        self._shortage: Final = machine.shortage
         # A copy, because an access to the hypervisor's own array counts as work of the host.
         self._domains: Final = list.copy(hypervisor.domains)
         self._work: Final = hypervisor.host.work
@@ -76,6 +83,16 @@ class CallStack:
         """What the exit saved (`vmcs.saved`), as it was before the hypervisor handled it."""
         self.cycles: int = 0
         """The clock at the start of the exit."""
+        self.races: int = 0
+        """Races that have begun in this run."""
+        self._races_before = 0
+        """Races that had begun when the present exit did."""
+        self.racing: int = 0
+        """The clock when the present race began; 0 outside of a race."""
+        self.awake = False
+        """A device acts by itself: not on behalf of the exit that is being handled."""
+        self.raced: int = 0
+        """Cycles that have passed in races in the middle of the present exit."""
         self.acting: tuple[int, ...] | None = None
         """Ids of the vCPUs that act in the present op, those that race it included; None: any of them."""
         self.flushes: int = 0
@@ -100,6 +117,16 @@ class CallStack:
         """Whether a call is running."""
         return self.current is not self.idle
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a race has acted in the middle of the present exit."""
+        return self.races != self._races_before
+
+    @property
+    def read_at(self) -> int:
+        """The clock when an exit other than a hypercall reads it: that at its start, and what has passed in races."""
+        return self.cycles + self.raced
+
     def reset(self) -> None:
         """Return to a state without exit, call or copies."""
         self.abandon()
@@ -107,6 +134,8 @@ class CallStack:
         self.exit_ended()
         self.acting = None
         self.worked = False
+        self.races = self._races_before = self.racing = self.raced = 0
+        self.awake = False
         self.ended = (0, 0)
         self.flushes = 0
         self.exit = NO_EXIT
@@ -119,8 +148,23 @@ class CallStack:
 
     def race_started(self, vcpu: VCpu) -> None:
         """Note that another vCPU acts in the op."""
+        self.races += 1
+        self.racing = self._clock.cycles
         if self.acting is not None:
             self.acting += (vcpu.id,)
+
+    def race_finished(self, vcpu: VCpu) -> None:
+        """Note how long it took."""
+        self.raced += self._clock.cycles - self.racing
+        self.racing = 0
+
+    def device_started(self, number: int) -> None:
+        """Note that what the device does belongs to no exit."""
+        self.awake = True
+
+    def device_finished(self, number: int) -> None:
+        """It has acted."""
+        self.awake = False
 
     def exit_started(self, vcpu: VCpu) -> None:
         """Note whose exit it is, and the state at its start."""
@@ -132,6 +176,8 @@ class CallStack:
             left[MSRS] = left[MSRS].copy()  # The handler could change it in place.
         self.since = self._work.units
         self.cycles = self._clock.cycles
+        self.raced = 0
+        self._races_before = self.races
         if self.idle.reads or self.idle.writes:
             self.abandon()  # An exit before left them.
         self.outside = self.idle
@@ -155,7 +201,7 @@ class CallStack:
         del reads[start:]
         outer.begun += 1
         version: int = self._domains[vcpu.domain].version
-        call = RunningCall(outer, declaration, args, struct, self._clock.cycles, version)
+        call = RunningCall(outer, declaration, args, struct, self._clock.cycles, version, self._shortage.requests)
         self.current = call
         return call
 
@@ -195,6 +241,8 @@ class CallStack:
         """Note the frame. Table pages come from a pool and were not free before."""
         if state != TABLE:
             self.current.fresh.append(hfn)
+        else:
+            self.current.tables += 1
 
     def block_allocated(self, first: int, owner: int, state: int) -> None:
         """Note all frames of the block."""

@@ -52,12 +52,15 @@ RACE_PENDING: Final = Excuse("specification/status", "a pending race may make th
 POOL_ADOPTED: Final = Excuse("specification/pool", "how many table pages the call takes or gives back is not predicted")
 SHARING: Final = Excuse("secrets", "the two domains have shared pages, so one may have told the other")
 OWN_TARGET: Final = Excuse("host_memory/fresh", "the call itself may have written to its fresh frame")
+RACED_FRAME: Final = Excuse(
+    "host_memory/fresh", "a race in the call may have written to its fresh frame", "contents/foreign"
+)
 DEVICE_MEMORY: Final = Excuse("host_memory/guest", "memory reserved for a device may be zeroed after its reset")
 
 EXCUSES: Final = (
     *(OLDER, CHANGED, EVICTED, SECOND_PAGE, RING, OVERLAPPING, STALE_TABLE, STRING_CACHED, STRING_LET_THROUGH),
     *(TARGET_GONE, RESULT_GONE, TABLES_NEEDED, RACE_PENDING, POOL_ADOPTED, SHARING, OWN_TARGET),
-    DEVICE_MEMORY,
+    *(RACED_FRAME, DEVICE_MEMORY),
 )
 """Every excuse."""
 

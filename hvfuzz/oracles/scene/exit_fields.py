@@ -36,3 +36,8 @@ _FIELDS: Final = attrgetter(*ExitFields._fields)
 def exit_fields(vmcs: Vmcs) -> ExitFields:
     """Copy the exit information; `tuple.__new__` takes half the time of the constructor."""
     return tuple.__new__(ExitFields, _FIELDS(vmcs))
+
+
+def in_hex(value: object) -> str:
+    """A saved value for a message: addresses and contents of registers in hexadecimal."""
+    return hex(value) if isinstance(value, int) else str(value)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from hvfuzz.oracles.contract.spec.verdict import NOT_DENIED
+
 if TYPE_CHECKING:
     from hvfuzz.abi.declaration import Declaration
+    from hvfuzz.machine.shortage import Shortage
 
 NO_GVA: Final = -1
 """Sentinel: the address of a copy from or to a frame that has no guest virtual address."""
@@ -44,8 +47,10 @@ class RunningCall:
         "nested",
         "outer",
         "reads",
+        "requests",
         "shut",
         "struct",
+        "tables",
         "targets",
         "touched",
         "transfers",
@@ -61,6 +66,7 @@ class RunningCall:
         struct: list[Bytes],
         cycles: int,
         version: int,
+        requests: int = 0,
     ) -> None:
         self.outer = outer
         self.declaration = declaration
@@ -71,6 +77,8 @@ class RunningCall:
         """The clock at its start."""
         self.version = version
         """The ABI version of the caller at its start."""
+        self.requests = requests
+        """Requests for memory that the machine had counted at its start (see `Shortage`)."""
         self.applied = False
         """Whether a step of it was announced."""
         self.mark = 0
@@ -92,11 +100,18 @@ class RunningCall:
         """Whether it wrote other bytes to a frame than it had read into `moving`."""
         self.fresh: list[int] = []
         """Hfns of the frames that it allocated, in order."""
+        self.tables = 0
+        """Number of the table pages that it took from a pool."""
         self.nested: tuple[EndedCall, ...] = ()
         self.begun = 0
         """Number of calls that started within it."""
         self.shut = False
         """Whether the guest memory that it must write to was not writable at its start."""
+
+    def denied(self, shortage: Shortage) -> int:
+        """Which of its requests for memory the machine has fail, counted from 0; NOT_DENIED if none."""
+        at = shortage.at
+        return at - self.requests if at >= self.requests else NOT_DENIED
 
     def copied_more(self) -> bool:
         """Whether it copied anything but a header and the body that follows it; nearly all calls do not."""

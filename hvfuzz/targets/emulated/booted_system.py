@@ -22,6 +22,7 @@ from hvfuzz.machine.snapshot import Snapshot
 from hvfuzz.oracles.framework.fault_origin import fault_text, is_interrupt
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.oracles.framework.suite import OracleSuite
+from hvfuzz.targets.emulated import firmware_trials
 from hvfuzz.targets.emulated.state_features import StateFeatures
 from hvfuzz.targets.emulated.watchdog import Hang, Watchdog
 from hvfuzz.targets.run_observer import RunObserver
@@ -43,12 +44,13 @@ class System:
         planted: bool = False,
         secret: int = BOOT_SECRET,
         prepare: Callable[[Hypervisor], None] | None = None,
+        interpreter: Callable[[Machine, Catalogue, World], Interpreter] = Interpreter,
     ) -> None:
         self.hypervisor: Final[Hypervisor] = boot(world, memory_size, secret)
         if prepare is not None:
             prepare(self.hypervisor)
         self.machine: Final[Machine] = self.hypervisor.machine
-        self.interpreter: Final = Interpreter(self.machine, ops, world)
+        self.interpreter: Final = interpreter(self.machine, ops, world)
         self._vcpus: Final[dict[tuple[int, int], VCpu]] = {
             (each.domain, each.index): each for each in self.machine.vcpus
         }
@@ -58,7 +60,7 @@ class System:
         self._planted: Final = planted
         observers: tuple[Observer, ...] = (self.features,) if observer is None else (self.features, observer)
         self.suite: Final = OracleSuite(self.machine, self.hypervisor, world, oracles, observers, planted=planted)
-        self.suite.attach()
+        self.suite.attach(firmware_trials.readings())
         handle_exit: Callable[[VCpu], None] = self.suite.handle_exit
         self._watched: Final = bool(self.suite.oracles) or observer is not None
         if observer is not None:
@@ -134,9 +136,13 @@ class System:
         def racing(vcpu: VCpu, begins: bool) -> None:
             (suite.race_started if begins else suite.race_finished)(vcpu)
 
+        def waking(number: int, begins: bool) -> None:
+            (suite.device_started if begins else suite.device_finished)(number)
+
+        told = (racing, waking) if watched else (None, None)
         try:
             with watchdog:
-                trace = self.interpreter.run(program, before, after, racing if watched else None)
+                trace = self.interpreter.run(program, before, after, *told)
                 suite.program_finished()
                 if audit and not trace.stopped:
                     # After a host fault the machine is in the middle of a change: an audit would report false errors.

@@ -29,8 +29,10 @@ COPIES: Final = "copies"
 INSTRUCTIONS: Final = "instructions"
 EXCEPTIONS: Final = "exceptions"
 SLICES: Final = "time slices"
+WAITS: Final = "waits"
+"""Time that passes until a deadline, by the op `timer`."""
 OTHERS: Final = "others"
-KINDS: Final = (EXITS, ENTRIES, WALKS, HITS, FLUSHES, COPIES, INSTRUCTIONS, EXCEPTIONS, SLICES, OTHERS)
+KINDS: Final = (EXITS, ENTRIES, WALKS, HITS, FLUSHES, COPIES, INSTRUCTIONS, EXCEPTIONS, SLICES, WAITS, OTHERS)
 """All kinds of cycles, in the order of the output."""
 
 _Charge = Callable[[int], tuple[tuple[str, int], ...]]
@@ -84,6 +86,7 @@ CAUSES: Final[Mapping[str, _Charge]] = MappingProxyType(
         "copy_bytes": _all_for(COPIES),
         "Scheduler.end_slice": _all_for(SLICES),
         "Scheduler.sleep": _all_for(SLICES),
+        "Clock.wait_until": _all_for(WAITS),
         "Stage2.flush": _all_for(FLUSHES),
         "invlpg": _all_for(FLUSHES),
         "invpcid": _all_for(FLUSHES),

@@ -1,19 +1,21 @@
 """The emulated hypervisor as a target: one booted system for each world, and the planted bug."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Final, Self
 
-from hvfuzz.abi.boot import WORLDS
+from hvfuzz.abi.boot import WORLDS, World
 from hvfuzz.bugs import Bug, Plant
-from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.guest.program.ops import Catalogue, catalogue
 from hvfuzz.guest.program.program import Program
+from hvfuzz.guest.run.interpreter import Interpreter
 from hvfuzz.guest.run.trace import Trace
 from hvfuzz.hypervisor.core.boot import BOOT_SECRET
 from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import ABI
+from hvfuzz.machine.machine import Machine
 from hvfuzz.oracles.framework.fault_origin import fault_text, is_interrupt
 from hvfuzz.oracles.framework.finding import Finding
 from hvfuzz.targets.emulated.booted_system import System
@@ -49,6 +51,7 @@ class EmulatedTarget:
     or a boot with a planted bug, that takes more than `hang_seconds` of processor time is a finding. A world is booted
     when it is first used. With `mutated`, the caller has changed the code of the host: what it raises is a finding, as
     with a planted bug. Canaries derive from `secret`; `prepare` is called once for each booted world.
+    `interpreter` makes what executes programs; `worlds` are booted for the world numbers of programs.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class EmulatedTarget:
         mutated: bool = False,
         secret: int = BOOT_SECRET,
         prepare: Callable[[Hypervisor], None] | None = None,
+        interpreter: Callable[[Machine, Catalogue, World], Interpreter] = Interpreter,
+        worlds: Sequence[World] = WORLDS,
     ) -> None:
         self.catalogue: Final = catalogue(ABI)
         self.bug: Final = bug
@@ -73,6 +78,8 @@ class EmulatedTarget:
         self._systems: Final[dict[int, System]] = {}
         self._secret: Final = secret
         self._prepare: Final = prepare
+        self._interpreter: Final = interpreter
+        self._worlds: Final = worlds
         self._host_planted: Final = mutated or (bug is not None and bug.replaces.startswith(HOST))
         self._planted: Final[AbstractContextManager[None]] = nullcontext() if bug is None else Plant(bug)
 
@@ -82,7 +89,7 @@ class EmulatedTarget:
         if system is None:
             with self._limit, self._planted, self._watchdog:
                 system = System(
-                    WORLDS[world],
+                    self._worlds[world],
                     self._memory_size,
                     self.catalogue,
                     self._oracles,
@@ -91,6 +98,7 @@ class EmulatedTarget:
                     planted=self._host_planted,
                     secret=self._secret,
                     prepare=self._prepare,
+                    interpreter=self._interpreter,
                 )
             self._systems[world] = system
         return system

@@ -2,6 +2,7 @@
 
 from typing import Final, NamedTuple
 
+from hvfuzz.guest.program.instruction_kinds import ADVERSARIES
 from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import Op, Program
 from hvfuzz.oracles.noninterference.channels import Channel
@@ -46,15 +47,20 @@ def leaving_out(program: Program, out: frozenset[int], catalogue: Catalogue) -> 
 
 
 def without_shared_hardware(program: Program, catalogue: Catalogue) -> Program:
-    """`program` without races between vCPUs of two domains, and without ops that set the capacity of the caches."""
-    idle, capacity = catalogue.by_name[IDLE], catalogue.by_name["tlb"]
+    """`program` without races between vCPUs of two domains, and without ops that drop entries of the caches.
 
-    def plain(op: Op) -> Op:
-        if op.kind is capacity:
+    A denial stays if the next op, in which a request is denied, is of the same domain.
+    """
+    idle, deny = catalogue.by_name[IDLE], catalogue.by_name["deny"]
+    shared = {catalogue.by_name[name] for name in ADVERSARIES}
+
+    def plain(op: Op, following: Op) -> Op:
+        if op.kind in shared and not (op.kind is deny and op.actor.domain == following.actor.domain):
             return Op(idle, op.actor, ())
         race = op.race
-        if race is not None and (race.op.actor.domain != op.actor.domain or race.op.kind is capacity):
+        if race is not None and (race.op.actor.domain != op.actor.domain or race.op.kind in shared):
             return op._replace(race=None)
         return op
 
-    return program._replace(ops=tuple(map(plain, program.ops)))
+    ops = program.ops
+    return program._replace(ops=tuple(map(plain, ops, (*ops[1:], *ops[-1:]))))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +12,14 @@ from hvfuzz.campaign.minimise.reductions import dependents, remove_ops, serialis
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.generate.generator import generate
 from hvfuzz.guest.mutate.mutation import crossover
+from hvfuzz.guest.program.instruction_kinds import ADVERSARIES
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program, Ref, defect
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 
 CATALOGUE = catalogue(ABI)
+FAULTS = Path(__file__).parents[2] / "oracles" / "faults"
 NOISY = ("xsa-221", "xsa-100", "xsa-78", "xsa-224")
 
 
@@ -83,6 +86,37 @@ def test_work_that_is_ended_early_keeps_what_it_has(target_of: Callable[..., Emu
     )
     assert small == steps[-1]
     assert len(steps) == 2
+
+
+def test_what_no_guest_does_is_removed_first(target_of: Callable[..., EmulatedTarget]) -> None:
+    trigger = find_bug("xsa-221").trigger
+    ops = ["tlb(dom1, capacity=4)", "deny(dom1, request=0)", "retain(dom1, cache=TLB, entry=0)"]
+    ops += ["race 1: evict(dom1.1, cache=PAGING, entry=0)", "memory.populate(dom1, first=0x200, count=1, order=0)"]
+    magic, world, *rest = trigger.splitlines()
+    program = parse("\n".join([magic, world, *ops, *rest]) + "\n", CATALOGUE)
+    steps: list[Program] = []
+    target = target_of("xsa-221")
+    Minimiser(program, "host_memory/null/sched.poll", target, lambda: True, lambda step, _: steps.append(step)).run()
+    without = tuple(op for op in program.ops if op.kind.name not in ADVERSARIES)
+    assert steps[0].ops == without
+    assert steps[1].ops == tuple(op._replace(race=None) for op in without)
+    assert len(steps) > 2
+
+
+def test_one_that_the_finding_needs_stays() -> None:
+    bug = find_bug(str(FAULTS / "denied_tables_taken.py"))
+    magic, world, *rest = bug.trigger.splitlines()
+    ops = ["deny(dom1, request=9)", "tlb(dom1, capacity=64)", "pause(dom1)"]
+    program = parse("\n".join([magic, world, *ops, *rest]) + "\n", CATALOGUE)
+    steps: list[Program] = []
+    with EmulatedTarget(bug) as target:
+        Minimiser(program, bug.findings[0], target, lambda: True, lambda step, _: steps.append(step)).run()
+    kinds = [[op.kind.name for op in step.ops] for step in steps[:3]]
+    assert kinds == [
+        ["deny", "pause", "deny", "device.dma_map"],
+        ["pause", "deny", "device.dma_map"],
+        ["deny", "device.dma_map"],
+    ]
 
 
 CHAIN = """\

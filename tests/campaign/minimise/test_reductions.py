@@ -36,7 +36,7 @@ def plainness(value: Value) -> int:
 def weight(op: Op) -> int:
     """Complexity of an op."""
     mangled = 0 if op.mangle is None else 1 + sum(part is not None for part in op.mangle)
-    raced = 0 if op.race is None else 1 + op.race.fetch + weight(op.race.op)
+    raced = 0 if op.race is None else 1 + 64 * op.race.point + op.race.number + weight(op.race.op)
     return sum(map(plainness, op.values)) + op.actor.vcpu + mangled + raced
 
 
@@ -97,6 +97,27 @@ sched.poll(dom1.1, ports=[], count=1, timeout=0) !version=0x1 !reserved=0x0
 def test_races_mangling_worlds_and_vcpus_that_do_not_matter_go(target_of: Callable[..., EmulatedTarget]) -> None:
     small = minimise(parse(DRESSED, CATALOGUE), "host_memory/null/sched.poll", target_of("xsa-221"), seconds=20)
     assert render(small) == "# hvp 1\nworld pair\nsched.poll(dom1, ports=[], count=1, timeout=0)\n"
+
+
+BALLAST = """\
+# hvp 1
+world pair
+race before write 0: store(dom1.1, gva=DIRECT+0x40000, size=8, value=1)
+memory.decrease(dom1, first=0x60, count=1)
+race at step 0: dma(dom1, device=0)
+memory.protect(dom1, first=0x40, count=200, rights=R)
+race before write 2: timer(dom1)
+sched.poll(dom1, ports=[], count=1, timeout=0)
+"""
+
+
+def test_races_go_first_and_together(target_of: Callable[..., EmulatedTarget]) -> None:
+    tried: list[Program] = []
+    program = parse(BALLAST, CATALOGUE)
+    target = target_of("xsa-221")
+    minimise(program, "host_memory/null/sched.poll", target, on_progress=lambda best, _: tried.append(best))
+    assert len(tried[0].ops) == len(program.ops)
+    assert not any(op.race for op in tried[0].ops)
 
 
 OVERRUN = """\

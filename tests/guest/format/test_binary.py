@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hvfuzz.guest.format.binary import decode, encode
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.ops import Catalogue
-from hvfuzz.guest.program.program import MAX_OPS, Actor, Op, Program, Ref, defect
+from hvfuzz.guest.program.program import MAX_OPS, MAX_POINT, Actor, Op, Point, Program, Race, Ref, defect
 
 CALLS_OF_AN_OP: Final = 3
 
@@ -22,6 +22,24 @@ def test_encoding_keeps_the_program(
     program = data.draw(programs)
     assert defect(program) is None
     assert decode(encode(program, known), known) == program
+
+
+def test_a_race_of_an_old_byte_form_is_at_a_fetch(own: Catalogue) -> None:
+    """Its number takes six bits, and the others were clear."""
+    create, hlt = own.by_name["grant.create"], own.by_name["hlt"]
+    races = [Race(number, Op(hlt, Actor(1, 1), ())) for number in (0, 1, MAX_POINT)]
+    program = Program(0, tuple(Op(create, Actor(1, 0), (0x40, 2, 1), None, race) for race in races))
+    encoded = encode(program, own)
+    place = len(encode(Program(0, program.ops[:1]), own)) - 4
+    assert [encoded[place + (len(encoded) - 1) // 3 * at] for at in range(3)] == [0, 1, 63]
+    assert decode(encoded, own) == program
+    # A kind of point that the op does not have becomes one that it has.
+    for kind in range(4):
+        changed = bytearray(encoded)
+        changed[place] |= kind << 6
+        race = decode(bytes(changed), own).ops[0].race
+        assert race is not None
+        assert race.point == (Point.FETCH, Point.WRITE, Point.FETCH, Point.WRITE)[kind]
 
 
 @settings(max_examples=500)

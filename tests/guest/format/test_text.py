@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from hvfuzz.guest.format.scanner import TextError
 from hvfuzz.guest.format.text import parse, render
-from hvfuzz.guest.program.ops import Catalogue
-from hvfuzz.guest.program.program import MAX_OPS, Actor, Mangle, Op, Program, Race, Ref
+from hvfuzz.guest.program.ops import Catalogue, catalogue
+from hvfuzz.guest.program.program import MAX_OPS, Actor, Mangle, Op, Point, Program, Race, Ref
+from hvfuzz.hypervisor.hypercalls import ABI
 
 EXAMPLE = """\
 # hvp 1
@@ -41,6 +42,21 @@ def test_the_example_reads_as_it_is_written(own: Catalogue) -> None:
     assert program.ops[4] == Op(by_name["sched.poll"], Actor(1, 0), ((Ref(3), 7), 2, 0), mangle, race)
     assert program.ops[5].values == (0, 2)
     assert program.ops[9].values == (0xFFFF_8800_0001_0FF8, 8)
+
+
+def test_a_race_says_in_words_where_it_acts() -> None:
+    lines = (
+        "race 1: pause(dom1.1)",
+        "race before write 3: load(dom2, gva=DIRECT+0x60000, size=8)",
+        "race at step 0: dma(dom1, device=0)",
+    )
+    op = "memory.protect(dom1, first=0x40, count=200, rights=R)"
+    text = "# hvp 1\nworld pair\n" + "".join(f"{line}\n{op}\n" for line in lines)
+    real = catalogue(ABI)
+    program = parse(text, real)
+    assert [op.race and op.race[::2] for op in program.ops] == [(1, Point.FETCH), (3, Point.WRITE), (0, Point.STEP)]
+    assert render(program) == text
+    assert parse(text.replace("race 1", "race before fetch 1"), real) == program
 
 
 @given(data=st.data())
@@ -141,7 +157,23 @@ def test_a_field_that_is_left_out_is_zero_or_empty(own: Catalogue) -> None:
         ("world pair\ngrant.create(dom1) !sise=1", 3, "unknown mangled part 'sise' - did you mean 'size'?"),
         ("world pair\ngrant.create(dom1) !size=65536", 3, "size: 65536 does not fit in 16 bits"),
         ("world pair\nrace 1: hlt(dom1)", 3, "expected the raced op, found the end of the program"),
-        ("world pair\nrace 1: hlt(dom1)\npause(dom1)", 4, "'pause' fetches no guest memory, so nothing can race it"),
+        (
+            "world pair\nrace 1: hlt(dom1)\npause(dom1)",
+            4,
+            "'pause' cannot be raced there: it fetches no guest memory",
+        ),
+        (
+            "world pair\nrace before write 1: hlt(dom1)\npause(dom1)",
+            4,
+            "'pause' cannot be raced there: the hypervisor writes nothing for it",
+        ),
+        (
+            "world pair\nrace at step 0: hlt(dom1)\nhlt(dom1)",
+            4,
+            "'hlt' cannot be raced there: it has no preemption points",
+        ),
+        ("world pair\nrace at step 64: hlt(dom1)", 3, "expected a step number from 0 to 63, found '64'"),
+        ("world pair\nrace before reset 1: hlt(dom1)", 3, "expected a fetch number from 0 to 63, found 'before'"),
         ("world pair\nrace 64: hlt(dom1)", 3, "expected a fetch number from 0 to 63, found '64'"),
         ("world pair\nrace 1 hlt(dom1)", 3, "expected ':', found 'h'"),
         (

@@ -9,17 +9,20 @@ from hvfuzz.guest.program.ops import Catalogue
 from hvfuzz.guest.program.program import (
     MANGLE_BITS,
     MAX_ELEMENTS,
-    MAX_FETCH,
     MAX_OPS,
+    MAX_POINT,
+    NOT_RACED,
     Actor,
     Mangle,
     Op,
+    Point,
     Program,
     Race,
     Ref,
     Value,
     defect,
     is_array,
+    points_of,
 )
 
 
@@ -52,12 +55,17 @@ def damages(op: Op, index: int, world: int, hlt: Op) -> dict[str, Op]:
         too_wide = [Mangle(**{name: 1 << bits}) for name, bits in zip(Mangle._fields, MANGLE_BITS, strict=True)]
         for mangle in (Mangle(), *too_wide):
             broken[f"{mangle} is empty or too wide"] = op._replace(mangle=mangle)
-    if op.kind.fetches:
-        broken[f"raced at fetch {MAX_FETCH + 1}"] = op._replace(race=Race(MAX_FETCH + 1, hlt))
-        broken["the op of its race has a race"] = op._replace(race=Race(0, hlt._replace(race=Race(0, hlt))))
-        broken["no vCPU 9.9 "] = op._replace(race=Race(0, hlt._replace(actor=Actor(9, 9))))
-    else:
-        broken["it fetches no guest memory, so it cannot be raced"] = op._replace(race=Race(0, hlt))
+    points = points_of(op.kind)
+    for point in Point:
+        if point in points:
+            late = Race(MAX_POINT + 1, hlt, point)
+            broken[f"raced at {point.name.lower()} {MAX_POINT + 1}; the last one is 63"] = op._replace(race=late)
+        else:
+            broken[f"{NOT_RACED[point]}, so it cannot be raced there"] = op._replace(race=Race(0, hlt, point))
+    if points:
+        raced = Race(0, hlt._replace(race=Race(0, hlt)), points[0])
+        broken["the op of its race has a race"] = op._replace(race=raced)
+        broken["no vCPU 9.9 "] = op._replace(race=Race(0, hlt._replace(actor=Actor(9, 9)), points[0]))
     return broken
 
 

@@ -11,9 +11,10 @@ from hvfuzz.abi.boot import DIRECT_MAP, HYPERVISOR_HOLE_START, PT_KERNEL_GFN, ar
 from hvfuzz.abi.status import Status
 from hvfuzz.hypervisor.core import dispatch
 from hvfuzz.hypervisor.core.boot import guest_address
-from hvfuzz.hypervisor.core.effects import PREEMPTION_QUOTA, Step
+from hvfuzz.hypervisor.core.effects import Step
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.core.observer import Observer
+from hvfuzz.hypervisor.core.work_quota import PREEMPTION_QUOTA
 from hvfuzz.hypervisor.hypercalls import ABI
 from hvfuzz.machine.addresses import PAGE_SIZE
 from hvfuzz.machine.clock import Cost

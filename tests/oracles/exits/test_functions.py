@@ -1,5 +1,6 @@
 """The second models of the PCI functions agree with the functions, whatever a driver does, and see what is wrong."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -57,22 +58,58 @@ class Watched:
 
     def write(self, offset: int, size: int, value: int) -> None:
         function = self.activity.bus.functions[self.number]
-        self.activity.begin(function, function.write(offset, size, value & (1 << 8 * size) - 1))
+        self.activity.begin(function, partial(function.write, offset, size, value & (1 << 8 * size) - 1))
         MACHINE.devices[self.number].mmio_write(offset, size, value)
         self.activity.end("device", "write")
+
+    def wake(self, number: int) -> None:
+        """A function acts by itself, perhaps while a write to another one, or to itself, is announced."""
+        self.activity.woken(number)
+        MACHINE.devices[number].wake()
+        self.activity.rested("wake")
 
 
 @pytest.mark.parametrize("number", range(DEVICES))
 @given(accesses=ACCESSES)
 def test_model_and_function_agree(number: int, accesses: list[tuple[int, int, int]]) -> None:
-    """On all registers, as a load shows them, and on each access by DMA."""
+    """On all registers, as a load shows them, and on each access by DMA, also when the function acts by itself."""
     watched = Watched(number)
     for offset, size, value in accesses:
         watched.write(offset, size, value)
+        if value & 1:
+            watched.wake(number)
         for word in range(0, 0x110, 8):
             wanted = MACHINE.devices[number].mmio_read(word, 8)
             assert watched.activity.bus.functions[number].read(word, 8) == wanted
     assert watched.found == []
+
+
+@pytest.mark.parametrize("woken", [0, 1])
+def test_what_is_announced_waits_for_a_function_that_acts_by_itself(woken: int) -> None:
+    """The copy of function 0 that a write starts reads what the copy of the woken one has written."""
+    watched = Watched(0)
+    for number in (0, 1):
+        watched.number = number
+        for register, value in ((dma_engine.Register.DST, 0x100), (dma_engine.Register.LENGTH, 8)):
+            watched.write(register, 8, value)
+    function, control = watched.activity.bus.functions[0], dma_engine.Register.CONTROL
+    watched.activity.begin(function, partial(function.write, control, 8, dma_engine.START))
+    watched.wake(woken)
+    MACHINE.devices[0].mmio_write(control, 8, dma_engine.START)
+    watched.activity.end("device", "write")
+    assert watched.found == []
+
+
+@pytest.mark.parametrize("fault", ["never wakes", "copies more"])
+def test_a_function_that_acts_wrongly_by_itself_is_seen(fault: str) -> None:
+    watched = Watched(0)
+    watched.write(dma_engine.Register.LENGTH, 8, 8)
+    watched.activity.woken(0)
+    if fault == "copies more":
+        MACHINE.devices[0].registers[dma_engine.Register.LENGTH >> 3] = 16
+        MACHINE.devices[0].wake()
+    watched.activity.rested("wake")
+    assert watched.found[0].startswith("device: wake: ")
 
 
 DISK = """\

@@ -1,4 +1,4 @@
-"""A device reads each descriptor twice, to check it and then to use it: the driver can change it in between."""
+"""A device checks a descriptor, and takes the buffer from a second read of it (FreeBSD-SA-24:17.bhyve)."""
 
 from triggers.virtio_driver import FLUSH, MAP, NOTIFY, block_request, initialise, program
 

@@ -15,7 +15,7 @@ BUG = Bug(
     name="registers-by-pass-through",
     replaces="hvfuzz.machine.vtd.iommu:Iommu.translate",
     replacement=replacement,
-    findings=("exits/dma/mmio_write",),
+    findings=("stale/remapping/mmio_write",),
     trigger=f"""\
 # hvp 1
 world devices

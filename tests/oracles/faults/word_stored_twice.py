@@ -7,9 +7,9 @@ def replacement(self, hpa, value):
     self.work.units += 1
     if self.on_access is not None:
         self.on_access(hpa, 8, True)
-    self.store64(hpa, value)
+    self.memory.store64(hpa, value)
     if hpa & 0xFFF:
-        self.store64(hpa - 8, self.words[hpa - 8 >> 3])
+        self.memory.store64(hpa - 8, self.words[hpa - 8 >> 3])
 
 
 BUG = Bug(

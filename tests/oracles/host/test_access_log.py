@@ -140,6 +140,11 @@ def test_a_guest_copy_is_good_for_one_access(close: Any) -> None:
     vcpu, hpa = close.hv.domains[1].vcpus[0], close.frame(1, 0x50) << PAGE_SHIFT
 
     def once(hv: Any) -> None:
+        hv.machine.fetches.before()
+        hv.observer.guest_copy(vcpu, DIRECT + 0x50000, hpa, 8, False)
+        hv.machine.memory.load64(hpa)
+
+    def unraced(hv: Any) -> None:
         hv.observer.guest_copy(vcpu, DIRECT + 0x50000, hpa, 8, False)
         hv.machine.memory.load64(hpa)
 
@@ -151,6 +156,9 @@ def test_a_guest_copy_is_good_for_one_access(close: Any) -> None:
     close.restore()
     close.suite.watch_closely(True)
     assert in_host(close, twice) == SILENT
+    close.restore()
+    close.suite.watch_closely(True)
+    assert in_host(close, unraced) == SILENT
 
 
 def test_what_is_announced_to_be_read_is_not_to_be_written(close: Any) -> None:

@@ -1,14 +1,16 @@
-"""Template of the life of a few frames: populated, accessed, shared, protected, released."""
+"""Templates of the life of frames: a few populated, accessed, shared, protected, released; many in one long call."""
 
 from __future__ import annotations
 
 from hvfuzz.abi.boot import DIRECT_MAP, DIRECT_MAP_SIZE
+from hvfuzz.abi.limits import POPULATE
 from hvfuzz.guest.generate.context import Context
-from hvfuzz.guest.generate.op_composition import CAREFUL_LAST, CAREFUL_PREREQUISITE
+from hvfuzz.guest.generate.op_composition import CAREFUL_LAST, CAREFUL_PREREQUISITE, with_fields
 from hvfuzz.guest.generate.prerequisites import append_with_prerequisites
+from hvfuzz.guest.generate.races import with_race
 from hvfuzz.guest.generate.templates.repetition import change_and_restore
 from hvfuzz.guest.generate.templates.table_exhaustion import exhaust_page_table_pool
-from hvfuzz.guest.program.program import Actor, Op
+from hvfuzz.guest.program.program import Actor, Op, Point
 from hvfuzz.machine.addresses import PAGE_SHIFT
 
 
@@ -48,6 +50,26 @@ def frame_lifecycle(context: Context) -> None:
             if context.chance(0.45):
                 change_and_restore(context, done)
     context.frame_focus = None
+
+
+def long_call(context: Context) -> None:
+    """Append calls that populate 128 pages or more, accesses to some, and a call on more than one quota of them."""
+    allowed = context.grammar.allowed
+    populate = allowed("memory.populate")
+    long_calls = [kind for kind in map(allowed, ("memory.protect", "memory.decrease")) if kind is not None]
+    if populate is None or not long_calls or "order" not in populate.index:
+        return
+    actor = context.actor()
+    first = 0x100 + 0x40 * context.below(8)
+    pages = POPULATE * (2 + context.below(3))
+    for start in range(first, first + pages, POPULATE):
+        context.append(with_fields(populate, actor, first=start, count=POPULATE))
+    for _ in range(context.below(3)):
+        append_access(context, actor, DIRECT_MAP + (first + context.below(pages) << PAGE_SHIFT))
+    kind = context.pick(long_calls)
+    count = min(POPULATE + 1 + context.below(pages), pages)
+    op = with_fields(kind, actor, first=first, count=count, rights=context.pick((1, 3, 5, 7)))
+    context.append(with_race(context, op, Point.STEP) if context.chance(0.5) else op)
 
 
 def append_access(context: Context, actor: Actor, address: int) -> None:

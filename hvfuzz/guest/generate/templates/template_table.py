@@ -17,7 +17,7 @@ from hvfuzz.guest.generate.templates.borders.waiting_borders import waiting_bord
 from hvfuzz.guest.generate.templates.device_address_lifecycle import device_address_lifecycle
 from hvfuzz.guest.generate.templates.device_model_drivers import device_model_driver
 from hvfuzz.guest.generate.templates.dma_engine_driver import dma_engine_driver
-from hvfuzz.guest.generate.templates.frame_lifecycle import frame_lifecycle
+from hvfuzz.guest.generate.templates.frame_lifecycle import frame_lifecycle, long_call
 from hvfuzz.guest.generate.templates.io_permissions import io_permissions
 from hvfuzz.guest.generate.templates.repetition import repeat_op, toggle_mode
 from hvfuzz.guest.generate.templates.resource_lifecycle import resource_lifecycle
@@ -43,5 +43,6 @@ TEMPLATES: Final[tuple[tuple[Template, int], ...]] = (
     (waiting_borders, 1),
     (device_borders, 1),
     (memory_borders, 1),
+    (long_call, 1),
 )
 """(Template, weight)."""

@@ -13,7 +13,7 @@ from hvfuzz.guest.generate.context import Context
 from hvfuzz.guest.program.device_registers import VIRTIO_REGISTERS
 from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import Actor, Op
-from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE
+from hvfuzz.machine.addresses import PAGE_SHIFT, PAGE_SIZE, U64
 
 PAGES: Final = 3
 """Pages that the driver maps: one of rings, two of data."""
@@ -117,7 +117,7 @@ def _request(context: Context, store: OpKind, driver: _Driver, queue: int) -> No
     data = driver.iova + PAGE_SIZE
 
     def put(offset: int, value: int, size: int = 8) -> None:
-        context.append(Op(store, driver.actor, (gva + offset, size, value)))
+        context.append(Op(store, driver.actor, (gva + offset, size, value & U64)))
 
     if driver.device == VIRTIO_BLK:
         kind = context.pick((0, 0, 1, 1, 4, 8))

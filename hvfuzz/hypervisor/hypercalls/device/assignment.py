@@ -48,7 +48,7 @@ class Assign:
         # Without this check, a device could move with its state, while its owner keeps its registers mapped.
         if hv.iommu.domain_of(device.bdf) >= 0:
             return Refused(Status.BUSY, "device assigned")
-        if to.dma.tables_needed(hv.reserved.get(device.bdf, ())) > len(to.pool):
+        if to.dma.pool.lacks(to.dma.tables_needed(hv.reserved.get(device.bdf, ()))):
             return POOL_TOO_SMALL
         return Effect((AssignDevice(self.device, to.id),))
 

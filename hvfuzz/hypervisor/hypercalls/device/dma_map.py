@@ -123,7 +123,7 @@ class DmaMap:
         # Without this check, a guest could displace a grant mapping that its handle still counts.
         if any(entry & ALL_RIGHTS and entry & FOREIGN for _, _, _, entries in runs for entry in entries):
             return MADE_BY_GRANT
-        if caller.dma.tables_needed(pages) > len(caller.pool):
+        if caller.dma.pool.lacks(caller.dma.tables_needed(pages)):
             return POOL_TOO_SMALL
         steps = tuple(MapDma(caller.id, page, frame, self.rights) for page, frame in zip(pages, frames, strict=True))
         return Effect(steps, self.count)

@@ -105,7 +105,7 @@ class Map:
         if handle < 0:
             return Refused(Status.LIMIT, "all handles taken")
         # Both sides take tables from the same pool: checked one by one, the second could find it empty.
-        if tables > len(caller.pool):
+        if caller.stage2.pool.lacks(tables):
             return Refused(Status.NO_POOL, "pool too small")
         rights = READ if flags & READONLY else READ_WRITE
         host, device = bool(flags & HOST), bool(flags & DEVICE)

@@ -74,7 +74,7 @@ class Exchange:
         frames = hv.allocator.choose(len(gfns))
         if frames is None:
             return Refused(Status.NO_MEMORY, "too few free frames")
-        if superpages_cut(caller, gfns) > len(caller.pool):
+        if caller.stage2.pool.lacks(superpages_cut(caller, gfns)):
             return POOL_TOO_SMALL
         steps = self._steps(caller, gfns, frames)
         return Effect((*steps, PutGuest(vcpu.id, self.out_address, elements)), len(gfns))

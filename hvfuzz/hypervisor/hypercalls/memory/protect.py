@@ -8,8 +8,9 @@ from hvfuzz.abi.declaration import hypercall
 from hvfuzz.abi.kinds import COUNT, RIGHTS, GfnArg
 from hvfuzz.abi.limits import RANGE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.effects import PAGE_WORK, PREEMPTION_QUOTA, Effect, Refused, Step
+from hvfuzz.hypervisor.core.effects import PAGE_WORK, Effect, Refused, Step
 from hvfuzz.hypervisor.core.host import HostBug
+from hvfuzz.hypervisor.core.work_quota import PREEMPTION_QUOTA
 from hvfuzz.hypervisor.memory.page_checks import BAD_RANGE, POOL_TOO_SMALL, page_refusal, range_ok
 from hvfuzz.hypervisor.memory.table_tree import BLOCK_LEVEL, BLOCK_PAGES, EXECUTE, READ, WRITE
 
@@ -55,7 +56,7 @@ class Protect:
             refused = page_refusal(hv, caller, gfn, entry, level)
             if refused is not None:
                 return refused
-        if len(caller.stage2.blocks_cut(self.first, self.count, self.rights)) > len(caller.pool):
+        if caller.stage2.pool.lacks(len(caller.stage2.blocks_cut(self.first, self.count, self.rights))):
             return POOL_TOO_SMALL
         return Effect(self._steps(caller), self.count)
 

@@ -8,8 +8,9 @@ from hvfuzz.abi.declaration import Since, hypercall
 from hvfuzz.abi.kinds import COUNT, Flags, GfnArg, Order
 from hvfuzz.abi.limits import LARGE_ORDER, MAX_GFN, POPULATE, POPULATE_LARGE, RANGE
 from hvfuzz.abi.status import Status
-from hvfuzz.hypervisor.core.effects import PAGE_WORK, PREEMPTION_QUOTA, Effect, Refused, Step
+from hvfuzz.hypervisor.core.effects import PAGE_WORK, Effect, Refused, Step
 from hvfuzz.hypervisor.core.host import HostBug
+from hvfuzz.hypervisor.core.work_quota import PREEMPTION_QUOTA
 from hvfuzz.hypervisor.memory.frames import FrameState
 from hvfuzz.hypervisor.memory.page_checks import BAD_RANGE, POOL_TOO_SMALL, range_ok, release_refusal
 from hvfuzz.hypervisor.memory.table_tree import BLOCK_LEVEL, BLOCK_PAGES, RIGHTS, leaf_frame
@@ -73,7 +74,7 @@ class Populate:
         if frames is None:
             return Refused(Status.NO_MEMORY, "too few free frames")
         gfns = range(self.first, self.first + pages)
-        if caller.stage2.tables_needed(gfns) > len(caller.pool):
+        if caller.stage2.pool.lacks(caller.stage2.tables_needed(gfns)):
             return POOL_TOO_SMALL
         number = caller.id
         steps = tuple(PopulatePage(number, gfn, hfn) for gfn, hfn in zip(gfns, frames, strict=True))
@@ -84,7 +85,7 @@ class Populate:
         if blocks is None:
             return Refused(Status.NO_MEMORY, "too few free blocks")
         gfns = range(self.first, self.first + pages, BLOCK_PAGES)
-        if caller.stage2.tables_needed(gfns, BLOCK_LEVEL) > len(caller.pool):
+        if caller.stage2.pool.lacks(caller.stage2.tables_needed(gfns, BLOCK_LEVEL)):
             return POOL_TOO_SMALL
         steps = tuple(PopulateBlock(caller.id, gfn, hfn) for gfn, hfn in zip(gfns, blocks, strict=True))
         return Effect(steps, self.count)
@@ -159,7 +160,7 @@ class Decrease:
 def removal_steps(caller: Domain, first: int, count: int) -> tuple[Step, ...] | None:
     """The steps that free the pages of a checked range; None if the pool has too few table pages for the splits."""
     stage2 = caller.stage2
-    if len(stage2.blocks_cut(first, count)) > len(caller.pool):
+    if stage2.pool.lacks(len(stage2.blocks_cut(first, count))):
         return None
     steps: list[Step] = []
     for gfn, entry, level in stage2.leaves(first, count):

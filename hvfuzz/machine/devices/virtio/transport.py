@@ -156,6 +156,11 @@ class VirtioDevice(Device):
             registers[Register.ERROR >> 3] = fault.iova
             self._give_up()
 
+    def act(self) -> None:
+        """Look for buffers in every queue in turn, as if each was notified."""
+        for number in range(len(self.queues)):
+            self._notified(number)
+
     def _give_up(self) -> None:
         """Set NEEDS_RESET, and report a change of configuration (2.1.2)."""
         registers = self.registers

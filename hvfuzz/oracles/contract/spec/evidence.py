@@ -60,6 +60,10 @@ class Evidence:
         leads = self.observed.leads
         return leads is not None and leads(gva, size, WRITE)
 
+    def denies(self, pieces: int) -> bool:
+        """Whether one of the first `pieces` requests of the call fails: those for frames come before table pages."""
+        return 0 <= self.observed.denied < pieces
+
     def all_written(self) -> None:
         """Note that the call has written everything, so that FAULT is no longer allowed."""
         self._target = None

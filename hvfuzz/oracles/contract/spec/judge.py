@@ -75,7 +75,7 @@ def judge(state: State, call: Call, observed: Observed) -> Mismatch | None:
     elif observed.status == expected:
         if expected is FAULT and evidence.unfounded:
             return Mismatch("status", call.name, evidence.unfounded)
-        _, result, written, fresh, pool, _, _, touched, _, _, _ = observed
+        _, result, written, fresh, pool, _, _, touched, _, _, _, _ = observed
         if not (result or written or fresh or touched) and pool == state.get(("pool", call.caller)):
             return None  # The frequent case of `_refused`.
         return _refused(state, call, evidence)
@@ -99,7 +99,8 @@ def _allowed(state: State, call: Call, expected: Status | Accept, evidence: Evid
     if status == Status.NO_POOL and isinstance(expected, Accept) and expected.tables is Tables.NEEDED:
         pool = state.get(("pool", call.caller if expected.payer is None else expected.payer))
         state.excused.append(TABLES_NEEDED)
-        return pool is None or pool < POOL_NEED
+        frames = expected.fresh >> expected.order
+        return pool is None or pool < POOL_NEED or 0 <= evidence.observed.denied - frames < POOL_NEED
     return False
 
 

@@ -23,6 +23,7 @@ Touch = tuple[bool, int, int]
 """Bytes moved from or to a frame: (whether written, hpa, size)."""
 Range = tuple[int, int]
 """(gva, size)"""
+NOT_DENIED: Final = -1
 POOL_NEED: Final = 4
 """No call needs more table pages. A call of a domain that has as many must not be refused with NO_POOL."""
 
@@ -64,6 +65,8 @@ class Observed(NamedTuple):
     to frame. `garbled`: a copy from frame to frame wrote other bytes than it read.
     `leads`: whether the guest's own translations allow an access at the end; None if unknown.
     `shut`: the range that the call must write was not writable when the call began.
+    `denied`: which of the call's requests for memory the machine has fail, counted from 0 in frames, blocks and table
+    pages; NOT_DENIED if none.
     """
 
     status: int
@@ -77,6 +80,7 @@ class Observed(NamedTuple):
     garbled: bool = False
     leads: Leads | None = None
     shut: bool = False
+    denied: int = NOT_DENIED
 
 
 class Mismatch(NamedTuple):

@@ -44,7 +44,11 @@ class CopyEngine(SecondFunction):
         elif number == LENGTH:
             self.registers[LENGTH] = min(value, MOST)
         elif number == CONTROL and value & START:
-            yield from self._copy(*self.registers[:CONTROL])
+            yield from self.act()
+
+    def act(self) -> Steps[None]:
+        """Copy as the registers say."""
+        yield from self._copy(*self.registers[:CONTROL])
 
     def submitted(self, source: int, target: int, length: int) -> Steps[None]:
         """What `device.dma_submit` has the engine do: one copy, programmed as a driver would."""

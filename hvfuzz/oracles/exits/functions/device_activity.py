@@ -7,7 +7,7 @@ say which access comes next. Helper of the oracle `exits`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hvfuzz.machine.addresses import PAGE_MASK, PAGE_SHIFT, WRITE
 from hvfuzz.oracles.exits.functions.all_functions import second_functions
@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from hvfuzz.oracles.scene.scene import Scene
 
 
+Begun: TypeAlias = tuple[SecondFunction, Callable[[], Steps[None]]]
+"""A function, and what makes the steps that a write to its registers asks for."""
+
+
 class DeviceActivity:
     """What the functions of one machine do, and should do; `report` takes a rule and a message."""
 
     __slots__ = (
         "_base",
+        "_begun",
+        "_clearing",
         "_data",
         "_past",
         "_report",
@@ -31,6 +37,7 @@ class DeviceActivity:
         "_subjects",
         "_touched",
         "_used",
+        "_waiting",
         "_written",
         "bus",
         "due",
@@ -47,6 +54,12 @@ class DeviceActivity:
         """Registers and internal memory of each function after boot."""
         self._steps: Steps[None] | None = None
         """What is still to be done."""
+        self._begun: Begun | None = None
+        """The function and the steps of the activity that is announced, until it makes an access or ends."""
+        self._clearing: int | None = None
+        """Number of the function whose reset is announced, until the end of the step."""
+        self._waiting: Begun | None = None
+        """Those of the activity that was announced when a device woke up by itself."""
         self.due: Access | None = None
         """The next access; None if nothing is left to do."""
         self.lost = False
@@ -77,26 +90,55 @@ class DeviceActivity:
             for function, (registers, private) in zip(self.bus.functions, self._base, strict=True):
                 function.restore(registers, private)
             self._used = False
+        self._waiting = None
         self._forget()
 
-    def begin(self, function: SecondFunction, steps: Steps[None]) -> None:
-        """A write to registers of `function` is about to be made."""
+    def begin(self, function: SecondFunction, steps: Callable[[], Steps[None]]) -> None:
+        """A write to registers of `function` is about to be made, which asks for these steps."""
         self._forget()
         self._used = True
         self._touched[function] = None
-        self._steps = steps
-        self._advance(None)
+        self._begun = function, steps
+
+    def woken(self, number: int) -> None:
+        """A function is about to act by itself. What is announced waits: nothing of it is done."""
+        waiting, clearing = self._begun, self._clearing
+        function = self.bus.functions[number]
+        self.begin(function, function.wake)
+        self._waiting, self._clearing = waiting, clearing
+
+    def rested(self, where: str) -> None:
+        """It has acted: what waits begins only now, by the registers and the memory of this time."""
+        waiting, clearing = self._waiting, self._clearing
+        self._waiting = self._clearing = None
+        self.end("device", where)
+        if waiting is not None:
+            self.begin(*waiting)
+        if clearing is not None:
+            self.cleared(clearing)
 
     def cleared(self, number: int) -> None:
         """Function `number` is about to be taken from its domain, which resets it."""
         self._forget()
         self._used = True
-        function = self.bus.functions[number]
-        self._touched[function] = None
-        function.reset()
+        self._touched[self.bus.functions[number]] = None
+        self._clearing = number
+
+    def _clear(self) -> None:
+        """The reset that was announced is made, at the latest now."""
+        if self._clearing is not None:
+            self.bus.functions[self._clearing].reset()
+            self._clearing = None
+
+    def _start(self) -> None:
+        """The activity that was announced begins, at the latest now."""
+        if self._begun is not None:
+            self._steps, self._begun = self._begun[1](), None
+            self._advance(None)
 
     def accessed(self, initiator: object, hpa: int, size: int, access: int) -> None:
         """A function is about to access memory or registers."""
+        self._start()
         self._check_written()
         if self.lost:
             return
@@ -127,6 +169,8 @@ class DeviceActivity:
 
         `rule` is broken by wrong registers of the functions that were written to. All present state is adopted.
         """
+        self._start()
+        self._clear()
         self._check_written()
         due = self.due
         if due is not None and not self.lost:
@@ -147,7 +191,7 @@ class DeviceActivity:
             function.restore(registers, private)
 
     def _forget(self) -> None:
-        self._steps = self.due = self._written = None
+        self._steps = self._begun = self._clearing = self.due = self._written = None
         self.bus.blocked = None
         self._past.clear()
         self._touched.clear()

@@ -119,6 +119,20 @@ class SecondFunction:
         finally:
             self._busy = False
 
+    def wake(self) -> Steps[None]:
+        """What it does when it acts by itself; nothing while a write is in progress."""
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            yield from self.act()
+        finally:
+            self._busy = False
+
+    def act(self) -> Steps[None]:
+        """Do once what the registers ask for."""
+        raise NotImplementedError
+
     def word(self, number: int) -> int:
         """The value of register word `number`; 0 if there is none."""
         raise NotImplementedError

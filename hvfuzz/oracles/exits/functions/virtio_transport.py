@@ -111,6 +111,11 @@ class VirtioFunction(SecondFunction):
         kept = value & S_SETTABLE & ~(S_FEATURES_OK | S_DRIVER_OK) | status & S_NEEDS_RESET
         registers[DEVICE_STATUS] = kept | (S_FEATURES_OK | value & S_DRIVER_OK if agreed else 0)
 
+    def act(self) -> Steps[None]:
+        """Serve every queue, in the order of their numbers."""
+        for number in range(len(self.queues)):
+            yield from self._notify(number)
+
     def _notify(self, number: int) -> Steps[None]:
         """Serve an enabled queue of a live device; what goes wrong is told as a change of configuration (2.1.2)."""
         registers = self.registers

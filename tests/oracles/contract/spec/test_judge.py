@@ -7,6 +7,7 @@ import pytest
 from hvfuzz.abi.limits import TIME_SLICE
 from hvfuzz.abi.status import Status
 from hvfuzz.oracles.contract.spec import Observed, valid_range
+from hvfuzz.oracles.contract.spec.verdict import POOL_NEED
 
 GVA = 0xFFFF_8800_0001_0400
 OK = Status.OK
@@ -84,6 +85,29 @@ def test_pool_runs_out_only_when_it_is_small(bench: Any) -> None:
     # The checks that come first still do.
     call = bench.call("memory.populate", first=0, count=1)
     assert verdict(bench, call, Observed(Status.NO_POOL)) == "status"
+
+
+def test_what_is_denied_is_refused(bench: Any) -> None:
+    call = bench.call("memory.populate", first=0x100, count=2)
+    fresh = tuple(bench.fresh(2))
+    for denied in (0, 1):
+        assert verdict(bench, call, Observed(Status.NO_MEMORY, denied=denied)) is None
+        assert verdict(bench, call, Observed(Status.NO_POOL, denied=denied)) == "status"
+        assert verdict(bench, call, Observed(OK, 2, fresh=fresh, denied=denied)) == "status"
+    # How many table pages it takes is not predicted: `recount` judges that.
+    for denied in (2, 2 + POOL_NEED - 1):
+        assert verdict(bench, call, Observed(Status.NO_POOL, denied=denied)) is None
+        assert verdict(bench, call, Observed(Status.NO_MEMORY, denied=denied)) == "status"
+    assert verdict(bench, call, Observed(Status.NO_POOL, denied=2 + POOL_NEED)) == "status"
+    # The checks that come first still do.
+    call = bench.call("memory.populate", first=0, count=1)
+    assert verdict(bench, call, Observed(Status.NO_MEMORY, denied=0)) == "status"
+    assert verdict(bench, call, Observed(Status.EXISTS, denied=0)) is None
+    call = bench.call("memory.populate", first=0x200, count=1, order=9)
+    assert verdict(bench, call, Observed(Status.NO_POOL, denied=1)) is None
+    # A call that needs no memory is refused none.
+    call = bench.call("sched.yield")
+    assert verdict(bench, call, Observed(Status.NO_MEMORY, denied=0)) == "status"
 
 
 @pytest.mark.parametrize(

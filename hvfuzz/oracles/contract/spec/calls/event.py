@@ -18,7 +18,7 @@ WAITING_FOR_ANY: Final = (RunState.BLOCKED, RunState.HALTED)
 """Run states that an event on any port of the domain ends."""
 
 
-def new_port(state: State, domain: int) -> tuple[int, bool] | Status:
+def new_port(state: State, domain: int, evidence: Evidence) -> tuple[int, bool] | Status:
     """The number of the domain's next port, and whether it needs a new bucket; or why there is none."""
     port = state.lowest_free("port", domain, limits.PORTS)
     if port is None:
@@ -26,7 +26,7 @@ def new_port(state: State, domain: int) -> tuple[int, bool] | Status:
     bucket = ("bucket", domain, port // limits.PORTS_PER_BUCKET)
     if bucket in state:
         return port, False
-    return (port, True) if state.free() else Status.NO_MEMORY
+    return (port, True) if state.free() and not evidence.denies(1) else Status.NO_MEMORY
 
 
 def add_port(state: State, domain: int, number: int, port: Port, fresh: tuple[Hfn, ...]) -> None:
@@ -37,12 +37,12 @@ def add_port(state: State, domain: int, number: int, port: Port, fresh: tuple[Hf
     state[("port", domain, number)] = port
 
 
-def alloc(state: State, call: Call, _evidence: Evidence) -> Expected:
+def alloc(state: State, call: Call, evidence: Evidence) -> Expected:
     """Allocate a port that waits for `remote` to bind it."""
     remote = state.resolve(call.caller, call.args.remote)
     if remote is None:
         return Status.NO_DOMAIN
-    new = new_port(state, call.caller)
+    new = new_port(state, call.caller, evidence)
     if isinstance(new, Status):
         return new
     number, bucket = new
@@ -54,7 +54,7 @@ def alloc(state: State, call: Call, _evidence: Evidence) -> Expected:
     return Accept(number, effect, fresh=int(bucket))
 
 
-def bind(state: State, call: Call, _evidence: Evidence) -> Expected:
+def bind(state: State, call: Call, evidence: Evidence) -> Expected:
     """Connect a new port to a port of `remote` that waits for the caller."""
     args, caller = call.args, call.caller
     remote = state.resolve(caller, args.remote)
@@ -64,7 +64,7 @@ def bind(state: State, call: Call, _evidence: Evidence) -> Expected:
     waiting: Port | None = state.get(key)
     if waiting is None or waiting.state is not PortState.UNBOUND or waiting.remote != caller:
         return Status.NO_PORT
-    new = new_port(state, caller)
+    new = new_port(state, caller, evidence)
     if isinstance(new, Status):
         return new
     number, bucket = new

@@ -26,7 +26,7 @@ MOST: Final = {0: limits.POPULATE, limits.LARGE_ORDER: limits.POPULATE_LARGE}
 _page = partial(tuple.__new__, Page)  # Half the time of the constructor, for up to 512 pages.
 
 
-def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
+def populate(state: State, call: Call, evidence: Evidence) -> Expected:
     """Map fresh frames in a range without pages."""
     args, caller = call.args, call.caller
     first, order = args.first, args.order
@@ -44,7 +44,7 @@ def populate(state: State, call: Call, _evidence: Evidence) -> Expected:
     for keys in pages:
         if not state.cells.keys().isdisjoint(keys):
             return Status.EXISTS
-    if not enough_frames(state, args.count, order):
+    if not enough_frames(state, args.count, order) or evidence.denies(args.count):
         return Status.NO_MEMORY
 
     def effect(fresh: tuple[Hfn, ...]) -> None:
@@ -150,7 +150,7 @@ def exchange(state: State, call: Call, evidence: Evidence) -> Expected:
     old = exchangeable(state, caller, gfns)
     if isinstance(old, Status):
         return old
-    if state.free() < count:
+    if state.free() < count or evidence.denies(count):
         return Status.NO_MEMORY
 
     def effect(fresh: tuple[Hfn, ...]) -> None:

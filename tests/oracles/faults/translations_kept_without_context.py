@@ -1,0 +1,27 @@
+"""A device whose context entry is not cached is taken away without a flush: its translations may still be cached."""
+
+from hvfuzz.bugs import Bug
+from hvfuzz.hypervisor.memory.dma import ContextTables
+
+flush = ContextTables.flush
+
+
+def replacement(self, bdf, domain_id):
+    if bdf in self.host.machine.iommu.context_cache:
+        flush(self, bdf, domain_id)
+
+
+BUG = Bug(
+    name="translations-kept-without-context",
+    replaces="hvfuzz.hypervisor.memory.dma:ContextTables.flush",
+    replacement=replacement,
+    findings=("stale/iotlb/device.deassign",),
+    trigger="""\
+# hvp 1
+world pair
+device.dma_map(dom1, iova=0x40000000, gfn=0x40, count=1, rights=R|W)
+device.dma_submit(dom1, device=0, from=0x40000000, to=0x40000000, length=8)
+evict(dom1, cache=CONTEXT, entry=0)
+device.deassign(dom0, device=0)
+""",
+)
