@@ -22,7 +22,7 @@ class ArmedRace:
             Point.STEP: machine.preemptions,
         }
         self._armed: RacePoints | None = None
-        """Where the race waits. Points at which no op was raced are not reset."""
+        """Where the race waits."""
 
     def arm(self, op: Op, perform: Callable[[Op], None]) -> None:
         """Have the race of `op` performed just before the fetch or write that it names, or at the step."""
@@ -30,6 +30,7 @@ class ArmedRace:
         if race is None or (race.op.actor == op.actor and race.op.kind.executed):
             return  # A vCPU in host context executes no guest code.
         self._armed = self._points[race.point]
+        self._armed.reset()  # Ops without a race have counted, too.
         self._armed.arm(race.number, lambda: perform(race.op))
 
     def disarm(self) -> None:

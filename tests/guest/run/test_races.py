@@ -55,6 +55,14 @@ def test_a_race_at_a_step_acts_at_that_preemption_point(bench: Bench, step: int)
     assert bench.order("ProtectRange", "point", "dom1.1 reads")[: len(before) + 1] == [*before, "dom1.1 reads"]
 
 
+def test_steps_are_those_of_the_raced_op(bench: Bench) -> None:
+    """Calls before it have reached preemption points, too; found by the law of multicalls."""
+    several = "multicall(dom1, count=2)\n  event.alloc(dom1, remote=dom0)\n  event.alloc(dom1, remote=dom0)\n"
+    outcomes = bench.run(f"{several}race at step 0: load(dom1.1, gva=DIRECT+0x40000, size=8)\n{several}")
+    load = bench.target.catalogue.by_name["load"].code
+    assert [outcome.how for outcome in outcomes if outcome.code == load] == [Result.OK]
+
+
 def test_between_the_entries_of_a_multicall_there_is_a_step(bench: Bench) -> None:
     """The struct of the second entry is fetched after it."""
     outcomes = bench.run(
