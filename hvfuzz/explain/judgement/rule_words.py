@@ -122,9 +122,7 @@ _STALE: Final = {
     "tlb": _W("stale TLB entry", "does not flush the TLB after it has taken a page away", _REACH),
     "iotlb": _W("stale IOTLB entry", "does not flush the IOTLB after it has taken a page away", _REACH),
     "structure": _W("stale paging-structure cache", "does not flush the paging-structure caches", _REACH),
-    "invalidation": _W(
-        "wrong invalidation", "drops other cached translations than the guest asked for", _MAY_REACH
-    ),
+    "invalidation": _W("wrong invalidation", "drops other cached translations than the guest asked for", _MAY_REACH),
     "remapping": _W("wrong DMA remapping", "lets the IOMMU translate otherwise than its manual says", _MAY_REACH),
     "context": _W("stale context-cache entry", "does not flush the context cache", _REACH),
 }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hvfuzz.targets.emulated.trace_recorder import TraceRecorder
 
 from hvfuzz.abi.status import Status
 from hvfuzz.bugs import Bug
+from hvfuzz.explain.recording.recorder import Recorder
+from hvfuzz.explain.telling.trace_lines import trace_lines
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.run.trace import Outcome, Result
 from hvfuzz.machine.physical_memory import PhysicalMemory
@@ -23,7 +24,7 @@ class Bench:
     """Runs programs in the world "pair", with all that happens in them as lines."""
 
     def __init__(self) -> None:
-        self.recorder = TraceRecorder()
+        self.recorder = Recorder()
         self.target = EmulatedTarget(observer=self.recorder)
 
     def run(self, text: str, *, audit: bool = False, world: str = "pair") -> list[Outcome]:
@@ -35,7 +36,8 @@ class Bench:
 
     def order(self, *words: str) -> list[str]:
         """The first of these words in each line that has one, in the order of the lines."""
-        return [found for line in self.recorder.lines if (found := next((w for w in words if w in line), ""))]
+        lines = trace_lines(self.recorder.recording, verbose=True)
+        return [found for line in lines if (found := next((word for word in words if word in line), ""))]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,10 @@ def test_a_race_at_a_step_acts_at_that_preemption_point(bench: Bench, step: int)
         "memory.protect(dom1, first=0x100, count=192, rights=R)\n"
     )
     before = ["ProtectRange", "point"] * (step + 1)
-    assert bench.order("ProtectRange", "point", "dom1.1 reads")[: len(before) + 1] == [*before, "dom1.1 reads"]
+    assert bench.order("ProtectRange", "point", "vCPU 1 of dom1 reads")[: len(before) + 1] == [
+        *before,
+        "vCPU 1 of dom1 reads",
+    ]
 
 
 def test_steps_are_those_of_the_raced_op(bench: Bench) -> None:
@@ -70,8 +75,8 @@ def test_between_the_entries_of_a_multicall_there_is_a_step(bench: Bench) -> Non
         "multicall(dom1, count=2)\n  discovery.limits(dom1, what=GRANTS)\n  discovery.limits(dom1, what=GRANTS)\n"
     )
     assert [outcome.status for outcome in outcomes] == [0, 0, 0, int(Status.INVALID)]
-    call = "call   discovery.limits"
-    assert bench.order("dom1.1 writes", call) == [call, "dom1.1 writes", call]
+    call = "call    discovery.limits"
+    assert bench.order("vCPU 1 of dom1 writes", call) == [call, "vCPU 1 of dom1 writes", call]
 
 
 @pytest.mark.parametrize("audit", [False, True])
@@ -93,8 +98,14 @@ def test_a_race_before_a_write_acts_before_it(bench: Bench, audit: bool) -> None
 def test_what_exits_in_a_race_waits_for_the_end_of_the_exit(bench: Bench) -> None:
     for where in ("before fetch 1", "before write 0", "at step 0"):
         bench.run(f"{LONG}race {where}: sched.yield(dom2)\nmemory.protect(dom1, first=0x100, count=128, rights=R)\n")
-        order = bench.order("exit   VMCALL on dom1", "return memory.protect", "exit   VMCALL on dom2")
-        assert order[-3:] == ["exit   VMCALL on dom1", "return memory.protect", "exit   VMCALL on dom2"]
+        order = bench.order(
+            "exit    VMCALL on vCPU 0 of dom1", "return  memory.protect", "exit    VMCALL on vCPU 0 of dom2"
+        )
+        assert order[-3:] == [
+            "exit    VMCALL on vCPU 0 of dom1",
+            "return  memory.protect",
+            "exit    VMCALL on vCPU 0 of dom2",
+        ]
 
 
 def test_a_race_that_never_comes_to_its_point_is_not_performed(bench: Bench) -> None:
@@ -130,7 +141,7 @@ def test_a_device_does_what_is_programmed_into_it(bench: Bench, audit: bool) -> 
     outcomes = bench.run(f"{ENGINE}dma(dom1, device=0)\nload(dom1, gva=DIRECT+0x41000, size=8)\n", audit=audit)
     assert [each.how for each in outcomes] == [Result.OK] * 5
     assert outcomes[-1].result == 5
-    assert bench.order("exit   VMCALL") == ["exit   VMCALL"] * 2
+    assert bench.order("exit    VMCALL") == ["exit    VMCALL"] * 2
 
 
 def test_a_device_of_another_domain_or_of_none_does_nothing(bench: Bench) -> None:
