@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from hvfuzz.bugs import Bug, find_bug, known_bugs
 from hvfuzz.campaign.findings import load_record
@@ -16,6 +17,7 @@ from hvfuzz.explain.judgement.severity import TITLES
 from hvfuzz.explain.telling.as_page import page
 from hvfuzz.explain.telling.as_text import lines
 from hvfuzz.explain.telling.explanation import Explanation
+from hvfuzz.explain.telling.schema import explanation_schema
 from hvfuzz.guest.format.text import parse
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
@@ -112,3 +114,15 @@ def test_a_page_needs_nothing_else(name: str) -> None:
     assert told.title in document
     for finding in told.follows:
         assert finding.identity in document
+
+
+@pytest.mark.parametrize("name", sorted(known_bugs()))
+def test_the_document_is_as_its_schema_says(name: str) -> None:
+    schema = explanation_schema()
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    document = json.loads(json.dumps({"file": "program.hvp", "explanation": of_bug(find_bug(name)).as_document()}))
+    validator.validate(document)
+    validator.validate({"file": "program.hvp", "explanation": None})
+    document["explanation"]["ops"][0]["number"] = "first"
+    assert not validator.is_valid(document)

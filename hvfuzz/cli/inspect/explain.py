@@ -17,6 +17,7 @@ from hvfuzz.explain.explainer import explain, explain_without_run
 from hvfuzz.explain.telling.as_page import page
 from hvfuzz.explain.telling.as_text import HEADINGS, lines
 from hvfuzz.explain.telling.explanation import Explanation
+from hvfuzz.explain.telling.schema import explanation_schema
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
@@ -30,16 +31,22 @@ from hvfuzz.hypervisor.hypercalls import ABI
         "hvfuzz explain crashes/recount--pins--grant.unmap@xsa-224/program.hvp --html explanation.html",
     ),
 )
-@click.argument("file", type=PATH)
+@click.argument("file", type=PATH, required=False)
 @replay_bug_option
 @option("--html", metavar="FILE", type=PATH, help="Also write the explanation as a page, with pictures, to FILE.")
+@option("--schema", is_flag=True, help="Print the JSON Schema of what --json prints.")
 @json_option()
-def command(file: Path, bug: str | None, html: Path | None, as_json: bool) -> None:
+def command(file: Path | None, bug: str | None, html: Path | None, schema: bool, as_json: bool) -> None:
     """Run the program in FILE and explain what it finds: what the guest did, what the hypervisor forgot, whose memory
     was reached, how bad that is, and where to look.
 
     Exits with 1 if there are findings, with 0 if there are none, and with 2 for bad input.
     """
+    if schema:
+        write_json(explanation_schema())
+        return
+    if file is None:
+        raise click.UsageError("missing argument 'FILE', or --schema")
     planted = bug_for(file, bug)
     program = read_program(file, catalogue(ABI))
     record = record_beside(file)
