@@ -18,6 +18,9 @@ from hvfuzz.campaign.program_files import ProgramFileError, read_program
 from hvfuzz.campaign.workers.child_process import Channel, exit_with_error, launch_child, start_child
 from hvfuzz.campaign.workers.pool import END_SECONDS
 from hvfuzz.campaign.workers.worker_handle import Discovery
+from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.explain.explainer import explain, explain_without_run
+from hvfuzz.explain.telling.as_text import first_paragraph, lines
 from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program
@@ -29,6 +32,8 @@ from hvfuzz.targets.target import Target
 SECONDS_EACH: Final = 10.0
 SECONDS_ALL: Final = 60.0
 """Minimisation budget for one finding, and for all findings of a campaign per worker."""
+EXPLANATION: Final = "explanation.txt"
+"""The file beside a reproducer that explains it."""
 GRACE_SECONDS: Final = 30.0
 """Kill a confirming process that runs this much longer than its minimisation budget."""
 
@@ -49,6 +54,8 @@ class ReportedFinding(NamedTuple):
     """Number of ops in the reproducer."""
     confirmed: bool | None
     """Whether a second process reproduced it; None if it was not replayed."""
+    summary: tuple[str, ...] = ()
+    """What it means: a title that begins with the severity, and lines of a paragraph; empty if it was not replayed."""
 
 
 class ConfirmJob(NamedTuple):
@@ -123,10 +130,34 @@ def confirm(job: ConfirmJob, proceed: Callable[[], bool]) -> ReportedFinding:
             program = read_program(path, target.catalogue)  # the bucket may have held a better one
         except (OSError, ProgramFileError):
             pass  # the parent receives the text
+    summary = (
+        _explained(program, bug, identity, job.deadly, message, None if file is None else Path(file))
+        if confirmed
+        else ()
+    )
     text = render(program)
     return ReportedFinding(
-        identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed
+        identity, message, file, text, discovery.runs, discovery.seconds, len(program.ops), confirmed, summary
     )
+
+
+def _explained(
+    program: Program, bug: Bug | None, identity: str, deadly: bool, message: str, file: Path | None
+) -> tuple[str, ...]:
+    """The first paragraph of the explanation; all of it is written beside the program in `file`."""
+    if deadly:
+        oracle, rule, operation = identity.split("/", 2)
+        at = max(len(program.ops) - 1, 0)
+        told = explain_without_run(program, bug, [Finding(oracle, rule, operation, message, at)])
+    else:
+        found = explain(program, bug, identity)
+        if found is None:
+            return ()
+        told = found
+    if file is not None:
+        with suppress(OSError):
+            write_atomically(file.with_name(EXPLANATION), ("\n".join(lines(told)) + "\n").encode())
+    return tuple(first_paragraph(told))
 
 
 def confirm_all(
@@ -182,7 +213,7 @@ def _collect(
     for line in output.split(b"\n")[:-1]:
         event = json.loads(line)
         if event.pop("event") == "confirmed":
-            reported[discovery.identity] = ReportedFinding(**event)
+            reported[discovery.identity] = ReportedFinding(**event | {"summary": tuple(event["summary"])})
     return True
 
 

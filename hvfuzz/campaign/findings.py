@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from hvfuzz.campaign.program_header import with_header
 from hvfuzz.engines.atomic_file import write_atomically
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
@@ -39,6 +40,8 @@ class Record(NamedTuple):
     confirmed: bool
     """Whether another process reproduced the finding."""
     ops: int
+    found_by: str = ""
+    """The engine and its seed, in words; "" if that is not known."""
 
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -86,7 +89,10 @@ def load_record(folder: Path) -> Record:
             raise FindingFileError(f"{path}: {name!r} is missing or has the wrong type")
     if not math.isfinite(fields["seconds"]):
         raise FindingFileError(f"{path}: 'seconds' is not finite")
-    return Record(**{name: fields[name] for name in _TYPES})
+    found_by = fields.get("found_by", "")
+    if not isinstance(found_by, str):
+        raise FindingFileError(f"{path}: 'found_by' has the wrong type")
+    return Record(**{name: fields[name] for name in _TYPES}, found_by=found_by)
 
 
 def record_beside(program: Path) -> Record | None:
@@ -125,8 +131,10 @@ class FindingStore:
             if known is not None:
                 if (known.confirmed, -known.ops) >= (record.confirmed, -record.ops):
                     return path
-                record = record._replace(runs=known.runs, seconds=known.seconds)
-            write_atomically(path, render(program).encode(), durable=True)
+                found_by = record.found_by or known.found_by
+                record = record._replace(runs=known.runs, seconds=known.seconds, found_by=found_by)
+            text = with_header(render(program), record.identity, record.message, record.bug, record.found_by)
+            write_atomically(path, text.encode(), durable=True)
             write_atomically(folder / RECORD, (json.dumps(record._asdict(), indent=2) + "\n").encode(), durable=True)
         return path
 
@@ -140,8 +148,7 @@ class FindingStore:
             return None
 
 
-def record_of(finding: Finding, program: Program, bug: str | None, runs: int, seconds: float) -> Record:
+def record_of(finding: Finding, program: Program, bug: str | None, runs: int, seconds: float, found_by: str) -> Record:
     """Make the record of a finding that was just seen for the first time."""
-    return Record(
-        finding.identity, finding.message, bug, runs, round(seconds, 3), confirmed=False, ops=len(program.ops)
-    )
+    ops = len(program.ops)
+    return Record(finding.identity, finding.message, bug, runs, round(seconds, 3), False, ops, found_by)

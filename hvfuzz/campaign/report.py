@@ -81,6 +81,9 @@ def render_report(summary: Summary) -> str:
     ]
     for finding in summary.findings:
         lines += [f"## {finding.identity}", "", finding.message, ""]
+        if finding.summary:
+            title, *paragraph = finding.summary
+            lines += [f"**{title}**", "", *paragraph, ""]
         effort = f"{quantity(finding.runs, 'program')} and {finding.seconds:.1f} s"
         lines += [f"Found after {effort}. {VERDICTS[finding.confirmed]}", ""]
         if finding.file is None:

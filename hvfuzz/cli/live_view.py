@@ -181,6 +181,8 @@ def print_summary(console: Screen, summary: Summary, out: Path, report: Path | N
     for finding in summary.findings:
         note = {True: "", False: "  [yellow](not reproduced on replay)[/]", None: "  [dim](not replayed)[/]"}
         console.print(f"[bold red]{escape(finding.identity)}[/]{note[finding.confirmed]}", soft_wrap=True)
+        if finding.summary:
+            console.print(f"  {finding.summary[0]}", style="bold", markup=False, soft_wrap=True)
         console.print(f"  {finding.message}", markup=False, soft_wrap=True)
         console.print(f"  {quantity(finding.ops, 'op')}, found after {quantity(finding.runs, 'program')}", style="dim")
         if finding.file is not None:

@@ -131,7 +131,7 @@ def json_option(what: str = "Print the result as one JSON object.") -> Callable[
 def replay_bug_option(function: F) -> F:
     """--bug for commands that run one program file, passed as `bug`; see `hvfuzz.cli.repro.bug_for`."""
     described = (
-        "Plant this bug; 'none' plants none. [default: the planted bug that finding.json beside FILE names, if any]"
+        "Plant this bug; 'none' plants none. [default: the one that finding.json beside FILE, or its head, names]"
     )
     return option("--bug", metavar="NAME|FILE.py", help=described)(function)
 

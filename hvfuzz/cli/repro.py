@@ -11,6 +11,7 @@ from hvfuzz.bugs import Bug, find_bug, recorded_bug
 from hvfuzz.campaign.findings import RECORD, record_beside
 from hvfuzz.campaign.forked_target import deadly_run
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
+from hvfuzz.campaign.program_header import bug_in_header
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, refuse_without_effect, replay_bug_option
 from hvfuzz.cli.screen import Screen, write_json
@@ -28,14 +29,18 @@ NO_BUG: Final = "none"
 
 
 def bug_for(file: Path, named: str | None) -> Bug | None:
-    """The bug to plant for the program in `file`: the one `named` by the user, else the one in finding.json beside it.
+    """The bug to plant for the program in `file`: the one `named` by the user, else the one in finding.json beside it,
+    else the one in the head of the file.
 
     The former may be a Python file, which is run; the latter is the name of a planted bug only.
     """
     if named is not None:
         return None if named == NO_BUG else find_bug(named)
     record = record_beside(file)
-    return None if record is None or record.bug is None else recorded_bug(record.bug, file.parent / RECORD)
+    if record is not None:
+        return None if record.bug is None else recorded_bug(record.bug, file.parent / RECORD)
+    name = bug_in_header(file)
+    return None if name is None else recorded_bug(name, file)
 
 
 def style_of(line: str) -> str:

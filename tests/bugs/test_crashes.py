@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from hvfuzz.bugs import known_bugs, recorded_bug
-from hvfuzz.campaign.findings import PROGRAM, RECORD, bucket_name, load_record
+from hvfuzz.campaign.findings import PROGRAM, RECORD, FindingStore, bucket_name, load_record
 from hvfuzz.campaign.program_files import read_program
+from hvfuzz.campaign.program_header import bug_in_header
 from hvfuzz.targets.pairs.sampled_target import SampledTarget, target_that_shows
 
 CRASHES = Path(__file__).parents[2] / "crashes"
@@ -32,6 +33,25 @@ def test_a_crash_is_still_found(folder: Path) -> None:
     assert {oracle(identity) for identity in found} <= {oracle(identity) for identity in bug.findings}
     with SampledTarget() as target:
         assert target.run(program).findings == ()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=[folder.name for folder in FOLDERS])
+def test_a_record_says_what_a_replay_says(folder: Path, request: pytest.FixtureRequest) -> None:
+    """Otherwise `pytest --update-golden` makes it anew. The program alone names its bug, too."""
+    record = load_record(folder)
+    assert record.bug is not None
+    with target_that_shows(record.identity, recorded_bug(record.bug, folder / RECORD)) as target:
+        program = read_program(folder / PROGRAM, target.catalogue)
+        findings = target.run(program).findings
+    message = next(finding.message for finding in findings if finding.identity == record.identity)
+    if request.config.getoption("--update-golden"):
+        made = record._replace(message=message, ops=len(program.ops))
+        FindingStore(CRASHES).save(made, program, replace=True)
+        record = load_record(folder)
+    assert (record.message, record.ops) == (message, len(program.ops)), "make it anew: pytest --update-golden"
+    assert bug_in_header(folder / PROGRAM) == record.bug
+    head = (folder / PROGRAM).read_text().splitlines()[1:3]
+    assert head == [f"# finding: {record.identity}", f"# message: {message}"]
 
 
 def test_each_bug_has_a_crash() -> None:

@@ -58,7 +58,7 @@ class _Shared:
 
 def _tell(finding: Finding, program: Program, bug: str | None, progress: Progress, store: FindingStore) -> None:
     """Save a finding, and print a line for it."""
-    record = record_of(finding, program, bug, progress.runs, progress.seconds)
+    record = record_of(finding, program, bug, progress.runs, progress.seconds, "a harness")
     try:
         place = f"saved to {store.save(record, program)}"
     except OSError as error:

@@ -74,13 +74,14 @@ def bug_argument(bug: str) -> str:
 class _ParentSink:
     """Sink that saves each finding and sends it to the parent."""
 
-    def __init__(self, channel: Channel, store: FindingStore, bug: str | None) -> None:
+    def __init__(self, channel: Channel, store: FindingStore, bug: str | None, found_by: str) -> None:
         self.channel: Final = channel
         self.store: Final = store
         self.bug: Final = bug
+        self.found_by: Final = found_by
 
     def found(self, finding: Finding, program: Program, progress: Progress) -> None:
-        record = record_of(finding, program, self.bug, progress.runs, progress.seconds)
+        record = record_of(finding, program, self.bug, progress.runs, progress.seconds, self.found_by)
         event: dict[str, Any] = {
             "event": "finding",
             "identity": record.identity,
@@ -154,7 +155,9 @@ def run_job(job: WorkerJob, channel: Channel) -> None:
             avoid=frozenset(job.avoid),
         )
         current = None if job.current is None else CurrentProgram(job.current)
-        session = Session(target, task, _ParentSink(channel, FindingStore(out / "findings"), job.bug), current)
+        found_by = f"engine {job.engine}, seed {job.seed}"
+        sink = _ParentSink(channel, FindingStore(out / "findings"), job.bug, found_by)
+        session = Session(target, task, sink, current)
         signal.signal(signal.SIGTERM, lambda number, frame: session.stop())
         with suppress(BudgetSpent):
             engine.fuzz(task, session)

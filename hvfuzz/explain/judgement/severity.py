@@ -55,7 +55,8 @@ TITLES: Final = {
 STALE: Final = "stale"
 CONTENTS: Final = "contents"
 BY_ITSELF: Final = Verdict(Severity.CONTRACT, "the hypervisor breaks its contract; by itself this reaches nothing")
-_WRITES: Final = re.compile(r"\b(writes?|copies [0-9]+ bytes to|copies to|changes|with rights [2367]|overwrit\w+)\b")
+_WRITES: Final = re.compile(r"\b(writes?|copies [0-9]+ bytes to|copies to|changes|overwrit\w+)\b")
+_RIGHTS: Final = re.compile(r"\brights ([RWX]+)\b")
 _READS: Final = re.compile(r"\b(reads?|copies [0-9]+ bytes from|copies from|loads?|executes)\b")
 
 
@@ -104,6 +105,9 @@ def _writes(finding: Finding, recording: Recording, frames: tuple[int, ...]) -> 
     """
     if _WRITES.search(finding.message):
         return True
+    told = _RIGHTS.search(finding.message)
+    if told is not None:
+        return "W" in told[1]
     if _READS.search(finding.message):
         return False
     rights = [
