@@ -14,7 +14,6 @@ from hvfuzz.explain.judgement.frame_lives import FrameLives
 from hvfuzz.explain.judgement.rule_words import words_of
 from hvfuzz.explain.judgement.severity import TITLES, Verdict, severity_of
 from hvfuzz.explain.judgement.slicing import relevant_ops
-from hvfuzz.explain.recording.in_words import entry_text, place_of
 from hvfuzz.explain.recording.recorded_moments import (
     Boot,
     Exit,
@@ -31,7 +30,6 @@ from hvfuzz.explain.recording.running_code import replaced
 from hvfuzz.explain.recording.subjects import subjects_of
 from hvfuzz.explain.telling.explanation import (
     CheckLine,
-    EntryLine,
     Explanation,
     FoundLine,
     FrameStory,
@@ -42,6 +40,7 @@ from hvfuzz.explain.telling.explanation import (
     PlaceLine,
 )
 from hvfuzz.explain.telling.outcomes import outcome_text
+from hvfuzz.explain.telling.path_stories import path_story
 from hvfuzz.guest.format.text import render_op
 from hvfuzz.guest.program.ops import OpKind
 from hvfuzz.guest.program.program import Program
@@ -241,12 +240,7 @@ def _of_op(recording: Recording, number: int) -> list[Moment]:
 def _paths(recording: Recording, root: Finding) -> tuple[PathStory, ...]:
     """The ways to the frames of the finding, when it was found. An entry that no cache contradicts is the wrong one."""
     found = next((each for each in recording.moments if isinstance(each, Found) and each.finding == root), None)
-    told = []
-    for space, page, entries, cached, own in () if found is None else found.paths:
-        wrong = None if own or cached else entries[-1]
-        lines = [EntryLine(*entry, entry_text(space, entry), wrong=entry is wrong) for entry in entries]
-        told.append(PathStory(place_of(space, page), tuple(lines), cached))
-    return tuple(told)
+    return tuple(path_story(path) for path in (() if found is None else found.paths))
 
 
 def _runs(owners: Sequence[str]) -> tuple[OwnerRun, ...]:

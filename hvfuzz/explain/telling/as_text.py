@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from hvfuzz.explain.telling.explanation import Explanation
+from hvfuzz.explain.telling.path_stories import path_lines
 
 WIDTH = 100
 BOOT = "boot"
@@ -53,12 +54,7 @@ def lines(told: Explanation, width: int = WIDTH) -> Iterator[str]:
             yield from _wrapped(event.text, width, f"  {when:7}")
     for path in told.paths:
         yield from _section(f"The way to it: {path.address}")
-        for entry in path.entries:
-            mark = "  <- this is wrong" if entry.wrong else ""
-            where = f"level {entry.level}, frame {entry.table:#x}[{entry.slot:#x}]"
-            yield f"  {where:28} = {entry.entry:#018x}  {entry.says}{mark}"
-        if path.cached:
-            yield f"  but {path.cached}  <- this is stale"
+        yield from path_lines(path)
     if told.places:
         yield from _section(PLACES)
         for place in told.places:

@@ -97,3 +97,46 @@ def test_a_file_that_is_no_program(run: Run, tmp_path: Path) -> None:
     path.write_text("# hvp 1\nworld nowhere\n")
     done = run("walk", path, "--op", 0, "--gva", 0)
     assert (done.status, len(done.err.splitlines())) == (2, 1)
+
+
+def test_the_way_of_a_physical_address_and_of_one_that_a_device_uses(run: Run, tmp_path: Path) -> None:
+    program = tmp_path / "dma.hvp"
+    program.write_text(
+        "# hvp 1\nworld pair\ndevice.dma_map(dom1, iova=0x1000, gfn=0x40, count=1, rights=R)\n"
+        "device.dma_submit(dom1, device=0, from=0x1000, to=0x1000, length=8)\n"
+    )
+    by_cpu = json.loads(run("walk", program, "--gpa", "0x40123", "--json").out)
+    by_device = json.loads(run("walk", program, "--iova", "0x1123", "--json").out)
+    assert by_cpu["hpa"] == by_device["hpa"]
+    assert [len(each["entries"]) for each in (by_cpu, by_device)] == [4, 3]
+    early = run("walk", program, "--op", 0, "--iova", "0x1123")
+    assert early.status == 1
+    assert early.out.splitlines()[-1] == "= not mapped"
+    assert run("walk", program, "--gpa", "0x40000", "--svg", tmp_path / "way.svg").status == 0
+    assert "gpa 0x40000 of dom1" in ElementTree.parse(tmp_path / "way.svg").getroot().get("aria-label", "")
+
+
+def test_what_stands_in_a_cache_is_shown_beside_what_the_tables_say(run: Run, tmp_path: Path) -> None:
+    program = tmp_path / "stale.hvp"
+    program.write_text(
+        "# hvp 1\n# bug: xsa-78\nworld pair\ndevice.dma_map(dom1, iova=0, gfn=0x40, count=2, rights=R|W)\n"
+        "device.dma_submit(dom1, device=0, from=0, to=0x1000, length=8)\ndevice.dma_unmap(dom1, iova=0, count=1)\n"
+    )
+    lines = run("walk", program, "--iova", "0").out.splitlines()
+    assert lines[-2].startswith("  but the IOTLB: frame 0x")
+    assert lines[-3].endswith("not present")
+    assert "but" not in run("walk", program, "--iova", "0", "--bug", "none").out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--gva", "0", "--gpa", "0"),
+        ("--gpa", "zero"),
+        ("--gpa", "0", "--device", 1),
+        ("--iova", "0", "--device", 99),
+    ],
+)
+def test_one_address_is_asked_for(run: Run, program: Path, arguments: tuple[object, ...]) -> None:
+    assert run("walk", program, *arguments).status == 2
