@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hvfuzz.campaign.program_header import with_header
 from hvfuzz.engines.atomic_file import write_atomically
+from hvfuzz.explain.telling.program_header import with_header
 from hvfuzz.guest.format.text import render
 from hvfuzz.guest.program.program import Program
 from hvfuzz.oracles.framework.finding import Finding

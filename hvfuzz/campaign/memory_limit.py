@@ -4,7 +4,7 @@ import resource
 from contextlib import suppress
 from typing import Final
 
-LIMIT: Final = 8 << 30
+LIMIT: Final = 4 << 30
 """Bytes, about twenty times what a worker needs; `hvfuzz bench speed` emulates up to 2 GiB of memory."""
 
 

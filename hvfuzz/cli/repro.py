@@ -11,7 +11,6 @@ from hvfuzz.bugs import Bug, find_bug, recorded_bug
 from hvfuzz.campaign.findings import RECORD, record_beside
 from hvfuzz.campaign.forked_target import deadly_run
 from hvfuzz.campaign.program_files import ProgramFileError, read_program
-from hvfuzz.campaign.program_header import bug_in_header
 from hvfuzz.campaign.report import quantity
 from hvfuzz.cli.options import PATH, Command, json_option, option, refuse_without_effect, replay_bug_option
 from hvfuzz.cli.screen import Screen, write_json
@@ -19,6 +18,7 @@ from hvfuzz.explain.explainer import NOTHING_RECORDED, explain_without_run, repl
 from hvfuzz.explain.recording.recorded_moments import Recording
 from hvfuzz.explain.telling.as_text import first_paragraph
 from hvfuzz.explain.telling.explanation import Explanation
+from hvfuzz.explain.telling.program_header import bug_in_header
 from hvfuzz.explain.telling.trace_lines import LEGEND, trace_lines
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.guest.program.program import Program

@@ -7,7 +7,7 @@ import pytest
 from hvfuzz.bugs import known_bugs, recorded_bug
 from hvfuzz.campaign.findings import PROGRAM, RECORD, FindingStore, bucket_name, load_record
 from hvfuzz.campaign.program_files import read_program
-from hvfuzz.campaign.program_header import bug_in_header
+from hvfuzz.explain.telling.program_header import bug_in_header
 from hvfuzz.targets.pairs.sampled_target import SampledTarget, target_that_shows
 
 CRASHES = Path(__file__).parents[2] / "crashes"

@@ -85,6 +85,8 @@ READS = {
     ("hvfuzz/campaign/bench/mutants/results_file.py", "read_bytes"): "verdicts: no edit is taken from the file",
     ("hvfuzz/campaign/bench/mutants/survivors.py", "read_text"): "verdicts, and diffs that are compared",
     ("hvfuzz/campaign/confirm.py", "loads"): "events of our own process",
+    ("hvfuzz/explain/telling/program_header.py", "open"): "test_a_bug_in_the_head_of_a_program_is_only_a_name",
+    ("hvfuzz/explain/telling/program_header.py", "read_bytes"): "the package's own source, of which a digest is made",
     ("hvfuzz/campaign/deaths.py", "loads"): "events of our own process",
     ("hvfuzz/campaign/findings.py", "loads"): "test_a_recorded_path_is_not_run",
     ("hvfuzz/campaign/findings.py", "open"): "a lock; nothing is read",
@@ -210,6 +212,17 @@ def hvfuzz(folder: Path, *arguments: object, timeout: float = 100) -> "subproces
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+@pytest.mark.parametrize("name", ["e.py", "./e.py", "xsa-0"])
+def test_a_bug_in_the_head_of_a_program_is_only_a_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "e.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    program = tmp_path / "program.hvp"
+    program.write_text(f"# hvp 1\n# bug: {name}\nworld pair\ncpuid(dom1, leaf=0)\n")
+    done = hvfuzz(tmp_path, "repro", program)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

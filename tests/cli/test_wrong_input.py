@@ -19,7 +19,7 @@ Run = Callable[..., Any]
     ("arguments", "place"),
     [
         (("fuzz", "--out", ""), "'--out'"),
-        (("repro", ""), "'FILE'"),
+        (("repro", ""), "'FILE...'"),
         (("minimise", CRASH, "-o", ""), "'-o' / '--output'"),
         (("corpus", "add", CRASH, "--root", ""), "'--root'"),
     ],

@@ -135,7 +135,7 @@ def checked() -> Checked:
 
 @pytest.mark.parametrize("world", range(len(WORLDS)), ids=lambda world: WORLDS[world].name)
 def test_any_program_leaves_nothing_and_runs_the_same_again(checked: Checked, world: int) -> None:
-    @settings(max_examples=6, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+    @settings(max_examples=4, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
     @given(dice())
     def law(rng: Any) -> None:
         assert checked.first_problem(generate(rng, checked.target.catalogue, worlds=[world])) is None

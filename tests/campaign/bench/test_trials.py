@@ -59,16 +59,16 @@ def test_a_trial_without_success_counts_as_longer_than_all(
 
 
 def test_trials_have_seeds_of_their_own_and_leave_nothing(scratch: Path) -> None:
-    one, other = measure(EASY, 2)
-    assert (one.seed, other.seed) == (3, 4)
-    assert {one.found, other.found} <= set(find_bug(EASY).findings)
-    assert one.runs != other.runs
-    assert 0 < one.seconds < 30
+    trials = measure(EASY, 3)
+    assert [trial.seed for trial in trials] == [3, 4, 5]
+    assert {trial.found for trial in trials} <= set(find_bug(EASY).findings)
+    assert len({trial.runs for trial in trials}) > 1
+    assert all(0 < trial.seconds < 30 for trial in trials)
     assert list(scratch.iterdir()) == []
 
 
 def test_side_by_side_they_give_the_same(scratch: Path) -> None:
-    assert [trial.runs for trial in measure(EASY, 3, 3)] == [trial.runs for trial in measure(EASY, 3)]
+    assert [trial.runs for trial in measure(EASY, 2, 2)] == [trial.runs for trial in measure(EASY, 2)]
 
 
 def test_it_is_what_a_campaign_finds(scratch: Path) -> None:
@@ -82,11 +82,11 @@ def test_it_is_what_a_campaign_finds(scratch: Path) -> None:
 
 def test_a_finding_of_another_identity_does_not_count(scratch: Path) -> None:
     bug = promises(EASY, ["work/steps/memory.populate"], scratch / "other.py")
-    (trial,) = measure(bug, 1, job=JOB._replace(seconds=2.0))
+    (trial,) = measure(bug, 1, job=JOB._replace(seconds=5.0))
     assert trial.found is None
     assert trial.bug == "other"
     assert set(trial.others) & set(find_bug(EASY).findings)
-    assert trial.seconds >= 2
+    assert trial.seconds >= 5
 
 
 def test_a_trial_that_is_not_over_does_not_count(scratch: Path) -> None:
@@ -111,10 +111,10 @@ def test_what_an_error_points_to_stays(scratch: Path) -> None:
 
 
 def test_a_clean_run_ends_with_its_ops(scratch: Path) -> None:
-    run = CleanRun(JOB._replace(seconds=None), 2000, 2)
+    run = CleanRun(JOB._replace(seconds=None), 1000, 2)
     for _ in run.run():
-        assert run.now.ops < 2000
-    assert run.now.ops >= 2000
+        assert run.now.ops < 1000
+    assert run.now.ops >= 1000
     assert run.now.runs > 20
     assert run.now.findings == ()
     assert list(scratch.iterdir()) == []
@@ -143,4 +143,6 @@ def test_a_program_that_ends_its_worker_is_a_finding_of_a_clean_run(scratch: Pat
     run = CleanRun(JOB._replace(seconds=None, bug=str(bug), seeds=[str(seed)]), 100, 1)
     for _ in run.run():
         pass
-    assert [finding.identity for finding in run.now.findings] == ["host_process/exit:0/sched.poll"]
+    found = [finding.identity for finding in run.now.findings]
+    assert found[0] == "host_process/exit:0/sched.poll"
+    assert all(identity.startswith("host_process/exit:0/") for identity in found), "raw calls reach it, too"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import hvfuzz
-from hvfuzz.campaign.visible_text import visible
 
 BUG: Final = "# bug: "
 NO_BUG: Final = "none"
@@ -26,7 +25,7 @@ def with_header(text: str, identity: str, message: str, bug: str | None, found_b
         *([f"# found by: {found_by}"] if found_by else []),
         f"# made with: {_versions()}",
     ]
-    return "\n".join([magic, *(visible(line).replace("\n", " ") for line in head), program])
+    return "\n".join([magic, *(_on_one_line(line) for line in head), program])
 
 
 def bug_in_header(path: Path) -> str | None:
@@ -43,6 +42,11 @@ def bug_in_header(path: Path) -> str | None:
             name = line.removeprefix(BUG).strip()
             return None if name == NO_BUG else name
     return None
+
+
+def _on_one_line(text: str) -> str:
+    """`text` with escapes for what does not print: the message and the path of a bug file may hold anything."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 @cache
