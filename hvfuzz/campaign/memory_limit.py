@@ -4,8 +4,8 @@ import resource
 from contextlib import suppress
 from typing import Final
 
-LIMIT: Final = 4 << 30
-"""Bytes, about twenty times what a worker needs; `hvfuzz bench speed` emulates up to 2 GiB of memory."""
+LIMIT: Final = 5 << 30
+"""Bytes, about ten times what a worker needs; `hvfuzz bench speed` emulates up to 2 GiB of memory."""
 
 
 def limit_memory() -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CONTAINERS: Final = (list, dict, set, deque, bytearray)
 SEQUENCES: Final = (list, tuple, deque)
 """What is followed by place: a tuple has a fixed length, but may lead to containers."""
+WAYS_ON: Final = (*CONTAINERS, *SEQUENCES)
 PLAIN: Final = frozenset((int, bool, str, bytes, type(None)))
 """Classes that lead nowhere. Others that lead nowhere are found one by one."""
 OURS: Final = "hvfuzz.hypervisor."
@@ -119,7 +120,7 @@ def _containers(hypervisor: Any) -> Iterator[tuple[str, Any]]:
         elif issubclass(cls, SEQUENCES):
             if not _ends(item):
                 pending += [(f"{path}[{place}]", each) for place, each in enumerate(item) if _leads_on(each.__class__)]
-        else:
+        elif cls.__module__.startswith(OURS):
             for name in _attributes(cls):
                 value: Any = getattr(item, name, None)
                 if _leads_on(value.__class__):
@@ -131,17 +132,17 @@ def _ends(items: Iterable[Any]) -> bool:
     return PLAIN.issuperset(map(type, items))
 
 
-@cache
 def _leads_on(cls: Any) -> bool:
     """Whether an object of this class is a container, or may lead to one."""
-    return issubclass(cls, (*CONTAINERS, *SEQUENCES)) or bool(_attributes(cls))
+    return issubclass(cls, WAYS_ON) or (cls.__module__.startswith(OURS) and bool(_attributes(cls)))
 
 
 @cache
 def _attributes(cls: Any) -> tuple[str, ...]:
-    """The attributes of this class that are followed."""
-    if not cls.__module__.startswith(OURS):
-        return ()
+    """The attributes of a class of the hypervisor that are followed.
+
+    A class that hooks a machine must not come here: the cache would keep it, and with it the machine, for ever.
+    """
     slots = [base.__dict__.get("__slots__", ()) for base in cls.__mro__]
     names = [name for each in slots for name in ((each,) if isinstance(each, str) else each)]
     return tuple(name for name in names if name not in BACK)

@@ -1,5 +1,6 @@
 """The emulated target: several builds in one process, a host that dies or hangs, and a machine that is restored."""
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from hvfuzz.guest.run.trace import Result
 from hvfuzz.hypervisor.core.host import HostFault
 from hvfuzz.hypervisor.core.hypervisor import Hypervisor
 from hvfuzz.hypervisor.hypercalls import console, sched
+from hvfuzz.machine.physical_memory import PhysicalMemory
 from hvfuzz.targets.emulated.emulated_target import EmulatedTarget
 from hvfuzz.targets.target import Run
 
@@ -128,3 +130,22 @@ def test_the_size_of_host_memory_can_be_chosen(text: Callable[..., str]) -> None
     with EmulatedTarget(memory_size=64 << 20) as target:
         assert identities(run(target, text(POPULATE))) == []
         assert target.system(0).machine.memory.size == 64 << 20
+
+
+@pytest.mark.parametrize("audit", [False, True])
+def test_a_closed_target_leaves_no_machine(audit: bool) -> None:
+    """A cache that outlives it and has one of its classes, or one of its objects, as a key would keep all of it."""
+
+    def machines() -> int:
+        gc.collect()
+        return sum(isinstance(each, PhysicalMemory) for each in gc.get_objects())
+
+    def run() -> None:
+        with EmulatedTarget() as target:
+            program = parse("# hvp 1\nworld pair\nmemory.populate(dom1, first=0x400, count=1)\n", target.catalogue)
+            target.run(program, audit=audit)
+
+    run()
+    before = machines()
+    run()
+    assert machines() <= before
