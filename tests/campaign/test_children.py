@@ -15,10 +15,14 @@ import hvfuzz.campaign.confirm
 import hvfuzz.campaign.workers.pool
 from hvfuzz.campaign.confirm import confirm_all
 from hvfuzz.campaign.findings import PROGRAM, bucket_name
+from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.workers.pool import Pool
 from hvfuzz.campaign.workers.stop_signal import SIGNALS, StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.campaign.workers.worker_handle import Discovery
+from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
 
 IDENTITY = "host_memory/null/sched.poll"
 HANGING = '''"""A bug that is found, but whose worker then ignores SIGTERM and hangs between two programs."""
@@ -202,7 +206,7 @@ def test_a_damaged_reproducer_makes_place(job: Callable[..., WorkerJob], text: C
     shortest = text("sched.poll(dom1, ports=[], count=1, timeout=0)")
     (reported,) = confirm_all([discovery(shortest)._replace(file=str(kept))], "xsa-221", out, 1, lambda: True)
     assert (reported.file, reported.confirmed) == (str(kept), True)
-    assert kept.read_text() == shortest
+    assert render(read_program(kept, catalogue(ABI))) == shortest
 
 
 # Signals.

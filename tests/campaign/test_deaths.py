@@ -13,11 +13,14 @@ from hvfuzz.bugs import find_bug
 from hvfuzz.campaign.campaign import Campaign
 from hvfuzz.campaign.deaths import judge_deaths
 from hvfuzz.campaign.forked_target import ForkedTarget
+from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.report import Summary
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.campaign.workers.worker_handle import Death
-from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.format.text import parse, render
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
 
 ROOT = Path(__file__).parents[2]
 DEADLY = '''"""A bug whose host takes the whole process with it."""
@@ -76,7 +79,8 @@ def test_a_program_that_ends_its_worker_is_a_finding(
     (finding,) = summary.findings
     assert (finding.identity, finding.confirmed, finding.ops) == (f"host_process/{rule}/sched.poll", True, 1)
     assert finding.file is not None
-    assert Path(finding.file).read_text() == finding.text == text("sched.poll(dom1, ports=[], count=1, timeout=0)")
+    program = render(read_program(Path(finding.file), catalogue(ABI)))
+    assert program == finding.text == text("sched.poll(dom1, ports=[], count=1, timeout=0)")
     assert any("while it ran a program" in notice for notice in summary.notices)
 
 

@@ -11,8 +11,9 @@ import pytest
 import hvfuzz.cli
 import hvfuzz.cli.live_view
 from hvfuzz.bugs import known_bugs
+from hvfuzz.campaign.program_files import read_program
 from hvfuzz.guest.format.binary import encode
-from hvfuzz.guest.format.text import parse
+from hvfuzz.guest.format.text import parse, render
 from hvfuzz.guest.program.ops import catalogue
 from hvfuzz.hypervisor.hypercalls import ABI
 
@@ -148,7 +149,7 @@ def test_a_damaged_record_is_refused(run: Run, tmp_path: Path) -> None:
 
 def test_minimise_keeps_the_finding(run: Run, tmp_path: Path) -> None:
     long = tmp_path / "long.hvp"
-    lines = CRASH.read_text().splitlines()
+    lines = render(read_program(CRASH, catalogue(ABI))).splitlines()
     long.write_text("\n".join([*lines[:2], "cpuid(dom1, leaf=0)", *lines[2:], "pause(dom2)"]) + "\n")
     small = tmp_path / "small.hvp"
     done = run("minimise", long, "--bug", "xsa-224", "-o", small)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from hvfuzz.campaign.program_files import read_program
+from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
+
 ROOT = Path(__file__).parents[2]
 CRASH = next((ROOT / "crashes").glob("*@xsa-221")) / "program.hvp"
-PROGRAM = "".join(
-    line
-    for line in CRASH.read_text().splitlines(keepends=True)
-    if line.startswith("# hvp") or not line.startswith("#")  # without the comments at its head
-)
+PROGRAM = render(read_program(CRASH, catalogue(ABI)))
 PAGE = 4096
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from hvfuzz.campaign.program_files import read_program
+from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
+
 ROOT = Path(__file__).parents[2]
 CRASH = next((ROOT / "crashes").glob("*@xsa-221")) / "program.hvp"
-PROGRAM = "".join(
-    line
-    for line in CRASH.read_text().splitlines(keepends=True)
-    if line.startswith("# hvp") or not line.startswith("#")  # without the comments at its head
-)
+PROGRAM = render(read_program(CRASH, catalogue(ABI)))
 NAMES = ["a b", "it's", "ü", "\udcff\udc80", "-o", "a\nb", "\x1b[31m", "a,b", ":bug:", "[red]", "$HOME"]
 LOCALES = [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 

@@ -14,11 +14,15 @@ import pytest
 from rich.console import Console
 
 from hvfuzz.campaign.campaign import Campaign
+from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.workers.stop_signal import StopSignal
 from hvfuzz.campaign.workers.worker import WorkerJob
 from hvfuzz.campaign.workers.worker_handle import Discovery
 from hvfuzz.cli.live_view import View, format_count, format_duration
 from hvfuzz.engines.engine import Progress
+from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
 
 ROOT = Path(__file__).parents[2]
 CRASH = next((ROOT / "crashes").glob("*@xsa-224")) / "program.hvp"
@@ -116,7 +120,7 @@ def test_ctrl_c_twice_leaves_a_usable_terminal(terminal: Callable[..., Terminal]
 
 
 def test_ctrl_c_ends_minimising_with_what_there_is(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
-    lines = CRASH.read_text().splitlines()
+    lines = render(read_program(CRASH, catalogue(ABI))).splitlines()
     long = tmp_path / "long.hvp"
     long.write_text("\n".join([*lines[:2], *["cpuid(dom1, leaf=11)"] * 200, *lines[2:]]) + "\n")
     shown = terminal("minimise", long, "--bug", "xsa-224", "-o", tmp_path / "small.hvp", "--time", "9999")

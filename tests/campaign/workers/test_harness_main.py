@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from hvfuzz.campaign.program_files import read_program
 from hvfuzz.campaign.workers.libfuzzer_flags import REFUSED, SUPPORTED, parse_flags
 from hvfuzz.engines.engine import EngineError
+from hvfuzz.guest.format.text import render
+from hvfuzz.guest.program.ops import catalogue
+from hvfuzz.hypervisor.hypercalls import ABI
 
 pytest.importorskip("atheris")
 
 ROOT = Path(__file__).parents[3]
 CRASH = next((ROOT / "crashes").glob("*@xsa-221")) / "program.hvp"
+PROGRAM = render(read_program(CRASH, catalogue(ABI)))
 
 
 def command(*arguments: object) -> list[str]:
@@ -86,7 +91,7 @@ def test_a_finding_that_cannot_be_saved_is_printed(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "hvfuzz: FINDING host_memory/null/sched.poll: " in done.stderr
     assert "  cannot write " in done.stderr
-    assert CRASH.read_text() in done.stderr
+    assert PROGRAM in done.stderr
 
 
 BROKEN = '''"""A bug in hvfuzz itself rather than in the hypervisor."""
@@ -105,7 +110,7 @@ def test_an_internal_error_is_shown_with_its_program(tmp_path: Path) -> None:
     path.write_text(BROKEN)
     done = run(tmp_path / "out", CRASH, bug=str(path))
     assert done.returncode == 70
-    assert f"hvfuzz: internal error in this program:\n{CRASH.read_text()}" in done.stderr
+    assert f"hvfuzz: internal error in this program:\n{PROGRAM}" in done.stderr
     assert "ZeroDivisionError: oracles divide by zero" in done.stderr
     assert "1 internal error" in done.stderr.splitlines()[-1]
 
