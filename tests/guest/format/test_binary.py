@@ -42,7 +42,7 @@ def test_a_race_of_an_old_byte_form_is_at_a_fetch(own: Catalogue) -> None:
         assert race.point == (Point.FETCH, Point.WRITE, Point.FETCH, Point.WRITE)[kind]
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(data=st.binary(max_size=600))
 def test_any_bytes_are_a_program_with_one_encoding(data: bytes, known: Catalogue) -> None:
     program = decode(data, known)

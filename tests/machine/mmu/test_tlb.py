@@ -307,7 +307,7 @@ accesses = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5), leaf_flags), min_size=6, max_size=6),
     st.lists(ept_rights, min_size=6, max_size=6),

@@ -155,7 +155,7 @@ HISTORY = st.lists(ACCESSES, max_size=8)
 KINDS = st.lists(st.sampled_from([READ, WRITE]), min_size=1, max_size=4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     before=HISTORY,
     capacity=CAPACITIES,
@@ -201,7 +201,7 @@ def test_an_entry_of_the_guests_tables(
     judge(system, 1, before, capacity, change, invalidate, page, kinds)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     before=HISTORY,
     capacity=CAPACITIES,

@@ -115,7 +115,7 @@ def recount(state: State) -> None:
     assert polling == set(kinds.get("poll", {}))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(histories)
 def test_counts_are_those_recounted(new_bench: Any, history: History) -> None:
     bench = new_bench(frames=300)
@@ -123,7 +123,7 @@ def test_counts_are_those_recounted(new_bench: Any, history: History) -> None:
     recount(bench.state)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(histories, histories, histories)
 def test_histories_can_be_undone(new_bench: Any, base: History, first: History, second: History) -> None:
     bench = new_bench(frames=300)
