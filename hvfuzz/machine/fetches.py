@@ -1,4 +1,4 @@
-"""Fetches of guest memory: counted, logged, and interrupted by whoever races the op.
+"""Fetches of guest memory: counted, logged, and interrupted by what races the op.
 
 The hypervisor fetches arguments, operands of instructions that it emulates, and the ring of coalesced writes. The
 processor fetches the frame that IRET pops, and entries of the IDT and the TSS when it delivers an exception: these are

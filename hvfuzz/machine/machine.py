@@ -59,7 +59,7 @@ class Machine:
         self.access_observer: AccessObserver | None = None
         self.next_deadline: Callable[[VCpu], int | None] = nothing_set
         """When the next deadline of a vCPU or its domain is over, in cycles; None without one. For the outside world,
-        in which time passes; whoever keeps the deadlines sets this."""
+        in which time passes; the keeper of the deadlines sets this."""
         self.user_of: Callable[[Device], int | None] = nothing_set
         """The domain that uses a device, None if none does. For the outside world, as `next_deadline`."""
 

@@ -30,7 +30,7 @@ class RacedWrites(RacePoints):
 
     __slots__ = ("_memory", "_plain", "_raced", "_unhooked", "_vcpus")
     __snapshot_leaf__ = True
-    """Whoever arms it resets it; memory and vCPUs are restored as parts of the machine."""
+    """What arms it resets it; memory and vCPUs are restored as parts of the machine."""
 
     def __init__(self, memory: PhysicalMemory, vcpus: Sequence[VCpu]) -> None:
         super().__init__()

@@ -8,10 +8,10 @@ from typing import Final
 
 from hvfuzz.explain.recording.recorded_moments import Call, Copy, OpBegins, Recording, Step
 from hvfuzz.explain.recording.subjects import subjects_of
+from hvfuzz.oracles.contract.spec.cell_words import number
 from hvfuzz.oracles.framework.finding import Finding
 
 _NAME: Final = re.compile(r"[a-z_]+")
-ONE_DIGIT: Final = 10
 MOST: Final = 3
 """Origins that are told: the last ones before the rule was broken."""
 
@@ -34,7 +34,7 @@ def operands_of(recording: Recording, finding: Finding, at: int) -> tuple[str, .
             case Step() if call is not None:
                 for name, origin in moment.origins.items():
                     if origin != name:  # else the operand itself
-                        value = _number(moment.fields[name])
+                        value = number(moment.fields[name])
                         steps[f"{name} {value} is {origin}{_with(origin, call)}"] = None
     return tuple(copies or steps)[-MOST:]
 
@@ -53,9 +53,5 @@ def _with(origin: str, call: Call) -> str:
     """The values of the operands in `origin`, as the guest passed them."""
     values = call.values or {}
     named = [name for name in dict.fromkeys(_NAME.findall(origin)) if name in values]
-    text = " and ".join(f"{name} = {_number(values[name])}" for name in named)
+    text = " and ".join(f"{name} = {number(values[name])}" for name in named)
     return f", with {text} in {call.name}" if text else ""
-
-
-def _number(value: object) -> str:
-    return hex(value) if isinstance(value, int) and abs(value) >= ONE_DIGIT else str(value)

@@ -104,7 +104,7 @@ _OWNERSHIP: Final = {
     "reserved": _W("mapping of reserved memory", "maps memory that is reserved for a device", _REACH),
     "registers": _W("mapping of device registers", "maps registers of a device for a domain without it", _REACH),
     "nowhere": _W("mapping of no memory", "maps an address at which there is no memory", _CONTRACT),
-    "tree": _W("damaged page table", "links a page as a table that is none", _REACH),
+    "tree": _W("damaged page table", "links a page that is not a table", _REACH),
     "entry": _W("malformed table entry", "writes a table entry with wrong bits", _REACH),
     "pointer": _W("wrong EPT pointer", "lets a vCPU use tables that are not its domain's", _REACH),
     "context": _W("wrong context entry", "lets a device use tables that are not its domain's", _REACH),

@@ -19,7 +19,7 @@ def relevant_ops(program: Program, op: int, frames: Iterable[int], lives: FrameL
 
     Those are the op itself; those in whose course something happened to one of the frames; those whose result a
     relevant op uses; those that set state of a vCPU that acts in a relevant op; and the multicalls that these are
-    entries of. It is a guess from what is recorded: whoever uses it must run the slice to know that it suffices.
+    entries of. It is a guess from what is recorded: only a run of the slice shows that it suffices.
     """
     relevant = {op}
     for hfn in frames:

@@ -35,7 +35,7 @@ SILENT: Final = 1 << 1
 HIGH_RESERVED: Final = ~(0x7F | DID_MASK << DID_SHIFT)
 """Bits of the upper half of a context entry, without those that are free for software (9.3)."""
 BEYOND: Final = -1 << MAXPHYADDR & (1 << 64) - 1
-"""Address bits that the host has not."""
+"""Address bits that the host lacks."""
 # Fault reasons (7.1.3).
 NO_ROOT, NO_CONTEXT, BAD_CONTEXT, TOO_WIDE, NOT_WRITABLE, NOT_READABLE, NO_TABLE = range(1, 8)
 NO_CONTEXT_TABLE, ROOT_BITS, CONTEXT_BITS, ENTRY_BITS, TO_INTERRUPTS = 9, 10, 11, 12, 14

@@ -43,7 +43,7 @@ REASONS: Final = MappingProxyType(
         Exemption.NAMES_IN_MEMORY: "names: in both runs, calls that take the name of a domain from memory that the "
         "program does not show, or while another vCPU may change it, are left out or made plainly",
         Exemption.NAME_IN_STRUCT: "names: in both runs, the guest clears the name in its argument struct after the "
-        "call, since whoever reads it there finds another number; what follows a call that copies its own struct is "
+        "call, since a reader would find another number there; what follows a call that copies its own struct is "
         "not compared",
     }
 )
